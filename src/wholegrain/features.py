@@ -1,0 +1,122 @@
+"""The tensor types that every room shares: image features, text features, and which text belongs to which image.
+
+Shape suffixes, used throughout the library::
+
+    B images    N texts     H image branches    M captions per image    K kinds of negatives
+    P patches   L tokens    D shared width      V tower width           C, H, W of pixels (only in ``pixels_BCHW``)
+
+Texts are one flat list. A batch with one caption per image, with five captions per image, or with four hard negatives per
+caption is a shorter or longer list; :class:`Pairing` says what each text is. Nothing is ever faked to fill a gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the image tower saw, projected to the width that images and texts share.
+
+    Attributes:
+        pooled_BD: one vector per image, *not* normalised; each loss and metric states and applies its own similarity.
+        branches_BHD: H vectors per image (Holistic CLIP), not normalised; ``None`` for a single-vector tower.
+        patches_BPD: one vector per patch, not normalised, row-major over ``grid``; ``None`` unless asked for.
+        grid: patch rows and columns, ``grid[0] * grid[1] == P``.
+    """
+
+    pooled_BD: Tensor
+    branches_BHD: Tensor | None = None
+    patches_BPD: Tensor | None = None
+    grid: tuple[int, int] | None = None
+
+    def select(self, index: Tensor) -> ImageFeatures:
+        """The images at ``index`` (int64 or bool, one-dimensional), in that order."""
+        return _select(self, index)
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What the text tower read.
+
+    Attributes:
+        pooled_ND: one vector per text, not normalised.
+        tokens_NLD: one vector per token, not normalised; ``None`` unless asked for.
+        mask_NL: True at real tokens; always present with ``tokens_NLD``. What padded positions hold is undefined.
+    """
+
+    pooled_ND: Tensor
+    tokens_NLD: Tensor | None = None
+    mask_NL: Tensor | None = None
+
+    def select(self, index: Tensor) -> TextFeatures:
+        """The texts at ``index`` (int64 or bool, one-dimensional), in that order."""
+        return _select(self, index)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which text belongs to which image, in what role, and which text contradicts which.
+
+    Attributes:
+        owner_N: int64, the image (0..B-1, local to this process) that each text is about.
+        negative_of_N: int64, -1 for a true caption, else the index (0..N-1) of the true caption that this text contradicts.
+        role_N: int64, index into ``roles``; a negative has the role of its caption.
+        kind_N: int64, index into ``kinds`` for a negative, -1 for a true caption.
+        text_id_N: int64, a hash of the text: the same text has the same id in every process.
+        image_id_B: int64, a hash of the image bytes, likewise.
+        roles: names of the roles, the same in every process.
+        kinds: names of the kinds of negatives, the same in every process.
+    """
+
+    owner_N: Tensor
+    negative_of_N: Tensor
+    role_N: Tensor
+    kind_N: Tensor
+    text_id_N: Tensor
+    image_id_B: Tensor
+    roles: tuple[str, ...] = ("web",)
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def true_N(self) -> Tensor:
+        """bool ``[N]``: True for true captions, False for negatives."""
+        return self.negative_of_N < 0
+
+    def select_texts(self, index: Tensor) -> Pairing:
+        """The pairing of the texts at ``index`` (int64 or bool); a negative must be selected with its caption."""
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)
+        new_place = torch.full((len(self.owner_N) + 1,), -1, dtype=torch.int64, device=self.owner_N.device)
+        new_place[index] = torch.arange(len(index), device=index.device)
+        old = self.negative_of_N[index]
+        moved = new_place[old]  # -1 reads the spare last cell, which holds -1
+        if bool(((old >= 0) & (moved < 0)).any()):
+            raise ValueError("a negative was selected without the caption it contradicts; select both, or neither")
+        kept = {name: getattr(self, name)[index] for name in ("owner_N", "role_N", "kind_N", "text_id_N")}
+        return replace(self, negative_of_N=moved, **kept)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Pairing:
+        """The same pairing on another device."""
+        moved = {f.name: v.to(device, non_blocking=non_blocking) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+    @classmethod
+    def one_to_one(cls, count: int, device: torch.device | str = "cpu") -> Pairing:
+        """Plain CLIP's pairing: text n is the only caption of image n.
+
+        Example:
+            >>> Pairing.one_to_one(3).owner_N.tolist()
+            [0, 1, 2]
+        """
+        zero = torch.zeros(count, dtype=torch.int64, device=device)
+        place = torch.arange(count, device=device)
+        return cls(owner_N=place, negative_of_N=zero - 1, role_N=zero, kind_N=zero - 1, text_id_N=place, image_id_B=place)
+
+
+def _select(features, index: Tensor):
+    chosen = {f.name: v[index] for f in fields(features) if isinstance(v := getattr(features, f.name), Tensor)}
+    return replace(features, **chosen)

@@ -1,0 +1,79 @@
+"""What every loss is: a frozen dataclass of settings that is called with features and returns this process's share.
+
+A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_rank.py``; one from outside is ``module:attribute``::
+
+    @dataclass(frozen=True)
+    class CeRankLoss:
+        weight_of_margin: float = 1.0                                   # settings: plain values with defaults
+        needs: ClassVar[frozenset[str]] = frozenset({"negatives"})      # what must be there, from NEEDS
+
+        def initial_state(self, kinds): return {"margin_K": torch.zeros(len(kinds))}    # only if it carries state
+        def __call__(self, image, text, pairing, scale, bias=None, state=None, *, group=None) -> LossOutput: ...
+
+The contract:
+
+* ``value`` is this process's **share**: the shares of all processes in ``group`` sum to the loss of the global batch, with global
+  denominators. Training multiplies by the number of processes to undo DDP's mean, so that one process and W processes give the same
+  loss and the same gradients, for features, scale, bias and carried state alike. There is no flag for this.
+* Features arrive un-normalised; the loss applies its own similarity. Computation is in float32 at least; float64 stays float64.
+* A missing caption or negative is masked, never faked; nothing is NaN when a kind is absent, B = 1, or inputs are constant.
+* Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+
+NEEDS = frozenset({"patches", "tokens", "branches", "negatives", "bias"})
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """A loss's share, its named parts for the log (detached shares, too), and the state to carry to the next step.
+
+    Attributes:
+        value: scalar, this process's share of the global loss.
+        parts: name -> detached scalar share; parts are logged as ``loss/<term>/<name>``.
+        state: what the next step's call gets as ``state``; identical in every process; ``None`` if nothing is carried.
+    """
+
+    value: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    state: State | None = None
+
+
+class Loss(Protocol):
+    """The call that every loss answers; see the module docstring."""
+
+    needs: ClassVar[frozenset[str]]
+
+    def __call__(
+        self,
+        image: ImageFeatures,
+        text: TextFeatures,
+        pairing: Pairing,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        state: State | None = None,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> LossOutput: ...
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """bf16 and fp16 become float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def unit(x: Tensor) -> Tensor:
+    """Unit vectors along the last axis, in float32 at least; a zero vector stays zero."""
+    return torch.nn.functional.normalize(at_least_float32(x), dim=-1)
