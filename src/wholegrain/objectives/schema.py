@@ -1,0 +1,229 @@
+"""The fields of a recipe: frozen dataclasses are the one source of its keys, types, defaults and help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+HEADS = ("plain", "sparc", "branches")
+SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def closest(wrong: str, right: Sequence[str]) -> str:
+    """``did you mean "batch"?``-part of a sentence, or the list of all valid names if none is near."""
+    near = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
+    return f'did you mean "{near[0]}"?' if near else f"valid are {', '.join(sorted(right))}."
+
+
+def require(fine: bool, key: str, value: Any, wanted: str) -> None:
+    if not fine:
+        raise ValueError(f"{key} = {value!r} is not allowed; it must be {wanted}")
+
+
+def choose(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{key} = "{value}" is not known; {closest(value, choices)}')
+
+
+@dataclass(frozen=True)
+class CaptionDraw:
+    """Captions drawn for each image and step.
+
+    Attributes:
+        roles: any of these roles; ``any`` is every role, ``-phrase`` is every role but ``phrase``.
+        count: how many, without replacement; fewer where the record has fewer.
+    """
+
+    roles: tuple[str, ...] = ("any",)
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        require(self.count >= 1, "count", self.count, "at least 1")
+        require(len(self.roles) > 0, "roles", list(self.roles), 'at least one role, or "any"')
+
+
+@dataclass(frozen=True)
+class NegativeDraw:
+    """Hard negatives drawn for each drawn caption.
+
+    Attributes:
+        count: how many per caption, one of each kind first; fewer where the caption has fewer.
+        kinds: only these kinds; empty means any.
+        dose: the share of captions, in [0, 1], that get negatives at all.
+    """
+
+    count: int = 0
+    kinds: tuple[str, ...] = ()
+    dose: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.count >= 0, "count", self.count, "0 or more")
+        require(0 <= self.dose <= 1, "dose", self.dose, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What is drawn from the data at every step.
+
+    Attributes:
+        captions: the draws; an image never gives the same caption to two draws.
+        negatives: hard negatives per drawn caption.
+        crop_scale: smallest and largest share of the image's area that a random crop keeps; (1, 1) is no augmentation.
+        twin_share: share of images, in [0, 1], whose twin is in the same batch (see ``training.plan``).
+        split: the split to train on.
+    """
+
+    captions: tuple[CaptionDraw, ...] = (CaptionDraw(),)
+    negatives: NegativeDraw = NegativeDraw()
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    twin_share: float = 0.0
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        require(0 < low <= high <= 1, "crop_scale", [low, high], "two shares of the area with 0 < smallest <= largest <= 1")
+        require(0 <= self.twin_share <= 1, "twin_share", self.twin_share, "between 0 and 1")
+        require(len(self.captions) > 0, "captions", [], 'at least one draw, such as [{ roles = ["any"], count = 1 }]')
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What the method asks of the model.
+
+    Attributes:
+        head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors).
+        branches: number of image branches with ``head = "branches"``.
+        freeze: towers that are not trained: ``image``, ``text`` or both; their heads are always trained.
+    """
+
+    head: str = "plain"
+    branches: int = 0
+    freeze: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        choose("head", self.head, HEADS)
+        for name in self.freeze:
+            choose("freeze", name, ("image", "text"))
+        wanted = self.branches >= 1 if self.head == "branches" else self.branches == 0
+        require(wanted, "branches", self.branches, '1 or more with head = "branches", and 0 with any other head')
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted loss.
+
+    Attributes:
+        loss: a name in ``wholegrain.losses`` (``ce_rank`` is ``losses/ce_rank.py:CeRankLoss``), or ``module:attribute``, or
+            ``file.py:attribute``.
+        weight: its factor in the sum.
+        roles: the texts that it sees, as in :class:`CaptionDraw`; empty means all.
+        settings: fields of the loss's dataclass.
+        name: what the log calls it; the loss's name unless given.
+        optional: leave the term out, and say so, where the data lack what it needs.
+    """
+
+    loss: str
+    weight: float = 1.0
+    roles: tuple[str, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", self.loss.rpartition(":")[2])
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """AdamW with one cycle of learning rate. Gains, biases and the temperature never decay; there is no layer-wise decay.
+
+    Attributes:
+        lr: peak learning rate.
+        weight_decay, betas, eps: AdamW's.
+        warmup_steps: linear warm-up; at most half of all steps are used for it.
+        schedule: ``cosine`` to zero or ``constant``, after the warm-up.
+        grad_clip: largest gradient norm; 0 is no clipping.
+        epochs: passes over the training split; ignored if ``steps`` is given.
+        steps: optimiser steps; 0 means ``epochs``.
+        batch: images per step over all processes together.
+        precision: ``auto`` is bf16 where the device computes it faster, else fp32.
+    """
+
+    lr: float = 5e-4
+    weight_decay: float = 0.2
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    grad_clip: float = 1.0
+    epochs: float = 5
+    steps: int = 0
+    batch: int = 256
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        choose("schedule", self.schedule, SCHEDULES)
+        choose("precision", self.precision, PRECISIONS)
+        for name in ("lr", "batch", "epochs", "eps"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("weight_decay", "warmup_steps", "grad_clip", "steps"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", list(self.betas), "two numbers in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When to save and what is best.
+
+    Attributes:
+        every: steps between checkpoints; 0 is once per epoch.
+        keep: how many checkpoints stay.
+        evaluate_every: steps between evaluations, where there is something to evaluate with; 0 is once per epoch.
+        metric: the evaluation's number, higher is better, by which the best model is kept; empty is the first number.
+    """
+
+    every: int = 0
+    keep: int = 2
+    evaluate_every: int = 0
+    metric: str = ""
+
+    def __post_init__(self) -> None:
+        for name, low in (("every", 0), ("keep", 1), ("evaluate_every", 0)):
+            require(getattr(self, name) >= low, name, getattr(self, name), f"{low} or more")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A method: its losses, what it draws from the data, what it asks of the model, how it is optimised."""
+
+    terms: tuple[Term, ...]
+    model: ModelRecipe = ModelRecipe()
+    data: DataRecipe = DataRecipe()
+    optimiser: Optimiser = Optimiser()
+    saving: Saving = Saving()
+    seed: int = 0
+    name: str = ""
+    paper: str = ""
+
+    def __post_init__(self) -> None:
+        require(len(self.terms) > 0, "terms", [], "at least one [[terms]] table")
+        names = [term.name for term in self.terms]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        require(twice is None, "terms", twice, 'terms of different names (set name = "…" in one of them)')
+
+
+def selects(roles: Sequence[str], role: str) -> bool:
+    """Whether a list of roles takes this role: ``any`` takes all, ``-x`` refuses ``x``; a list of refusals takes the rest.
+
+    Example:
+        >>> [selects(["-phrase"], r) for r in ("web", "phrase")]
+        [True, False]
+    """
+    if f"-{role}" in roles:
+        return False
+    wanted = [name for name in roles if not name.startswith("-")]
+    return not wanted or "any" in wanted or role in wanted
