@@ -1,0 +1,166 @@
+"""The ordinary torch DataLoader over the plan, beginning at any step.
+
+A sample is a function of (seed, position): captions, negatives and crop are drawn from its own random streams, so batches are the
+same with any number of workers, and the loader's state is the step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from wholegrain.data.batch import Batch, Sample, TextEncoder, collate
+from wholegrain.data.record import Record
+from wholegrain.errors import UserError
+from wholegrain.objectives.schema import DataRecipe, closest, selects
+from wholegrain.training.draw import Negatives, draw_texts, stream
+from wholegrain.training.plan import Plan
+
+_TEXTS, _CROP = 0, 1  # purposes of a sample's random streams
+
+
+class Source(Protocol):
+    """What the loader asks of a data set; ``wholegrain.data.dataset.Dataset`` is one."""
+
+    manifest: dict[str, Any]
+
+    @property
+    def negatives(self) -> Negatives: ...
+    def keys(self, split: str) -> Any: ...
+    def record(self, key: str) -> Record: ...
+    def pixels(self, key: str) -> np.ndarray: ...
+
+
+class Resizer(Protocol):
+    """What the loader asks of a model's preprocessing."""
+
+    def image(self, pixels_HWC: np.ndarray, box: Any = None) -> np.ndarray: ...
+    def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]: ...
+    def random_box(self, rng: np.random.Generator, width: int, height: int, scale: Any) -> tuple[int, int, int, int]: ...
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of roles and kinds that index a batch's pairing: those that the recipe can draw, sorted."""
+
+    roles: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+
+def names_of(dataset: Source, recipe: DataRecipe) -> Names:
+    """Which roles and kinds of negatives the recipe can draw from these data.
+
+    Raises:
+        UserError: the data have none of the roles of a draw, or not a negative of the kinds asked for.
+    """
+    known = sorted(dataset.manifest.get("roles") or _scanned_roles(dataset, recipe.split))
+    for draw in recipe.captions:
+        if not any(selects(draw.roles, role) for role in known):
+            wanted = ", ".join(draw.roles)
+            raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; change the roles.")
+    drawable = tuple(role for role in known if any(selects(draw.roles, role) for draw in recipe.captions))
+    kinds = tuple(sorted({row.kind for rows in dataset.negatives.values() for row in rows})) if recipe.negatives.count else ()
+    for kind in recipe.negatives.kinds:
+        if recipe.negatives.count and kinds and kind not in kinds:
+            raise UserError(f'data.negatives.kinds asks for "{kind}", which the data do not have: {closest(kind, kinds)}')
+    return Names(drawable, tuple(kind for kind in kinds if not recipe.negatives.kinds or kind in recipe.negatives.kinds))
+
+
+def _scanned_roles(dataset: Source, split: str) -> set[str]:
+    return {caption.role for key in dataset.keys(split) for caption in dataset.record(key).captions}
+
+
+class DrawnSamples(torch.utils.data.Dataset):
+    """(key, position) -> :class:`Sample`.
+
+    Args:
+        dataset: where records and pixels come from.
+        preprocess: the model's; ``None`` leaves the pixels out (the image tower's raw features are known).
+        recipe: what to draw.
+        names: see :func:`names_of`.
+        seed: the recipe's.
+    """
+
+    def __init__(self, dataset: Source, preprocess: Resizer | None, recipe: DataRecipe, names: Names, seed: int) -> None:
+        self.dataset, self.preprocess, self.recipe, self.seed = dataset, preprocess, recipe, seed
+        self.roles = {name: index for index, name in enumerate(names.roles)}
+        self.kinds = {name: index for index, name in enumerate(names.kinds)}
+        self.negatives: Negatives = dataset.negatives if recipe.negatives.count else {}
+
+    def __getitem__(self, item: tuple[str, int]) -> Sample:
+        key, position = item
+        record = self.dataset.record(key)
+        random = stream(self.seed, position, _TEXTS)
+        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random)
+        if self.preprocess is None:
+            return Sample(key, None, (0.0, 0.0, *map(float, record.size)), texts)
+        pixels_HWC = self.dataset.pixels(key)
+        height, width = pixels_HWC.shape[:2]
+        if self.recipe.crop_scale == (1.0, 1.0):
+            return Sample(key, self.preprocess.image(pixels_HWC), self.preprocess.visible_box(width, height), texts)
+        box = self.preprocess.random_box(stream(self.seed, position, _CROP), width, height, self.recipe.crop_scale)
+        x0, y0, x1, y1 = box
+        return Sample(key, self.preprocess.image(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1)), texts)
+
+
+class PlanSampler(Sampler[list[tuple[str, int]]]):
+    """The batches of steps ``start`` to ``stop``: of each global batch the slice of process ``rank`` of ``world``."""
+
+    def __init__(self, plan: Plan, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
+        if plan.size % world:
+            raise UserError(f"optimiser.batch is {plan.size} and must be a multiple of the {world} processes; change it.")
+        self.plan, self.start, self.stop = plan, start, stop
+        share = plan.size // world
+        self.slice = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[str, int]]]:
+        for step in range(self.start, self.stop):
+            yield self.plan.batch(step)[self.slice]
+
+
+def make_loader(
+    samples: DrawnSamples,
+    sampler: PlanSampler,
+    tokenizer: TextEncoder | None,
+    names: Names,
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """A loader of :class:`~wholegrain.data.batch.Batch` in the plan's order.
+
+    Args:
+        samples, sampler, names: what to load, and in which order.
+        tokenizer: the model's; ``None`` leaves the tokens out (the text tower's raw features are known).
+        workers: processes that load; 0 loads in this one.
+        pin: page-locked memory, for a CUDA device.
+    """
+    if workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork
+    return DataLoader(
+        samples,
+        batch_sampler=sampler,  # pyright: ignore[reportArgumentType]
+        collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin,
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # workers draw nothing from torch; without this, starting them would move its global stream
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    """Ctrl-C is for the main process, which saves and then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
