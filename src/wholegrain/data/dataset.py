@@ -1,0 +1,324 @@
+"""Reading prepared data: any record, picture or sidecar row by its key, in any process.
+
+A :class:`Dataset` holds the index (some 100 bytes a record) and file descriptors, nothing else; records and pictures are read when
+they are asked for, by ``pread``, which has no file position to share, so forked workers and threads may use one object at once.
+Pickled, it is its folder's name alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
+from wholegrain.data.shards import disk_errors, pread_exactly, record_from_json
+from wholegrain.errors import UserError
+
+Manifest = dict[str, Any]
+_MOST_OPEN = 256
+_EDIT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("old", pa.string()), ("new", pa.string())])
+
+
+def _schema(*text: str, **other: pa.DataType) -> pa.Schema:
+    return pa.schema([(name, pa.string()) for name in text] + list(other.items()))
+
+
+SIDECARS: dict[str, pa.Schema] = {
+    "negatives": _schema("key", "caption", "kind", "text", "source", edits=pa.list_(_EDIT)),
+    "twins": _schema("item", "kind", "split", keys=pa.list_(pa.string()), captions=pa.list_(pa.string())),
+    "hard_positives": _schema("item", "kind", "key", "negative", "split", captions=pa.list_(pa.string())),
+    "truths": _schema("caption", "key"),
+}
+"""Name of a sidecar -> its columns. ``truths`` names further images (key) of which a caption (id) is true."""
+
+
+class Dataset:
+    """A folder that ``wholegrain prepare`` or :class:`~wholegrain.data.shards.ShardWriter` made.
+
+    Args:
+        folder: holds ``manifest.json``, ``index.parquet`` and ``shards/``.
+
+    Raises:
+        UserError: the folder is not a prepared data set, or one of another schema.
+
+    Example::
+
+        dataset = Dataset("data/photos")
+        for key in dataset.keys("train"):
+            pixels_HWC, record = dataset.pixels(key), dataset.record(key)
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._descriptors: dict[str, int] = {}
+        self._keys_of: dict[str, list[str]] = {}
+        self.manifest: Manifest = _manifest_of(self.folder)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"])
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def __repr__(self) -> str:
+        return f"Dataset({str(self.folder)!r})"
+
+    def __len__(self) -> int:
+        """Number of records in all splits."""
+        return len(self._index["image_offset"])
+
+    @cached_property
+    def _index(self) -> dict[str, np.ndarray]:
+        table = pq.read_table(self.folder / "index.parquet")
+        words = {name: table[name].combine_chunks().dictionary_encode() for name in ("split", "shard")}
+        columns = {name: table[name].to_numpy() for name in table.column_names if table.schema.field(name).type != pa.string()}
+        for name, column in words.items():
+            column = pa.concat_arrays([column]) if isinstance(column, pa.Array) else column.combine_chunks()
+            columns[name] = column.indices.to_numpy()
+            columns[f"{name}_names"] = np.array(column.dictionary.to_pylist(), dtype=object)
+        # Fixed-width bytes, not Python strings: 20 bytes a key, and reading them dirties no page that forked workers share.
+        columns["key"] = np.array(table["key"].to_pylist(), dtype="S")
+        columns["order"] = np.argsort(columns["key"], kind="stable")
+        columns["sorted_key"] = columns["key"][columns["order"]]
+        return columns
+
+    def _row(self, key: str) -> int:
+        index = self._index
+        place = int(np.searchsorted(index["sorted_key"], key.encode()))
+        if place == len(index["order"]) or index["sorted_key"][place] != key.encode():
+            raise KeyError(f"{self.folder} has no record {key}")
+        return int(index["order"][place])
+
+    def __contains__(self, key: str) -> bool:
+        try:
+            return self._row(key) >= 0
+        except KeyError:
+            return False
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits: train, val, test first, others after them by name."""
+        known = ("train", "val", "test")
+        names = self.manifest["splits"]
+        return tuple(s for s in known if s in names) + tuple(sorted(s for s in names if s not in known))
+
+    def keys(self, split: str) -> list[str]:
+        """The keys of a split, sorted by shard and offset. Raises :class:`UserError` for a split that is not there."""
+        if split not in self.manifest["splits"]:
+            raise UserError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+        if split not in self._keys_of:
+            index = self._index
+            chosen = index["split_names"][index["split"]] == split
+            self._keys_of[split] = [key.decode() for key in index["key"][chosen].tolist()]
+        return list(self._keys_of[split])
+
+    def _read(self, row: int, what: str) -> bytes:
+        index = self._index
+        name = index["shard_names"][index["shard"][row]]
+        offset, size = int(index[f"{what}_offset"][row]), int(index[f"{what}_bytes"][row])
+        path = self.folder / "shards" / name
+        descriptor = self._descriptors.get(name)
+        if descriptor is not None:
+            return pread_exactly(descriptor, offset, size, path)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing, though the index names it; prepare the data set again") from None
+        # Descriptors are never exchanged, so that threads need no lock: beyond the first shards each read opens its own.
+        keep = len(self._descriptors) < _MOST_OPEN and self._descriptors.setdefault(name, descriptor) == descriptor
+        try:
+            return pread_exactly(descriptor, offset, size, path)
+        finally:
+            if not keep:
+                os.close(descriptor)
+
+    def record(self, key: str) -> Record:
+        """The record of a key. Raises :class:`KeyError` for a key that is not there."""
+        return record_from_json(json.loads(self._read(self._row(key), "json")))
+
+    def records(self, split: str) -> Iterator[Record]:
+        """The records of a split, in the order of :meth:`keys`."""
+        return map(self.record, self.keys(split))
+
+    def image_bytes(self, key: str) -> bytes:
+        """The image's file, byte for byte as it was given."""
+        return self._read(self._row(key), "image")
+
+    def pixels(self, key: str) -> np.ndarray:
+        """The decoded image: uint8 RGB ``[H, W, 3]``; see :func:`decode_rgb`."""
+        return decode_rgb(self.image_bytes(key))
+
+    @cached_property
+    def negatives(self) -> Mapping[tuple[str, str], tuple[Negative, ...]]:
+        """(key, caption id) -> its hard negatives, in the order in which they were written; empty without the sidecar."""
+        return _Negatives(self._sidecar("negatives"))
+
+    @cached_property
+    def twins(self) -> tuple[Twin, ...]:
+        """Composition test items; empty without the sidecar."""
+        return tuple(Twin(**{**row, **_pairs(row, "keys", "captions")}) for row in self._sidecar("twins").to_pylist())
+
+    @cached_property
+    def hard_positives(self) -> tuple[HardPositive, ...]:
+        """Test items of two true wordings and a false one; empty without the sidecar."""
+        return tuple(HardPositive(**{**row, **_pairs(row, "captions")}) for row in self._sidecar("hard_positives").to_pylist())
+
+    @cached_property
+    def truths(self) -> dict[str, tuple[str, ...]]:
+        """Caption id -> keys of further images of which that caption is true; empty without the sidecar."""
+        found: dict[str, tuple[str, ...]] = {}
+        table = self._sidecar("truths")
+        for caption, key in zip(table["caption"].to_pylist(), table["key"].to_pylist(), strict=True):
+            found[caption] = (*found.get(caption, ()), key)
+        return found
+
+    def _sidecar(self, name: str) -> pa.Table:
+        path = self.folder / f"{name}.parquet"
+        return pq.read_table(path) if path.exists() else SIDECARS[name].empty_table()
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) over the index, the shards' hashes and the sidecars: the same data, the same hash, wherever it lies."""
+        total = hashlib.sha256(json.dumps(self.manifest.get("shards", {}), sort_keys=True).encode())
+        for name in ("index", *sorted(SIDECARS)):
+            path = self.folder / f"{name}.parquet"
+            if path.exists():
+                with path.open("rb") as file:
+                    total.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+        return total.hexdigest()
+
+
+class _Negatives(Mapping[tuple[str, str], tuple[Negative, ...]]):
+    """Looks rows up in the arrow table and makes objects only for those asked for: millions of negatives cost little."""
+
+    def __init__(self, table: pa.Table) -> None:
+        joined = [f"{key} {caption}" for key, caption in zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True)]
+        names = np.array(joined, dtype="S") if joined else np.array([], dtype="S1")
+        order = np.argsort(names, kind="stable")
+        self._table = table.take(pa.array(order)) if len(order) else table
+        self._names, self._starts = np.unique(names[order], return_index=True)
+        self._ends = np.append(self._starts[1:], len(names))
+
+    def __getitem__(self, pair: tuple[str, str]) -> tuple[Negative, ...]:
+        name = " ".join(pair).encode()
+        place = int(np.searchsorted(self._names, name))
+        if place == len(self._names) or self._names[place] != name:
+            raise KeyError(pair)
+        start, end = int(self._starts[place]), int(self._ends[place])
+        rows = self._table.slice(start, end - start).to_pylist()
+        return tuple(Negative(**{**row, "edits": tuple(tuple(edit.values()) for edit in row["edits"] or ())}) for row in rows)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for name in self._names:
+            key, caption = name.decode().split(" ")
+            yield key, caption
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def write_sidecar(folder: Path | str, name: str, rows: Iterable[Negative | Twin | HardPositive | tuple[str, str]]) -> int:
+    """Writes a sidecar of a prepared data set, aside first, with the same column types whatever the rows are.
+
+    Args:
+        folder: the data set.
+        name: ``negatives``, ``twins``, ``hard_positives`` or ``truths``.
+        rows: read once, so they may be made on the way; a truth is (caption id, key).
+
+    Returns:
+        the number of rows written.
+    """
+    if name not in SIDECARS:
+        raise UserError(f"there is no sidecar {name!r}; choose one of {', '.join(SIDECARS)}")
+    schema, target = SIDECARS[name], Path(folder) / f"{name}.parquet"
+    part, count, batch = target.with_name(target.name + ".part"), 0, []
+    try:
+        with disk_errors(folder), pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            for row in rows:
+                batch.append(_plain(row))
+                count += 1
+                if len(batch) == 2**16:
+                    writer.write_table(pa.Table.from_pylist(batch, schema))
+                    batch = []
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _plain(row: Negative | Twin | HardPositive | tuple[str, str]) -> dict[str, Any]:
+    if isinstance(row, tuple):
+        return {"caption": row[0], "key": row[1]}
+    values = dict(vars(row))
+    if "edits" in values:
+        values["edits"] = [dict(zip(("start", "end", "old", "new"), edit, strict=True)) for edit in values["edits"]]
+    return values
+
+
+def _pairs(row: dict[str, Any], *names: str) -> dict[str, tuple[str, ...]]:
+    return {name: tuple(row[name]) for name in names}
+
+
+def _manifest_of(folder: Path) -> Manifest:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        what = "is not a prepared data set" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {what}; make one with: wholegrain prepare SOURCE {folder}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}); prepare the data set again") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"{folder / 'manifest.json'} is not of schema {SCHEMA}, which this version reads; prepare the data again")
+    return manifest
+
+
+def decode_rgb(image: bytes) -> np.ndarray:
+    """Decodes an image file to uint8 RGB ``[H, W, 3]``.
+
+    JPEG goes through torchvision's libjpeg-turbo, which gives Pillow's pixels bit for bit in 0.6 of its time; the rest through
+    Pillow. Grey, palette, CMYK and 16-bit files become 8-bit RGB (16 bits lose their lower byte; transparency is dropped, as in
+    CLIP's own transforms). Orientation tags are not applied, so boxes keep their meaning.
+
+    Raises:
+        ValueError: the bytes are not an image, or end too soon.
+    """
+    if image[:3] == b"\xff\xd8\xff":
+        import torch  # here, since only pictures need it and it takes seconds to import
+        from torchvision.io import ImageReadMode, decode_jpeg
+
+        try:
+            # A copy, since torch warns of buffers that it could write to.
+            return decode_jpeg(torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        except RuntimeError:
+            pass  # Pillow knows more kinds of JPEG, and says better what is wrong
+    try:
+        with Image.open(io.BytesIO(image)) as picture:
+            return _to_rgb(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0] or type(error).__name__) from error
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # 16-bit grey; some Pillow releases read it as 32-bit integers
+        values = np.asarray(picture).astype(np.int64)
+        values = values >> 8 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+        return np.repeat(values.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return np.array(picture.convert("RGB"))

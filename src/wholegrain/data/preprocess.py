@@ -1,0 +1,178 @@
+"""What happens to a picture's pixels before a tower sees them: it belongs to the model and travels with it.
+
+Two halves. :meth:`Preprocess.image` resizes in the loader's workers and stays uint8, a quarter of the bytes to move;
+:meth:`Preprocess.normalise` makes floats on the device. The arithmetic is that of open_clip's transforms (torchvision on PIL
+images, antialiased): whole pictures come out bit for bit the same.
+
+``resize="crop"`` is CLIP's own: the shorter side to ``size``, then the middle square. ``resize="squash"`` makes the whole picture
+square, for data that is square already or has lost its aspect ratio, and for models trained that way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wholegrain.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation of SigLIP and of others that map 0..255 to -1..1."""
+
+Box = tuple[float, float, float, float]
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESIZES = ("crop", "squash")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pictures are brought to a tower's size and statistics.
+
+    Attributes:
+        size: side of the square that the tower sees, in pixels.
+        resize: ``crop`` (shorter side to ``size``, middle square) or ``squash`` (the whole picture, made square).
+        interpolation: ``bicubic`` or ``bilinear``, both antialiased.
+        mean, std: per channel, for values scaled to 0..1.
+
+    Example:
+        >>> pixels = np.zeros((48, 64, 3), np.uint8)
+        >>> Preprocess(32).image(pixels).shape
+        (3, 32, 32)
+        >>> Preprocess.from_json(Preprocess(32).to_json()) == Preprocess(32)
+        True
+    """
+
+    size: int
+    resize: Literal["crop", "squash"] = "crop"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if self.resize not in _RESIZES:
+            raise UserError(f"preprocessing: resize is {self.resize!r}; choose crop or squash")
+        if self.interpolation not in _FILTERS:
+            raise UserError(f"preprocessing: interpolation is {self.interpolation!r}; choose bicubic or bilinear")
+        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError("preprocessing: size must be at least 1, and mean and std three numbers each with std above 0")
+
+    def image(self, pixels_HWC: np.ndarray, box: Box | None = None) -> np.ndarray:
+        """Resizes one picture.
+
+        Args:
+            pixels_HWC: uint8, RGB.
+            box: x0, y0, x1, y1 in pixels (may be fractions); if given, this part is resized whole and nothing else is cut.
+
+        Returns:
+            uint8 ``[3, size, size]``, contiguous.
+        """
+        height, width = pixels_HWC.shape[:2]
+        if box is None and (height, width) == (self.size, self.size):
+            return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
+        picture = Image.fromarray(pixels_HWC)
+        if box is not None or self.resize == "squash":
+            square = picture.resize((self.size, self.size), _FILTERS[self.interpolation], box=box)
+        else:
+            square = self._middle_square(picture)
+        return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+    def _middle_square(self, picture: Image.Image) -> Image.Image:
+        (width, height), size = picture.size, self.size
+        # Sides and offsets are rounded as torchvision's Resize and CenterCrop round them.
+        shorter = min(width, height)
+        new = (int(size * width / shorter), int(size * height / shorter))
+        if new != picture.size:
+            picture = picture.resize(new, _FILTERS[self.interpolation])
+        left, top = round((new[0] - size) / 2.0), round((new[1] - size) / 2.0)
+        return picture.crop((left, top, left + size, top + size))
+
+    def visible_box(self, width: int, height: int) -> Box:
+        """The part of a ``width`` x ``height`` picture that :meth:`image` shows when given no box, in the picture's pixels."""
+        if self.resize == "squash":
+            return (0.0, 0.0, float(width), float(height))
+        shorter = min(width, height)
+        new = (int(self.size * width / shorter), int(self.size * height / shorter))
+        left, top = round((new[0] - self.size) / 2.0), round((new[1] - self.size) / 2.0)
+        x, y = width / new[0], height / new[1]
+        return (left * x, top * y, (left + self.size) * x, (top + self.size) * y)
+
+    def normalise(self, pixels_BCHW: Tensor) -> Tensor:
+        """uint8 ``[B, 3, H, W]`` (or any number type in 0..255) -> float32 ``[B, 3, H, W]``, on the tensor's own device."""
+        scale, shift = _scale_and_shift(self.mean, self.std, pixels_BCHW.device)
+        return torch.addcmul(shift, pixels_BCHW.float(), scale)
+
+    def random_box(
+        self,
+        rng: np.random.Generator,
+        width: int,
+        height: int,
+        scale: tuple[float, float] = (0.9, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> tuple[int, int, int, int]:
+        """See :func:`random_box`."""
+        return random_box(rng, width, height, scale, ratio)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, ready for ``json.dump``."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of :meth:`to_json`; a missing size or an unknown name is a :class:`UserError`."""
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown or "size" not in values:
+            problem = f"{unknown[0]!r} is not a field of it" if unknown else "its size is missing"
+            raise UserError(f"preprocessing record: {problem}; it has {', '.join(f.name for f in fields(cls))}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def random_box(
+    rng: np.random.Generator,
+    width: int,
+    height: int,
+    scale: tuple[float, float] = (0.9, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """A random part of a picture: torchvision's ``RandomResizedCrop`` with open_clip's default scale, drawn from ``rng`` alone.
+
+    Args:
+        rng: the only source of chance, so a crop is a function of its seed.
+        width, height: of the picture.
+        scale: least and greatest share of the picture's area.
+        ratio: least and greatest width / height, drawn evenly in its logarithm.
+
+    Returns:
+        x0, y0, x1, y1 in whole pixels, inside the picture. A picture too long for any draw gives its middle at the nearest ratio.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            break
+    else:
+        shape = min(max(width / height, ratio[0]), ratio[1])
+        w, h = min(width, max(1, round(height * shape))), min(height, max(1, round(width / shape)))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+    left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+    return left, top, left + w, top + h
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    # One multiply and one add per value: (x / 255 - mean) / std. Made outside inference mode, so that training may use it, too.
+    with torch.inference_mode(False):
+        mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        scale, shift = 1 / (255 * std_C), -mean_C / std_C
+        return scale.float().view(1, 3, 1, 1).to(device), shift.float().view(1, 3, 1, 1).to(device)

@@ -1,0 +1,321 @@
+"""Writing prepared data: WebDataset tar shards, and an index that says where in them every record lies.
+
+Shards are ordinary tar files (USTAR) with two members a record, ``KEY.ext`` (the image's bytes, untouched) and ``KEY.json``; times
+and owners are zero, so the same records give the same bytes. ``index.parquet`` holds the offset of every member, so any record is
+one ``pread`` away. Everything is written aside and renamed; the manifest comes last, and without it a folder is not a data set.
+
+A finished shard leaves a note in ``.unfinished/``. A writer that is opened with ``resume=True`` on a folder that was cut short
+keeps those shards, says in :attr:`ShardWriter.done` how many records of each split they hold, and goes on behind them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wholegrain.data.record import SCHEMA, Caption, Record, Region
+from wholegrain.errors import MachineError, UserError
+
+SHARD_BYTES = 256 * 2**20
+INDEX_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("captions", pa.int32()),
+        ("shard", pa.string()),
+        ("image_offset", pa.int64()),
+        ("image_bytes", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+UNFINISHED = ".unfinished"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+_SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+class ShardWriter:
+    """Writes records of any number of splits into a folder.
+
+    Args:
+        folder: is made if it is missing; must not hold a finished data set.
+        shard_bytes: a shard is closed before a record would make it longer than this.
+        manifest: further entries of ``manifest.json``, which is written on closing with counts by split, captions per image and
+            roles; ``None`` leaves the manifest to the caller.
+        resume: keep the finished shards of a writer that was cut short; see :attr:`done`.
+
+    Attributes:
+        done: split -> number of records that finished shards of an earlier writer hold already; the caller adds the rest.
+
+    Raises:
+        UserError: the folder holds a data set or cannot be written, or a split's name cannot be part of a file name.
+        MachineError: the disk is full; nothing half-written stays behind under a final name.
+
+    Example::
+
+        with ShardWriter(folder, manifest={"source": "my camera"}) as writer:
+            writer.add(record, image_bytes)
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        manifest: Mapping[str, Any] | None = NOTHING,
+        resume: bool = False,
+    ) -> None:
+        self.folder, self.shard_bytes, self.manifest = Path(folder), shard_bytes, manifest
+        self._open: dict[str, _Shard] = {}
+        self._numbers: Counter[str] = Counter()
+        self._keys: set[int] = set()
+        self.done: Counter[str] = Counter()
+        if (self.folder / "manifest.json").exists():
+            raise UserError(f"{self.folder} holds a data set already; give another folder, or remove it first")
+        with disk_errors(self.folder):
+            notes = self.folder / UNFINISHED
+            if not resume:
+                shutil.rmtree(notes, ignore_errors=True)
+                shutil.rmtree(self.folder / "shards", ignore_errors=True)
+            (self.folder / "shards").mkdir(parents=True, exist_ok=True)
+            notes.mkdir(exist_ok=True)
+            self._take_over(notes)
+
+    def _take_over(self, notes: Path) -> None:
+        kept = set()
+        for note in sorted(notes.glob("*.parquet")):
+            rows = pq.read_table(note, columns=["key", "split"])
+            split = rows["split"][0].as_py()
+            self.done[split] += rows.num_rows
+            self._numbers[split] += 1
+            self._keys.update(map(_number, rows["key"].to_pylist()))
+            kept.add(note.stem)
+        for shard in (self.folder / "shards").iterdir():
+            if shard.stem not in kept or shard.suffix != ".tar":
+                shard.unlink()
+
+    def add(self, record: Record, image: bytes) -> None:
+        """Appends one record. ``image`` are the bytes of the file whose name is ``record.image``; a key may come only once."""
+        number = _number(record.key)
+        if number in self._keys:
+            raise ValueError(f"the key {record.key} was added twice; merge the captions of equal images first")
+        self._keys.add(number)
+        text = json.dumps(record_to_json(record), ensure_ascii=False, separators=(",", ":")).encode()
+        with disk_errors(self.folder):
+            shard = self._open.get(record.split)
+            if shard is not None and shard.size + _padded(len(image)) + _padded(len(text)) + 1024 > self.shard_bytes:
+                shard.finish()
+                shard = None
+            if shard is None:
+                shard = self._open[record.split] = self._new_shard(record.split)
+            shard.add(record, image, text)
+
+    def _new_shard(self, split: str) -> _Shard:
+        if not _SPLIT.fullmatch(split):
+            raise UserError(f"the split name {split!r} cannot be part of a file name; use letters, digits, '_', '-' and '.'")
+        name = f"{split}-{self._numbers[split]:06d}"
+        self._numbers[split] += 1
+        return _Shard(self.folder, name)
+
+    def close(self) -> dict[str, Any]:
+        """Finishes the open shards, writes ``index.parquet`` and, unless it is the caller's, ``manifest.json``.
+
+        Returns:
+            the counted part of the manifest: splits (images and captions), captions_per_image, roles, shards (name -> SHA-256).
+        """
+        with disk_errors(self.folder):
+            for shard in self._open.values():
+                shard.finish()
+            self._open.clear()
+            counts = self._write_index()
+            if self.manifest is not None:
+                write_json(self.folder / "manifest.json", {"schema": SCHEMA, **self.manifest, **counts})
+                shutil.rmtree(self.folder / UNFINISHED)
+        return counts
+
+    def _write_index(self) -> dict[str, Any]:
+        """One row group a shard, in the order of shard names and offsets."""
+        hashes: dict[str, str] = {}
+        splits: dict[str, dict[str, int]] = {}
+        per_image: Counter[int] = Counter()
+        roles: Counter[str] = Counter()
+        target = self.folder / "index.parquet"
+        part = target.with_name(target.name + ".part")
+        with pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
+            for note in sorted((self.folder / UNFINISHED).glob("*.parquet")):
+                table = pq.read_table(note)
+                said = {name: value.decode() for name, value in (table.schema.metadata or {}).items()}
+                writer.write_table(table.replace_schema_metadata(None).cast(INDEX_SCHEMA))
+                hashes[f"{note.stem}.tar"] = said[b"sha256"]
+                roles.update(json.loads(said[b"roles"]))
+                counts = table["captions"].to_pylist()
+                per_image.update(counts)
+                split = splits.setdefault(table["split"][0].as_py(), {"images": 0, "captions": 0})
+                split["images"] += len(counts)
+                split["captions"] += sum(counts)
+        os.replace(part, target)
+        histogram = {str(n): count for n, count in sorted(per_image.items())}
+        return {"splits": splits, "captions_per_image": histogram, "roles": dict(sorted(roles.items())), "shards": hashes}
+
+    def abort(self) -> None:
+        """Closes without finishing: open shards go, finished ones stay for ``resume=True``."""
+        for shard in self._open.values():
+            shard.drop()
+        self._open.clear()
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            self.abort()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.abort()
+            raise
+
+
+class _Shard:
+    """One tar file in the making: ``NAME.tar.part`` until it is complete."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name, self.size = folder, name, 0
+        self.part = folder / "shards" / f"{name}.tar.part"
+        self.file: BinaryIO = self.part.open("wb", buffering=2**20)
+        self.hash = hashlib.sha256()
+        self.rows: list[tuple] = []
+        self.roles: Counter[str] = Counter()
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.hash.update(data)
+        self.size += len(data)
+
+    def _member(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % 512))
+        return offset
+
+    def add(self, record: Record, image: bytes, text: bytes) -> None:
+        image_at = self._member(record.image, image)
+        text_at = self._member(f"{record.key}.json", text)
+        places = (f"{self.name}.tar", image_at, len(image), text_at, len(text))
+        self.rows.append((record.key, record.split, record.label, len(record.captions), *places, *record.size))
+        self.roles.update(caption.role for caption in record.captions)
+
+    def finish(self) -> None:
+        self._write(bytes(1024))
+        self._write(bytes(-self.size % tarfile.RECORDSIZE))
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.part, self.part.with_suffix(""))
+        columns = zip(*self.rows, strict=True)
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, INDEX_SCHEMA, strict=True)], schema=INDEX_SCHEMA)
+        note = self.folder / UNFINISHED / f"{self.name}.parquet"
+        part = note.with_suffix(".part")
+        said = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
+        pq.write_table(table.replace_schema_metadata(said), part)
+        os.replace(part, note)
+
+    def drop(self) -> None:
+        with suppress(OSError):
+            self.file.close()
+        self.part.unlink(missing_ok=True)
+
+
+def record_to_json(record: Record) -> dict[str, Any]:
+    """The record as plain values, with its ``schema``; an empty source or mask is left out."""
+    captions = [{k: v for k, v in asdict(caption).items() if v or k != "source"} for caption in record.captions]
+    regions = [{"box": list(r.box), "phrase": r.phrase, **({"mask": list(r.mask)} if r.mask else {})} for r in record.regions]
+    head = {"schema": SCHEMA, "key": record.key, "image": record.image, "size": list(record.size), "split": record.split}
+    return {**head, "label": record.label, "captions": captions, "regions": regions}
+
+
+def record_from_json(values: Mapping[str, Any]) -> Record:
+    """The inverse of :func:`record_to_json`. Raises :class:`UserError` for a schema that this version cannot read."""
+    if values.get("schema") != SCHEMA:
+        said = f"record {values.get('key')}: its schema is {values.get('schema')!r}"
+        raise UserError(f"{said}, this version reads {SCHEMA}; prepare the data again")
+    regions = tuple(Region(tuple(r["box"]), r["phrase"], tuple(r.get("mask", ()))) for r in values["regions"])
+    return Record(
+        key=values["key"],
+        image=values["image"],
+        size=tuple(values["size"]),
+        split=values["split"],
+        label=values["label"],
+        captions=tuple(Caption(**caption) for caption in values["captions"]),
+        regions=regions,
+    )
+
+
+def read_member(path: Path | str, offset: int, size: int) -> bytes:
+    """``size`` bytes of a file from ``offset`` on. Raises :class:`UserError` if the file is shorter than that."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return pread_exactly(descriptor, offset, size, path)
+    finally:
+        os.close(descriptor)
+
+
+def pread_exactly(descriptor: int, offset: int, size: int, name: Path | str) -> bytes:
+    """``os.pread`` that never returns less than was asked for."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size:
+        more = os.pread(descriptor, size - len(data), offset + len(data))
+        if not more:
+            raise UserError(f"{name} ends before byte {offset + size}, so it was cut short; prepare the data set again")
+        data += more
+    return data
+
+
+def write_json(path: Path, values: object) -> None:
+    """Writes JSON aside and renames it into place."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+@contextmanager
+def disk_errors(folder: Path | str) -> Iterator[None]:
+    """Turns the operating system's words about a full disk or a forbidden folder into one sentence for the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MachineError(f"the disk that holds {folder} is full; free some space and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
+        raise
+
+
+def _number(key: str) -> int:
+    return int(key[:16], 16) if re.fullmatch("[0-9a-f]{16,}", key) else hash(key)
+
+
+def _padded(size: int) -> int:
+    return 512 + size + -size % 512
