@@ -1,6 +1,7 @@
 """What every loss is: a frozen dataclass of settings that is called with features and returns this process's share.
 
-A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_rank.py``; one from outside is ``module:attribute``::
+A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_rank.py``; one from outside is
+``module:attribute``::
 
     @dataclass(frozen=True)
     class CeRankLoss:
@@ -13,17 +14,23 @@ A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_
 The contract:
 
 * ``value`` is this process's **share**: the shares of all processes in ``group`` sum to the loss of the global batch, with global
-  denominators. Training multiplies by the number of processes to undo DDP's mean, so that one process and W processes give the same
-  loss and the same gradients, for features, scale, bias and carried state alike. There is no flag for this.
-* Features arrive un-normalised; the loss applies its own similarity. Computation is in float32 at least; float64 stays float64.
+  denominators. Training multiplies by the number of processes to undo DDP's mean, so that one process and W processes give the
+  same loss and the same gradients, for features, scale, bias and carried state alike. There is no flag for this.
+* ``group=None`` means the default group if ``torch.distributed`` is initialised, else this process alone (``losses/gather.py``).
+  Every process makes the same collective calls in the same order, whatever its own texts: no branch on local counts around one.
+* Features arrive un-normalised; the loss applies its own similarity. Computation is in float32 at least, also under autocast
+  (``@full_precision``); float64 stays float64.
 * A missing caption or negative is masked, never faked; nothing is NaN when a kind is absent, B = 1, or inputs are constant.
-* Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss says otherwise.
+* Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss says
+otherwise.
+  They are known by ``text_id_N`` and ``image_id_B``, so these must be true hashes, the same in every process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import ClassVar, Protocol
 
 import torch
@@ -34,6 +41,7 @@ from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
 NEEDS = frozenset({"patches", "tokens", "branches", "negatives", "bias"})
 State = Mapping[str, Tensor]
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -75,5 +83,23 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def unit(x: Tensor) -> Tensor:
-    """Unit vectors along the last axis, in float32 at least; a zero vector stays zero."""
-    return torch.nn.functional.normalize(at_least_float32(x), dim=-1)
+    """Unit vectors along the last axis, in float32 at least; a vector shorter than 1e-12 becomes zero and gets no gradient.
+
+    Example:
+        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    x = at_least_float32(x)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return torch.where(norm > TINY, x / norm.clamp_min(TINY), 0.0)
+
+
+def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
+    """Decorates a loss's ``__call__``: autocast is off inside, so that products of float32 vectors stay float32."""
+
+    @wraps(call)
+    def without_autocast(self, image: ImageFeatures, *args, **kwargs) -> LossOutput:
+        with torch.autocast(image.pooled_BD.device.type, enabled=False):
+            return call(self, image, *args, **kwargs)
+
+    return without_autocast

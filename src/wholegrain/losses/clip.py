@@ -1,0 +1,75 @@
+"""CLIP's symmetric contrastive loss, for any number of captions per image.
+
+Every true text n makes the pair (its image i, n). With s the learned scale (inverse temperature) and S = s cos::
+
+    loss = mean over all pairs of the global batch of
+           1/2 [ CE(i: n against texts of other images) + CE(n: i against other images) ]
+
+With one caption an image and no duplicates this is CLIP exactly (Radford et al. 2021, arXiv 2103.00020, section 2.3, figure 3;
+the global term of SPARC, arXiv 2401.09865, eq. 1).
+
+Differences. Several captions of one image are each a pair of their own ("one to many"); the image's other captions are neither
+positive nor negative, where released code (OpenCLIP and its forks) makes them negatives when they happen to share a batch. Hard
+negatives in the list of texts are not seen. With an image of several branches ``pooled_BD`` is used. The scale is not capped
+here; the model caps it at 100.
+
+Duplicates: ignored (``duplicates="ignore"``); ``"negative"`` is what released code does.
+Cost: per process B_local x N x D multiply-adds forward and twice that backward; sends each text's vector once.
+
+Example:
+    >>> import torch
+    >>> from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+    >>> same = torch.ones(4, 8)
+    >>> loss = ClipLoss()(ImageFeatures(same), TextFeatures(same), Pairing.one_to_one(4), torch.tensor(10.0))
+    >>> round(loss.value.exp().item(), 4)    # four candidates that cannot be told apart
+    4.0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses.contract import LossOutput, State, full_precision
+from wholegrain.losses.contrastive import Duplicates, pooled_softmax
+
+
+@dataclass(frozen=True)
+class ClipLoss:
+    """Symmetric softmax over the global batch.
+
+    Attributes:
+        duplicates: ``"ignore"`` leaves known true pairs out of the denominators; ``"negative"`` keeps them in.
+        label_smoothing: 0..1, spread evenly over a query's candidates.
+    """
+
+    duplicates: Duplicates = "ignore"
+    label_smoothing: float = 0.0
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @full_precision
+    def __call__(
+        self,
+        image: ImageFeatures,
+        text: TextFeatures,
+        pairing: Pairing,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        state: State | None = None,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> LossOutput:
+        true = pairing.true_N
+        return pooled_softmax(
+            image.pooled_BD,
+            text.pooled_ND[true],
+            pairing.select_texts(true),
+            scale,
+            group=group,
+            duplicates=self.duplicates,
+            smoothing=self.label_smoothing,
+        )
