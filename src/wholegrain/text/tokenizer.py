@@ -1,0 +1,382 @@
+"""Tokenisers: from text to rows of token ids at their true length, and back from words to positions.
+
+Three kinds, one protocol (:class:`Tokenizer`):
+
+* :class:`ClipTokenizer`: the byte-pair encoding of CLIP (Radford et al. 2021), as open_clip ships it.
+* :class:`FileTokenizer`: any ``tokenizer.json`` of the ``tokenizers`` library, so also a Hugging Face folder, without transformers.
+* :func:`train_tokenizer`: a small :class:`FileTokenizer` made from one's own captions.
+
+Rows are trimmed to the longest text of the call, not padded to the context length: short captions then cost what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as Engine
+from torch import Tensor
+
+from wholegrain.errors import UserError
+
+Span = tuple[int, int, int, int]
+SETTINGS_FILE = "wholegrain_tokenizer.json"
+_CACHE_LIMIT = 1 << 17
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Encoded texts.
+
+    Attributes:
+        tokens_NL: int64; L is the longest text of the call, shorter rows end in the tokeniser's ``pad_id``.
+        length_N: int64, real tokens per row, start and end tokens included.
+        cut_N: bool, True where the text was longer than the context and lost its end.
+    """
+
+    tokens_NL: Tensor
+    length_N: Tensor
+    cut_N: Tensor
+
+
+class Tokenizer(Protocol):
+    """What towers, loaders and reports ask of a tokeniser."""
+
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def pad_id(self) -> int: ...
+
+    def encode(self, texts: Sequence[str]) -> Tokens: ...
+    def word_spans(self, text: str) -> list[Span]:
+        """(char_start, char_end, token_start, token_end) per word; code points of ``text``, positions in ``encode``'s row."""
+        ...
+
+    def save(self, folder: str | Path) -> None: ...
+
+
+def _tokens(rows: list[Sequence[int]], cut: list[bool], pad_id: int) -> Tokens:
+    longest = max((len(row) for row in rows), default=0)
+    padded = [[*row, *([pad_id] * (longest - len(row)))] for row in rows]
+    tokens = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), longest)
+    return Tokens(tokens, torch.tensor([len(row) for row in rows], dtype=torch.int64), torch.tensor(cut, dtype=torch.bool))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+@cache
+def _simple_tokenizer(clean: str) -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(clean=clean)
+
+
+class ClipTokenizer:
+    """CLIP's byte-pair encoding, 49,408 tokens, through open_clip's ``SimpleTokenizer``; texts seen before come from a cache.
+
+    Args:
+        context_length: longest row, start and end tokens included; CLIP's is 77.
+        clean: ``lower`` (CLIP), ``whitespace`` or ``canonicalize`` (also without punctuation), open_clip's names.
+
+    Example:
+        >>> tokenizer = ClipTokenizer()
+        >>> tokenizer.encode(["a cat", "two black cats"]).length_N.tolist()
+        [4, 5]
+        >>> tokenizer.word_spans("A  cat")
+        [(0, 1, 1, 2), (3, 6, 2, 3)]
+    """
+
+    def __init__(self, context_length: int = 77, clean: str = "lower") -> None:
+        self._engine = _simple_tokenizer(clean)
+        self.context_length = context_length
+        self.clean = clean
+        self.vocab_size: int = self._engine.vocab_size
+        self.pad_id = 0
+        self._seen: dict[str, tuple[int, ...]] = {}
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        ids = self._seen.get(text)
+        if ids is None:
+            if len(self._seen) >= _CACHE_LIMIT:
+                self._seen.clear()
+            ids = self._seen[text] = tuple(self._engine.encode(text))
+        return ids
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Token rows of ``texts``, trimmed to the longest of them."""
+        room = self.context_length - 2
+        start, end = self._engine.sot_token_id, self._engine.eot_token_id
+        found = [self._ids(text) for text in texts]
+        return _tokens([(start, *ids[:room], end) for ids in found], [len(ids) > room for ids in found], self.pad_id)
+
+    def word_spans(self, text: str) -> list[Span]:
+        """Words as CLIP's pattern splits them (a run of letters, one digit, a run of signs).
+
+        CLIP repairs text (ftfy, HTML entities) before it splits. Words inside a stretch that was rewritten have no place in the
+        given text; they are left out, the words before and after it are kept.
+        """
+        whole = self._ids(text)
+        pieces = [(m.start(), m.end(), self._ids(m.group())) for m in self._engine.pat.finditer(text)]
+        spans = _match_from_left(pieces, whole)
+        if len(spans) < len(pieces) or (spans and spans[-1][3] < len(whole)) or (not spans and whole):
+            spans = _match_both_ends(pieces, whole)
+        room = self.context_length - 2
+        return [(a, b, s + 1, min(e, room) + 1) for a, b, s, e in spans if s < room]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the settings; the vocabulary itself comes with open_clip."""
+        settings = {"kind": "clip", "context_length": self.context_length, "clean": self.clean}
+        _write(Path(folder) / SETTINGS_FILE, json.dumps(settings, indent=1))
+
+
+def _match_from_left(pieces: list[tuple[int, int, tuple[int, ...]]], whole: tuple[int, ...]) -> list[Span]:
+    spans, place = [], 0
+    for start, end, ids in pieces:
+        if not ids or whole[place : place + len(ids)] != ids:
+            break
+        spans.append((start, end, place, place + len(ids)))
+        place += len(ids)
+    return spans
+
+
+def _match_both_ends(pieces: list[tuple[int, int, tuple[int, ...]]], whole: tuple[int, ...]) -> list[Span]:
+    left = _match_from_left(pieces, whole)
+    mirrored = [(-end, -start, ids[::-1]) for start, end, ids in reversed(pieces)]
+    right = [(-b, -a, len(whole) - e, len(whole) - s) for a, b, s, e in _match_from_left(mirrored, whole[::-1])][::-1]
+    char_end, token_end = (left[-1][1], left[-1][3]) if left else (0, 0)
+    return left + [span for span in right if span[0] >= char_end and span[2] >= token_end]
+
+
+_CLEANERS: dict[str, list[Any]] = {
+    "": [],
+    "whitespace": [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()],
+    "lower": [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()],
+    # big_vision's canonicalisation (SigLIP): underscores are spaces, ASCII punctuation goes, lower case.
+    "canonicalize": [
+        normalizers.Replace("_", " "),
+        normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ],
+}
+
+
+class FileTokenizer:
+    """A ``tokenizer.json`` of the ``tokenizers`` library; batches are encoded in parallel by that library.
+
+    Args:
+        engine: the loaded tokeniser; it is copied, its own padding and truncation are replaced.
+        context_length: longest row, special tokens included.
+        clean: ``""``, ``whitespace``, ``lower`` or ``canonicalize``, done before the file's own normaliser. open_clip's ``ftfy``
+            repair of broken text is not done here.
+        start, end: special tokens to set around every text; ``None`` leaves what the file says.
+        pad_id: ``None`` takes the file's padding token, else ``[PAD]`` or ``<pad>``, else 0.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        context_length: int,
+        clean: str = "",
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        pad_id: int | None = None,
+    ) -> None:
+        if clean not in _CLEANERS:
+            raise UserError(f"the tokeniser's clean is {clean!r}; use one of {', '.join(map(repr, _CLEANERS))}")
+        self.pad_id = _find_pad_id(engine) if pad_id is None else pad_id
+        engine = Engine.from_str(engine.to_str())
+        self._stored = engine.to_str()  # as given: what is added below is made again on loading
+        self._around = (start, end)
+        if start is not None or end is not None:
+            engine.post_processor = _around(engine, start, end)
+        if _CLEANERS[clean]:
+            own = [engine.normalizer] if engine.normalizer is not None else []
+            engine.normalizer = normalizers.Sequence([*_CLEANERS[clean], *own])
+        engine.no_padding()
+        try:
+            engine.enable_truncation(context_length)
+        except BaseException as error:  # the library panics, which is not an Exception
+            raise UserError(f"the context length {context_length} leaves no room for a text; raise it") from error
+        self._engine = engine
+        self.context_length = context_length
+        self.clean = clean
+        self.vocab_size: int = max(engine.get_vocab(with_added_tokens=True).values()) + 1
+
+    def encode(self, texts: Sequence[str]) -> Tokens:
+        """Token rows of ``texts``, trimmed to the longest of them."""
+        found = self._engine.encode_batch(list(texts))
+        return _tokens([e.ids for e in found], [len(e.overflowing) > 0 for e in found], self.pad_id)
+
+    def word_spans(self, text: str) -> list[Span]:
+        """Words as the file's pre-tokeniser splits them; words beyond the context are left out."""
+        found = self._engine.encode(text)
+        spans: list[Span] = []
+        last = None
+        for place, (word, (start, end)) in enumerate(zip(found.word_ids, found.offsets, strict=True)):
+            if word is None:
+                last = None
+                continue
+            if word == last:
+                a, b, s, _ = spans[-1]
+                spans[-1] = (min(a, start), max(b, end), s, place + 1)
+            else:
+                spans.append((start, end, place, place + 1))
+            last = word
+        return [_without_space(text, span) for span in spans if span[0] < span[1]]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes ``tokenizer.json`` and the settings beside it."""
+        start, end = self._around
+        settings = {"kind": "file", "context_length": self.context_length, "clean": self.clean, "pad_id": self.pad_id}
+        _write(Path(folder) / "tokenizer.json", self._stored)
+        _write(Path(folder) / SETTINGS_FILE, json.dumps({**settings, "start": start, "end": end}, indent=1))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, context_length: int | None = None, **settings: Any) -> FileTokenizer:
+        """A Hugging Face folder's ``tokenizer.json``; the context length is the file's truncation, else its model's, else 77."""
+        folder = Path(folder)
+        engine = _read_engine(folder / "tokenizer.json")
+        return cls(engine, context_length or _find_context_length(folder, engine), **settings)
+
+
+def _without_space(text: str, span: Span) -> Span:
+    # byte-level and sentencepiece tokenisers count the space before a word as part of it
+    start, end = span[:2]
+    while start < end - 1 and text[start].isspace():
+        start += 1
+    while end > start + 1 and text[end - 1].isspace():
+        end -= 1
+    return start, end, span[2], span[3]
+
+
+def _find_pad_id(engine: Engine) -> int:
+    if engine.padding is not None:
+        return int(engine.padding["pad_id"])
+    for name in ("[PAD]", "<pad>", "<|padding|>"):
+        if (found := engine.token_to_id(name)) is not None:
+            return found
+    return 0
+
+
+def _around(engine: Engine, start: str | None, end: str | None) -> processors.TemplateProcessing:
+    ids = {}
+    for name in filter(None, (start, end)):
+        if (number := engine.token_to_id(name)) is None:
+            raise UserError(f"the tokeniser has no token {name!r} to set around a text; name one of its special tokens")
+        ids[name] = number
+    template = " ".join(part for part in (start, "$A", end) if part)
+    return processors.TemplateProcessing(single=template, special_tokens=list(ids.items()))
+
+
+def _find_context_length(folder: Path, engine: Engine) -> int:
+    if engine.truncation is not None:
+        return int(engine.truncation["max_length"])
+    for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
+        if (folder / name).is_file():
+            value = json.loads((folder / name).read_text(encoding="utf-8")).get(field)
+            if value is not None and 2 < value <= 4096:  # "no limit" is written as 1e30
+                return int(value)
+    return 77
+
+
+def _read_engine(path: Path) -> Engine:
+    if not path.is_file():
+        raise UserError(f"{path} is missing; a tokeniser folder holds tokenizer.json")
+    try:
+        return Engine.from_file(str(path))
+    except Exception as error:
+        raise UserError(f"{path} is not a tokenizer.json that can be read ({error}); make it again") from error
+
+
+def _base_engine(model: Any, split: Any) -> Engine:
+    engine = Engine(model)
+    engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    engine.pre_tokenizer = split
+    return engine
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096, context_length: int = 32) -> FileTokenizer:
+    """A tokeniser of one's own captions: lower case, punctuation split off, start and end tokens, the same for the same texts.
+
+    If all words fit into ``vocab_size``, one word is one token (a word never seen is ``[UNK]``); otherwise byte-level byte pairs,
+    which have no unknown word.
+
+    Args:
+        texts: captions; their order does not matter.
+        vocab_size: most tokens, the four special ones (``[PAD] [UNK] [START] [END]``, ids 0-3) included.
+        context_length: longest row, start and end tokens included.
+
+    Example:
+        >>> tokenizer = train_tokenizer(["a red cup", "a blue cup."], vocab_size=100, context_length=8)
+        >>> tokenizer.vocab_size, tokenizer.encode(["A red, blue cup"]).tokens_NL.tolist()
+        (9, [[2, 4, 8, 1, 7, 5, 3]])
+    """
+    special = ["[PAD]", "[UNK]", "[START]", "[END]"]
+    words = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")])
+    probe = _base_engine(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"), words)
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(word for word, _ in words.pre_tokenize_str(probe.normalizer.normalize_str(text)))
+    if not counts:
+        raise UserError("there is no word to train a tokeniser on; give it captions that are not empty")
+    if len(counts) + len(special) <= vocab_size:
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        engine = _base_engine(models.WordLevel({w: i for i, w in enumerate(special + ranked)}, unk_token="[UNK]"), words)
+        engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special])
+    else:
+        engine = _train_byte_pairs(counts, words, special, vocab_size)
+    return FileTokenizer(engine, context_length, start="[START]", end="[END]", pad_id=0)
+
+
+def _train_byte_pairs(counts: Counter[str], words: Any, special: list[str], vocab_size: int) -> Engine:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < len(alphabet) + len(special):
+        raise UserError(
+            f"a vocabulary of {vocab_size} is too small for {len(counts):,} different words and for byte pairs; "
+            f"use at least {len(alphabet) + len(special)}"
+        )
+    split = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    engine = _base_engine(models.BPE(), split)
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    # each word as often as it occurs, in a fixed order, at most a thousand times: merges rank by count
+    ceiling = max(counts.values())
+    shrink = max(1, ceiling // 1000)
+    ordered = sorted(counts)
+    engine.train_from_iterator((" ".join([word] * max(1, counts[word] // shrink)) for word in ordered), trainer)
+    return engine
+
+
+def load_tokenizer(folder: str | Path) -> ClipTokenizer | FileTokenizer:
+    """The tokeniser that ``save`` wrote into a folder, or a plain Hugging Face folder's ``tokenizer.json``."""
+    folder = Path(folder)
+    path = folder / SETTINGS_FILE
+    if not path.is_file():
+        return FileTokenizer.from_folder(folder)
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        kind = settings.pop("kind")
+        if kind == "clip":
+            return ClipTokenizer(**settings)
+        if kind == "file":
+            return FileTokenizer(_read_engine(folder / "tokenizer.json"), **settings)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); save the tokeniser again") from error
+    raise UserError(f"{path} names a kind of tokeniser, {kind!r}, that this version does not know; use 'clip' or 'file'")

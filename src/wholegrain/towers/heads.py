@@ -1,0 +1,274 @@
+"""Heads: everything that is learned between a tower's own width V and the shared width D.
+
+* :class:`PlainHead`: CLIP's two projections (Radford et al. 2021), applied to pooled vectors, patches and tokens alike.
+* :class:`SparcHead`: SPARC's adapters (Bica et al., ICML 2024, section 3 and appendix D).
+* :class:`BranchHead`: Holistic CLIP's branches (Wang et al., CVPR 2025) through one shared projection.
+
+Any head can start from another's projections (:func:`convert_head`), so that a fine-tuning recipe begins as its base model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from wholegrain.errors import UserError
+from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.towers.tower import NOTHING, RawImage, RawText, masked_mean
+
+if TYPE_CHECKING:
+    from wholegrain.towers.model import Model
+
+PROJECTIONS = ("linear", "linear_bias", "identity")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Which head a model gets.
+
+    Attributes:
+        kind: ``plain``, ``sparc`` or ``branches``.
+        hidden: width inside SPARC's h_v; 0 is the tower's width (the paper gives neither width nor activation).
+        branches: H, for ``branches``.
+        source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention read-outs of the
+            patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
+        patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`.
+    """
+
+    kind: Literal["plain", "sparc", "branches"] = "plain"
+    hidden: int = 0
+    branches: int = 5
+    source: Literal["auto", "tokens", "readout"] = "auto"
+    patches_see: Literal["auto", "shared", "all", "none"] = "auto"
+    legacy_plus_one: bool = False
+    noise: float = 0.02
+
+
+@dataclass(frozen=True)
+class Widths:
+    """The sizes of a head: V of the image tower, V of the text tower, shared D, and the form of each projection (:data:`PROJECTIONS`)."""
+
+    image: int
+    text: int
+    shared: int
+    image_projection: str = "linear"
+    text_projection: str = "linear"
+
+
+def _projection(form: str, width: int, shared: int) -> nn.Module:
+    if form == "identity":
+        if width != shared:
+            raise UserError(f"a tower of width {width} needs a projection to the shared width {shared}; use 'linear'")
+        return nn.Identity()
+    layer = nn.Linear(width, shared, bias=form == "linear_bias")
+    nn.init.normal_(layer.weight, std=width**-0.5)  # CLIP's initialisation
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PlainHead(nn.Module):
+    """One projection per side: image V -> D, text V -> D."""
+
+    kind = "plain"
+
+    def __init__(self, widths: Widths) -> None:
+        super().__init__()
+        self.widths = widths
+        self.image = _projection(widths.image_projection, widths.image, widths.shared)
+        self.text = _projection(widths.text_projection, widths.text, widths.shared)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.widths.shared
+
+    def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
+        """What the towers must give so that this head can give ``needs``."""
+        if "branches" in needs:
+            raise UserError(f"the model has the head {self.kind!r}, which has no branches; set head = \"branches\" in the recipe's [model]")
+        return needs
+
+    def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
+        """:class:`RawImage` to shared width; patches only if ``needs`` holds them."""
+        return ImageFeatures(self.image(raw.pooled_BV), None, *self._patches(raw, needs))
+
+    def project_text(self, raw: RawText, needs: frozenset[str] = NOTHING) -> TextFeatures:
+        """:class:`RawText` to shared width; tokens only if ``needs`` holds them."""
+        return TextFeatures(self.text(raw.pooled_NV), *self._tokens(raw, needs))
+
+    def _patches(self, raw: RawImage, needs: frozenset[str]) -> tuple[Tensor | None, tuple[int, int] | None]:
+        return (self.image(_there(raw.patches_BPV)), raw.grid) if "patches" in needs else (None, None)
+
+    def _tokens(self, raw: RawText, needs: frozenset[str]) -> tuple[Tensor | None, Tensor | None]:
+        return (self.text(_there(raw.tokens_NLV)), raw.mask_NL) if "tokens" in needs else (None, None)
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; :func:`build_head` makes the same head from it."""
+        return {"kind": self.kind, "widths": asdict(self.widths)}
+
+    def start_from(self, other: nn.Module) -> None:
+        """Takes another head's projections."""
+        for side in ("image", "text"):
+            getattr(self, side).load_state_dict(getattr(other, side).state_dict())
+
+
+def _there(part: Tensor | None) -> Tensor:
+    if part is None:
+        raise ValueError("the raw features lack patches or tokens that were asked for; ask the tower for them with raw_needs")
+    return part
+
+
+class SparcHead(PlainHead):
+    """SPARC: ``patch = g_v(F_p)``, ``image = g_v(h_v(mean_p F_p))``, ``token = g_t(F_l)``, ``text = g_t(mean_l F_l)``.
+
+    One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear layer",
+    stands on the global image path only. The paper gives h_v neither width nor activation, and trains from scratch. Here
+    ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm start from a model that pools by means of its normalised patches and tokens is
+    exact; a class-token CLIP or one that pools its last token changes at once, since SPARC has no class token.
+    The mean of a text runs over all real tokens, start and end tokens included.
+    """
+
+    kind = "sparc"
+
+    def __init__(self, widths: Widths, hidden: int = 0) -> None:
+        super().__init__(widths)
+        self.hidden = hidden or widths.image
+        self.global_in = nn.Linear(widths.image, self.hidden)
+        self.global_out = nn.Linear(self.hidden, widths.image)
+        nn.init.zeros_(self.global_out.weight)
+        nn.init.zeros_(self.global_out.bias)
+
+    def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
+        """Patches and tokens always: the global vectors are their means."""
+        return super().raw_needs(needs) | {"patches", "tokens"}
+
+    def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
+        """As above; needs raw patches."""
+        mean_BV = _there(raw.patches_BPV).mean(1)
+        whole_BV = mean_BV + self.global_out(nn.functional.gelu(self.global_in(mean_BV)))
+        return ImageFeatures(self.image(whole_BV), None, *self._patches(raw, needs))
+
+    def project_text(self, raw: RawText, needs: frozenset[str] = NOTHING) -> TextFeatures:
+        """As above; needs raw tokens."""
+        return TextFeatures(self.text(masked_mean(_there(raw.tokens_NLV), raw.mask_NL)), *self._tokens(raw, needs))
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; :func:`build_head` makes the same head from it."""
+        return {**super().config(), "hidden": self.hidden}
+
+
+class BranchReadout(nn.Module):
+    """H raw branches from patches alone, for towers that cannot hold class tokens (CNNs) or must not change (frozen ones).
+
+    Branch h is ``pooled + gate_h * sum_p a_hp patch_p``: another weighting of the patches, with the channels in groups that are weighted
+    apart (the heads of attention pooling). Ours, not the paper's, which has Vision Transformers only. Gates start at zero plus noise, so every branch
+    starts as the base's own vector.
+    """
+
+    def __init__(self, width: int, branches: int, noise: float = 0.02, key_width: int = 64) -> None:
+        super().__init__()
+        self.groups = next(n for n in (8, 4, 2, 1) if width % n == 0)
+        self.norm = nn.LayerNorm(width)
+        self.keys = nn.Linear(width, self.groups * key_width)
+        self.queries_HGK = nn.Parameter(torch.randn(branches, self.groups, key_width) * key_width**-0.5)
+        self.gate_HV = nn.Parameter(torch.randn(branches, width) * noise)
+
+    def forward(self, pooled_BV: Tensor, patches_BPV: Tensor) -> Tensor:
+        """``[B, V]`` and ``[B, P, V]`` to ``[B, H, V]``."""
+        B, P, V = patches_BPV.shape
+        keys_BPGK = self.keys(self.norm(patches_BPV)).view(B, P, self.groups, -1)
+        weight_BHGP = torch.einsum("hgk,bpgk->bhgp", self.queries_HGK, keys_BPGK).softmax(-1)
+        values_BPGC = patches_BPV.view(B, P, self.groups, -1)
+        seen_BHV = torch.einsum("bhgp,bpgc->bhgc", weight_BHGP, values_BPGC).reshape(B, -1, V)
+        return pooled_BV[:, None] + self.gate_HV * seen_BHV
+
+
+class BranchHead(PlainHead):
+    """Holistic CLIP: H raw branches through one shared projection; ``pooled`` is the mean of the *unit* branches.
+
+    The paper scores a pair by the mean of the H branches' cosines. That mean is linear, so it equals the dot product of a unit text vector with
+    the mean of the unit branches, *not* renormalised: an image whose branches disagree has a shorter mean. A metric that normalises ``pooled_BD``
+    drops that length: nothing changes when ranking texts for an image, but ranking images for a text may.
+    """
+
+    kind = "branches"
+
+    def __init__(self, widths: Widths, branches: int = 5, source: str = "tokens", noise: float = 0.02) -> None:
+        super().__init__(widths)
+        self.branches = branches
+        self.source = source
+        self.readout = BranchReadout(widths.image, branches, noise) if source == "readout" else None
+
+    def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
+        """Read-outs need patches; class tokens come with the tower."""
+        return needs | {"patches"} if self.readout is not None else needs
+
+    def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
+        """All branches, always; patches if asked for."""
+        if self.readout is not None:
+            classes_BHV = self.readout(raw.pooled_BV, _there(raw.patches_BPV))
+        else:
+            classes_BHV = _there(raw.classes_BHV)
+        branches_BHD = self.image(classes_BHV)
+        pooled_BD = nn.functional.normalize(branches_BHD.float(), dim=-1).mean(1).to(branches_BHD.dtype)
+        return ImageFeatures(pooled_BD, branches_BHD, *self._patches(raw, needs))
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; :func:`build_head` makes the same head from it."""
+        return {**super().config(), "branches": self.branches, "source": self.source}
+
+
+Head = PlainHead | SparcHead | BranchHead
+_HEADS: dict[str, type[PlainHead]] = {"plain": PlainHead, "sparc": SparcHead, "branches": BranchHead}
+
+
+def build_head(config: dict[str, Any]) -> PlainHead:
+    """The head that ``config()`` described, with fresh weights."""
+    settings = dict(config)
+    kind = settings.pop("kind")
+    return _HEADS[kind](Widths(**settings.pop("widths")), **settings)
+
+
+def convert_head(model: Model, config: HeadConfig | str) -> Model:
+    """Gives a model another head that starts from its projections; changes the model in place and returns it.
+
+    ``plain`` and ``sparc`` keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the head. A model that has
+    the wanted head already is left alone. See the classes for when the start is exact.
+
+    Raises:
+        UserError: an unknown kind, or a model with branches that should lose them or get another number.
+    """
+    config = HeadConfig(kind=config) if isinstance(config, str) else config  # type: ignore[arg-type]
+    if config.kind not in _HEADS:
+        raise UserError(f"there is no head {config.kind!r}; use one of {', '.join(_HEADS)}")
+    old = model.head
+    if isinstance(old, BranchHead):
+        if config.kind == "branches" and config.branches == old.branches:
+            return model
+        raise UserError(f"the model has a head of {old.branches} branches and cannot get another; start from a model without branches")
+    if config.kind == old.kind:
+        return model
+    model.head = _converted(model, old, config).to(next(model.parameters()).device)
+    model.head.start_from(old)
+    return model
+
+
+def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
+    widths = replace(old.widths)
+    if config.kind == "plain":
+        return PlainHead(widths)
+    if config.kind == "sparc":
+        return SparcHead(widths, config.hidden)
+    tower = model.image_tower
+    source = config.source
+    if source == "auto":
+        source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
+    if source == "tokens":
+        tower.add_branches(
+            config.branches, patches_see=config.patches_see, legacy_plus_one=config.legacy_plus_one, noise=config.noise
+        )
+    return BranchHead(widths, config.branches, source, config.noise)

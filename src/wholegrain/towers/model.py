@@ -1,0 +1,117 @@
+"""The model: two towers, a head, a temperature, and the preprocessing and tokeniser that belong to them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from wholegrain.data.preprocess import Preprocess
+from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.text.tokenizer import Tokenizer
+from wholegrain.towers.heads import PlainHead
+from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule
+
+MAX_SCALE = 100.0
+
+
+class Model(nn.Module):
+    """A CLIP model: uint8 pixels and token rows in, features of one shared width out.
+
+    Args:
+        image_tower, text_tower: see :mod:`wholegrain.towers.tower`.
+        head: see :mod:`wholegrain.towers.heads`.
+        preprocess: how images are resized and normalised for this image tower.
+        tokenizer: makes this text tower's token rows.
+        log_scale: logarithm of the factor on cosines; CLIP starts at ln(1 / 0.07).
+        bias: an additive bias of logits (SigLIP), or ``None``.
+
+    Features are not normalised; losses and metrics apply their own similarity.
+    """
+
+    def __init__(
+        self,
+        image_tower: TunedModule,
+        text_tower: TunedModule,
+        head: PlainHead,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        *,
+        log_scale: float = math.log(1 / 0.07),
+        bias: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.image_tower: TunedModule = image_tower
+        self.text_tower: TunedModule = text_tower
+        self.head: PlainHead = head
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
+        self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))
+        self.bias: nn.Parameter | None = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(log_scale), capped at 100 as in CLIP. At the cap the gradient is zero, so it cannot run away."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+    def add_bias(self, bias: float = -10.0, scale: float = 10.0) -> None:
+        """Gives the model the bias and temperature that a sigmoid loss starts from (SigLIP, Zhai et al., ICCV 2023, section 3.2).
+
+        A model that has a bias keeps what it has learned.
+        """
+        if self.bias is None:
+            self.bias = nn.Parameter(torch.tensor(bias, device=self.log_scale.device))
+            with torch.no_grad():
+                self.log_scale.fill_(math.log(scale))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.log_scale.device
+
+    @property
+    def width(self) -> int:
+        """D, shared by images and texts."""
+        return self.head.width
+
+    @property
+    def image_frozen(self) -> bool:
+        """No parameter of the image tower is trained, so raw image features may be cached."""
+        return not any(p.requires_grad for p in self.image_tower.parameters())
+
+    @property
+    def text_frozen(self) -> bool:
+        """No parameter of the text tower is trained, so raw text features may be cached."""
+        return not any(p.requires_grad for p in self.text_tower.parameters())
+
+    def raw_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
+        """uint8 pixels of the model's size to what its head needs of the image tower."""
+        return self.image_tower(self.preprocess.normalise(pixels_BCHW), self.head.raw_needs(needs))
+
+    def raw_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
+        """Token rows to what the head needs of the text tower."""
+        return self.text_tower(tokens_NL, length_N, self.head.raw_needs(needs))
+
+    def project_images(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
+        """Raw image features (fresh, or from a cache) to the shared width."""
+        return self.head.project_image(raw, needs)
+
+    def project_texts(self, raw: RawText, needs: frozenset[str] = NOTHING) -> TextFeatures:
+        """Raw text features (fresh, or from a cache) to the shared width."""
+        return self.head.project_text(raw, needs)
+
+    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> ImageFeatures:
+        """uint8 ``[B, 3, S, S]``, S the model's ``preprocess.size``; patches and branches come if ``needs`` holds their names."""
+        return self.project_images(self.raw_images(pixels_BCHW, needs), needs)
+
+    def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> TextFeatures:
+        """int64 token rows and their lengths, as the tokeniser gives them; tokens come if ``needs`` holds ``tokens``."""
+        return self.project_texts(self.raw_texts(tokens_NL, length_N, needs), needs)
+
+    def forward(
+        self, pixels_BCHW: Tensor, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING
+    ) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
+        """All that a step needs in one call, as DistributedDataParallel wants it: both features, scale and bias."""
+        image = self.encode_images(pixels_BCHW, needs)
+        return image, self.encode_texts(tokens_NL, length_N, needs), self.scale, self.bias

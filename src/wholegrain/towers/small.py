@@ -1,0 +1,185 @@
+"""The from-scratch preset ``small``: two little transformers that train on a CPU in minutes.
+
+Image: a timm Vision Transformer whose patches come from a convolutional stem (Xiao et al., "Early convolutions help transformers see better",
+NeurIPS 2021) or from plain patch projection; mean over the normalised patches, or a class token. Text: a pre-norm transformer encoder with
+learned positions; mean over real tokens, or causal with the last token, as in CLIP.
+
+Both read-outs are taken after the last LayerNorm, so with ``pool="mean"`` the pooled vector *is* the mean of the patches (and of the
+tokens): SPARC's head then starts exactly from the plain model.
+
+Speed, forward and backward, float32, batch 128, defaults: about SPEED_IMAGES images/s and SPEED_PAIRS image-text pairs/s on two shared CPU cores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from wholegrain.data.preprocess import Preprocess
+from wholegrain.errors import UserError
+from wholegrain.text.tokenizer import Tokenizer
+from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.model import Model
+from wholegrain.towers.timm_image import TimmImageTower
+from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class SmallConfig:
+    """Sizes of the preset.
+
+    Attributes:
+        image_size: side of the square input in pixels.
+        patch: side of a patch in pixels; a power of two for the convolutional stem.
+        image_width, image_layers, heads: of the Vision Transformer; ``heads`` of the text tower, too.
+        stem: ``conv`` or ``patch``.
+        text_width, text_layers, context: of the text tower; ``context`` is the longest row, start and end tokens included.
+        width: D, shared.
+        pool: of the image tower, ``mean`` or ``class``.
+        text_pool: ``mean`` (every token sees every other) or ``last`` (causal).
+    """
+
+    image_size: int = 64
+    patch: int = 8
+    image_width: int = 128
+    image_layers: int = 4
+    heads: int = 4
+    stem: Literal["conv", "patch"] = "conv"
+    text_width: int = 128
+    text_layers: int = 3
+    context: int = 32
+    width: int = 128
+    pool: Literal["mean", "class"] = "mean"
+    text_pool: Literal["mean", "last"] = "mean"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last"))):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
+        if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
+            raise UserError("small: image_size must be a multiple of patch, and both tower widths multiples of heads; change one of them")
+        if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
+            raise UserError(f"small: the convolutional stem halves the picture until a patch is left, so patch={self.patch} must be a power of two")
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions of stride 2 with GroupNorm and GELU until one cell is one patch, then 1x1 to the tower's width.
+
+    Has the face of timm's ``PatchEmbed``. GroupNorm in place of the paper's BatchNorm: no statistics across images or processes.
+    """
+
+    def __init__(
+        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **_: Any
+    ) -> None:
+        super().__init__()
+        side = img_size // patch_size
+        self.grid_size = (side, side)
+        self.num_patches = side * side
+        halvings = patch_size.bit_length() - 1
+        layers: list[nn.Module] = []
+        channels = in_chans
+        for step in range(halvings):
+            wider = max(16, embed_dim >> (halvings - 1 - step)) // 8 * 8
+            layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False), nn.GroupNorm(8, wider), nn.GELU()]
+            channels = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, embed_dim, 1, bias=bias))
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, P, V]``, row-major."""
+        return self.layers(pixels_BCHW).flatten(2).transpose(1, 2)
+
+
+class SmallImageTower(TimmImageTower):
+    """The preset's image tower."""
+
+    def __init__(self, config: SmallConfig) -> None:
+        stem = {"embed_layer": ConvStem} if config.stem == "conv" else {}
+        net = VisionTransformer(
+            img_size=config.image_size,
+            patch_size=config.patch,
+            num_classes=0,
+            global_pool="avg" if config.pool == "mean" else "token",
+            class_token=config.pool == "class",
+            embed_dim=config.image_width,
+            depth=config.image_layers,
+            num_heads=config.heads,
+            fc_norm=False,  # normalise patches, then pool
+            **stem,
+        )
+        super().__init__(net, {"kind": "small", "small": asdict(config)})
+
+
+class SmallTextTower(TunedModule):
+    """The preset's text tower: ``[N, L]`` rows at their true length to ``[N, V]`` (and ``[N, L, V]``)."""
+
+    true_length = True  # by its masks; tests check it
+
+    def __init__(self, config: SmallConfig, vocab_size: int) -> None:
+        super().__init__()
+        self._config = {"kind": "small", "small": asdict(config), "vocab_size": vocab_size}
+        self.width, self.context_length = config.text_width, config.context
+        self.causal = config.text_pool == "last"
+        self.embedding = nn.Embedding(vocab_size, self.width)
+        self.positions_LV = nn.Parameter(torch.randn(config.context, self.width) * 0.01)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        # a list of layers: nn.TransformerEncoder would start all of them as copies of one
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                self.width, config.heads, 4 * self.width, 0.0, nn.functional.gelu, batch_first=True, norm_first=True
+            )
+            for _ in range(config.text_layers)
+        )
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
+        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        L = tokens_NL.shape[1]
+        mask_NL = real_tokens(length_N, L)
+        x = self.embedding(tokens_NL) + self.positions_LV[:L]
+        if self.causal:  # padding stands at the end, where no real token looks
+            masks: dict[str, Any] = {"src_mask": nn.Transformer.generate_square_subsequent_mask(L, x.device, x.dtype), "is_causal": True}
+        else:
+            masks = {"src_key_padding_mask": ~mask_NL}
+        for block in self.blocks:
+            x = block(x, **masks)
+        x = self.norm(x)
+        if self.causal:
+            pooled = x[torch.arange(len(x), device=x.device), length_N - 1]
+        else:
+            pooled = masked_mean(x, mask_NL)
+        return RawText(pooled, x if "tokens" in needs else None, mask_NL)
+
+    def stages(self) -> list[nn.Module]:
+        """The blocks; the last LayerNorm belongs to the last."""
+        return [*self.blocks[:-1], nn.ModuleList([self.blocks[-1], self.norm])]
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
+        return {**self._config, "tune": self.tuned}
+
+
+def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
+    """A fresh model of the preset, for this tokeniser's vocabulary; weights come from torch's global random state.
+
+    Raises:
+        UserError: the tokeniser gives rows longer than ``config.context``.
+
+    Example:
+        >>> from wholegrain.text.tokenizer import train_tokenizer
+        >>> model = small_model(SmallConfig(image_layers=1, text_layers=1), train_tokenizer(["a red cup"], 100, 32))
+        >>> model.encode_images(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).pooled_BD.shape
+        torch.Size([2, 128])
+    """
+    if tokenizer.context_length > config.context:
+        raise UserError(
+            f"the tokeniser's rows may have {tokenizer.context_length} tokens and the model reads {config.context}; make the two the same"
+        )
+    head = PlainHead(Widths(config.image_width, config.text_width, config.width))
+    preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
+    return Model(SmallImageTower(config), SmallTextTower(config, tokenizer.vocab_size), head, preprocess, tokenizer)

@@ -1,0 +1,179 @@
+"""Any timm model as an image tower: the cells of a CNN's last feature map, or a Vision Transformer's tokens, are the patches.
+
+A CNN's patch is what the network's own pooling head makes of that one cell: for heads that only average, the mean of the patches is then the
+pooled vector, and heads with layers after the pooling (MobileNetV3, ConvNeXt) give patches in the same space as the pooled vector. A Vision
+Transformer's patches have passed its last LayerNorm, also where timm normalises after pooling (``fc_norm``).
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models import group_modules
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from wholegrain.errors import UserError
+from wholegrain.towers.branches import BranchTokens
+from wholegrain.towers.tower import NOTHING, RawImage, TunedModule
+
+
+class TimmImageTower(TunedModule):
+    """A timm network without its classifier.
+
+    Args:
+        net: made with ``num_classes=0``.
+        config: what :meth:`config` returns (``kind`` and what its builder needs), without tuning and branches.
+        fixed_batchnorm: BatchNorm stays in eval mode during training.
+    """
+
+    def __init__(self, net: nn.Module, config: dict[str, Any], fixed_batchnorm: bool = False) -> None:
+        super().__init__()
+        self.net: Any = net
+        self.fixed_batchnorm = fixed_batchnorm
+        self.branches: BranchTokens | None = None
+        self._config = config
+        self.is_vit = isinstance(net, VisionTransformer)
+        self.can_branch = self.is_vit and isinstance(self.net.patch_drop, nn.Identity)
+        self.width = int(getattr(net, "head_hidden_size", None) or self.net.num_features)
+
+    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
+        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them."""
+        if self.is_vit:
+            return self._vit(pixels_BCHW, needs)
+        features = self.net.forward_features(pixels_BCHW)
+        pooled_BV = self.net.forward_head(features, pre_logits=True)
+        if "patches" not in needs:
+            return RawImage(pooled_BV)
+        if features.ndim == 3:
+            return self._sequence(features, pooled_BV)
+        if getattr(self.net, "output_fmt", "NCHW") == "NHWC":
+            cells, grid = features.flatten(0, 2)[:, None, None], features.shape[1:3]
+        else:
+            cells, grid = features.permute(0, 2, 3, 1).flatten(0, 2)[..., None, None], features.shape[2:]
+        patches = self.net.forward_head(cells, pre_logits=True)
+        return RawImage(pooled_BV, patches.view(len(pooled_BV), -1, self.width), None, (int(grid[0]), int(grid[1])))
+
+    def _sequence(self, tokens_BSV: Tensor, pooled_BV: Tensor) -> RawImage:
+        # transformers of timm that are no VisionTransformer (Eva, BEiT, …)
+        patches = tokens_BSV[:, getattr(self.net, "num_prefix_tokens", 0) :]
+        norm = getattr(self.net, "fc_norm", None)
+        return RawImage(pooled_BV, patches if norm is None else norm(patches), None, self.net.patch_embed.grid_size)
+
+    def _vit(self, pixels_BCHW: Tensor, needs: frozenset[str]) -> RawImage:
+        net, branches = self.net, self.branches
+        grid = tuple(net.patch_embed.grid_size)
+        if branches is None:
+            x = net.forward_features(pixels_BCHW)
+            pooled_BV, classes, first = net.forward_head(x, pre_logits=True), None, net.num_prefix_tokens
+        else:
+            x = net._pos_embed(net.patch_embed(pixels_BCHW))  # with timm's own class token and registers in front
+            x = net.norm_pre(branches.prepend(x[:, 1:] if branches.replaces_class else x))
+            for block in net.blocks:
+                x = block(x, attn_mask=branches.mask_SS)
+            x = net.norm(x)
+            own, x = net.fc_norm(x[:, : branches.count]), x[:, branches.count :]
+            mean_BV = None if branches.replaces_class else net.forward_head(x, pre_logits=True)
+            classes = branches.read(own, mean_BV)
+            pooled_BV = classes.mean(1) if mean_BV is None else mean_BV
+            first = net.num_prefix_tokens - int(branches.replaces_class)
+        patches = net.fc_norm(x[:, first:]) if "patches" in needs else None
+        return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
+
+    def add_branches(
+        self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02
+    ) -> None:
+        """Puts H class tokens into a Vision Transformer; see :mod:`wholegrain.towers.branches`."""
+        if not self.can_branch or self.branches is not None:
+            raise UserError("this image tower cannot take class tokens (it is no Vision Transformer, or has branches); use source = 'readout'")
+        net, start_V = self.net, None
+        rest = net.patch_embed.num_patches + net.num_prefix_tokens
+        if net.global_pool == "token":
+            start_V = net.cls_token[0, 0].detach().clone()
+            if net.pos_embed is not None and not net.no_embed_class:
+                start_V += net.pos_embed[0, 0].detach()
+            rest -= 1
+            self.retired = ("net.cls_token",)
+        branches = BranchTokens(count, rest, start_V, self.width, patches_see, legacy_plus_one, noise)
+        self.branches = branches.to(next(net.parameters()).device)
+        self.tune(self.tuned)
+
+    def stages(self) -> list[nn.Module]:
+        """A transformer's blocks, or timm's own layer groups; final norms and branch tokens belong to the last."""
+        if self.is_vit:
+            tail = [self.net.norm, self.net.fc_norm, self.net.attn_pool, self.branches]
+            last = nn.ModuleList([self.net.blocks[-1], *(m for m in tail if m is not None)])
+            return [*self.net.blocks[:-1], last]
+        groups = group_modules(self.net, self.net.group_matcher())
+        by_id: dict[Any, list[nn.Module]] = {}
+        for key, names in groups.items():
+            by_id[key] = [self.net.get_submodule(name) for name in names]
+        return [nn.ModuleList(by_id[key]) for key in sorted(by_id)]
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
+        branches = None if self.branches is None else self.branches.settings
+        return {**self._config, "tune": self.tuned, "fixed_batchnorm": self.fixed_batchnorm, "branches": branches}
+
+
+def timm_tower(
+    name: str,
+    image_size: int,
+    kwargs: dict[str, Any] | None = None,
+    *,
+    weights: str | Path | None = None,
+    fixed_batchnorm: bool = True,
+) -> TimmImageTower:
+    """A timm model by name.
+
+    Args:
+        name: of timm, such as ``mobilenetv2_100`` or ``vit_small_patch16_224``.
+        image_size: side of the square input; Vision Transformers resample their position table to it.
+        kwargs: passed to ``timm.create_model`` (``pad_type="same"`` for networks that come from TensorFlow).
+        weights: a state dict in safetensors, or one that ``torch.load(weights_only=True)`` reads; classifier weights in it are left out, everything else
+            must fit exactly. ``None``: random weights. Nothing is downloaded.
+        fixed_batchnorm: see :class:`TimmImageTower`.
+
+    Raises:
+        UserError: an unknown name (with close ones), a keyword that the model refuses, weights that do not fit.
+    """
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise UserError(f"timm has no model {name!r}; {'did you mean ' + ', '.join(near) if near else 'see timm.list_models()'}")
+    try:
+        net: Any = timm.create_model(name, pretrained=False, num_classes=0, **(kwargs or {}))
+    except TypeError as error:
+        raise UserError(f"timm's {name} refuses the kwargs {kwargs} ({error}); correct them") from error
+    if weights is not None:
+        load_timm_weights(net, Path(weights))
+    if hasattr(net, "set_input_size") and isinstance(net, VisionTransformer):
+        net.set_input_size(img_size=(image_size, image_size))
+    config = {"kind": "timm", "name": name, "image_size": image_size, "kwargs": dict(kwargs or {})}
+    return TimmImageTower(net, config, fixed_batchnorm)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from safetensors, or from a torch file without unpickling code."""
+    if not path.is_file():
+        raise UserError(f"the weights file {path} does not exist; check the path")
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); give safetensors or a plain state dict") from error
+
+
+def load_timm_weights(net: Any, path: Path) -> None:
+    """Strict, but for the classifier that the tower does not have."""
+    classifier = net.default_cfg.get("classifier") or ()
+    prefixes = tuple(f"{c}." for c in ((classifier,) if isinstance(classifier, str) else classifier))
+    state = {key: value for key, value in read_weights(path).items() if not (prefixes and key.startswith(prefixes))}
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise UserError(f"the weights in {path} do not fit the image tower ({detail}); check the model's name and kwargs") from error
