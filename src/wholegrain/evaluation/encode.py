@@ -1,0 +1,307 @@
+"""Features of the images and captions of a data set: each distinct text encoded once, each image once.
+
+Texts are encoded in batches sorted by length, so that a short caption never pays for a long one's padding. Everything runs in inference
+mode with the model in eval mode (and put back as it was, so a training run may call this). Features come back as float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wholegrain.errors import UserError
+from wholegrain.features import ImageFeatures, TextFeatures
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being encoded, how much is done, how much there is."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of B images and of their N captions, all roles, in the order of ``keys``.
+
+    Attributes:
+        keys: ``[B]`` record keys.
+        image: features of the images.
+        texts: ``[N]`` the captions; the same text under two images is listed twice.
+        text: features of the captions, row for row.
+        owner_N: int64, the image (0..B-1) that each caption belongs to.
+        role_N, caption_ids: ``[N]`` role names and caption ids.
+        cut: how many distinct texts were longer than the model's context.
+    """
+
+    keys: tuple[str, ...]
+    image: ImageFeatures
+    texts: tuple[str, ...]
+    text: TextFeatures
+    owner_N: Tensor
+    role_N: tuple[str, ...]
+    caption_ids: tuple[str, ...]
+    cut: int = 0
+
+    def only_texts(self, index: Tensor) -> Encoded:
+        """The same images with the captions at ``index`` (int64)."""
+        places = index.tolist()
+        lists = {name: tuple(getattr(self, name)[n] for n in places) for name in ("texts", "role_N", "caption_ids")}
+        return replace(self, text=self.text.select(index), owner_N=self.owner_N[index], **lists)
+
+    def only_images(self, index: Tensor) -> Encoded:
+        """The images at ``index`` (int64, no repeats) with their captions."""
+        new_place = torch.full((len(self.keys),), -1, dtype=torch.int64)
+        new_place[index] = torch.arange(len(index))
+        moved = new_place[self.owner_N]
+        part = self.only_texts((moved >= 0).nonzero().squeeze(1))
+        keys = tuple(self.keys[b] for b in index.tolist())
+        return replace(part, keys=keys, image=self.image.select(index), owner_N=moved[moved >= 0])
+
+
+def encode_split(
+    model: Any,
+    dataset: Any,
+    split: str = "test",
+    *,
+    needs: frozenset[str] | None = None,
+    batch: int = 64,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Encoded:
+    """Encodes all images and captions of a split.
+
+    Args:
+        needs: what the towers must return beside the pooled vectors (``patches``, ``tokens``, ``branches``); ``None`` for
+            :func:`default_needs`.
+        batch: images per step; texts take four times as many.
+        cache: a folder; features found there for the same model, data, split and needs are read instead, new ones are written.
+
+    Raises:
+        UserError: when the split is not there or empty.
+    """
+    needs = default_needs(model) if needs is None else frozenset(needs)
+    keys = tuple(split_keys(dataset, split))
+    captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
+    texts = tuple(caption.text for _, caption in captions)
+    distinct, place_N = distinct_texts(texts)
+    found = None
+    if cache is not None:
+        path = Path(cache) / f"{_cache_key(model, dataset, split, needs, keys, distinct)}.safetensors"
+        found = _read_cache(path)
+    if found is None:
+        image = encode_keys(model, dataset, keys, needs, batch=batch, progress=progress)
+        text, cut = _encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
+        if cache is not None:
+            _write_cache(path, image, text, cut)
+    else:
+        image, text, cut = found
+    owner_N = torch.tensor([b for b, _ in captions], dtype=torch.int64)
+    roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
+    return Encoded(keys, image, texts, text.select(place_N), owner_N, roles, ids, cut)
+
+
+def split_keys(dataset: Any, split: str) -> Sequence[str]:
+    """The keys of a split; a :class:`UserError` names the splits that there are."""
+    if split not in dataset.splits:
+        raise UserError(f"The data set has no split {split!r}; it has {', '.join(dataset.splits)}, choose one with --split.")
+    keys = dataset.keys(split)
+    if not keys:
+        raise UserError(f"The split {split!r} of the data set is empty; choose another one with --split.")
+    return keys
+
+
+def default_needs(model: Any) -> frozenset[str]:
+    """What scoring alone needs: the branches of a multi-branch model, and what a joint scorer names in ``score_needs``."""
+    branches = getattr(getattr(model, "head", model), "branches", None)
+    many = {"branches"} if isinstance(branches, int) and branches > 1 else set()
+    return frozenset(many) | frozenset(getattr(model, "score_needs", ()))
+
+
+def encode_keys(
+    model: Any,
+    dataset: Any,
+    keys: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> ImageFeatures:
+    """Features of the images of ``keys``, in that order; a key that comes twice is encoded once."""
+    distinct = list(dict.fromkeys(keys))
+    parts = list(encode_image_batches(model, dataset, distinct, needs, batch=batch, progress=progress))
+    if not parts:
+        raise UserError("There is no image to encode; check the split and the data set.")
+    together = _join(parts, ImageFeatures)
+    if len(distinct) == len(keys):
+        return together
+    place = {key: b for b, key in enumerate(distinct)}
+    return together.select(torch.tensor([place[key] for key in keys]))
+
+
+def encode_image_batches(
+    model: Any,
+    dataset: Any,
+    keys: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[ImageFeatures]:
+    """Features batch by batch, for what is too large to keep (patches); the next batch is decoded while this one is encoded."""
+    needs = default_needs(model) if needs is None else needs
+    device = device_of(model)
+
+    def pixels(key: str) -> Tensor:
+        return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
+
+    groups = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        ahead = [pool.submit(pixels, key) for key in groups[0]] if groups else []
+        done = 0
+        for number, group in enumerate(groups):
+            waiting = ahead
+            ahead = [pool.submit(pixels, key) for key in groups[number + 1]] if number + 1 < len(groups) else []
+            pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
+            with evaluating(model):
+                found = model.encode_images(pixels_BCHW, needs)
+            done += len(group)
+            if progress is not None:
+                progress("images", done, len(keys))
+            yield _to_cpu(found)
+
+
+def encode_texts(
+    model: Any,
+    texts: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 256,
+    progress: Progress | None = None,
+) -> TextFeatures:
+    """Features of ``texts``, in that order; identical ones are encoded once."""
+    distinct, place_N = distinct_texts(texts)
+    needs = default_needs(model) if needs is None else needs
+    return _encode_distinct(model, distinct, needs, batch=batch, progress=progress)[0].select(place_N)
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The distinct texts in order of appearance, and for each text its place among them (int64 ``[N]``)."""
+    place: dict[str, int] = {}
+    place_N = torch.tensor([place.setdefault(t, len(place)) for t in texts], dtype=torch.int64)
+    return list(place), place_N
+
+
+def _encode_distinct(
+    model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
+) -> tuple[TextFeatures, int]:
+    if not texts:
+        raise UserError("There is no text to encode; check the split and the data set.")
+    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # characters stand in for tokens: near enough to save the padding
+    device, parts, cut, done = device_of(model), [], 0, 0
+    for start in range(0, len(order), batch):
+        tokens = model.tokenizer.encode([texts[n] for n in order[start : start + batch]])
+        with evaluating(model):
+            parts.append(_to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs)))
+        cut += int(torch.as_tensor(tokens.cut_N).bool().sum())
+        done += len(tokens.length_N)
+        if progress is not None:
+            progress("texts", done, len(texts))
+    back = torch.empty(len(order), dtype=torch.int64)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return _join(parts, TextFeatures).select(back), cut
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Inference mode and eval mode; afterwards the model is in the mode in which it was."""
+    was_training = bool(getattr(model, "training", False))
+    if was_training:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the model's parameters are; the CPU for a model without any."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return first.device if first is not None else torch.device("cpu")
+
+
+def _to_cpu(features):
+    """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
+    tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
+    return replace(features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()})
+
+
+def _join(parts: list, kind: type):
+    """One features object from several; token tensors are padded to the longest."""
+    joined = {}
+    for name, first in vars(parts[0]).items():
+        values = [getattr(part, name) for part in parts]
+        if not isinstance(first, Tensor):
+            joined[name] = first
+            continue
+        if name in ("tokens_NLD", "mask_NL"):
+            longest = max(v.shape[1] for v in values)
+            values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
+        joined[name] = torch.cat(values)
+    return kind(**joined)
+
+
+def model_hash(model: Any) -> str:
+    """A hash of everything in the model that decides its features: weights, shapes and preprocessing."""
+    own = getattr(model, "content_hash", None)
+    if own is not None:
+        return own() if callable(own) else str(own)
+    digest = hashlib.sha256(repr(getattr(model, "preprocess", None)).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _cache_key(model: Any, dataset: Any, split: str, needs: frozenset[str], keys: Sequence[str], texts: Sequence[str]) -> str:
+    # the tokens of some texts stand for the tokeniser; keys and texts guard against a data set whose hash is of its manifest alone
+    sample = model.tokenizer.encode(list(texts[:512])).tokens_NL if texts else torch.zeros(0)
+    content = hashlib.sha256(json.dumps([list(keys), list(texts)]).encode()).hexdigest()
+    facts = [model_hash(model), str(dataset.content_hash), split, sorted(needs), content, sample.tolist()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+def _write_cache(path: Path, image: ImageFeatures, text: TextFeatures, cut: int) -> None:
+    tensors = {f"image.{n}": v.contiguous() for n, v in vars(image).items() if isinstance(v, Tensor)}
+    tensors |= {f"text.{n}": v.contiguous() for n, v in vars(text).items() if isinstance(v, Tensor)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".encode-")
+    os.close(handle)
+    try:
+        save_file(tensors | {"cut": torch.tensor(cut), "grid": torch.tensor(image.grid or (0, 0))}, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _read_cache(path: Path) -> tuple[ImageFeatures, TextFeatures, int] | None:
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    rows, columns = tensors["grid"].tolist()
+    image = {n.removeprefix("image."): v for n, v in tensors.items() if n.startswith("image.")}
+    text = {n.removeprefix("text."): v for n, v in tensors.items() if n.startswith("text.")}
+    return ImageFeatures(**image, grid=(rows, columns) if rows else None), TextFeatures(**text), int(tensors["cut"])

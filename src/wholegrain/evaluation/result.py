@@ -1,0 +1,216 @@
+"""What an evaluation says: figures with their intervals, the protocol in one sentence, and every item behind them.
+
+On disk a result is a folder::
+
+    results.json          {"schema", "meta", "results": [...]}; each result keeps the keys of CLIP_benchmark's output (dataset, model,
+                          pretrained, task, metrics) and adds split, protocol and figures
+    items/TASK.parquet    one row per item: item, group, cluster (the image), overall (counts in the figures without a group), one column
+                          per metric, and what the task kept beside it
+
+A figure named ``GROUP/METRIC`` is the mean of the column METRIC over the rows of GROUP; one named ``METRIC`` over the rows with
+``overall`` (unless its note says otherwise). So a result can be recomputed, and two systems compared item by item.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+
+from wholegrain.errors import MachineError, UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with what is needed to judge it.
+
+    Attributes:
+        name: ``METRIC`` or ``GROUP/METRIC``.
+        value: a share is 0..1; see ``unit``.
+        low, high: 95% interval, images drawn with replacement.
+        count: items that the figure is taken over.
+        chance: what guessing scores on these items; ``None`` where guessing has no meaning.
+        shuffled: what the same model scores when every picture is replaced by another one; ``None`` if not measured.
+        unit: ``share`` (printed in per cent), ``rank``, ``points`` (a difference of shares), ``cosine``.
+        note: anything that a reader must know.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    count: int
+    chance: float | None = None
+    shuffled: float | None = None
+    unit: str = "share"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The figures of one task, how they were made, and the items behind them.
+
+    Attributes:
+        task: ``retrieval``, ``composition``, …
+        protocol: one sentence, printed beside the figures.
+        figures: in the order in which they are printed.
+        items: one row per item; see the module docstring.
+    """
+
+    task: str
+    protocol: str
+    figures: tuple[Figure, ...]
+    items: pa.Table = field(repr=False)
+
+    def figure(self, name: str) -> Figure:
+        """The figure of that name; ``KeyError`` names the ones that exist."""
+        for figure in self.figures:
+            if figure.name == name:
+                return figure
+        raise KeyError(f"{self.task} has no figure {name!r}; it has {', '.join(figure.name for figure in self.figures)}")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """name -> value."""
+        return {figure.name: figure.value for figure in self.figures}
+
+
+def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mapping[str, Any] | None = None) -> Path:
+    """Writes ``results.json`` and ``items/*.parquet``; returns the path of ``results.json``.
+
+    ``meta`` may hold ``dataset``, ``model``, ``split``, ``seed`` and anything else that JSON can hold. ``results.json`` is written last, so
+    it never names items that are not there.
+
+    Raises:
+        MachineError: when the disk refuses.
+    """
+    folder, meta = Path(folder), dict(meta or {})
+    try:
+        (folder / "items").mkdir(parents=True, exist_ok=True)
+        for result in results:
+            _aside(folder / "items" / f"{result.task}.parquet", lambda path, result=result: pq.write_table(result.items, path))
+        rows = [_as_json(result, meta) for result in results]
+        text = json.dumps({"schema": SCHEMA, "meta": meta, "results": rows}, indent=1, allow_nan=False, default=str) + "\n"
+        _aside(folder / "results.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
+    except OSError as error:
+        problem = f"The results could not be written to {folder} ({error.strerror}); free some space or choose another folder."
+        raise MachineError(problem) from error
+    return folder / "results.json"
+
+
+def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
+    figures = [{key: _finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
+    return {
+        "dataset": meta.get("dataset"),
+        "model": meta.get("model"),
+        "pretrained": meta.get("pretrained", ""),
+        "task": result.task,
+        "split": meta.get("split"),
+        "metrics": {figure["name"]: figure["value"] for figure in figures},
+        "protocol": result.protocol,
+        "figures": figures,
+        "items": f"items/{result.task}.parquet",
+    }
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _aside(path: Path, write) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_results(folder: str | Path) -> tuple[list[TaskResult], dict[str, Any]]:
+    """Reads what :func:`save_results` wrote.
+
+    Returns:
+        The results and ``meta``.
+
+    Raises:
+        UserError: when the folder holds no results, or they are damaged.
+    """
+    folder = Path(folder)
+    path = folder / "results.json"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"There is no results.json in {folder}; run `wholegrain evaluate … --out {folder}` first.") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); run the evaluation again.") from error
+    if document.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {document.get('schema')!r} where {SCHEMA} is expected; run the evaluation again.")
+    results = []
+    for row in document["results"]:
+        items = folder / "items" / f"{row['task']}.parquet"
+        try:
+            table = pq.read_table(items)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{items}, which {path} names, cannot be read; run the evaluation again.") from error
+        figures = tuple(Figure(**{k: _number(k, v) for k, v in figure.items()}) for figure in row["figures"])
+        results.append(TaskResult(row["task"], row["protocol"], figures, table))
+    return results, document["meta"]
+
+
+def _number(name: str, value: Any) -> Any:
+    return math.nan if value is None and name in ("value", "low", "high") else value
+
+
+def result_table(result: TaskResult) -> Table:
+    """The figures as a rich table; ``expected`` rows are left out where nothing was tied, since they equal the row above them."""
+    table = Table(title=result.task, title_justify="left", title_style="bold", caption=result.protocol, caption_justify="left", expand=False)
+    table.add_column("figure", overflow="fold")
+    for name in ("value", "95% interval", "chance", "shuffled", "items"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if any(figure.note for figure in result.figures):
+        table.add_column("note", overflow="fold")
+    values = result.metrics
+    for figure in result.figures:
+        plain = figure.name.removesuffix("_expected")
+        if plain != figure.name and values.get(plain) == figure.value:
+            continue
+        cells = [show(figure.value, figure.unit), f"{show(figure.low, figure.unit)} – {show(figure.high, figure.unit)}"]
+        cells += [show(figure.chance, figure.unit), show(figure.shuffled, figure.unit), f"{figure.count:,}"]
+        table.add_row(figure.name, *cells, *([figure.note] if len(table.columns) > 6 else []))
+    return table
+
+
+def show(value: float | None, unit: str) -> str:
+    """A value fit to print.
+
+    Example:
+        >>> show(0.5, "share"), show(12.25, "rank"), show(None, "share")
+        ('50.0%', '12.2', '–')
+    """
+    if value is None or not math.isfinite(value):
+        return "–"
+    if unit == "share":
+        return f"{100 * value:.1f}%"
+    return {"points": f"{100 * value:+.1f}", "rank": f"{value:,.1f}"}.get(unit, f"{value:.3f}")
+
+
+def print_results(results: Sequence[TaskResult], console: Console | None = None) -> None:
+    """Prints one table per task, its protocol below it."""
+    console = console or Console()
+    for result in results:
+        console.print(result_table(result))
+        console.print()

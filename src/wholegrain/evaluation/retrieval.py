@@ -1,0 +1,282 @@
+"""Retrieval: find the picture of a caption among all pictures, and a caption of a picture among all captions.
+
+Any number of captions per image, and any number of images that a caption is true of:
+
+* caption -> image (``image_retrieval_…``): one query per caption; right if any image that the caption is true of is among the first k;
+* image -> caption (``text_retrieval_…``): one query per image; right if any of its true captions is among the first k (as CLIP_benchmark
+  counts; this is not the recall of all captions).
+
+A rank is that of the best true candidate among the *false* ones, so a second true caption never pushes the first one down. With one
+image per caption and one owner these are the field's usual numbers. Truth beyond the owner is known from identical texts and from the
+data set's ``truths``. Ties: see :mod:`wholegrain.evaluation.ties`.
+
+Figures per direction: ``recall@1/5/10`` strict and ``…_expected``, ``tie_rate``, ``mean_rank``, ``median_rank``. The chance level is the
+closed form ``1 - C(N - P, k) / C(N, k)`` for P true ones among N candidates, averaged over the queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.encode import Encoded
+from wholegrain.evaluation.intervals import bootstrap_statistic, weighted_median
+from wholegrain.evaluation.result import Figure, TaskResult
+from wholegrain.evaluation.rows import Rows, figures, join, table
+from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.ties import first_true_within
+
+PLACES = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How the best true candidate of each of Q queries stands among its candidates; int64 ``[Q]`` arrays.
+
+    Attributes:
+        better: false candidates with a greater score.
+        tied: false candidates with the same score.
+        true_tied: true candidates with that score, at least 1; 0 marks a query that has no true candidate at all.
+        positives: true candidates.
+        candidates: all of them, true and false.
+    """
+
+    better: np.ndarray
+    tied: np.ndarray
+    true_tied: np.ndarray
+    positives: np.ndarray
+    candidates: int
+
+    @property
+    def asked(self) -> np.ndarray:
+        """bool ``[Q]``: the query has a true candidate."""
+        return self.positives > 0
+
+    def strict(self, k: int) -> np.ndarray:
+        """0 or 1: among the first k even if every tie is lost."""
+        return (self.better + self.tied < k).astype(np.float64)
+
+    def expected(self, k: int) -> np.ndarray:
+        """The chance to be among the first k if ties are broken at random."""
+        return first_true_within(k, self.better, self.tied, self.true_tied)
+
+    def by_chance(self, k: int) -> np.ndarray:
+        """The same for a random ranking."""
+        return first_true_within(k, np.zeros_like(self.better), self.candidates - self.positives, self.positives)
+
+    @property
+    def rank(self) -> np.ndarray:
+        """Expected rank, 1 is best: t tied false ones leave t / (m + 1) in front of the first of m true ones."""
+        return 1 + self.better + self.tied / (np.maximum(self.true_tied, 1) + 1)
+
+    @property
+    def chance_rank(self) -> np.ndarray:
+        """The expected rank in a random ranking."""
+        return 1 + (self.candidates - self.positives) / (self.positives + 1)
+
+
+def true_pairs(encoded: Encoded, truths: Mapping[str, Sequence[str]] | None = None, *, owner_only: bool = False) -> tuple[Tensor, Tensor]:
+    """Which text is true of which image: int64 ``image_M, text_M``, sorted by image, each pair once.
+
+    A text is true of its owner, of every image that has the same text as a caption, and of the keys that ``truths`` gives for its id;
+    keys that are not among ``encoded.keys`` are passed over. ``owner_only`` counts the owner alone.
+    """
+    place = {key: b for b, key in enumerate(encoded.keys)}
+    owners = encoded.owner_N.tolist()
+    if owner_only:
+        pairs = set(zip(owners, range(len(owners)), strict=True))
+    else:
+        true_of: dict[str, set[int]] = {}
+        for owner, name in zip(owners, encoded.caption_ids, strict=True):
+            true_of.setdefault(name, set()).add(owner)
+        for name, images in true_of.items():
+            images.update(place[key] for key in (truths or {}).get(name, ()) if key in place)
+        pairs = {(image, n) for n, name in enumerate(encoded.caption_ids) for image in true_of[name]}
+    both = torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
+    return both[:, 0].contiguous(), both[:, 1].contiguous()
+
+
+def count_ranks(scorer: Scorer, image_M: Tensor, text_M: Tensor) -> tuple[Ranks, Ranks]:
+    """Ranks of both directions in one pass over the score matrix, which is never held whole.
+
+    Args:
+        scorer: scores of B images with N texts.
+        image_M, text_M: the true pairs, sorted by image (:func:`true_pairs`).
+
+    Returns:
+        image -> caption ranks (Q = B) and caption -> image ranks (Q = N).
+    """
+    images, texts = scorer.shape
+    true_M = scorer.pairs(image_M, text_M)
+    tolerance = scorer.tolerance(true_M)
+    ends = _Ends(image_M, true_M, images, tolerance), _Ends(text_M, true_M, texts, tolerance)
+    bounds = torch.searchsorted(image_M, torch.arange(images + 1))
+    for start, scores in scorer.blocks():
+        stop = start + len(scores)
+        here = slice(int(bounds[start]), int(bounds[stop]))
+        scores[image_M[here] - start, text_M[here]] = -torch.inf  # only false candidates are counted
+        best_B1, best_N = ends[0].best[start:stop, None], ends[1].best
+        better = torch.count_nonzero(scores > best_B1 + tolerance, 1)
+        ends[0].better[start:stop] = better
+        ends[0].tied[start:stop] = torch.count_nonzero(scores >= best_B1 - tolerance, 1) - better
+        better = torch.count_nonzero(scores > best_N + tolerance, 0)
+        ends[1].better += better
+        ends[1].tied += torch.count_nonzero(scores >= best_N - tolerance, 0) - better
+    return ends[0].ranks(texts), ends[1].ranks(images)
+
+
+class _Ends:
+    """Running counts of one direction."""
+
+    def __init__(self, query_M: Tensor, true_M: Tensor, queries: int, tolerance: float) -> None:
+        self.best = torch.full((queries,), -torch.inf).scatter_reduce(0, query_M, true_M, "amax")
+        near_M = (true_M >= self.best[query_M] - tolerance).long()
+        zero = torch.zeros(queries, dtype=torch.int64)
+        self.true_tied = zero.scatter_add(0, query_M, near_M)
+        self.positives = zero.scatter_add(0, query_M, torch.ones_like(near_M))
+        self.best[self.positives == 0] = torch.inf  # nothing is counted for a query without a true candidate
+        self.better, self.tied = zero.clone(), zero.clone()
+
+    def ranks(self, candidates: int) -> Ranks:
+        return Ranks(self.better.numpy(), self.tied.numpy(), self.true_tied.numpy(), self.positives.numpy(), candidates)
+
+
+def retrieval(
+    encoded: Encoded,
+    *,
+    truths: Mapping[str, Sequence[str]] | None = None,
+    model: object = None,
+    roles: Sequence[str] | None = None,
+    by_role: bool = True,
+    one_caption: bool = False,
+    owner_only: bool = False,
+    subset: int | None = None,
+    seed: int = 0,
+) -> TaskResult:
+    """Retrieval in both directions over the images and captions of ``encoded``.
+
+    Args:
+        truths: caption id -> further keys that the caption is true of (``dataset.truths``).
+        model: only for joint scorers, see :func:`wholegrain.evaluation.similarity.similarity`.
+        roles: only captions in these roles; all images stay candidates.
+        by_role: beside the figures over all captions, figures over the captions of each role alone (if there are several roles).
+        one_caption: only the first caption of each image (of each role), the diagonal protocol of the Holistic CLIP tables.
+        owner_only: a caption is true of its owner alone, as most published numbers count.
+        subset: that many images, drawn by ``seed``, with their captions; ``None`` for all.
+
+    Raises:
+        UserError: when no caption is left.
+    """
+    if subset is not None and subset < len(encoded.keys):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(encoded.keys))[:subset])
+        encoded = encoded.only_images(torch.from_numpy(chosen))
+    present = tuple(dict.fromkeys(encoded.role_N))
+    wanted = present if roles is None else tuple(roles)
+    texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
+    if not texts:
+        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; the roles here are {', '.join(present)}.")
+    shown = [role for role in present if role in wanted]
+    parts = [("", texts)]
+    if by_role and len(shown) > 1:
+        parts += [(role, [n for n in texts if encoded.role_N[n] == role]) for role in shown]
+    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(encoded.keys)))
+    rows, medians = [], []
+    for group, places in parts:
+        part = encoded.only_texts(torch.tensor(_first_of_each(encoded, places) if one_caption else places))
+        found, middle = _one_table(part, group, true_pairs(part, truths, owner_only=owner_only), model, order, seed)
+        rows += found
+        medians += middle
+    rows = join(rows)
+    rows.overall = np.array([not group for group in rows.group])
+    units = {name: "rank" for name in rows.values if name.endswith("_rank")}
+    result = _with_medians(figures(rows, units=units, seed=seed), medians)
+    return TaskResult("retrieval", _protocol(encoded, len(texts), one_caption, owner_only, shown), tuple(result), table(rows))
+
+
+def _first_of_each(encoded: Encoded, places: Sequence[int]) -> list[int]:
+    first: dict[int, int] = {}
+    for n in places:
+        first.setdefault(int(encoded.owner_N[n]), n)
+    return sorted(first.values())
+
+
+def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool, roles: Sequence[str]) -> str:
+    captions = "the first caption of each image" if one_caption else f"all {texts:,} captions"
+    truth = "its own image" if owner_only else "any image that it is known to be true of"
+    cut = f"; {encoded.cut:,} texts were cut at the model's context length" if encoded.cut else ""
+    return (
+        f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image with any of its true "
+        f"captions among the first k; ties are wrong, shown apart{cut}."
+    )
+
+
+def _one_table(
+    part: Encoded, group: str, pairs: tuple[Tensor, Tensor], model: object, order: Tensor, seed: int
+) -> tuple[list[Rows], list[Figure]]:
+    scorer = Scorer(part.image, part.text, model)
+    both = count_ranks(scorer, *pairs)
+    control = count_ranks(scorer.permuted(order), *pairs)
+    owner_key = [part.keys[b] for b in part.owner_N.tolist()]
+    seen: dict[str, int] = {}
+    items = []
+    for key, name in zip(owner_key, part.caption_ids, strict=True):
+        count = seen[f"{key}:{name}"] = seen.get(f"{key}:{name}", -1) + 1
+        items.append(f"{key}:{name}" + (f":{count}" if count else ""))
+    named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
+    rows, medians = [], []
+    for (name, item, cluster), ranks, shuffled in zip(named, both, control, strict=True):
+        asked = np.flatnonzero(ranks.asked)
+        clusters = [cluster[q] for q in asked]
+        rows.append(_rows(name, [item[q] for q in asked], group, clusters, _pick(ranks, asked), _pick(shuffled, asked)))
+        medians.append(_median(f"{group}/{name}" if group else name, _pick(ranks, asked), _pick(shuffled, asked), clusters, seed))
+    return rows, medians
+
+
+def _pick(ranks: Ranks, asked: np.ndarray) -> Ranks:
+    return Ranks(ranks.better[asked], ranks.tied[asked], ranks.true_tied[asked], ranks.positives[asked], ranks.candidates)
+
+
+def _rows(name: str, item: list[str], group: str, cluster: list[str], ranks: Ranks, shuffled: Ranks) -> Rows:
+    values, control = _values(name, ranks), _values(name, shuffled)
+    chance: dict[str, np.ndarray | float] = {f"{name}_mean_rank": ranks.chance_rank}
+    for k in PLACES:
+        chance[f"{name}_recall@{k}"] = chance[f"{name}_recall@{k}_expected"] = ranks.by_chance(k)
+    extra = {"positives": ranks.positives.tolist(), "candidates": [ranks.candidates] * len(item)}
+    return Rows(item, [group] * len(item), cluster, values, chance, control, extra=extra)
+
+
+def _values(name: str, ranks: Ranks) -> dict[str, np.ndarray]:
+    values = {f"{name}_recall@{k}": ranks.strict(k) for k in PLACES}
+    values |= {f"{name}_recall@{k}_expected": ranks.expected(k) for k in PLACES}
+    return values | {f"{name}_tie_rate": (ranks.tied > 0).astype(np.float64), f"{name}_mean_rank": ranks.rank}
+
+
+def _median(name: str, ranks: Ranks, shuffled: Ranks, cluster: list[str], seed: int) -> Figure:
+    low, high = bootstrap_statistic(weighted_median(ranks.rank), cluster, seed=seed)
+    chance = Ranks(np.zeros_like(ranks.better), ranks.candidates - ranks.positives, ranks.positives, ranks.positives, ranks.candidates)
+    value, guess, control = (median_rank(r) for r in (ranks, chance, shuffled))
+    # the interval comes from expected ranks; where ties abound the exact median may lie beside it
+    return Figure(f"{name}_median_rank", value, min(low, value), max(high, value), len(ranks.better), guess, control, "rank")
+
+
+def median_rank(ranks: Ranks) -> float:
+    """The smallest k that at least half of the queries reach, ties broken at random (exact, by bisection)."""
+    low, high = 1, ranks.candidates
+    while low < high:
+        middle = (low + high) // 2
+        if ranks.expected(middle).mean() >= 0.5:
+            high = middle
+        else:
+            low = middle + 1
+    return float(low)
+
+
+def _with_medians(found: list[Figure], medians: list[Figure]) -> list[Figure]:
+    """Each median behind the mean of the same name."""
+    by_name = {median.name.replace("_median_", "_mean_"): median for median in medians}
+    return [f for figure in found for f in ((figure, by_name[figure.name]) if figure.name in by_name else (figure,))]
