@@ -21,9 +21,8 @@ The contract:
 * Features arrive un-normalised; the loss applies its own similarity. Computation is in float32 at least, also under autocast
   (``@full_precision``); float64 stays float64.
 * A missing caption or negative is masked, never faked; nothing is NaN when a kind is absent, B = 1, or inputs are constant.
-* Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss says
-otherwise.
-  They are known by ``text_id_N`` and ``image_id_B``, so these must be true hashes, the same in every process.
+* Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss
+  says otherwise. They are known by ``text_id_N`` and ``image_id_B``, so these must be true hashes, the same in every process.
 """
 
 from __future__ import annotations

@@ -100,9 +100,12 @@ class Rest:
         return loss
 
 
-def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: float = 0.0) -> tuple[Rest, Rest]:
-    """What each row query and each column query is compared with: ``([rows], [columns])``, of this process's rows alone."""
-    per_block = max(1, CELLS // max(columns, 1))
+def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: float = 0.0, cost: int = 1) -> tuple[Rest, Rest]:
+    """What each row query and each column query is compared with: ``([rows], [columns])``, of this process's rows alone.
+
+    ``cost`` is how many numbers ``scores`` holds in memory for each score.
+    """
+    per_block = max(1, CELLS // max(columns * cost, 1))
     starts = range(0, max(rows, 1), per_block)
 
     def block(start: int) -> tuple[Tensor, Tensor]:
@@ -145,6 +148,7 @@ def pair_softmax(
     duplicates: Duplicates = "ignore",
     own_negatives_only: bool = False,
     smoothing: float = 0.0,
+    cost: int = 1,
 ) -> LossOutput:
     """The symmetric softmax over the global batch; this process's share of the mean over all true pairs.
 
@@ -154,15 +158,15 @@ def pair_softmax(
         of the same texts that were gathered. everyone: the texts of all processes. True texts and hard negatives are candidates
         of images; true texts alone are queries. own_negatives_only: hard negatives are candidates of their own image alone.
         smoothing: label smoothing, 0..1.
+        cost: numbers held in memory for each score.
     """
     known = KnownTrue(pairing, everyone, duplicates)
-    foreign_C = torch.where(everyone.pairing.true_N, -1, everyone.pairing.owner_N)
+    foreign_C = torch.where(everyone.pairing.true_N | (not own_negatives_only), -1, everyone.pairing.owner_N)
 
     def left_out(rows: slice) -> Tensor:
-        out = known(rows)
-        return out | ((foreign_C >= 0) & (foreign_C != known.image_B[rows, None])) if own_negatives_only else out
+        return known(rows) | ((foreign_C >= 0) & (foreign_C != known.image_B[rows, None]))
 
-    by_image, by_text = compare(scores, left_out, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing)
+    by_image, by_text = compare(scores, left_out, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
     by_text = over_processes(by_text, everyone.group)
     to_text = by_image[pairing.owner_N[pair_P]].cross_entropy(true_P, smoothing)
     to_image = by_text[pair_P + everyone.texts_before].cross_entropy(true_P, smoothing)
@@ -188,7 +192,13 @@ def pooled_softmax(image_BD: Tensor, text_ND: Tensor, pairing: Pairing, scale: T
 
 
 def pair_sigmoid(
-    logits: Scores, pairing: Pairing, everyone: GlobalTexts, *, duplicates: Literal["ignore", "negative", "positive"] = "ignore"
+    logits: Scores,
+    pairing: Pairing,
+    everyone: GlobalTexts,
+    *,
+    duplicates: Literal["ignore", "negative", "positive"] = "ignore",
+    own_negatives_only: bool = False,
+    cost: int = 1,
 ) -> LossOutput:
     """The sigmoid loss of every (image, text) cell of the global batch; this process's share: the cells of its own images.
 
@@ -199,17 +209,18 @@ def pair_sigmoid(
         logits: rows of this process's images -> ``scale * cosine + bias`` with all texts of ``everyone``.
     """
     own = KnownTrue(pairing, everyone, "negative")
+    foreign_C = torch.where(everyone.pairing.true_N | (not own_negatives_only), -1, everyone.pairing.owner_N)
     known = own if duplicates == "negative" else KnownTrue(pairing, everyone, "ignore")
     rows, columns = len(pairing.image_id_B), len(everyone.pairing.owner_N)
 
     def block(start: int, stop: int) -> Tensor:
         here = slice(start, stop)
         cells, positive = logits(here), (known if duplicates == "positive" else own)(here)
-        counts = positive | ~known(here)
+        counts = positive | ~(known(here) | ((foreign_C >= 0) & (foreign_C != own.image_B[here, None])))
         right = -logsigmoid(torch.where(positive, cells, -cells)) * counts
         return torch.stack([(right * positive).sum(), (right * ~positive).sum()])
 
-    per_block = max(1, CELLS // max(columns, 1))
+    per_block = max(1, CELLS // max(columns * cost, 1))
     if rows <= per_block:
         total = block(0, rows)
     else:

@@ -7,17 +7,19 @@ Per pair, with un-normalised patches v_p and tokens t_l (Bica et al., ICML 2024,
     w[l,p] = 0 where w[l,p] < sigma, sigma = 1/P                          eq. 3
     a[l,p] = w[l,p] / sum_r w[l,r]                                        eq. 4
     c_l    = sum_p a[l,p] v_p                                             eq. 5: language-grouped vision embedding
-    loss   = mean over captions of 1/L sum_l 1/2 [ CE(c_l: t_l against the caption's tokens) + CE(t_l: c_l against the caption's c) ]
-                                                                          eq. 6, logits: scale * cosine, the scale shared with
-                                                                          CLIP
+    loss   = mean over captions of 1/L sum_l 1/2 [ CE(c_l: t_l against the caption's tokens)
+                                                 + CE(t_l: c_l against the caption's groups) ]       eq. 6
+
+The logits of eq. 6 are scale * cosine, the scale shared with the global term.
 
 The global term of the paper (eq. 1, 7) is ``losses/clip.py`` with weight 0.5 beside this.
 
 Where sources differ. Eq. 6 averages per caption (``reduction="caption"``), the paper's listing over all tokens of the batch
 (``"token"``: long captions weigh more). The listing does not mask min-max: it runs over patches, so it needs none. No code was
-released; re-implementations normalise first (``similarity="cosine"``), detach the weights, or take sigma = 0.5. The paper gives 0/0
-for a token to which all patches are equally similar; here such a token weighs all patches equally. ``weights="softmax"`` is the paper's
-ablation, whose temperature it does not give: here s / sqrt(D) for dot products and scale * s for cosines, without threshold.
+released; re-implementations normalise first (``similarity="cosine"``), detach the weights, or take sigma = 0.5. The paper gives
+0/0 for a token to which all patches are equally similar; here such a token weighs all patches equally. ``weights="softmax"`` is
+the paper's ablation, whose temperature it does not give: here s / sqrt(D) for dot products and scale * s for cosines, without
+threshold.
 
 Know before use: sigma = 1/P hardly sparsifies (about one patch in 196). The query t_l builds its own c_l, so the loss falls far
 below ln L with unrelated images ("query leakage"), and no other image's patches are ever compared: ``control=True`` logs the same

@@ -1,0 +1,161 @@
+"""CE-CLIP's intra-modal contrast: a caption is pushed away from its hard negatives within the space of texts.
+
+With T_n a caption, H(n) its own hard negatives, s the scale, cosines throughout (Zhang et al., CVPR 2024, arXiv 2306.08832,
+section 3). There is no agreement on the formula, so it is a setting:
+
+``"own"`` (default)::
+
+    -log e^{s p} / (e^{s p} + sum_{k in H(n)} e^{s cos(T_n, T_k)}),  p = 1, the caption's cosine with itself
+
+    The intent, done cleanly: only own negatives, and a positive that pulls nothing anywhere. ``positive="sibling"`` takes
+    another caption of the same image as the positive where there is one (as DeGLA, arXiv 2504.16801, takes a teacher's
+    embedding); sensible for paraphrases, not for captions of different roles.
+
+``"paper"``::
+
+    log sum_{k in H(n)} e^{s cos(T_n, T_k)}
+
+    The printed form, as FG-CLIP 2 restates it: no positive, no lower bound but the negatives' own. Whether the paper scales the
+    cosines is not known; ``scaled=False`` does not.
+
+``"cross_modal"``::
+
+    -log e^{s cos(I_n, T_n)} / (e^{s cos(I_n, T_n)} + sum_{k in H} e^{s cos(T_n, T_k)}),  H: all hard negatives of the batch
+
+    The released code between 31 January and 8 March 2024. It compares image-text cosines (about 0.3) with text-text ones (about
+    0.9).
+
+``"released"``::
+
+    -log e^{s cos(T_n, T_first)} / sum_{k in H} e^{s cos(T_n, T_k)},  T_first: the first hard negative of the global batch
+
+    The released code at all other times, with which the published models agree best: the target is an arbitrary negative, the
+    same for every caption. Its floor is ln |H|, ln(4B) with four negatives a caption, once the texts cannot be told apart. To
+    reproduce, not to recommend.
+
+In the first two the scale is not learned from this term: there is no image in it, and its gradient would push the scale one way.
+
+The mean is over all captions of the global batch that have a negative (``own``, ``paper``), or over all captions. A negative that
+is word for word its caption is left out, except in ``"released"``, which leaves nothing out.
+
+Duplicates: in ``"cross_modal"`` a hard negative that is known to be true of the image is ignored; else they play no part.
+Cost: ``own`` and ``paper``: one dot product a negative, nothing sent but a count; the others gather all texts.
+
+Example:
+    >>> import torch
+    >>> from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+    >>> lone, zero = torch.tensor([-1, 0]), torch.zeros(2, dtype=torch.int64)       # one caption, one false caption
+    >>> pairing = Pairing(zero, lone, zero, torch.tensor([-1, 0]), torch.tensor([7, 8]), torch.tensor([5]), kinds=("swap",))
+    >>> loss = ImcLoss()(ImageFeatures(torch.ones(1, 8)), TextFeatures(torch.ones(2, 8)), pairing, torch.tensor(10.0))
+    >>> round(loss.value.exp().item(), 4)
+    2.0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.contrastive import KnownTrue
+from wholegrain.losses.gather import gather_texts, sum_over
+
+
+@dataclass(frozen=True)
+class ImcLoss:
+    """Contrast of captions with hard negative captions, text against text.
+
+    Attributes:
+        variant: which formula, see the module.
+        positive: of ``"own"``: ``"self"``, or ``"sibling"``: another caption of the same image where there is one.
+        scaled: multiply cosines by the learned scale; ``False`` leaves bare cosines.
+    """
+
+    variant: Literal["own", "paper", "cross_modal", "released"] = "own"
+    positive: Literal["self", "sibling"] = "self"
+    scaled: bool = True
+    needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+
+    @full_precision
+    def __call__(
+        self,
+        image: ImageFeatures,
+        text: TextFeatures,
+        pairing: Pairing,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        state: State | None = None,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> LossOutput:
+        text_ND = unit(text.pooled_ND)
+        scale = at_least_float32(scale) if self.scaled else torch.ones_like(text_ND[:0].sum())
+        if self.variant in ("own", "paper"):
+            each, count = self._among_own(text_ND, pairing, scale.detach())
+        else:
+            each, count = self._among_all(unit(image.pooled_BD), text_ND, pairing, scale, group)
+        return LossOutput(each.sum() / sum_over(count, group).clamp_min(1))
+
+    def _among_own(self, text_ND: Tensor, pairing: Pairing, scale: Tensor) -> tuple[Tensor, Tensor]:
+        foil_M = _different_foils(pairing)
+        caption_M = pairing.negative_of_N[foil_M]
+        lse_N, has_N = _grouped_lse(scale * (text_ND[foil_M] * text_ND[caption_M]).sum(1), caption_M, len(text_ND))
+        lse, caption = lse_N[has_N], has_N.nonzero().squeeze(1)
+        if self.variant == "paper":
+            return lse, has_N.sum()
+        true = torch.ones_like(lse)
+        if self.positive == "sibling":
+            sibling = _siblings(pairing)[caption]
+            true = torch.where(sibling == caption, true, (text_ND[caption] * text_ND[sibling]).sum(1))
+        return -logsigmoid(scale * true - lse), has_N.sum()
+
+    def _among_all(
+        self, image_BD: Tensor, text_ND: Tensor, pairing: Pairing, scale: Tensor, group: dist.ProcessGroup | None
+    ) -> tuple[Tensor, Tensor]:
+        everyone = gather_texts(text_ND, pairing, group)
+        foil_F = (~everyone.pairing.true_N).nonzero().squeeze(1)
+        caption = pairing.true_N.nonzero().squeeze(1)
+        if len(foil_F) == 0:  # the same in every process
+            return 0 * everyone.vectors_CD.sum()[None], torch.zeros_like(caption.sum())
+        logits = scale * (text_ND[caption] @ everyone.vectors_CD[foil_F].T)
+        if self.variant == "released":
+            return logits.logsumexp(1) - logits[:, 0], torch.tensor(len(caption), device=logits.device)
+        known = KnownTrue(pairing, everyone, "ignore")(pairing.owner_N[caption])[:, foil_F]
+        true = scale * (image_BD[pairing.owner_N[caption]] * text_ND[caption]).sum(1)
+        lse = logits.masked_fill(known, torch.finfo(logits.dtype).min / 4).logsumexp(1)
+        return -logsigmoid(true - lse), torch.tensor(len(caption), device=logits.device)
+
+
+def _different_foils(pairing: Pairing) -> Tensor:
+    """The negatives whose words differ from their caption's: int64 index."""
+    foil = (~pairing.true_N).nonzero().squeeze(1)
+    return foil[pairing.text_id_N[foil] != pairing.text_id_N[pairing.negative_of_N[foil]]]
+
+
+def _grouped_lse(logit_M: Tensor, group_M: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of each group's logits ``[groups]``, 0 for an empty one, and which groups are not empty."""
+    peak = logit_M.new_full((groups,), -torch.inf).scatter_reduce(0, group_M, logit_M.detach(), "amax")
+    filled = peak > -torch.inf
+    peak = torch.where(filled, peak, 0.0)
+    total = torch.zeros_like(peak).index_add(0, group_M, (logit_M - peak[group_M]).exp())
+    return torch.where(filled, torch.where(filled, total, 1.0).log() + peak, 0.0), filled
+
+
+def _siblings(pairing: Pairing) -> Tensor:
+    """For each true text the next true text of the same image, cyclically; a lone one is its own sibling: ``[N]``."""
+    true = pairing.true_N.nonzero().squeeze(1)
+    order = true[pairing.owner_N[true].argsort(stable=True)]
+    owner = pairing.owner_N[order]
+    place = torch.arange(len(order), device=order.device)
+    first = torch.searchsorted(owner, owner)
+    last = torch.searchsorted(owner, owner, right=True) - 1
+    following = torch.where(place == last, first, place + 1)
+    sibling = torch.arange(len(pairing.owner_N), device=order.device)
+    sibling[order] = order[following]
+    return sibling

@@ -1,0 +1,143 @@
+"""Text-conditioned pooling, contrasted across the batch: an image is summed up anew for every text that it is compared with.
+
+For image i with patches v[p] and text n (of any image) with pooled vector t::
+
+    a[p]       = softmax over patches of cos(v[p], t) / pool_temperature
+    score(i,n) = cos( sum_p a[p] v[p], t )
+    loss       = CLIP's symmetric softmax, or SigLIP's sigmoid loss, of scale * score over the global batch
+
+Sources: PACL (Mukhoti et al., CVPR 2023, arXiv 2212.04994), as described and re-implemented by others; FLAIR (Xiao et al., CVPR
+2025, arXiv 2412.03561) pools with learned attention queries in place of the softmax of cosines, and uses the sigmoid loss.
+
+Why. Inside one pair (``losses/sparc.py``) a word can build its own group from any image. Here every text also pools *other
+images'* patches, and the score of these must be low: only a patch that carries the text can win.
+
+Differences. PACL trains a head on frozen towers and its softmax temperature is not known to us (0.1 here, in cosines); patches
+are pooled un-normalised, as there. ``weights="minmax"`` takes SPARC's weights instead (no temperature). FLAIR adds negatives in
+which the image's own patches are pooled by another image's text; here that is the image's row of the softmax.
+
+``negatives``: hard negatives are not seen (``"none"``), are candidates of their own image (``"own"``), or of all (``"all"``).
+An image's other texts are neither positive nor negative in the softmax, and positive in the sigmoid loss, as in ``clip`` and
+``siglip``. Duplicates: ignored (``duplicates="ignore"``), or ``"negative"``.
+
+Cost: B_local x N x P x (D + min(P, D)) multiply-adds forward, a factor P above CLIP; memory is bounded by making the scores in
+blocks (recomputed in the backward pass). Sends each text's vector once; patches stay where they are.
+
+Example:
+    >>> import torch
+    >>> from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+    >>> image = ImageFeatures(torch.ones(4, 8), patches_BPD=torch.ones(4, 9, 8), grid=(3, 3))
+    >>> loss = TextConditionedLoss()(image, TextFeatures(torch.ones(4, 8)), Pairing.one_to_one(4), torch.tensor(10.0))
+    >>> round(loss.value.exp().item(), 4)    # four candidates that cannot be told apart
+    4.0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses import contrastive
+from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.contrastive import Duplicates, pair_sigmoid, pair_softmax
+from wholegrain.losses.gather import gather_texts
+from wholegrain.losses.sparc import minmax_weights
+
+Weights = Literal["softmax", "minmax"]
+
+
+def text_conditioned_scores(
+    patches_BPD: Tensor, pooled_ND: Tensor, temperature: float = 0.1, weights: Weights = "softmax"
+) -> Tensor:
+    """The score of every image with every text: cosines, ``[B, N]``, in float32 at least.
+
+    Args:
+        patches_BPD, pooled_ND: un-normalised.
+        temperature: of the softmax over patches, in cosines; > 0.
+        weights: ``"softmax"``, or ``"minmax"`` as in SPARC.
+
+    Images are taken a few at a time, so that memory is bounded; differentiable.
+
+    Example:
+        >>> text_conditioned_scores(torch.eye(2)[None], torch.eye(2), temperature=0.01)    # each text finds its patch
+        tensor([[1., 1.]])
+    """
+    patches, text = at_least_float32(patches_BPD), unit(pooled_ND)
+    per_block = max(1, contrastive.CELLS // max(len(text) * patches.shape[1], 1))
+    return torch.cat(
+        [_scores(block, text.expand(len(block), -1, -1), temperature, weights) for block in patches.split(per_block)]
+    )
+
+
+def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: float, weights: Weights) -> Tensor:
+    """``[B, N]``: the texts of image b are ``unit_BND[b]``."""
+    cosine_BNP = unit_BND @ unit(patches_BPD).mT
+    weight = (cosine_BNP / temperature).softmax(-1) if weights == "softmax" else minmax_weights(cosine_BNP)
+    along = (weight * (unit_BND @ patches_BPD.mT)).sum(-1)  # the pooled patches' part along the text
+    if patches_BPD.shape[1] <= patches_BPD.shape[2]:  # their squared length, by way of the patches' products or of their sum
+        square = ((weight @ (patches_BPD @ patches_BPD.mT)) * weight).sum(-1)
+    else:
+        square = (weight @ patches_BPD).square().sum(-1)
+    return torch.where(square > TINY**2, along * square.clamp_min(TINY**2).rsqrt(), 0.0)
+
+
+@dataclass(frozen=True)
+class TextConditionedLoss:
+    """Contrast of images pooled by each text.
+
+    Attributes:
+        pool_temperature: of the softmax over patches, in cosines; > 0.
+        kind: ``"softmax"`` as CLIP, or ``"sigmoid"`` as SigLIP (then it needs a bias).
+        weights: ``"softmax"`` over patches, or ``"minmax"`` as in SPARC.
+        negatives: whose candidates hard negatives are: ``"none"``, of their ``"own"`` image, of ``"all"``.
+        duplicates: ``"ignore"`` leaves known true pairs out; ``"negative"`` keeps them in.
+    """
+
+    pool_temperature: float = 0.1
+    kind: Literal["softmax", "sigmoid"] = "softmax"
+    weights: Weights = "softmax"
+    negatives: Literal["none", "own", "all"] = "none"
+    duplicates: Duplicates = "ignore"
+    needs: ClassVar[frozenset[str]] = frozenset({"patches"})
+
+    def __post_init__(self) -> None:
+        if self.kind == "sigmoid":
+            object.__setattr__(self, "needs", frozenset({"patches", "bias"}))
+
+    @full_precision
+    def __call__(
+        self,
+        image: ImageFeatures,
+        text: TextFeatures,
+        pairing: Pairing,
+        scale: Tensor,
+        bias: Tensor | None = None,
+        state: State | None = None,
+        *,
+        group: dist.ProcessGroup | None = None,
+    ) -> LossOutput:
+        if image.patches_BPD is None:
+            raise ValueError("TextConditionedLoss needs patches_BPD; encode with needs={'patches'}")
+        patches_BPD, text_ND, scale = at_least_float32(image.patches_BPD), unit(text.pooled_ND), at_least_float32(scale)
+        if self.negatives == "none":
+            text_ND, pairing = text_ND[pairing.true_N], pairing.select_texts(pairing.true_N)
+        everyone = gather_texts(text_ND, pairing, group)
+
+        def scores(rows: slice) -> Tensor:
+            return scale * text_conditioned_scores(patches_BPD[rows], everyone.vectors_CD, self.pool_temperature, self.weights)
+
+        settings = {"duplicates": self.duplicates, "own_negatives_only": self.negatives == "own", "cost": patches_BPD.shape[1]}
+        if self.kind == "sigmoid":
+            if bias is None:
+                raise ValueError('TextConditionedLoss with kind="sigmoid" needs a bias; use a model that learns one')
+            shift = at_least_float32(bias)
+            return pair_sigmoid(lambda rows: scores(rows) + shift, pairing, everyone, **settings)
+        pair_P = pairing.true_N.nonzero().squeeze(1)
+        own_PPD = patches_BPD[pairing.owner_N[pair_P]]
+        true_P = scale * _scores(own_PPD, text_ND[pair_P, None], self.pool_temperature, self.weights).squeeze(1)
+        return pair_softmax(scores, true_P, pair_P, pairing, everyone, **settings)
