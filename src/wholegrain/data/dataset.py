@@ -1,8 +1,8 @@
 """Reading prepared data: any record, picture or sidecar row by its key, in any process.
 
-A :class:`Dataset` holds the index (some 100 bytes a record) and file descriptors, nothing else; records and pictures are read when
-they are asked for, by ``pread``, which has no file position to share, so forked workers and threads may use one object at once.
-Pickled, it is its folder's name alone.
+A :class:`Dataset` holds the index (some 100 bytes a record) and file descriptors, nothing else; records and pictures are read
+when they are asked for, by ``pread``, which has no file position to share, so forked workers and threads may use one object at
+once. Pickled, it is the name of its folder alone.
 """
 
 from __future__ import annotations
@@ -167,6 +167,11 @@ class Dataset:
     def negatives(self) -> Mapping[tuple[str, str], tuple[Negative, ...]]:
         """(key, caption id) -> its hard negatives, in the order in which they were written; empty without the sidecar."""
         return _Negatives(self._sidecar("negatives"))
+
+    @cached_property
+    def negative_kinds(self) -> tuple[str, ...]:
+        """The kinds of hard negatives there are, sorted; empty without the sidecar."""
+        return tuple(sorted(self._sidecar("negatives")["kind"].unique().to_pylist()))
 
     @cached_property
     def twins(self) -> tuple[Twin, ...]:

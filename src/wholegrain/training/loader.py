@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from wholegrain.data.batch import Batch, Sample, TextEncoder, collate
-from wholegrain.data.record import Record
+from wholegrain.data.record import Record, Twin
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import DataRecipe, closest, selects
 from wholegrain.training.draw import Negatives, draw_texts, stream
@@ -34,6 +34,12 @@ class Source(Protocol):
 
     @property
     def negatives(self) -> Negatives: ...
+    @property
+    def negative_kinds(self) -> tuple[str, ...]: ...
+    @property
+    def content_hash(self) -> str: ...
+    @property
+    def twins(self) -> tuple[Twin, ...]: ...
     def keys(self, split: str) -> Any: ...
     def record(self, key: str) -> Record: ...
     def pixels(self, key: str) -> np.ndarray: ...
@@ -67,7 +73,7 @@ def names_of(dataset: Source, recipe: DataRecipe) -> Names:
             wanted = ", ".join(draw.roles)
             raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; change the roles.")
     drawable = tuple(role for role in known if any(selects(draw.roles, role) for draw in recipe.captions))
-    kinds = tuple(sorted({row.kind for rows in dataset.negatives.values() for row in rows})) if recipe.negatives.count else ()
+    kinds = dataset.negative_kinds if recipe.negatives.count else ()
     for kind in recipe.negatives.kinds:
         if recipe.negatives.count and kinds and kind not in kinds:
             raise UserError(f'data.negatives.kinds asks for "{kind}", which the data do not have: {closest(kind, kinds)}')

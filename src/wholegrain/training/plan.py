@@ -3,8 +3,8 @@
 An epoch is a fresh permutation of the keys, cut into whole batches; the ``len(keys) % batch`` images that remain are left out of
 that epoch (other ones in each epoch). The loader's whole state is one integer, the step.
 
-Two images are *twins* if they differ in one fact. ``twin_share`` is the exact share of images, rounded to whole pairs, whose twin is
-in the same batch; every other pair of twins is kept apart. The dose is spread evenly over the batches.
+Two images are *twins* if they differ in one fact. ``twin_share`` is the exact share of images, rounded to whole pairs, whose
+twin is in the same batch; every other pair of twins is kept apart. The dose is spread evenly over the batches.
 """
 
 from __future__ import annotations

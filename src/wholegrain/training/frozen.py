@@ -1,0 +1,170 @@
+"""Raw features of a frozen tower, computed once and kept in memory: an epoch then costs about as much as the heads alone.
+
+Only for a tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in an
+order that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from wholegrain.data.record import Negative
+from wholegrain.objectives.schema import DataRecipe, selects
+from wholegrain.towers.model import Model
+from wholegrain.towers.tower import RawImage, RawText
+from wholegrain.training.loader import Source
+
+SHARE_OF_MEMORY = 0.4
+"""Raw features may take this share of the memory that is free when training starts."""
+
+_CHUNK = 64
+
+
+@dataclass(frozen=True)
+class FrozenImages:
+    """Raw image features by key."""
+
+    row: dict[str, int]
+    raw: RawImage
+
+    def read(self, keys: Sequence[str], device: torch.device) -> RawImage:
+        """The raw features of these images, on a device."""
+        index = torch.tensor([self.row[key] for key in keys])
+        found = self.raw.select(index)
+        return RawImage(*(_moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV)), found.grid)
+
+
+@dataclass(frozen=True)
+class FrozenTexts:
+    """Raw text features by text; tokens, if they are needed, lie end to end."""
+
+    row: dict[str, int]
+    pooled_TV: Tensor
+    start_T: Tensor
+    length_T: Tensor
+    tokens_SV: Tensor | None
+
+    def read(self, texts: Sequence[str], device: torch.device) -> RawText:
+        """The raw features of these texts, padded to the longest of them, on a device."""
+        index = torch.tensor([self.row[text] for text in texts])
+        length_N = self.length_T[index]
+        place_L = torch.arange(int(length_N.max()) if len(index) else 0)
+        mask_NL = place_L < length_N[:, None]
+        tokens_NLV = None
+        if self.tokens_SV is not None:
+            rows_NL = (self.start_T[index][:, None] + place_L).clamp(max=len(self.tokens_SV) - 1)
+            tokens_NLV = self.tokens_SV[rows_NL].masked_fill(~mask_NL[..., None], 0.0)
+        return RawText(self.pooled_TV[index].to(device), _moved(tokens_NLV, device), mask_NL.to(device))
+
+
+def freeze_images(
+    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int = 0
+) -> FrozenImages | None:
+    """Encodes every image once; ``None`` if the features would not fit into memory."""
+    loader = DataLoader(
+        _Pixels(dataset, model, keys),
+        batch_size=_CHUNK,
+        num_workers=workers,
+        generator=torch.Generator(),
+    )
+    filled: dict[str, Tensor] = {}
+    grid = None
+    for number, pixels_BCHW in enumerate(loader):
+        raw = _raw_images(model, pixels_BCHW, needs, precision)
+        parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
+        if not filled:
+            if sum(part[0].numel() * 4 for part in parts.values()) * len(keys) > _allowed():
+                return None
+            filled = {name: torch.empty((len(keys), *part.shape[1:])) for name, part in parts.items()}
+            grid = raw.grid
+        for name, part in parts.items():
+            filled[name][number * _CHUNK : number * _CHUNK + len(part)] = part
+    return FrozenImages({key: place for place, key in enumerate(keys)}, RawImage(**filled, grid=grid))
+
+
+def freeze_texts(model: Model, texts: Sequence[str], needs: frozenset[str], precision: str) -> FrozenTexts | None:
+    """Encodes every distinct text once, texts of like length together; ``None`` if the features would not fit into memory."""
+    ordered = sorted(set(texts), key=lambda text: (len(text), text))
+    pooled, lengths, tokens = [], [], []
+    for first in range(0, len(ordered), _CHUNK):
+        encoded = model.tokenizer.encode(ordered[first : first + _CHUNK])
+        raw = _raw_texts(model, encoded.tokens_NL, encoded.length_N, needs, precision)
+        pooled.append(raw.pooled_NV)
+        lengths.append(encoded.length_N)
+        if raw.tokens_NLV is not None:
+            tokens.append(raw.tokens_NLV[raw.mask_NL])
+        done = first + len(raw.pooled_NV)
+        held = sum(part.numel() for part in (*pooled, *tokens)) * 4
+        if held * len(ordered) / done > _allowed() + held:
+            return None
+    length_T = torch.cat(lengths)
+    start_T = length_T.cumsum(0) - length_T
+    return FrozenTexts(
+        {text: place for place, text in enumerate(ordered)},
+        torch.cat(pooled),
+        start_T,
+        length_T,
+        torch.cat(tokens) if tokens else None,
+    )
+
+
+def drawable_texts(dataset: Source, keys: Sequence[str], recipe: DataRecipe) -> set[str]:
+    """Every caption and every negative that the recipe can draw for these images."""
+    texts: set[str] = set()
+    for key in keys:
+        for caption in dataset.record(key).captions:
+            if any(selects(draw.roles, caption.role) for draw in recipe.captions):
+                texts.add(caption.text)
+                if recipe.negatives.count:
+                    texts.update(row.text for row in dataset.negatives.get((key, caption.id), ()) if _drawable(row, recipe))
+    return texts
+
+
+def _drawable(row: Negative, recipe: DataRecipe) -> bool:
+    return not recipe.negatives.kinds or row.kind in recipe.negatives.kinds
+
+
+class _Pixels(torch.utils.data.Dataset):
+    def __init__(self, dataset: Source, model: Model, keys: Sequence[str]) -> None:
+        self.dataset, self.preprocess, self.keys = dataset, model.preprocess, keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, place: int) -> Tensor:
+        return torch.from_numpy(self.preprocess.image(self.dataset.pixels(self.keys[place])))
+
+
+@torch.no_grad()
+def _raw_images(model: Model, pixels_BCHW: Tensor, needs: frozenset[str], precision: str) -> RawImage:
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        raw = model.raw_images(pixels_BCHW.to(device), needs)
+    parts = (raw.pooled_BV, raw.patches_BPV, raw.classes_BHV)
+    return RawImage(*(None if part is None else part.float().cpu() for part in parts), raw.grid)  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def _raw_texts(model: Model, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str], precision: str) -> RawText:
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        raw = model.raw_texts(tokens_NL.to(device), length_N.to(device), needs)
+    tokens_NLV = None if raw.tokens_NLV is None else raw.tokens_NLV.float().cpu()
+    return RawText(raw.pooled_NV.float().cpu(), tokens_NLV, raw.mask_NL.cpu())
+
+
+def _moved(part: Tensor | None, device: torch.device):
+    return None if part is None else part.to(device, non_blocking=True)
+
+
+def _allowed() -> float:
+    try:
+        return SHARE_OF_MEMORY * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return 2**31

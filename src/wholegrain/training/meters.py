@@ -1,0 +1,160 @@
+"""What a run tells while it runs: a live line on a terminal, plain lines elsewhere, ``metrics.jsonl`` and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from wholegrain.training.step import Outcome
+
+SMOOTH = 0.95  # of the rates and of the loss on the live line
+LINE_EVERY = 20.0  # seconds between plain lines
+
+
+class Meters(Protocol):
+    """Where a run reports to."""
+
+    def say(self, sentence: str) -> None: ...
+    def step(self, outcome: Outcome, waited: float) -> None: ...
+    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Silent:
+    """Reports nothing: every process but the first."""
+
+    def say(self, sentence: str) -> None:
+        pass
+
+    def step(self, outcome: Outcome, waited: float) -> None:
+        pass
+
+    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Reporter:
+    """Writes ``metrics.jsonl`` and TensorBoard events into a run's folder, and progress to a terminal or log.
+
+    Args:
+        folder: the run's.
+        start, total: the first step to come, and the number of all steps.
+        quiet: files only.
+        stream: where progress goes; by default the standard error stream.
+
+    Lines of ``metrics.jsonl`` from ``start`` on, which an interrupted run left beyond its last checkpoint, are dropped.
+    """
+
+    def __init__(self, folder: Path, start: int, total: int, quiet: bool = False, stream: TextIO | None = None) -> None:
+        self.total = total
+        self._lines = _continued(folder / "metrics.jsonl", start)
+        self._board = _board(folder / "tensorboard", start)
+        self._console = Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
+        self._progress = self._bar() if self._console.is_terminal and not quiet else None
+        self._task = self._progress.add_task("", total=total, completed=start, said="") if self._progress else None
+        self._loss: float | None = None
+        self._rate: float | None = None
+        self._last = time.perf_counter()
+        self._told = 0.0
+        if self._progress:
+            self._progress.start()
+
+    def say(self, sentence: str) -> None:
+        """One sentence for the user."""
+        (self._progress.console if self._progress else self._console).print(sentence, markup=False, soft_wrap=True)
+
+    def step(self, outcome: Outcome, waited: float) -> None:
+        """Records a step; ``waited`` is how many of its seconds were spent waiting for data."""
+        now = time.perf_counter()
+        seconds, self._last = max(now - self._last, 1e-9), now
+        self._loss = outcome.loss if self._loss is None else SMOOTH * self._loss + (1 - SMOOTH) * outcome.loss
+        rate = outcome.images / seconds
+        self._rate = rate if self._rate is None else SMOOTH * self._rate + (1 - SMOOTH) * rate
+        numbers = {
+            "loss": outcome.loss,
+            **{f"loss/{name}": value for name, value in outcome.parts.items()},
+            "lr": outcome.lr,
+            "grad_norm": outcome.grad_norm,
+            "scale": outcome.scale,
+            "images_per_s": rate,
+            "texts_per_s": outcome.texts / seconds,
+            "data_wait": min(1.0, waited / seconds),
+        }
+        self._write({"step": outcome.step, **numbers})
+        self._scalars(outcome.step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
+        self._tell(outcome, numbers, now)
+
+    def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Records the numbers of an evaluation after ``step`` steps."""
+        self._write({"step": step - 1, "evaluation": dict(numbers)})
+        self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
+        self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        self._last = time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the live line and closes the files."""
+        if self._progress:
+            self._progress.stop()
+        self._lines.close()
+        self._board.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+
+    def _scalars(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def _tell(self, outcome: Outcome, numbers: Mapping[str, float], now: float) -> None:
+        parts = " ".join(f"{name} {value:.3f}" for name, value in outcome.parts.items() if "/" not in name)
+        said = (
+            f"loss {self._loss:.3f} ({parts})  {self._rate:.0f} images/s  {numbers['texts_per_s']:.0f} texts/s  "
+            f"lr {outcome.lr:.2g}  grad {outcome.grad_norm:.2f}  scale {outcome.scale:.1f}  data wait {numbers['data_wait']:.0%}"
+        )
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=outcome.step + 1, said=said)
+        elif now - self._told > LINE_EVERY or outcome.step + 1 == self.total:
+            self._told = now
+            left = (self.total - outcome.step - 1) * outcome.images / max(self._rate or 0.0, 1e-9)
+            self.say(f"step {outcome.step + 1}/{self.total}  {said}  ETA {_clock(left)}")
+
+    def _bar(self) -> Progress:
+        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+        return Progress(*columns, console=self._console, transient=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _continued(path: Path, start: int) -> TextIO:
+    """The file, opened behind its last line before step ``start``."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] < start:
+                    kept.append(line)
+            except (ValueError, KeyError):
+                continue  # the last line of a killed run may be cut
+    path.write_text("".join(line + "\n" for line in kept))
+    return path.open("a")
+
+
+def _board(folder: Path, start: int):
+    from torch.utils.tensorboard import SummaryWriter  # takes seconds to import
+
+    return SummaryWriter(str(folder), purge_step=start or None)
