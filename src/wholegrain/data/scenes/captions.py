@@ -1,0 +1,178 @@
+"""What can be said of a scene: true claims in every role, and their wordings.
+
+A claim is drawn first (so that its truth is known), then worded. Twelve wordings of an overview are for training, four are held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wholegrain.data.scenes.world import Claim, Mention, Scene, Thing, pick, related_pairs, relation
+
+ROLES = ("overview", "main_object", "background", "nouns", "style", "relation", "detail", "phrase")
+
+PLAIN_WORDINGS = ("{a} and {b}", "a picture of {a} and {b}", "{a} with {b}", "there is {a} and {b}", "we see {a} and also {b}", "{a} , {b}")
+RELATION_WORDINGS = (
+    "{a} {r} {b}", "a picture of {a} {r} {b}", "there is {a} {r} {b}", "we see {a} {r} {b}", "{a} is {r} {b}", "{a} placed {r} {b}",
+)  # fmt: skip
+HELD_OUT_PLAIN = ("a drawing that shows {a} and {b}", "{a} beside {b}")
+HELD_OUT_RELATION = ("a drawing of {a} {r} {b}", "here {a} lies {r} {b}")
+RELATION_WORDS = {
+    "left": ("to the left of", "left of"),
+    "right": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+PLACE_WORDS = {
+    "left": ("on the left", "at the left side"),
+    "right": ("on the right", "at the right side"),
+    "top": ("at the top", "in the upper part"),
+    "bottom": ("at the bottom", "in the lower part"),
+}
+NUMBERS = {1: "a", 2: "two", 3: "three"}
+_PLURALS = {"leaf": "leaves", "scissors": "scissors", "scales": "scales", "fish": "fish", "torch": "torches", "cross": "crosses", "die": "dice",
+            "radiation": "radiation signs", "biohazard": "biohazard signs", "hash": "hashes", "lily": "lilies", "mercury": "mercuries",
+            "victory": "victories", "infinity": "infinities", "venus": "venuses", "mars": "marses"}  # fmt: skip
+
+
+def plural(noun: str) -> str:
+    """The plural of a glyph's noun."""
+    return _PLURALS.get(noun, noun + "s")
+
+
+def noun_phrase(m: Mention) -> str:
+    """A mention in words, with its article or number: "a large striped red cup", "two cups", "an anchor"."""
+    words = [w for w in (m.size, m.fill, m.colour) if w] + [plural(m.noun) if m.count > 1 else m.noun]
+    article = NUMBERS[m.count] if m.count > 1 or words[0][0] not in "aeiou" else "an"
+    return " ".join([article, *words])
+
+
+@dataclass(frozen=True)
+class Said:
+    """A caption: the claim it makes, its role, and the template and word variant it is worded with.
+
+    Another claim of the same form is put into the same words by :meth:`reword`; that is how negatives and twins are made.
+    """
+
+    claim: Claim
+    role: str
+    template: str
+    variant: int = 0
+
+    @property
+    def text(self) -> str:
+        """The caption in words."""
+        names = {name: noun_phrase(m) for name, m in zip("abcdef", self.claim.mentions, strict=False)}
+        nouns = {f"{name}_noun": m.noun for name, m in zip("abcdef", self.claim.mentions, strict=False)}
+        if self.claim.relation:
+            names["r"] = RELATION_WORDS[self.claim.relation][self.variant]
+        if self.claim.mentions and self.claim.mentions[0].place:
+            names["p"] = PLACE_WORDS[self.claim.mentions[0].place][self.variant]
+        c = self.claim
+        return self.template.format(**names, **nouns, ground=c.ground, texture=c.texture, style=c.style)
+
+    def reword(self, claim: Claim) -> Said:
+        """The same template and variant with another claim of the same form."""
+        return replace(self, claim=claim)
+
+
+TRAINING_WORDINGS = (PLAIN_WORDINGS, RELATION_WORDINGS)
+HELD_OUT_WORDINGS = (HELD_OUT_PLAIN, HELD_OUT_RELATION)
+Wordings = tuple[Sequence[str], Sequence[str]]  # (without relation, with relation)
+
+
+def _alike(scene: Scene, thing: Thing) -> int:
+    return sum(t.noun == thing.noun for t in scene.things)
+
+
+def singles(scene: Scene) -> tuple[Thing, ...]:
+    """The objects that are alone of their noun."""
+    return tuple(t for t in scene.things if _alike(scene, t) == 1)
+
+
+def draw_mention(scene: Scene, thing: Thing, rng: np.random.Generator, *, attributes: bool = True) -> Mention:
+    """Some true things about an object: colour in 70%, fill and size in 20% each; the number where there are several alike."""
+    colour = thing.colour if attributes and rng.random() < 0.7 else None
+    fill = thing.fill if attributes and rng.random() < 0.2 else None
+    size = thing.size if attributes and rng.random() < 0.2 else None
+    return Mention(thing.noun, colour, fill, size, count=_alike(scene, thing))
+
+
+def draw_overview(scene: Scene, rng: np.random.Generator, *, relation_share: float = 0.5) -> Claim:
+    """Two objects of different nouns; in half of the cases, where it is clear, the relation of the first to the second."""
+    pairs = related_pairs(scene)
+    if pairs and rng.random() < relation_share:
+        a, b = pick(rng, pairs)
+        return Claim((draw_mention(scene, a, rng), draw_mention(scene, b, rng)), relation=relation(a, b))
+    one_each = list({t.noun: t for t in scene.things}.values())
+    order = rng.permutation(len(one_each))
+    return Claim(tuple(draw_mention(scene, one_each[i], rng) for i in order[:2]))
+
+
+def overview(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> Said:
+    """Two objects, with or without their relation."""
+    claim = draw_overview(scene, rng)
+    return Said(claim, "overview", pick(rng, wordings[claim.relation is not None]), int(rng.integers(2)))
+
+
+def main_object(scene: Scene, rng: np.random.Generator) -> Said:
+    """One object and, where it is clear, its absolute place in the picture."""
+    thing = pick(rng, singles(scene) or scene.things)
+    mention = draw_mention(scene, thing, rng)
+    where = thing.places() if mention.count == 1 else ()
+    if not where:
+        return Said(Claim((mention,)), "main_object", "{a}")
+    return Said(Claim((replace(mention, place=pick(rng, where)),)), "main_object", "{a} {p}", int(rng.integers(2)))
+
+
+def background(scene: Scene, rng: np.random.Generator) -> Said:
+    """The ground's colour and texture, naming no object."""
+    return Said(Claim(ground=scene.ground, texture=scene.texture), "background", "a {texture} {ground} background")
+
+
+def style(scene: Scene, rng: np.random.Generator) -> Said:
+    """How the picture looks as a whole, naming no object."""
+    return Said(Claim(style=scene.style, texture=scene.texture), "style", "a {style} picture , {texture}")
+
+
+def nouns(scene: Scene, rng: np.random.Generator) -> Said:
+    """The names of all objects."""
+    names = list(dict.fromkeys(t.noun for t in scene.things))
+    claim = Claim(tuple(Mention(names[i]) for i in rng.permutation(len(names))))
+    return Said(claim, "nouns", " , ".join(f"{{{name}_noun}}" for name in "abcdef"[: len(names)]))
+
+
+def detail(scene: Scene, rng: np.random.Generator) -> Said:
+    """Every object with all its attributes, then the background."""
+    one_each = list({t.noun: t for t in scene.things}.values())
+    chosen = [one_each[i] for i in rng.permutation(len(one_each))]
+    mentions = tuple(Mention(t.noun, t.colour, t.fill, t.size, count=_alike(scene, t)) for t in chosen)
+    listed = " and ".join(f"{{{name}}}" for name in "abcdef"[: len(mentions)])
+    claim = Claim(mentions, ground=scene.ground, texture=scene.texture)
+    return Said(claim, "detail", listed + " on a {texture} {ground} background")
+
+
+def relation_only(scene: Scene, rng: np.random.Generator) -> Said | None:
+    """Two bare nouns and their relation; ``None`` if no relation is clear."""
+    pairs = related_pairs(scene)
+    if not pairs:
+        return None
+    a, b = pick(rng, pairs)
+    claim = Claim((Mention(a.noun), Mention(b.noun)), relation=relation(a, b))
+    return Said(claim, "relation", "the {a_noun} is {r} the {b_noun}", int(rng.integers(2)))
+
+
+def phrases(scene: Scene, rng: np.random.Generator) -> list[Said]:
+    """One noun phrase per object that is alone of its noun."""
+    return [Said(Claim((draw_mention(scene, thing, rng),)), "phrase", "{a}") for thing in singles(scene)]
+
+
+def say(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> list[Said]:
+    """All captions of a scene, one per role (a ``phrase`` per single object), the relation only where one is clear."""
+    made = [overview(scene, rng, wordings)]
+    made += [make(scene, rng) for make in (main_object, background, nouns, style, detail)]
+    related = relation_only(scene, rng)
+    return [*made, *([related] if related else []), *phrases(scene, rng)]
