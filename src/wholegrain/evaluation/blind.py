@@ -1,0 +1,96 @@
+"""What text alone scores on paired items: the control without which a composition score means little.
+
+Many published tests can be answered without the picture (SugarCrepe's ADD subsets: 99% by "the shorter caption is true"). Two controls:
+
+* *shorter wins*: fewer words, then fewer characters; equal lengths are a tie, worth one half;
+* *unigram*: a log-odds weight per word, learned from the true and false texts of *other* images (cross-validated, no image on both
+  sides), so it finds any word that gives false texts away.
+
+On twins, where each caption is true of one picture and false of the other, both are 50% by construction.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from wholegrain.evaluation.ties import wins
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words.
+
+    Example:
+        >>> words("A dog's cup, left.")
+        ['a', "dog's", 'cup', 'left']
+    """
+    return _WORD.findall(text.lower())
+
+
+def shorter_wins(true: Sequence[str], false: Sequence[str]) -> np.ndarray:
+    """float64 ``[N]``: 1 where the true text is the shorter one, 1/2 where they are equally long, else 0."""
+    lengths = np.array([[-_length(a), -_length(b)] for a, b in zip(true, false, strict=True)], dtype=np.float64).reshape(-1, 2)
+    return wins(lengths[:, 0], lengths[:, 1])[1]
+
+
+def _length(text: str) -> int:
+    return len(text.split()) * 1_000_000 + len(text)
+
+
+def unigram_wins(
+    true: Sequence[str], false: Sequence[str], images: Sequence[Sequence[str]], *, folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """float64 ``[N]``: 1 where the true text has the greater sum of word log-odds, 1/2 for equal sums, else 0.
+
+    Args:
+        true, false: ``[N]`` texts.
+        images: ``[N]`` the keys of the images behind each item; items that share one, directly or through others, are in one fold.
+        folds: parts of the cross-validation. A word's weight is ``log((t + 1) / (f + 1))`` with t and f its counts in the true and in
+            the false texts of the other folds.
+    """
+    fold_N = image_folds(images, folds, seed)
+    pairs = [(Counter(words(a)), Counter(words(b))) for a, b in zip(true, false, strict=True)]
+    totals: tuple[Counter, Counter] = (Counter(), Counter())
+    parts: dict[int, tuple[Counter, Counter]] = defaultdict(lambda: (Counter(), Counter()))
+    for fold, pair in zip(fold_N.tolist(), pairs, strict=True):
+        for side in (0, 1):
+            totals[side].update(pair[side])
+            parts[fold][side].update(pair[side])
+    scores = np.zeros((len(pairs), 2))
+    for n, (fold, pair) in enumerate(zip(fold_N.tolist(), pairs, strict=True)):
+        here = parts[fold]
+        for side in (0, 1):
+            for word, count in pair[side].items():
+                seen = [totals[s][word] - here[s][word] for s in (0, 1)]
+                scores[n, side] += count * np.log((seen[0] + 1) / (seen[1] + 1))
+    return wins(scores[:, 0], scores[:, 1])[1]
+
+
+def image_folds(images: Sequence[Sequence[str]], folds: int, seed: int = 0) -> np.ndarray:
+    """int64 ``[N]`` fold of each item; connected groups of images stay together.
+
+    Example:
+        >>> a, b, c = image_folds([("x", "y"), ("y", "z"), ("q",)], 2)
+        >>> bool(a == b)
+        True
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = key = parent[parent[key]]
+        return key
+
+    for keys in images:
+        for key in keys[1:]:
+            parent[root(key)] = root(keys[0])
+    names = [root(keys[0]) for keys in images]
+    groups = sorted(set(names))
+    order = np.random.default_rng(seed).permutation(len(groups)) % folds
+    place = dict(zip(groups, order.tolist(), strict=True))
+    return np.array([place[name] for name in names], dtype=np.int64)
