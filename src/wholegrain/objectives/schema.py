@@ -35,10 +35,14 @@ class CaptionDraw:
     Attributes:
         roles: any of these roles; ``any`` is every role, ``-phrase`` is every role but ``phrase``.
         count: how many, without replacement; fewer where the record has fewer.
+        spread: one of each role first, then a second of each; else every caption has the same chance.
+        optional: data that have none of these roles at all are no error.
     """
 
     roles: tuple[str, ...] = ("any",)
     count: int = 1
+    spread: bool = False
+    optional: bool = False
 
     def __post_init__(self) -> None:
         require(self.count >= 1, "count", self.count, "at least 1")
@@ -96,17 +100,19 @@ class ModelRecipe:
     Attributes:
         head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors).
         branches: number of image branches with ``head = "branches"``.
-        freeze: towers that are not trained: ``image``, ``text`` or both; their heads are always trained.
+        head_settings: further fields of ``towers.heads.HeadConfig``.
+        tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what
+            the model itself says. Heads are always trained.
     """
 
     head: str = "plain"
     branches: int = 0
-    freeze: tuple[str, ...] = ()
+    head_settings: dict[str, Any] = field(default_factory=dict)
+    tune_image: str = ""
+    tune_text: str = ""
 
     def __post_init__(self) -> None:
         choose("head", self.head, HEADS)
-        for name in self.freeze:
-            choose("freeze", name, ("image", "text"))
         wanted = self.branches >= 1 if self.head == "branches" else self.branches == 0
         require(wanted, "branches", self.branches, '1 or more with head = "branches", and 0 with any other head')
 
@@ -201,7 +207,7 @@ class Recipe:
     """A method: its losses, what it draws from the data, what it asks of the model, how it is optimised."""
 
     terms: tuple[Term, ...]
-    model: ModelRecipe = ModelRecipe()
+    model: ModelRecipe = field(default_factory=ModelRecipe)
     data: DataRecipe = DataRecipe()
     optimiser: Optimiser = Optimiser()
     saving: Saving = Saving()

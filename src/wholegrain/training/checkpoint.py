@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON, written aside and renamed, verified on reading; nothing is ever unpickled.
 
-``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, optimiser moments, the objective's carried state,
-torch's random state) and ``state.json`` (step, names, Python's and numpy's random states, SHA-256 of the tensors). Frozen parts of the
-model lie in the run's ``model/`` and are not repeated.
+``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, optimiser moments, the objective's carried
+state, torch's random state) and ``state.json`` (step, Python's and numpy's random states, SHA-256 of the tensors). Frozen parts
+of the model lie in the run's ``model/`` and are not repeated.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def save(saved: Checkpoint, folder: Path, keep: int) -> Path:
     """
     final = folder / f"{_PREFIX}{saved.step:08d}"
     with aside(final) as part:
-        contiguous = {key: value.detach().cpu().contiguous().clone() for key, value in saved.tensors.items()}
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in saved.tensors.items()}
         save_file(contiguous, part / "state.safetensors")
         digest = _sha256(part / "state.safetensors")
         facts = {"format": FORMAT, "step": saved.step, "sha256": digest, **saved.facts}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from wholegrain.data.batch import Text
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.objectives.schema import DataRecipe, NegativeDraw, selects
 
+Item = TypeVar("Item")
 Negatives = Mapping[tuple[str, str], Sequence[Negative]]
 
 
@@ -48,24 +51,32 @@ def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -
     left = list(record.captions)
     drawn: list[Caption] = []
     for draw in recipe.captions:
-        fitting = [place for place, caption in enumerate(left) if selects(draw.roles, caption.role)]
-        taken = random.permutation(len(fitting))[: draw.count]
-        places = [fitting[number] for number in taken]
-        drawn += [left[place] for place in places]
-        left = [caption for place, caption in enumerate(left) if place not in places]
+        fitting = [caption for caption in left if selects(draw.roles, caption.role)]
+        mixed = [fitting[number] for number in random.permutation(len(fitting))]
+        taken = (one_of_each(mixed, lambda caption: caption.role) if draw.spread else mixed)[: draw.count]
+        drawn += taken
+        left = [caption for caption in left if caption not in taken]
     return drawn
 
 
 def _negatives(rows: Sequence[Negative], draw: NegativeDraw, random: np.random.Generator) -> list[Negative]:
-    """One of each kind first, in a random order of kinds, then a second of each, until there are enough."""
     if draw.count == 0 or not rows or random.random() >= draw.dose:
         return []
-    seen: dict[str, int] = {}
-    ranked = []
-    for number in random.permutation(len(rows)):
-        row = rows[number]
-        if draw.kinds and row.kind not in draw.kinds:
-            continue
-        turn = seen[row.kind] = seen.get(row.kind, -1) + 1
-        ranked.append((turn, len(ranked), row))
-    return [row for _, _, row in sorted(ranked, key=lambda item: item[:2])[: draw.count]]
+    mixed = [rows[number] for number in random.permutation(len(rows))]
+    wanted = [row for row in mixed if not draw.kinds or row.kind in draw.kinds]
+    return one_of_each(wanted, lambda row: row.kind)[: draw.count]
+
+
+def one_of_each(items: Sequence[Item], group: Callable[[Item], str]) -> list[Item]:
+    """The first item of each group, then the second of each, and so on.
+
+    Example:
+        >>> one_of_each(["a1", "a2", "a3", "b1"], lambda item: item[0])
+        ['a1', 'b1', 'a2', 'a3']
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for item in items:
+        turns.append(seen[group(item)])
+        seen[group(item)] += 1
+    return [items[place] for place in sorted(range(len(items)), key=lambda place: turns[place])]

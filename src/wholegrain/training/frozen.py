@@ -1,7 +1,7 @@
 """Raw features of a frozen tower, computed once and kept in memory: an epoch then costs about as much as the heads alone.
 
-Only for a tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in an
-order that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
+Only for a tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in
+an order that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
 """
 
 from __future__ import annotations

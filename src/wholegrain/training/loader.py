@@ -69,7 +69,7 @@ def names_of(dataset: Source, recipe: DataRecipe) -> Names:
     """
     known = sorted(dataset.manifest.get("roles") or _scanned_roles(dataset, recipe.split))
     for draw in recipe.captions:
-        if not any(selects(draw.roles, role) for role in known):
+        if not draw.optional and not any(selects(draw.roles, role) for role in known):
             wanted = ", ".join(draw.roles)
             raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; change the roles.")
     drawable = tuple(role for role in known if any(selects(draw.roles, role) for draw in recipe.captions))

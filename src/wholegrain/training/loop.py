@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wholegrain.data.batch import Batch
 from wholegrain.errors import UserError
@@ -40,6 +41,7 @@ from wholegrain.training.step import (
 )
 
 Evaluate = Callable[[Model], Mapping[str, float]]
+OnStep = Callable[[Outcome], bool | None]
 
 
 @dataclass
@@ -61,6 +63,22 @@ class Best:
         return True
 
 
+@dataclass
+class Run:
+    """What a run is made of, and how far it is."""
+
+    recipe: Recipe
+    model: Model
+    objective: Objective
+    optimiser: torch.optim.Optimizer
+    plan: Plan
+    names: Names
+    total: int
+    notes: list[str]
+    best: Best = field(default_factory=Best)
+    step: int = 0
+
+
 def train(
     recipe: Recipe,
     dataset: Source,
@@ -68,7 +86,7 @@ def train(
     run_folder: Path,
     *,
     evaluate: Evaluate | None = None,
-    on_step: Callable[[Outcome], bool | None] | None = None,
+    on_step: OnStep | None = None,
     resume: bool = False,
     workers: int = 0,
     device: str | None = None,
@@ -99,82 +117,20 @@ def train(
     """
     folder = RunFolder(Path(run_folder), resume)
     with processes(device) as place:
-        seed_everything(recipe.seed)
-        fit_model(model, recipe)
-        model.to(place.device).train()
-        precision = resolve_precision(recipe.optimiser.precision, place.device)
-        recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
-
-        names = names_of(dataset, recipe.data)
-        terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
-        objective = Objective(terms)
-        keys = dataset.keys(recipe.data.split)
-        plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
-        total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
-        optimiser = make_optimiser(model, recipe.optimiser)
-
-        best, step = Best(), 0
+        run = _assemble(recipe, dataset, model, place)
         if resume:
-            folder.check(dataset)
-            saved, broken = checkpoint.load_newest(folder.checkpoints)
-            notes += broken
-            if saved is not None:
-                checkpoint.unpack(saved, model, optimiser, objective)
-                best, step = Best(**saved.facts["best"]), saved.step
+            _go_on(run, folder, dataset)
         elif place.first:
-            folder.begin(recipe, model, dataset, origin or {})
+            folder.begin(run.recipe, model, dataset, origin or {})
         place.wait()
-
-        meters = _meters(folder, step, total, place, quiet)
-        for sentence in notes:
-            meters.say(sentence)
-        encoder = make_encoder(model, recipe, dataset, keys, objective.needs, total, workers, meters.say)
-        batches = _batches(encoder, recipe, dataset, plan, names, (step, total), place, workers)
-        encoder = place.wrap(encoder)
-        save_every = recipe.saving.every or plan.steps_per_epoch
-        evaluate_every = recipe.saving.evaluate_every or plan.steps_per_epoch
-
+        meters = Reporter(folder.path, run.step, run.total, quiet=quiet) if place.first else Silent()
         try:
+            for sentence in run.notes:
+                meters.say(sentence)
+            encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, run.objective.needs, run.total, workers, meters.say)
+            batches = _batches(encoder, run, dataset, place, workers)
             with Interrupts() as interrupts:
-                done = step >= total
-                for batch, waited in _timed(batches):
-                    if done:
-                        break
-                    seed_everything(recipe.seed, step, place.rank)
-                    try:
-                        outcome = take_step(
-                            encoder,
-                            objective,
-                            optimiser,
-                            batch.to(place.device, non_blocking=True),
-                            step=step,
-                            lr=learning_rate(step, total, recipe.optimiser),
-                            grad_clip=recipe.optimiser.grad_clip,
-                            precision=precision,
-                            group=place.group,
-                        )
-                    except NonFiniteLossError:
-                        raise _explained(folder, step, batch, recipe) from None
-                    meters.step(outcome, waited)
-                    stopped = on_step is not None and bool(on_step(outcome))
-                    step += 1
-                    done = place.any(stopped) or step == total
-                    interrupted = place.any(interrupts.asked is not None)
-
-                    if evaluate is not None and place.first and not interrupted and (done or step % evaluate_every == 0):
-                        numbers = evaluate(model)
-                        model.train()
-                        meters.evaluation(step, numbers)
-                        if best.improves(numbers, recipe.saving.metric, step):
-                            folder.save_model(model)
-                    if place.first and (done or interrupted or step % save_every == 0):
-                        saved = checkpoint.pack(step, model, optimiser, objective, best=vars(best))
-                        checkpoint.save(saved, folder.checkpoints, recipe.saving.keep)
-                    place.wait()
-                    if interrupted and not done:
-                        meters.say(f"Interrupted after step {step}; a checkpoint is saved, resume with --resume {folder.path}.")
-                        interrupts.obey()
-                        raise SystemExit(143)  # another process was asked
+                _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
             if evaluate is None and place.first:
                 folder.save_model(model)
             place.wait()
@@ -183,8 +139,97 @@ def train(
     return folder.model
 
 
+def _loop(
+    run: Run,
+    encoder: nn.Module,
+    batches: Iterable[Batch],
+    place: Place,
+    folder: RunFolder,
+    meters: Meters,
+    interrupts: Interrupts,
+    evaluate: Evaluate | None,
+    on_step: OnStep | None,
+) -> None:
+    """Step after step: draw, learn, report; now and then evaluate and save; stop when it is time, or asked."""
+    recipe, saving = run.recipe, run.recipe.saving
+    save_every = saving.every or run.plan.steps_per_epoch
+    evaluate_every = saving.evaluate_every or run.plan.steps_per_epoch
+    for batch, waited in _timed(batches):
+        seed_everything(recipe.seed, run.step, place.rank)
+        try:
+            outcome = take_step(
+                encoder,
+                run.objective,
+                run.optimiser,
+                batch.to(place.device, non_blocking=True),
+                step=run.step,
+                lr=learning_rate(run.step, run.total, recipe.optimiser),
+                grad_clip=recipe.optimiser.grad_clip,
+                precision=recipe.optimiser.precision,
+                group=place.group,
+            )
+        except NonFiniteLossError:
+            raise _explained(folder, run.step, batch, recipe) from None
+        meters.step(outcome, waited)
+        stopped = on_step is not None and bool(on_step(outcome))
+        run.step += 1
+        done = run.step == run.total or place.any(stopped)
+        interrupted = place.any(interrupts.asked is not None)
+
+        if evaluate is not None and place.first and not interrupted and (done or run.step % evaluate_every == 0):
+            _evaluate(run, evaluate, folder, meters)
+        if place.first and (done or interrupted or run.step % save_every == 0):
+            saved = checkpoint.pack(run.step, run.model, run.optimiser, run.objective, best=vars(run.best))
+            checkpoint.save(saved, folder.checkpoints, saving.keep)
+        place.wait()
+        if done:
+            return
+        if interrupted:
+            meters.say(
+                f"Interrupted after step {run.step}; a checkpoint is saved, go on with: wholegrain train --resume {folder.path}"
+            )
+            interrupts.obey()
+            raise SystemExit(143)  # another process was asked
+
+
+def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters) -> None:
+    numbers = evaluate(run.model)
+    run.model.train()
+    meters.evaluation(run.step, numbers)
+    if run.best.improves(numbers, run.recipe.saving.metric, run.step):
+        folder.save_model(run.model)
+
+
+# ---- before the loop --------------------------------------------------------------------------------------------------------
+
+
+def _assemble(recipe: Recipe, dataset: Source, model: Model, place: Place) -> Run:
+    """Everything that a run needs, checked against each other before anything is written."""
+    seed_everything(recipe.seed)
+    fit_model(model, recipe)
+    model.to(place.device).train()
+    precision = resolve_precision(recipe.optimiser.precision, place.device)
+    recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
+    names = names_of(dataset, recipe.data)
+    terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
+    keys = dataset.keys(recipe.data.split)
+    plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
+    total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
+    return Run(recipe, model, Objective(terms), make_optimiser(model, recipe.optimiser), plan, names, total, list(notes))
+
+
+def _go_on(run: Run, folder: RunFolder, dataset: Source) -> None:
+    """Takes up the newest intact checkpoint, or begins anew if there is none yet."""
+    folder.check(dataset)
+    saved, broken = checkpoint.load_newest(folder.checkpoints)
+    run.notes += broken
+    if saved is not None:
+        checkpoint.unpack(saved, run.model, run.optimiser, run.objective)
+        run.best, run.step = Best(**saved.facts["best"]), saved.step
+
+
 def fit_model(model: Model, recipe: Recipe) -> None:
-    """Gives the model what the recipe asks for: what is tuned, the head, a bias where a sigmoid needs one. Twice is as good as once."""
+    """Gives the model what the recipe asks for: what is tuned, the head, a bias for a sigmoid. Twice is as good as once."""
     wanted: ModelRecipe = recipe.model
     for tower, how in ((model.image_tower, wanted.tune_image), (model.text_tower, wanted.tune_text)):
         if how:
@@ -244,22 +289,13 @@ def make_encoder(
     return Encoder(model, images, texts)
 
 
-def _batches(
-    encoder: Encoder,
-    recipe: Recipe,
-    dataset: Source,
-    plan: Plan,
-    names: Names,
-    steps: tuple[int, int],
-    place: Place,
-    workers: int,
-) -> Iterable[Batch]:
-    model = encoder.model
-    preprocess = model.preprocess if encoder.images is None else None
-    tokenizer = model.tokenizer if encoder.texts is None else None
-    samples = DrawnSamples(dataset, preprocess, recipe.data, names, recipe.seed)
-    sampler = PlanSampler(plan, *steps, place.rank, place.world)
-    return make_loader(samples, sampler, tokenizer, names, workers=workers, pin=place.device.type == "cuda")
+def _batches(encoder: Encoder, run: Run, dataset: Source, place: Place, workers: int) -> Iterable[Batch]:
+    """The batches that remain; what raw features make needless is left out."""
+    preprocess = run.model.preprocess if encoder.images is None else None
+    tokenizer = run.model.tokenizer if encoder.texts is None else None
+    samples = DrawnSamples(dataset, preprocess, run.recipe.data, run.names, run.recipe.seed)
+    sampler = PlanSampler(run.plan, run.step, run.total, place.rank, place.world)
+    return make_loader(samples, sampler, tokenizer, run.names, workers=workers, pin=place.device.type == "cuda")
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
@@ -270,16 +306,10 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         started = time.perf_counter()
 
 
-def _meters(folder: RunFolder, step: int, total: int, place: Place, quiet: bool) -> Meters:
-    if not place.first:
-        return Silent()
-    return Reporter(folder.path, step, total, quiet=quiet)
-
-
 def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe) -> UserError:
     path = folder.note("nonfinite.json", {"step": step, "keys": list(batch.keys), "texts": list(batch.texts)})
     first = ", ".join(batch.keys[:3])
     return UserError(
-        f"The loss is not a finite number at step {step} (images {first}, …; all are in {path}); nothing was updated: look at them, "
-        f"or lower optimiser.lr (now {recipe.optimiser.lr}) and resume from the last checkpoint."
+        f"The loss is not a finite number at step {step} (images {first}, …; all are in {path}); nothing was updated: look at "
+        f"them, or lower optimiser.lr (now {recipe.optimiser.lr}) and resume from the last checkpoint."
     )

@@ -72,7 +72,7 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
 
 
 def resolve_precision(wanted: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``; ``auto`` takes bf16 where matrix units for it make it faster: on CUDA, on CPUs with AMX or AVX512-BF16."""
+    """``fp32`` or ``bf16``; ``auto`` takes bf16 where the machine has units for it: CUDA, or a CPU with AMX or AVX512-BF16."""
     if wanted != "auto":
         return wanted
     if device.type == "cuda":
@@ -102,7 +102,7 @@ def take_step(
     """Takes one step and says what it did.
 
     Args:
-        encoder: batch, needs -> image features, text features, scale, bias (:class:`~wholegrain.training.encoder.Encoder`, or DDP of it).
+        encoder: batch, needs -> image features, text features, scale, bias (``training.encoder.Encoder``, or DDP of it).
         objective: gives this process's share of the loss.
         optimiser: is stepped; its gradients are cleared.
         batch: this process's part of the global batch, on the encoder's device.
