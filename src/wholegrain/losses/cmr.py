@@ -83,12 +83,14 @@ class CmrLoss:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
-        scale = at_least_float32(scale) if self.units == "logit" else 1.0
+        scale = at_least_float32(scale if self.units == "logit" else torch.ones_like(scale))
         owner, caption, kind = pairing.owner_N, pairing.negative_of_N, pairing.kind_N
         score_N = scale * (unit(image.pooled_BD)[owner] * unit(text.pooled_ND)).sum(1)
         foil = (~pairing.true_N).nonzero().squeeze(1)
         foil = foil[pairing.text_id_N[foil] != pairing.text_id_N[caption[foil]]]
-        margin_K = (state or self.initial_state(pairing.kinds))["margin_K"].to(score_N)
+        margin_K = score_N.new_full((len(pairing.kinds),), self.fixed if self.margin == "fixed" else 0.0)
+        if state is not None and self.margin != "fixed":
+            margin_K = state["margin_K"].to(score_N)
         true_M, false_M, kind_M = score_N[caption[foil]], score_N[foil], kind[foil]
         hinge_M = (false_M - true_M + margin_K[kind_M]).relu()
 
