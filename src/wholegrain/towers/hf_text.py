@@ -1,0 +1,118 @@
+"""A text tower from a Hugging Face folder: BERT and its kin, MiniLM, RoBERTa, DistilBERT, …, pooled by the mean over real tokens or the first token.
+
+Pooling layers that the checkpoint does not hold are never used: ``BertModel`` would make up a random one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from wholegrain.errors import UserError
+from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
+
+POOLS = ("mean", "first")
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError("a text tower from a Hugging Face folder needs transformers; install wholegrain[hf]") from error
+    transformers.logging.set_verbosity_error()
+    return transformers
+
+
+class HfTextTower(TunedModule):
+    """A Hugging Face encoder.
+
+    Args:
+        net: the encoder; called with ``input_ids`` and ``attention_mask``.
+        pool: ``mean`` (sentence-transformers' usual) or ``first`` (the CLS token).
+        context_length: longest row.
+    """
+
+    true_length = True  # by the attention mask; a test checks it
+
+    def __init__(self, net: Any, pool: str = "mean", context_length: int = 77) -> None:
+        super().__init__()
+        if pool not in POOLS:
+            raise UserError(f"the text tower's pool is {pool!r}; use {' or '.join(POOLS)}")
+        self.net = net
+        self.pool = pool
+        self.context_length = context_length
+        self.width = int(getattr(net.config, "hidden_size", None) or net.config.dim)
+
+    def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
+        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        mask_NL = real_tokens(length_N, tokens_NL.shape[1])
+        x = self.net(input_ids=tokens_NL, attention_mask=mask_NL.long()).last_hidden_state
+        pooled = masked_mean(x, mask_NL) if self.pool == "mean" else x[:, 0]
+        return RawText(pooled, x if "tokens" in needs else None, mask_NL)
+
+    def stages(self) -> list[nn.Module]:
+        """The encoder's layers."""
+        for name in ("encoder.layer", "transformer.layer", "layers", "encoder.layers"):
+            try:
+                found = self.net.get_submodule(name)
+            except AttributeError:
+                continue
+            if isinstance(found, nn.ModuleList):
+                return list(found)
+        return [self.net]
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
+        return {
+            "kind": "hf",
+            "hf": json.loads(self.net.config.to_json_string(use_diff=False)),
+            "pool": self.pool,
+            "context_length": self.context_length,
+            "tune": self.tuned,
+        }
+
+
+def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int = 77) -> HfTextTower:
+    """A text tower from a folder with ``config.json`` and ``model.safetensors``; nothing is downloaded, no code in the folder is run.
+
+    Raises:
+        UserError: transformers is missing, no such folder, or weights that do not fit.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
+    auto = _transformers().AutoModel
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        try:
+            net, info = auto.from_pretrained(folder, add_pooling_layer=False, **options)
+        except TypeError:  # encoders that never have a pooling layer refuse the word
+            net, info = auto.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be loaded as a text tower ({str(error).splitlines()[0]}); it needs safetensors weights") from error
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise UserError(f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more; get the complete model")
+    return HfTextTower(net.float(), pool, _fitting(net.config, context_length))
+
+
+def build_hf_text(config: dict[str, Any]) -> HfTextTower:
+    """The text tower of a saved configuration, random weights."""
+    transformers = _transformers()
+    settings = dict(config["hf"])
+    hf_config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
+    try:
+        net = transformers.AutoModel.from_config(hf_config, add_pooling_layer=False)
+    except TypeError:
+        net = transformers.AutoModel.from_config(hf_config)
+    return HfTextTower(net.float(), config["pool"], config["context_length"])
+
+
+def _fitting(config: Any, context_length: int) -> int:
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and context_length > limit:
+        raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; lower it")
+    return context_length

@@ -1,0 +1,279 @@
+"""Models in and out: one loader for every kind of model, one complete folder to save into.
+
+A saved model is a folder that needs nothing else, and gives back the same features bit for bit::
+
+    model.json               towers, head, preprocessing, and the mark that ties it to its weights
+    model.safetensors        every weight, in the type it had
+    wholegrain_tokenizer.json, tokenizer.json
+
+Nothing is unpickled: weights are safetensors, or what ``torch.load(weights_only=True)`` accepts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wholegrain.data.preprocess import Preprocess
+from wholegrain.errors import MachineError, UserError
+from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
+from wholegrain.towers.heads import HeadConfig, build_head, convert_head
+from wholegrain.towers.hf_text import build_hf_text
+from wholegrain.towers.model import Model
+from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
+from wholegrain.towers.pair import load_pair
+from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
+from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.tower import TunedModule
+
+FORMAT = 1
+MODEL_FILE, WEIGHTS_FILE, OPEN_CLIP_FILE = "model.json", "model.safetensors", "open_clip_config.json"
+
+
+def load_model(spec: str | Path, *, tokenizer: Tokenizer | None = None, head: HeadConfig | str | None = None) -> Model:
+    """A model by name or path, in float32 on the CPU and in eval mode.
+
+    Args:
+        spec: one of
+
+            * ``small``, or ``small:image_size=96,pool=class``: the from-scratch preset; needs ``tokenizer``;
+            * ``ViT-B-32`` (random weights), ``ViT-B-32:openai`` (a tag of open_clip, or a weights file);
+            * ``hf-hub:org/name``, or a folder with ``open_clip_config.json``;
+            * a folder that :func:`save_model` wrote, a run that holds one in ``model/``, or ``RUN:last`` for a named checkpoint of a run;
+            * ``pair.toml``: see :mod:`wholegrain.towers.pair`.
+        tokenizer: for ``small``; other models bring theirs.
+        head: converts the head after loading (:func:`wholegrain.towers.heads.convert_head`).
+
+    Raises:
+        UserError: an unknown name (with close ones), a broken or foreign folder, weights that do not fit or cannot be fetched.
+
+    Example:
+        >>> load_model("ViT-B-23")
+        Traceback (most recent call last):
+        wholegrain.errors.UserError: there is no model 'ViT-B-23'; did you mean ViT-B-32, ViT-S-32, ViT-M-32?
+    """
+    model = _load(str(spec), tokenizer)
+    if head is not None:
+        convert_head(model, head)
+    return model.eval()
+
+
+def needs_tokenizer(spec: str | Path) -> bool:
+    """Whether :func:`load_model` wants a tokeniser for this spec (``small``)."""
+    return str(spec).partition(":")[0] == "small"
+
+
+def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
+    if needs_tokenizer(spec):
+        return _load_small(spec, tokenizer)
+    if spec.endswith(".toml"):
+        return load_pair(spec)
+    if (folder := _saved_folder(spec)) is not None:
+        return _load_saved(folder)
+    if (Path(spec) / OPEN_CLIP_FILE).is_file():
+        return _load_open_clip(f"local-dir:{spec}", None)
+    if Path(spec).is_dir():
+        raise UserError(f"{spec} holds no model; a model folder has {MODEL_FILE} or {OPEN_CLIP_FILE}, a run has model/{MODEL_FILE}")
+    if spec.startswith("hf-hub:"):
+        return _load_open_clip(spec, None)
+    name, _, tag = spec.partition(":")
+    if name not in open_clip.list_models():
+        raise UserError(_unknown(spec, name))
+    if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
+        raise UserError(f"{name} has no weights {tag!r}; open_clip knows {', '.join(tags) or 'none'}")
+    return _load_open_clip(name, tag or None)
+
+
+def _unknown(spec: str, name: str) -> str:
+    if "/" in spec or os.sep in spec or spec.startswith("."):
+        return f"there is no folder or file {spec}; check the path"
+    near = difflib.get_close_matches(name, ["small", *open_clip.list_models()], 3, cutoff=0.5)
+    return f"there is no model {name!r}; {'did you mean ' + ', '.join(near) + '?' if near else 'see open_clip.list_models()'}"
+
+
+def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
+    known = {f.name: type(f.default) for f in fields(SmallConfig)}
+    settings: dict[str, Any] = {}
+    for part in filter(None, spec.partition(":")[2].split(",")):
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise UserError(f"small has no setting {key!r}; use {', '.join(known)}")
+        try:
+            settings[key] = known[key](value)
+        except ValueError as error:
+            raise UserError(f"small: {key} is {value!r}; it must be a whole number") from error
+    if tokenizer is None:
+        raise UserError("the model 'small' starts from nothing and needs a tokeniser; train one on the data's captions")
+    return small_model(SmallConfig(**settings), tokenizer)
+
+
+def _load_open_clip(name: str, tag: str | None) -> Model:
+    try:
+        clip, model_cfg, preprocess = create_open_clip(name, tag)
+        tokenizer = _open_clip_tokenizer(name, model_cfg["text_cfg"])
+    except UserError:
+        raise
+    except Exception as error:  # open_clip and the hub raise whatever their parts raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        source = f"{name}:{tag}" if tag else name
+        raise UserError(f"{source} could not be loaded ({first}); check the name and the network, or give a local folder") from error
+    pad_id = getattr(tokenizer, "pad_id", 0)
+    image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
+    bias = None if clip.logit_bias is None else float(clip.logit_bias)
+    log_scale = float(clip.logit_scale)
+    return Model(image_tower, text_tower, head, _open_clip_preprocess(name, preprocess), tokenizer, log_scale=log_scale, bias=bias)
+
+
+def _open_clip_preprocess(name: str, record: dict[str, Any]) -> Preprocess:
+    size = record["size"]
+    height, width = size if isinstance(size, (tuple, list)) else (size, size)
+    resize = {"shortest": "crop", "squash": "squash"}.get(record["resize_mode"])
+    if height != width or resize is None:
+        raise UserError(f"{name} wants pictures of {height}x{width}, resized by {record['resize_mode']!r}; only squares by crop or squash are served")
+    values = {"size": int(height), "resize": resize, "interpolation": record["interpolation"]}
+    return Preprocess.from_json({**values, "mean": list(record["mean"]), "std": list(record["std"])})
+
+
+def _open_clip_tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
+    context = int(text_cfg.get("context_length", 77))
+    settings = text_cfg.get("tokenizer_kwargs") or {}
+    source = text_cfg.get("hf_tokenizer_name")
+    if not source:
+        return ClipTokenizer(context, settings.get("clean", "lower"))
+    if text_cfg.get("tokenizer_mode"):
+        raise UserError(f"{name} uses open_clip's tokeniser mode {text_cfg['tokenizer_mode']!r}, which is not served; choose another model")
+    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else _fetch_tokenizer(source)
+    clean = settings.get("clean", "whitespace")
+    if settings.get("strip_sep_token"):
+        # CLIPA turns the end token into padding: so there is none, and one position less for the text
+        return FileTokenizer.from_folder(folder, context - 1, clean=clean, start="[CLS]")
+    return FileTokenizer.from_folder(folder, context, clean=clean)
+
+
+def _fetch_tokenizer(source: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(source, "tokenizer_config.json")
+    return Path(hf_hub_download(source, "tokenizer.json")).parent
+
+
+def build_image_tower(config: dict[str, Any]) -> TunedModule:
+    """The image tower of a saved configuration, with random weights."""
+    config = dict(config)
+    tune, branches, fixed = config.pop("tune", "all"), config.pop("branches", None), config.pop("fixed_batchnorm", False)
+    makers: dict[str, Callable[[], TunedModule]] = {
+        "small": lambda: SmallImageTower(SmallConfig(**config["small"])),
+        "timm": lambda: timm_tower(config["name"], config["image_size"], config["kwargs"], fixed_batchnorm=fixed),
+        "open_clip": lambda: build_open_clip_image(config),
+    }
+    tower: Any = makers[config["kind"]]()
+    if branches is not None:
+        tower.add_branches(**branches)
+    tower.tune(tune)
+    return tower
+
+
+def build_text_tower(config: dict[str, Any]) -> TunedModule:
+    """The text tower of a saved configuration, with random weights."""
+    config = dict(config)
+    tune, pad_id, true_length = config.pop("tune", "all"), config.pop("pad_id", 0), config.pop("true_length", True)
+    makers: dict[str, Callable[[], TunedModule]] = {
+        "small": lambda: SmallTextTower(SmallConfig(**config["small"]), config["vocab_size"]),
+        "hf": lambda: build_hf_text(config),
+        "open_clip": lambda: build_open_clip_text(config, pad_id, true_length),
+    }
+    tower = makers[config["kind"]]()
+    tower.tune(tune)
+    return tower
+
+
+def save_model(model: Model, folder: str | Path) -> None:
+    """Writes a complete model; every file is written aside and renamed, ``model.json`` last.
+
+    A folder whose writing was cut short between two renames is recognised on loading by a mark that both files carry.
+
+    Raises:
+        MachineError: the disk is full or refuses.
+    """
+    folder = Path(folder)
+    mark = uuid.uuid4().hex
+    record = {
+        "format": FORMAT,
+        "mark": mark,
+        "image": model.image_tower.config(),  # type: ignore[operator]
+        "text": model.text_tower.config(),  # type: ignore[operator]
+        "head": model.head.config(),
+        "bias": model.bias is not None,
+        "preprocess": model.preprocess.to_json(),
+    }
+    aside = folder / f".saving-{os.getpid()}"
+    try:
+        aside.mkdir(parents=True, exist_ok=True)
+        save_file(_weights(model), aside / WEIGHTS_FILE, metadata={"format": "pt", "mark": mark})
+        model.tokenizer.save(aside)
+        (aside / MODEL_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        for file in sorted(aside.iterdir(), key=lambda f: f.name == MODEL_FILE):
+            os.replace(file, folder / file.name)
+    except (OSError, SafetensorError) as error:
+        raise MachineError(f"the model could not be written to {folder} ({error}); make room or choose another folder") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    # compiled blocks carry a prefix in their names
+    return {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in model.state_dict().items()}
+
+
+def _saved_folder(spec: str) -> Path | None:
+    path = Path(spec)
+    base, _, name = spec.rpartition(":")
+    if path.is_dir():
+        places = [path, path / "model"]
+    elif base and Path(base).is_dir():
+        run = Path(base)
+        places = [p for top in (run, run / "checkpoints") for p in (top / name, top / name / "model")]
+        places += [run / "model"] if name == "last" else []
+    else:
+        return None
+    return next((place for place in places if (place / MODEL_FILE).is_file()), None)
+
+
+def _load_saved(folder: Path) -> Model:
+    path = folder / MODEL_FILE
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise UserError(f"{path} has format {record['format']}, this version reads {FORMAT}; use the version that wrote it")
+        towers = build_image_tower(record["image"]), build_text_tower(record["text"])
+        model = Model(*towers, build_head(record["head"]), Preprocess.from_json(record["preprocess"]), load_tokenizer(folder))
+        mark = record["mark"]
+        if record["bias"]:
+            model.add_bias()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); save the model again") from error
+    _load_weights(model, folder / WEIGHTS_FILE, mark)
+    return model
+
+
+def _load_weights(model: Model, path: Path, mark: str) -> None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get("mark")
+        if found != mark:
+            raise UserError(f"{path} was not written together with its {MODEL_FILE}; save the model again")
+        model.load_state_dict(load_file(path), assign=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[-1].strip()}); save the model again") from error
