@@ -1,0 +1,80 @@
+"""Hugging Face ``datasets``: ``hf:NAME`` (hub or cache) or ``hf:FOLDER`` (``save_to_disk``), with ``:split`` behind either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from wholegrain.data.sources.columns import Columns
+from wholegrain.data.sources.parquet import sample_of
+from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
+from wholegrain.errors import UserError
+
+
+class HuggingFaceSource:
+    """Images are taken as the stored bytes, never decoded and encoded again. Without ``:split`` all splits are read, by name."""
+
+    def __init__(self, spec: str, options: SourceOptions) -> None:
+        try:
+            import datasets
+        except ImportError:
+            raise UserError(
+                "reading hf: sources needs the package datasets; install it with: pip install 'wholegrain[hf]'"
+            ) from None
+        name, split = spec, ""
+        if not Path(spec).exists() and ":" in spec:
+            name, _, split = spec.rpartition(":")
+        parts = _load(datasets, name, split)
+        self.name, self.options = name, options
+        self.parts = {part: _undecoded(datasets, table) for part, table in parts.items()}
+        self.columns = {part: Columns.find(t.column_names, options, f"hf:{name}:{part}") for part, t in self.parts.items()}
+        self.inside = InsideFolder(options.image_root or (Path(name) if Path(name).exists() else Path.cwd()))
+
+    def __iter__(self) -> Iterator[RawSample]:
+        for part, table in self.parts.items():
+            columns = self.columns[part]
+            feature = table.features.get(columns.label)
+            name_of = feature.int2str if hasattr(feature, "int2str") else str
+            for number, row in enumerate(table):
+                row = dict(row)
+                if not columns.split:
+                    row["split"] = part
+                yield sample_of(
+                    row,
+                    replace(columns, split=columns.split or "split"),
+                    self.inside,
+                    f"hf:{self.name}",
+                    f"hf:{self.name}:{part}, row {number}",
+                    name_of,
+                )
+
+    def fingerprint(self) -> list[str]:
+        return [f"{part} {getattr(table, '_fingerprint', '')} {len(table)}" for part, table in self.parts.items()]
+
+
+def _load(datasets: Any, name: str, split: str) -> dict[str, Any]:
+    folder = Path(name)
+    try:
+        saved = any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json", "dataset_info.json"))
+        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+    except Exception as error:  # the library raises a dozen kinds for names, networks and files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"hf:{name} cannot be loaded ({reason}); check the name, the folder and the network") from error
+    # A single table says where it came from; "train" is what the library calls a table that does not.
+    parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+    if split and split not in parts:
+        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(parts)}")
+    return {split: parts[split]} if split else {_plain(part): table for part, table in parts.items()}
+
+
+def _plain(part: str) -> str:
+    return {"validation": "val"}.get(part, part)
+
+
+def _undecoded(datasets: Any, table: Any) -> Any:
+    for name, feature in table.features.items():
+        if isinstance(feature, datasets.Image):
+            table = table.cast_column(name, datasets.Image(decode=False))
+    return table
