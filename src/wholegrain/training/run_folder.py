@@ -23,7 +23,7 @@ from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
-from wholegrain.towers import save_model
+from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoint import aside
 from wholegrain.training.loader import Source
