@@ -28,8 +28,8 @@ CHUNK = 1024
 _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "PPM": ".ppm"}
 
 Row = dict[str, Any]
-"""What was found of a sample: ``key``, ``end`` (file ending), ``size``, ``captions``, ``split``, ``label``, ``regions``, ``place``
-and ``where``; or ``where`` and ``broken`` (the reason); ``empty`` counts captions of nothing but spaces, which are left out."""
+"""What was found of a sample: ``key``, ``end`` (file ending), ``size``, ``captions``, ``split``, ``label``, ``regions``,
+``place`` and ``where``; or ``where`` and ``broken`` (the reason); ``empty`` counts captions of spaces alone, which are left out."""
 
 
 def look_at(sample: RawSample) -> Row:

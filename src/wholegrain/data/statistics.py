@@ -81,7 +81,7 @@ class CaptionStatistics:
 
 
 def clip_tokenizer() -> Tokenizer:
-    """CLIP's byte pairs with its context of 77 tokens. Importing open_clip takes seconds, so it is done here, when it is needed."""
+    """CLIP's byte pairs, context 77. Importing open_clip takes seconds, so it is done here, when it is needed."""
     from wholegrain.text.tokenizer import ClipTokenizer
 
     return ClipTokenizer()
