@@ -130,4 +130,6 @@ def encoded(image: torch.Tensor, text: torch.Tensor, owner, *, texts=None, roles
     texts = tuple(texts or (f"text {n}" for n in range(len(owner))))
     roles = tuple(roles or ["web"] * len(owner))
     keys = tuple(f"key{b:05d}" for b in range(len(image)))
-    return Encoded(keys, ImageFeatures(image, branches), texts, TextFeatures(text), owner, roles, tuple(caption_id(t) for t in texts))
+    return Encoded(
+        keys, ImageFeatures(image, branches), texts, TextFeatures(text), owner, roles, tuple(caption_id(t) for t in texts)
+    )

@@ -18,7 +18,12 @@ from wholegrain.evaluation.composition import composition, hard_positives, negat
 def twin_data(count=40, kinds=("relation", "swap_object")):
     records = [record(n, [f"caption of {n}"]) for n in range(2 * count)]
     twins = tuple(
-        Twin(f"t{n}", kinds[n % len(kinds)], (f"key{2 * n:05d}", f"key{2 * n + 1:05d}"), (f"caption of {2 * n}", f"caption of {2 * n + 1}"))
+        Twin(
+            f"t{n}",
+            kinds[n % len(kinds)],
+            (f"key{2 * n:05d}", f"key{2 * n + 1:05d}"),
+            (f"caption of {2 * n}", f"caption of {2 * n + 1}"),
+        )
         for n in range(count)
     )
     return FakeDataset(records, twins=twins)
@@ -38,7 +43,9 @@ def test_expected_scores_are_the_mean_over_all_ways_to_break_the_ties(scores):
     # every order of four tiny additions, far smaller than the steps between scores
     outcomes = []
     for tiny in itertools.permutations(range(4)):
-        s = np.array([[scores[0] + tiny[0] * 1e-3, scores[1] + tiny[1] * 1e-3], [scores[2] + tiny[2] * 1e-3, scores[3] + tiny[3] * 1e-3]])
+        s = np.array(
+            [[scores[0] + tiny[0] * 1e-3, scores[1] + tiny[1] * 1e-3], [scores[2] + tiny[2] * 1e-3, scores[3] + tiny[3] * 1e-3]]
+        )
         text, image = s[0, 0] > s[0, 1] and s[1, 1] > s[1, 0], s[0, 0] > s[1, 0] and s[1, 1] > s[0, 1]
         outcomes.append((text, image, text and image))
     values = twin_scores(np.array(scores, dtype=float).reshape(1, 2, 2))
@@ -56,10 +63,12 @@ def test_chance_levels_are_those_of_four_random_numbers():
 
 def test_an_oracle_scores_everything_and_falls_to_chance_when_images_are_shuffled():
     result = composition(oracle(), twin_data(200))
-    assert result.metrics["group_score"] == 1 and result.metrics["relation/text_score"] == 1
+    assert result.metrics["group_score"] == 1
+    assert result.metrics["relation/text_score"] == 1
     assert result.figure("text_score").shuffled == pytest.approx(0.25, abs=0.08)
     assert result.figure("group_score").shuffled == pytest.approx(1 / 6, abs=0.08)
-    assert result.figure("text_score").count == 200 and result.figure("relation/text_score").count == 100
+    assert result.figure("text_score").count == 200
+    assert result.figure("relation/text_score").count == 100
 
 
 def test_a_constant_model_expects_chance_and_scores_nothing():
@@ -67,13 +76,15 @@ def test_a_constant_model_expects_chance_and_scores_nothing():
     for name in ("text_score", "image_score", "group_score"):
         assert result.figure(f"{name}_expected").value == pytest.approx(result.figure(name).chance)
         assert result.figure(name).value == 0
-    assert result.metrics["picks_caption"] == 0.5 and result.metrics["tie_rate"] == 1
+    assert result.metrics["picks_caption"] == 0.5
+    assert result.metrics["tie_rate"] == 1
 
 
 def test_blind_models():
     no_eyes = composition(FakeModel(same, vector), twin_data()).metrics
     assert no_eyes["text_score_expected"] == no_eyes["group_score_expected"] == 0
-    assert no_eyes["picks_caption"] == 0.5 and no_eyes["image_score_expected"] == 0.25
+    assert no_eyes["picks_caption"] == 0.5
+    assert no_eyes["image_score_expected"] == 0.25
     no_reading = composition(FakeModel(vector, same), twin_data()).metrics
     assert no_reading["image_score_expected"] == no_reading["group_score_expected"] == 0
     assert no_reading["text_score_expected"] == 0.25
@@ -81,7 +92,8 @@ def test_blind_models():
 
 def test_text_alone_scores_exactly_half_on_twins():
     result = composition(oracle(), twin_data())
-    assert result.metrics["blind_shorter"] == 0.5 and result.metrics["blind_unigram"] == 0.5
+    assert result.metrics["blind_shorter"] == 0.5
+    assert result.metrics["blind_unigram"] == 0.5
 
 
 def test_order_of_items_and_kinds_does_not_matter():
@@ -96,7 +108,8 @@ def test_order_of_items_and_kinds_does_not_matter():
 def test_add_kinds_stand_apart():
     data = twin_data(kinds=("relation", "add"))
     result = composition(oracle(), data)
-    assert result.figure("group_score").count == 20 and result.figure("add/group_score").count == 20
+    assert result.figure("group_score").count == 20
+    assert result.figure("add/group_score").count == 20
     assert "add" in result.protocol
     assert "add" not in composition(oracle(), twin_data()).protocol
 
@@ -108,7 +121,9 @@ def test_a_split_without_twins_is_named():
 
 def hard_data(count=60):
     records = [record(n, [f"x {n}"]) for n in range(count)]
-    items = tuple(HardPositive(f"h{n}", "inverse", f"key{n:05d}", (f"left {n}", f"right {n}"), f"false {n}") for n in range(count))
+    items = tuple(
+        HardPositive(f"h{n}", "inverse", f"key{n:05d}", (f"left {n}", f"right {n}"), f"false {n}") for n in range(count)
+    )
     return FakeDataset(records, hard_positives=items)
 
 
@@ -121,7 +136,8 @@ def test_hard_positives():
     assert result.metrics["both_win"] == 1
     assert hard_positives(FakeModel(same, same), hard_data()).metrics["both_win_expected"] == pytest.approx(1 / 3)
     random = hard_positives(FakeModel(vector, vector), hard_data(600)).figure("both_win")
-    assert random.value == pytest.approx(1 / 3, abs=0.06) and random.chance == pytest.approx(1 / 3)
+    assert random.value == pytest.approx(1 / 3, abs=0.06)
+    assert random.chance == pytest.approx(1 / 3)
 
     def one_wording(text):  # knows one wording only: the other one loses against the false text
         return vector(text) if text.startswith("false") else reads(text) * (-1 if text.startswith("right") else 1)
@@ -135,7 +151,10 @@ def negative_data(count=50, longer=False):
     for r in records:
         for c in r.captions:
             text = c.text.replace("a ", "no red ") if longer else c.text.replace("a ", "b ")
-            rows[r.key, c.id] = (Negative(r.key, c.id, "replace_object", text), Negative(r.key, c.id, "add_object", text + " and more"))
+            rows[r.key, c.id] = (
+                Negative(r.key, c.id, "replace_object", text),
+                Negative(r.key, c.id, "add_object", text + " and more"),
+            )
     return FakeDataset(records, negatives=rows)
 
 
@@ -144,18 +163,21 @@ def test_negatives():
         return vector(f"key{int(text.split()[2]):05d}") * (1 if text.startswith("a ") else -1)
 
     result = negatives(FakeModel(vector, reads), negative_data())
-    assert result.metrics["accuracy"] == 1 and result.figure("accuracy").count == 100
+    assert result.metrics["accuracy"] == 1
+    assert result.figure("accuracy").count == 100
     assert result.figure("replace_object/accuracy").chance == 0.5
     assert negatives(FakeModel(same, same), negative_data()).metrics["accuracy_expected"] == 0.5
     assert negatives(FakeModel(same, same), negative_data()).metrics["accuracy"] == 0
     random = negatives(FakeModel(vector, vector), negative_data(300)).figure("accuracy")
-    assert random.value == pytest.approx(0.5, abs=0.06) and random.shuffled == pytest.approx(0.5, abs=0.06)
+    assert random.value == pytest.approx(0.5, abs=0.06)
+    assert random.shuffled == pytest.approx(0.5, abs=0.06)
 
 
 def test_blind_controls_find_what_the_texts_give_away():
     result = negatives(FakeModel(vector, vector), negative_data(longer=True))
     assert result.metrics["add_object/blind_shorter"] == 1
-    assert result.metrics["replace_object/blind_shorter"] == 1 and result.metrics["replace_object/blind_unigram"] == 1
+    assert result.metrics["replace_object/blind_shorter"] == 1
+    assert result.metrics["replace_object/blind_unigram"] == 1
     fair = negatives(FakeModel(vector, vector), negative_data())
     assert fair.metrics["replace_object/blind_shorter"] == 0.5
 

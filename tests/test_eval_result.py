@@ -11,14 +11,23 @@ from rich.console import Console
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.compare import compare
-from wholegrain.evaluation.intervals import bootstrap_mean, bootstrap_statistic, paired_difference, resample_counts, weighted_median, wilson
+from wholegrain.evaluation.intervals import (
+    bootstrap_mean,
+    bootstrap_statistic,
+    paired_difference,
+    resample_counts,
+    weighted_median,
+    wilson,
+)
 from wholegrain.evaluation.result import Figure, TaskResult, load_results, print_results, save_results
 from wholegrain.evaluation.rows import Rows, figures, join, table
 
 
 def test_resamples_draw_as_many_clusters_as_there_are():
     counts = np.concatenate(list(resample_counts(7, 50, cells=30)))
-    assert counts.shape == (50, 7) and (counts.sum(1) == 7).all() and counts.std() > 0.5
+    assert counts.shape == (50, 7)
+    assert (counts.sum(1) == 7).all()
+    assert counts.std() > 0.5
 
 
 def test_intervals_cover_clustered_data_and_too_narrow_ones_would_not():
@@ -49,7 +58,8 @@ def test_the_bootstrap_is_seeded_and_fast():
 
 def test_a_perfect_score_is_not_certain():
     low, high = bootstrap_mean(np.ones(12), np.arange(12))
-    assert (float(low), float(high)) == pytest.approx(wilson(1.0, 12)) and low < 0.8
+    assert (float(low), float(high)) == pytest.approx(wilson(1.0, 12))
+    assert low < 0.8
 
 
 def test_median_interval():
@@ -67,7 +77,9 @@ def test_paired_difference_sees_what_unpaired_intervals_cannot():
     b = a.copy()
     b[np.flatnonzero(a == 0)[:20]] = 1  # b repairs twenty items and breaks none
     found = paired_difference(b, a, np.arange(400))
-    assert found.value == pytest.approx(0.05) and found.low > 0 and found.p < 0.001
+    assert found.value == pytest.approx(0.05)
+    assert found.low > 0
+    assert found.p < 0.001
     assert paired_difference(a, b, np.arange(400)).value == -found.value
 
 
@@ -85,7 +97,9 @@ def make_result(task="composition", shift=0.0, order=None):
     place = np.arange(n) if order is None else order
     values = {"accuracy": ((np.arange(n) + shift) % 2 < 1).astype(float)[place], "rank": (np.arange(n) + 1.0)[place]}
     kinds = [f"kind{i % 2}" for i in place]
-    rows = Rows([f"i{i}" for i in place], kinds, [f"k{i // 2}" for i in place], values, {"accuracy": 0.5}, {"accuracy": np.full(n, 0.4)})
+    rows = Rows(
+        [f"i{i}" for i in place], kinds, [f"k{i // 2}" for i in place], values, {"accuracy": 0.5}, {"accuracy": np.full(n, 0.4)}
+    )
     return TaskResult(task, "a protocol in one sentence.", tuple(figures(rows, units={"rank": "rank"})), table(rows))
 
 
@@ -93,10 +107,18 @@ def test_round_trip(tmp_path):
     results = [make_result(), make_result("retrieval")]
     save_results(results, tmp_path / "out", {"dataset": "photos", "model": "small", "split": "test"})
     loaded, meta = load_results(tmp_path / "out")
-    assert loaded == results and meta["model"] == "small"
+    assert loaded == results
+    assert meta["model"] == "small"
     document = json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]
-    assert document["metrics"]["accuracy"] == 0.5 and document["dataset"] == "photos" and document["task"] == "composition"
-    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == ["composition.parquet", "items", "results.json", "retrieval.parquet"]
+    assert document["metrics"]["accuracy"] == 0.5
+    assert document["dataset"] == "photos"
+    assert document["task"] == "composition"
+    assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == [
+        "composition.parquet",
+        "items",
+        "results.json",
+        "retrieval.parquet",
+    ]
 
 
 def test_what_is_not_finite_becomes_null(tmp_path):
@@ -131,16 +153,21 @@ def test_figures_are_means_of_items_per_group():
     rows = result.items.to_pylist()
     for kind in ("kind0", "kind1"):
         assert result.metrics[f"{kind}/accuracy"] == np.mean([r["accuracy"] for r in rows if r["group"] == kind])
-    joined = join([Rows(["a"], [""], ["k"], {"x": np.array([1.0])}), Rows(["b"], ["g"], ["k"], {"y": np.array([0.0])}, {"y": 0.5})])
+    joined = join(
+        [Rows(["a"], [""], ["k"], {"x": np.array([1.0])}), Rows(["b"], ["g"], ["k"], {"y": np.array([0.0])}, {"y": 0.5})]
+    )
     names = {f.name: f for f in figures(joined)}
-    assert names["x"].count == 1 and names["g/y"].chance == 0.5 and "g/x" not in names
+    assert names["x"].count == 1
+    assert names["g/y"].chance == 0.5
+    assert "g/x" not in names
 
 
 def test_comparison_joins_items_by_name():
     mixed = np.random.default_rng(0).permutation(20)
     a, b = make_result(shift=1), make_result(order=mixed)
     found = compare(a, b, "kind0/accuracy")
-    assert found.value == -1 and found.count == 10
+    assert found.value == -1
+    assert found.count == 10
     assert compare(a, a, "accuracy").value == 0
     with pytest.raises(UserError, match="same items"):
         compare(a, TaskResult(a.task, a.protocol, a.figures, a.items.slice(0, 10)), "accuracy")

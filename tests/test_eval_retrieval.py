@@ -48,7 +48,8 @@ def test_ranks_equal_a_loop_and_do_not_depend_on_block_size(seed, monkeypatch):
     whole = Scorer.blocks
     monkeypatch.setattr(Scorer, "blocks", lambda self: whole(self, cells=1))
     small = count_ranks(Scorer(case.image, case.text), *pairs)
-    assert (small[0].better == to_text.better).all() and (small[1].better == to_image.better).all()
+    assert (small[0].better == to_text.better).all()
+    assert (small[1].better == to_image.better).all()
 
 
 def test_recall_by_hand():
@@ -77,7 +78,11 @@ def test_degenerate_models_expect_chance(kind):
     image = torch.ones_like(image) if kind in ("constant", "one image") else image
     text = torch.ones_like(text) if kind in ("constant", "one caption") else text
     result = retrieval(encoded(image, text, OWNER))
-    tied_directions = {"constant": ("text_retrieval", "image_retrieval"), "one caption": ("text_retrieval",), "one image": ("image_retrieval",)}
+    tied_directions = {
+        "constant": ("text_retrieval", "image_retrieval"),
+        "one caption": ("text_retrieval",),
+        "one image": ("image_retrieval",),
+    }
     for direction in tied_directions[kind]:
         for k in (1, 5):
             figure = result.figure(f"{direction}_recall@{k}_expected")
@@ -106,7 +111,9 @@ def test_an_oracle_falls_to_chance_when_its_images_are_shuffled():
     owner = list(range(100))
     result = retrieval(encoded(torch.eye(100), torch.eye(100), owner))
     figure = result.figure("image_retrieval_recall@1")
-    assert figure.value == 1 and figure.shuffled <= 0.05 and figure.chance == pytest.approx(0.01)
+    assert figure.value == 1
+    assert figure.shuffled <= 0.05
+    assert figure.chance == pytest.approx(0.01)
 
 
 def test_chance_is_the_closed_form():
@@ -142,11 +149,15 @@ def test_truths_count_and_keys_outside_are_passed_over():
 
 def test_one_caption_and_subset_and_roles():
     case = encoded(torch.eye(3), torch.eye(3)[[0, 1, 1, 2]], [0, 0, 1, 2], roles=["web", "detail", "web", "web"])
-    assert retrieval(case, by_role=False).metrics["image_retrieval_recall@1"] == 0.75  # the second caption of image 0 describes image 1
+    assert (
+        retrieval(case, by_role=False).metrics["image_retrieval_recall@1"] == 0.75
+    )  # the second caption of image 0 describes image 1
     single = retrieval(case, one_caption=True, by_role=False)
-    assert single.metrics["image_retrieval_recall@1"] == 1 and single.figure("image_retrieval_recall@1").count == 3
+    assert single.metrics["image_retrieval_recall@1"] == 1
+    assert single.figure("image_retrieval_recall@1").count == 3
     roles = retrieval(case)
-    assert roles.metrics["detail/image_retrieval_recall@1"] == 0 and roles.metrics["web/image_retrieval_recall@1"] == 1
+    assert roles.metrics["detail/image_retrieval_recall@1"] == 0
+    assert roles.metrics["web/image_retrieval_recall@1"] == 1
     assert roles.figure("detail/text_retrieval_recall@1").count == 1  # images without such a caption ask nothing
     assert retrieval(case, subset=2).figure("text_retrieval_recall@1").count == 2
     with pytest.raises(UserError, match="role"):
@@ -189,5 +200,6 @@ def test_items_hold_every_query_and_give_the_figures_back():
     result = retrieval(random_case(4))
     rows = result.items.to_pylist()
     mine = [r["image_retrieval_recall@1"] for r in rows if r["overall"] and r["image_retrieval_recall@1"] is not None]
-    assert len(mine) == len(OWNER) and np.mean(mine) == result.metrics["image_retrieval_recall@1"]
+    assert len(mine) == len(OWNER)
+    assert np.mean(mine) == result.metrics["image_retrieval_recall@1"]
     assert {r["cluster"] for r in rows} == {f"key{b:05d}" for b in range(6)}

@@ -1,10 +1,11 @@
 """What text alone scores on paired items: the control without which a composition score means little.
 
-Many published tests can be answered without the picture (SugarCrepe's ADD subsets: 99% by "the shorter caption is true"). Two controls:
+Many published tests can be answered without the picture (SugarCrepe's ADD subsets: 99% by "the shorter caption is true"). Two
+controls:
 
 * *shorter wins*: fewer words, then fewer characters; equal lengths are a tie, worth one half;
-* *unigram*: a log-odds weight per word, learned from the true and false texts of *other* images (cross-validated, no image on both
-  sides), so it finds any word that gives false texts away.
+* *unigram*: a log-odds weight per word, learned from the true and false texts of *other* images (cross-validated, no image on
+  both sides), so it finds any word that gives false texts away.
 
 On twins, where each caption is true of one picture and false of the other, both are 50% by construction.
 """
@@ -49,9 +50,10 @@ def unigram_wins(
 
     Args:
         true, false: ``[N]`` texts.
-        images: ``[N]`` the keys of the images behind each item; items that share one, directly or through others, are in one fold.
-        folds: parts of the cross-validation. A word's weight is ``log((t + 1) / (f + 1))`` with t and f its counts in the true and in
-            the false texts of the other folds.
+        images: ``[N]`` the keys of the images behind each item; items that share one, directly or through others, are in one
+            fold.
+        folds: parts of the cross-validation. A word's weight is ``log((t + 1) / (f + 1))`` with t and f its counts in the
+            true and in the false texts of the other folds.
     """
     fold_N = image_folds(images, folds, seed)
     pairs = [(Counter(words(a)), Counter(words(b))) for a, b in zip(true, false, strict=True)]

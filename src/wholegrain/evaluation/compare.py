@@ -18,7 +18,9 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
     """
     group, _, metric = name.rpartition("/")
     if metric not in result.items.column_names:
-        raise UserError(f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared item by item; choose another.")
+        raise UserError(
+            f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared so; choose another."
+        )
     rows = result.items.filter(pc.equal(result.items["group"], group) if group else result.items["overall"])
     rows = rows.filter(pc.is_valid(rows[metric]))
     ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
@@ -35,5 +37,7 @@ def compare(a: TaskResult, b: TaskResult, name: str, *, seed: int = 0) -> Differ
     ids_b, _, values_b = figure_items(b, name)
     place = {item: n for n, item in enumerate(ids_b)}
     if set(ids_a) != set(ids_b) or len(place) != len(ids_a) or not ids_a:
-        raise UserError(f"The two results of {a.task} do not hold the same items for {name!r}; evaluate both on the same data, split and settings.")
+        raise UserError(
+            f"The two results of {a.task} do not hold the same items for {name!r}; evaluate both on the same data."
+        )
     return paired_difference(values_a, values_b[[place[item] for item in ids_a]], clusters, seed=seed)

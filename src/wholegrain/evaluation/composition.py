@@ -2,15 +2,18 @@
 
 Three kinds of items, each from a sidecar of the data set:
 
-* :func:`composition`, from ``twins``: two pictures, two captions, each true of exactly one (Winoground's scores, Thrush et al., CVPR 2022).
-  With ``s_ij`` the score of picture i and caption j: *text* ``s00 > s01 and s11 > s10`` (each picture picks its caption), *image*
-  ``s00 > s10 and s11 > s01`` (each caption picks its picture), *group* both. Guessing scores 25%, 25% and 16.7%; a single comparison 50%.
-  A model blind to the pictures scores 0 on text, one blind to the captions 0 on image, both 0 on group.
-* :func:`hard_positives`: two true wordings of one fact and a false text; right only if both true ones win (as in SugarCrepe++); chance 1/3.
-* :func:`negatives`: one picture, its caption, one false text (as in SugarCrepe); chance 50%, and what text alone scores is shown beside it.
+* :func:`composition`, from ``twins``: two pictures, two captions, each true of exactly one (Winoground's scores, Thrush et al.,
+  CVPR 2022). With ``s_ij`` the score of picture i and caption j: *text* ``s00 > s01 and s11 > s10`` (each picture picks its
+  caption), *image* ``s00 > s10 and s11 > s01`` (each caption picks its picture), *group* both. Guessing scores 25%, 25% and
+  16.7%; a single comparison 50%. A model blind to the pictures scores 0 on text, one blind to the captions 0 on image, both 0 on
+  group.
+* :func:`hard_positives`: two true wordings of one fact and a false text; right only if both true ones win (as in SugarCrepe++);
+  chance 1/3.
+* :func:`negatives`: one picture, its caption, one false text (as in SugarCrepe); chance 50%, and what text alone scores is shown
+  beside it.
 
-``>`` is strict; ties are shown apart (:mod:`wholegrain.evaluation.ties`). Kinds whose name begins with ``add`` make the false text longer and are kept
-out of the figures over all kinds.
+``>`` is strict; ties are shown apart (:mod:`wholegrain.evaluation.ties`). Kinds whose name begins with ``add`` make the false
+text longer and are kept out of the figures over all kinds.
 """
 
 from __future__ import annotations
@@ -21,10 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import shorter_wins, unigram_wins
-from wholegrain.evaluation.encode import default_needs, encode_keys, encode_texts, split_keys
-from wholegrain.evaluation.result import TaskResult
+from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.ties import all_above, wins
@@ -32,19 +34,25 @@ from wholegrain.evaluation.ties import all_above, wins
 CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6, "picks_caption": 1 / 2, "picks_picture": 1 / 2}
 
 
-def composition(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
+def composition(
+    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+) -> TaskResult:
     """Twins of a split, by kind.
 
-    Figures (over all kinds, then ``KIND/…``): ``text_score``, ``image_score``, ``group_score``, each with ``_expected``; ``picks_caption`` and
-    ``picks_picture``, the accuracies of the single comparisons (ties one half); ``tie_rate``; ``blind_shorter`` and ``blind_unigram``.
+    Figures (over all kinds, then ``KIND/…``): ``text_score``, ``image_score``, ``group_score``, each with ``_expected``;
+    ``picks_caption`` and ``picks_picture``, the accuracies of the single comparisons (ties one half); ``tie_rate``;
+    ``blind_shorter`` and ``blind_unigram``.
+
+    Args:
+        known: features that are there already, so that they are not made again.
 
     Raises:
-        UserError: when the split has no twins.
+        NotSupportedError: when the split has no twins.
     """
     twins = [twin for twin in dataset.twins if twin.split == split]
     if not twins:
-        raise UserError(f"The data set has no twins in the split {split!r} (twins.parquet); choose a split that has some, or leave composition out.")
-    scores = _PairScores(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch)
+        raise NotSupportedError(f"The data set has no twins of the split {split!r} in twins.parquet; choose a split that has some.")
+    scores = _PairScores(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch, known)
     kinds = [twin.kind for twin in twins]
     slots = np.array([[scores.image(key) for key in twin.keys] for twin in twins])
     texts = np.array([[scores.text(caption) for caption in twin.captions] for twin in twins])
@@ -61,8 +69,8 @@ def composition(model: Any, dataset: Any, split: str = "test", *, seed: int = 0,
         twin_scores(scores(shuffled[:, :, None], texts[:, None, :])), _in_overall(kinds), extra,
     )  # fmt: skip
     protocol = (
-        f"{len(twins):,} twins of the split {split!r}, two pictures and two captions each: text, image and group score as in Winoground with a "
-        f"strict >, picks_… single comparisons with ties as one half, blind_… what the captions alone would give{_apart(kinds)}."
+        f"{len(twins):,} twins of the split {split!r}, two pictures and two captions each: text, image and group score as in "
+        f"Winoground with a strict >, picks_… single comparisons with ties as one half, blind_… what the captions alone would give{_apart(kinds)}."
     )
     return TaskResult("composition", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
@@ -103,16 +111,23 @@ def _twin_blind(twins: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
     return {name: values.reshape(-1, 2).mean(1) for name, values in found.items()}
 
 
-def hard_positives(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
-    """Two true wordings against one false text, by kind: ``both_win`` (chance 1/3), ``_expected``, ``tie_rate``, ``blind_shorter``.
+def hard_positives(
+    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+) -> TaskResult:
+    """Two true wordings against one false text, by kind: ``both_win`` (chance 1/3), ``_expected``, ``tie_rate``,
+    ``blind_shorter``.
 
     Raises:
-        UserError: when the split has none.
+        NotSupportedError: when the split has none.
     """
     found = [item for item in dataset.hard_positives if item.split == split]
     if not found:
-        raise UserError(f"The data set has no hard positives in the split {split!r} (hard_positives.parquet); choose another split, or leave them out.")
-    scores = _PairScores(model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch)
+        raise NotSupportedError(
+            f"The data set has no hard positives of the split {split!r} in hard_positives.parquet; choose a split that has some."
+        )
+    scores = _PairScores(
+        model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch, known
+    )
     texts = np.array([[scores.text(t) for t in (*item.captions, item.negative)] for item in found])
     images = np.array([scores.image(item.key) for item in found])
     kinds = [item.kind for item in found]
@@ -127,7 +142,11 @@ def hard_positives(model: Any, dataset: Any, split: str = "test", *, seed: int =
     chance = {"both_win": 1 / 3, "both_win_expected": 1 / 3, "blind_shorter": 1 / 3}
     s_N3 = scores(images[:, None], texts)
     extra = {name: s_N3[:, j].tolist() for j, name in enumerate(("s_true0", "s_true1", "s_false"))}
-    extra |= {"true0": [i.captions[0] for i in found], "true1": [i.captions[1] for i in found], "false": [i.negative for i in found]}
+    extra |= {
+        "true0": [i.captions[0] for i in found],
+        "true1": [i.captions[1] for i in found],
+        "false": [i.negative for i in found],
+    }
     rows = Rows(
         [i.item for i in found], kinds, [i.key for i in found], values(images) | blind, chance, values(_permuted(images, kinds, seed)),
         _in_overall(kinds), extra,
@@ -136,18 +155,23 @@ def hard_positives(model: Any, dataset: Any, split: str = "test", *, seed: int =
     return TaskResult("hard_positives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
-def negatives(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
-    """A caption against each false text made from it, by kind: ``accuracy`` (chance 50%), ``accuracy_expected``, ``tie_rate``, blind scores.
+def negatives(
+    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+) -> TaskResult:
+    """A caption against each false text made from it, by kind: ``accuracy`` (chance 50%), ``accuracy_expected``, ``tie_rate``,
+    blind scores.
 
     Raises:
-        UserError: when the split has no negatives.
+        NotSupportedError: when the split has no negatives.
     """
     found = split_negatives(dataset, split)
     if not found:
-        raise UserError(f"The data set has no negatives in the split {split!r} (negatives.parquet); make some, or leave this task out.")
+        raise NotSupportedError(
+            f"The data set has no negatives of the split {split!r} in negatives.parquet; make some or choose another split."
+        )
     true, false = [text for text, _ in found], [negative.text for _, negative in found]
     keys, kinds = [negative.key for _, negative in found], [negative.kind for _, negative in found]
-    scores = _PairScores(model, dataset, keys, true + false, batch)
+    scores = _PairScores(model, dataset, keys, true + false, batch, known)
     images = np.array([scores.image(key) for key in keys])
     texts = np.array([[scores.text(a), scores.text(b)] for a, b in zip(true, false, strict=True)])
 
@@ -156,15 +180,18 @@ def negatives(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, b
         strict, fair, tied = wins(s_N2[:, 0], s_N2[:, 1])
         return {"accuracy": strict, "accuracy_expected": fair, "tie_rate": tied}
 
-    blind = {"blind_shorter": shorter_wins(true, false), "blind_unigram": unigram_wins(true, false, [(key,) for key in keys], seed=seed)}
+    blind = {
+        "blind_shorter": shorter_wins(true, false),
+        "blind_unigram": unigram_wins(true, false, [(key,) for key in keys], seed=seed),
+    }
     chance = dict.fromkeys(("accuracy", "accuracy_expected", *blind), 0.5)
     s_N2 = scores(images[:, None], texts)
     extra = {"true": true, "false": false, "s_true": s_N2[:, 0].tolist(), "s_false": s_N2[:, 1].tolist()}
     control = values(_permuted(images, ["all"] * len(found), seed))
     rows = Rows(_negative_ids(found), kinds, keys, values(images) | blind, chance, control, _in_overall(kinds), extra)
     protocol = (
-        f"{len(found):,} pairs of the split {split!r}, a true caption and a false text of one picture: right if the true one scores strictly higher; "
-        f"blind_… is what the texts alone would give{_apart(kinds)}."
+        f"{len(found):,} pairs of the split {split!r}, a true caption and a false text of one picture: right if the true one "
+        f"scores strictly higher; blind_… is what the texts alone would give{_apart(kinds)}."
     )
     return TaskResult("negatives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
@@ -220,12 +247,15 @@ def _with_expected(chance: dict[str, float]) -> dict[str, float]:
 class _PairScores:
     """Scores of (image, text) pairs by position, everything encoded once."""
 
-    def __init__(self, model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int) -> None:
+    def __init__(
+        self, model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
+    ) -> None:
         self._images = {key: b for b, key in enumerate(dict.fromkeys(keys))}
         self._texts = {text: n for n, text in enumerate(dict.fromkeys(texts))}
         needs = default_needs(model)
-        image = encode_keys(model, dataset, list(self._images), needs, batch=batch)
-        self._scorer = Scorer(image, encode_texts(model, list(self._texts), needs, batch=4 * batch), model)
+        image = encode_keys(model, dataset, list(self._images), needs, batch=batch, known=known)
+        text = encode_texts(model, list(self._texts), needs, batch=4 * batch, known=known)
+        self._scorer = Scorer(image, text, model)
 
     def image(self, key: str) -> int:
         return self._images[key]

@@ -1,7 +1,8 @@
 """Features of the images and captions of a data set: each distinct text encoded once, each image once.
 
-Texts are encoded in batches sorted by length, so that a short caption never pays for a long one's padding. Everything runs in inference
-mode with the model in eval mode (and put back as it was, so a training run may call this). Features come back as float32 on the CPU.
+Texts are encoded in batches sorted by length, so that a short caption never pays for a long one's padding. Everything runs in
+inference mode with the model in eval mode (and put back as it was, so a training run may call this). Features come back as
+float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.features import ImageFeatures, TextFeatures
 
 Progress = Callable[[str, int, int], None]
@@ -134,18 +136,20 @@ def encode_keys(
     needs: frozenset[str] | None = None,
     *,
     batch: int = 64,
+    known: Encoded | None = None,
     progress: Progress | None = None,
 ) -> ImageFeatures:
-    """Features of the images of ``keys``, in that order; a key that comes twice is encoded once."""
-    distinct = list(dict.fromkeys(keys))
-    parts = list(encode_image_batches(model, dataset, distinct, needs, batch=batch, progress=progress))
+    """Features of the images of ``keys``, in that order; a key that comes twice is encoded once, one that ``known`` holds not at
+    all."""
+    have = {key: b for b, key in enumerate(known.keys)} if known is not None else {}
+    fresh = [key for key in dict.fromkeys(keys) if key not in have]
+    parts = [known.image] if known is not None else []
+    parts += encode_image_batches(model, dataset, fresh, needs, batch=batch, progress=progress)
     if not parts:
         raise UserError("There is no image to encode; check the split and the data set.")
-    together = _join(parts, ImageFeatures)
-    if len(distinct) == len(keys):
-        return together
-    place = {key: b for b, key in enumerate(distinct)}
-    return together.select(torch.tensor([place[key] for key in keys]))
+    place = have | {key: len(have) + n for n, key in enumerate(fresh)}
+    together = parts[0] if len(parts) == 1 else _join(parts, ImageFeatures)
+    return together if list(place) == list(keys) else together.select(torch.tensor([place[key] for key in keys]))
 
 
 def encode_image_batches(
@@ -186,12 +190,21 @@ def encode_texts(
     needs: frozenset[str] | None = None,
     *,
     batch: int = 256,
+    known: Encoded | None = None,
     progress: Progress | None = None,
 ) -> TextFeatures:
-    """Features of ``texts``, in that order; identical ones are encoded once."""
-    distinct, place_N = distinct_texts(texts)
+    """Features of ``texts``, in that order; identical ones are encoded once, those that ``known`` holds not at all."""
     needs = default_needs(model) if needs is None else needs
-    return _encode_distinct(model, distinct, needs, batch=batch, progress=progress)[0].select(place_N)
+    have = {text: n for n, text in enumerate(known.texts)} if known is not None else {}
+    fresh = [text for text in dict.fromkeys(texts) if text not in have]
+    parts = [known.text] if known is not None else []
+    if fresh:
+        parts.append(_encode_distinct(model, fresh, needs, batch=batch, progress=progress)[0])
+    if not parts:
+        raise UserError("There is no text to encode; check the split and the data set.")
+    start = len(known.texts) if known is not None else 0
+    place = have | {text: start + n for n, text in enumerate(fresh)}
+    return _join(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -205,8 +218,10 @@ def _encode_distinct(
     model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
 ) -> tuple[TextFeatures, int]:
     if not texts:
-        raise UserError("There is no text to encode; check the split and the data set.")
-    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))  # characters stand in for tokens: near enough to save the padding
+        raise NotSupportedError("The split has no captions to encode; choose another one with --split.")
+    order = sorted(
+        range(len(texts)), key=lambda n: len(texts[n])
+    )  # characters stand in for tokens: near enough to save the padding
     device, parts, cut, done = device_of(model), [], 0, 0
     for start in range(0, len(order), batch):
         tokens = model.tokenizer.encode([texts[n] for n in order[start : start + batch]])
@@ -245,7 +260,9 @@ def device_of(model: Any) -> torch.device:
 def _to_cpu(features):
     """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
     tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
-    return replace(features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()})
+    return replace(
+        features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()}
+    )
 
 
 def _join(parts: list, kind: type):

@@ -1,8 +1,8 @@
 """How sure a figure is: 95% intervals by a bootstrap over images, and the paired difference of two systems.
 
-Items that share an image are not independent (five captions of one picture are right or wrong together), so whole images are drawn with
-replacement, never single items. One draw of C images is a vector of C counts, and the mean under it is a ratio of two dot products; so
-2,000 draws are a matrix product.
+Items that share an image are not independent (five captions of one picture are right or wrong together), so whole images are
+drawn with replacement, never single items. One draw of C images is a vector of C counts, and the mean under it is a ratio of two
+dot products; so 2,000 draws are a matrix product.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def bootstrap_mean(
         clusters: ``[N]`` the image of each item.
 
     Returns:
-        low, high: ``[F]`` (scalars as 0-d arrays for ``[N]``). Where all values are 0, or all are 1, no resample differs and the bootstrap
-        would claim certainty; then the Wilson interval of as many trials as there are images is given.
+        low, high: ``[F]`` (scalars as 0-d arrays for ``[N]``). Where all values are 0, or all are 1, no resample differs and the
+        bootstrap would claim certainty; then the Wilson interval of as many trials as there are images is given.
 
     Example:
         >>> low, high = bootstrap_mean(np.array([0.0, 1.0] * 50), np.arange(100))

@@ -2,10 +2,10 @@
 
 On disk a result is a folder::
 
-    results.json          {"schema", "meta", "results": [...]}; each result keeps the keys of CLIP_benchmark's output (dataset, model,
-                          pretrained, task, metrics) and adds split, protocol and figures
-    items/TASK.parquet    one row per item: item, group, cluster (the image), overall (counts in the figures without a group), one column
-                          per metric, and what the task kept beside it
+    results.json          {"schema", "meta", "results": [...]}; each result keeps the keys of CLIP_benchmark's output (dataset,
+                          model, pretrained, task, metrics) and adds split, protocol and figures
+    items/TASK.parquet    one row per item: item, group, cluster (the image), overall (counts in the figures without a group), one
+                          column per metric, and what the task kept beside it
 
 A figure named ``GROUP/METRIC`` is the mean of the column METRIC over the rows of GROUP; one named ``METRIC`` over the rows with
 ``overall`` (unless its note says otherwise). So a result can be recomputed, and two systems compared item by item.
@@ -30,6 +30,10 @@ from rich.table import Table
 from wholegrain.errors import MachineError, UserError
 
 SCHEMA = 1
+
+
+class NotSupportedError(UserError):
+    """The data set or the model lacks what a task needs. A suite leaves the task out and gives this as the reason."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,8 @@ class TaskResult:
 def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mapping[str, Any] | None = None) -> Path:
     """Writes ``results.json`` and ``items/*.parquet``; returns the path of ``results.json``.
 
-    ``meta`` may hold ``dataset``, ``model``, ``split``, ``seed`` and anything else that JSON can hold. ``results.json`` is written last, so
-    it never names items that are not there.
+    ``meta`` may hold ``dataset``, ``model``, ``split``, ``seed`` and anything else that JSON can hold. ``results.json`` is
+    written last, so it never names items that are not there.
 
     Raises:
         MachineError: when the disk refuses.
@@ -177,7 +181,9 @@ def _number(name: str, value: Any) -> Any:
 
 def result_table(result: TaskResult) -> Table:
     """The figures as a rich table; ``expected`` rows are left out where nothing was tied, since they equal the row above them."""
-    table = Table(title=result.task, title_justify="left", title_style="bold", caption=result.protocol, caption_justify="left", expand=False)
+    table = Table(
+        title=result.task, title_justify="left", title_style="bold", caption=result.protocol, caption_justify="left", expand=False
+    )
     table.add_column("figure", overflow="fold")
     for name in ("value", "95% interval", "chance", "shuffled", "items"):
         table.add_column(name, justify="right", no_wrap=True)

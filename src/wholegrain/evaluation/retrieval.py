@@ -2,16 +2,17 @@
 
 Any number of captions per image, and any number of images that a caption is true of:
 
-* caption -> image (``image_retrieval_…``): one query per caption; right if any image that the caption is true of is among the first k;
-* image -> caption (``text_retrieval_…``): one query per image; right if any of its true captions is among the first k (as CLIP_benchmark
-  counts; this is not the recall of all captions).
+* caption -> image (``image_retrieval_…``): one query per caption; right if any image that the caption is true of is among the
+  first k;
+* image -> caption (``text_retrieval_…``): one query per image; right if any of its true captions is among the first k (as
+  CLIP_benchmark counts; this is not the recall of all captions).
 
-A rank is that of the best true candidate among the *false* ones, so a second true caption never pushes the first one down. With one
-image per caption and one owner these are the field's usual numbers. Truth beyond the owner is known from identical texts and from the
-data set's ``truths``. Ties: see :mod:`wholegrain.evaluation.ties`.
+A rank is that of the best true candidate among the *false* ones, so a second true caption never pushes the first one down. With
+one image per caption and one owner these are the field's usual numbers. Truth beyond the owner is known from identical texts and
+from the data set's ``truths``. Ties: see :mod:`wholegrain.evaluation.ties`.
 
-Figures per direction: ``recall@1/5/10`` strict and ``…_expected``, ``tie_rate``, ``mean_rank``, ``median_rank``. The chance level is the
-closed form ``1 - C(N - P, k) / C(N, k)`` for P true ones among N candidates, averaged over the queries.
+Figures per direction: ``recall@1/5/10`` strict and ``…_expected``, ``tie_rate``, ``mean_rank``, ``median_rank``. The chance level
+is the closed form ``1 - C(N - P, k) / C(N, k)`` for P true ones among N candidates, averaged over the queries.
 """
 
 from __future__ import annotations
@@ -80,11 +81,13 @@ class Ranks:
         return 1 + (self.candidates - self.positives) / (self.positives + 1)
 
 
-def true_pairs(encoded: Encoded, truths: Mapping[str, Sequence[str]] | None = None, *, owner_only: bool = False) -> tuple[Tensor, Tensor]:
+def true_pairs(
+    encoded: Encoded, truths: Mapping[str, Sequence[str]] | None = None, *, owner_only: bool = False
+) -> tuple[Tensor, Tensor]:
     """Which text is true of which image: int64 ``image_M, text_M``, sorted by image, each pair once.
 
-    A text is true of its owner, of every image that has the same text as a caption, and of the keys that ``truths`` gives for its id;
-    keys that are not among ``encoded.keys`` are passed over. ``owner_only`` counts the owner alone.
+    A text is true of its owner, of every image that has the same text as a caption, and of the keys that ``truths`` gives for its
+    id; keys that are not among ``encoded.keys`` are passed over. ``owner_only`` counts the owner alone.
     """
     place = {key: b for b, key in enumerate(encoded.keys)}
     owners = encoded.owner_N.tolist()
@@ -126,7 +129,8 @@ def count_ranks(scorer: Scorer, image_M: Tensor, text_M: Tensor) -> tuple[Ranks,
 
 
 class _Ends:
-    """Running counts of one direction. They are made by numpy, whose counts of bools are many times faster than torch's on a CPU."""
+    """Running counts of one direction. They are made by numpy, whose counts of bools are many times faster than torch's on a
+    CPU."""
 
     def __init__(self, query_M: Tensor, true_M: Tensor, queries: int, tolerance: float) -> None:
         best = torch.full((queries,), -torch.inf).scatter_reduce(0, query_M, true_M, "amax")
@@ -212,8 +216,8 @@ def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool,
     truth = "its own image" if owner_only else "any image that it is known to be true of"
     cut = f"; {encoded.cut:,} texts were cut at the model's context length" if encoded.cut else ""
     return (
-        f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image with any of its true "
-        f"captions among the first k; ties are wrong, shown apart{cut}."
+        f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image with "
+        f"any of its true captions among the first k; ties are wrong, shown apart{cut}."
     )
 
 
@@ -224,11 +228,7 @@ def _one_table(
     both = count_ranks(scorer, *pairs)
     control = count_ranks(scorer.permuted(order), *pairs)
     owner_key = [part.keys[b] for b in part.owner_N.tolist()]
-    seen: dict[str, int] = {}
-    items = []
-    for key, name in zip(owner_key, part.caption_ids, strict=True):
-        count = seen[f"{key}:{name}"] = seen.get(f"{key}:{name}", -1) + 1
-        items.append(f"{key}:{name}" + (f":{count}" if count else ""))
+    items = caption_items(part)
     named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
     rows, medians = [], []
     for (name, item, cluster), ranks, shuffled in zip(named, both, control, strict=True):
@@ -237,6 +237,17 @@ def _one_table(
         rows.append(_rows(name, [item[q] for q in asked], group, clusters, _pick(ranks, asked), _pick(shuffled, asked)))
         medians.append(_median(f"{group}/{name}" if group else name, _pick(ranks, asked), _pick(shuffled, asked), clusters, seed))
     return rows, medians
+
+
+def caption_items(encoded: Encoded) -> list[str]:
+    """A stable id ``[N]`` of each caption: its image's key and its own id, numbered where an image has the same text twice."""
+    seen: dict[str, int] = {}
+    items = []
+    for owner, name in zip(encoded.owner_N.tolist(), encoded.caption_ids, strict=True):
+        item = f"{encoded.keys[owner]}:{name}"
+        count = seen[item] = seen.get(item, -1) + 1
+        items.append(f"{item}:{count}" if count else item)
+    return items
 
 
 def _pick(ranks: Ranks, asked: np.ndarray) -> Ranks:
@@ -260,7 +271,9 @@ def _values(name: str, ranks: Ranks) -> dict[str, np.ndarray]:
 
 def _median(name: str, ranks: Ranks, shuffled: Ranks, cluster: list[str], seed: int) -> Figure:
     low, high = bootstrap_statistic(weighted_median(ranks.rank), cluster, seed=seed)
-    chance = Ranks(np.zeros_like(ranks.better), ranks.candidates - ranks.positives, ranks.positives, ranks.positives, ranks.candidates)
+    chance = Ranks(
+        np.zeros_like(ranks.better), ranks.candidates - ranks.positives, ranks.positives, ranks.positives, ranks.candidates
+    )
     value, guess, control = (median_rank(r) for r in (ranks, chance, shuffled))
     # the interval comes from expected ranks; where ties abound the exact median may lie beside it
     return Figure(f"{name}_median_rank", value, min(low, value), max(high, value), len(ranks.better), guess, control, "rank")

@@ -50,7 +50,9 @@ def join(parts: Sequence[Rows]) -> Rows:
     """All items of several parts; a metric that a part lacks is NaN there, an extra column that it lacks is null."""
     values = {name: np.concatenate([_column(p.values, name, len(p)) for p in parts]) for name in _names(p.values for p in parts)}
     chance = {name: np.concatenate([_column(p.chance, name, len(p)) for p in parts]) for name in _names(p.chance for p in parts)}
-    shuffled = {name: np.concatenate([_column(p.shuffled, name, len(p)) for p in parts]) for name in _names(p.shuffled for p in parts)}
+    shuffled = {
+        name: np.concatenate([_column(p.shuffled, name, len(p)) for p in parts]) for name in _names(p.shuffled for p in parts)
+    }
     extra = {n: [x for p in parts for x in p.extra.get(n, [None] * len(p))] for n in _names(p.extra for p in parts)}
     lists = [[x for p in parts for x in getattr(p, name)] for name in ("item", "group", "cluster")]
     overall = np.concatenate([p.overall_N for p in parts]) if parts else None
@@ -84,7 +86,9 @@ def figures(
     parts = [("", overall)] if overall.any() else []
     parts += [(name, group_N == name) for name in dict.fromkeys(rows.group) if name]
     names = [name for name in rows.values if name not in hide]
-    return [figure for group, mask in parts for figure in _group_figures(rows, group, mask, names, units or {}, notes or {}, seed)]
+    return [
+        figure for group, mask in parts for figure in _group_figures(rows, group, mask, names, units or {}, notes or {}, seed)
+    ]
 
 
 def _group_figures(
@@ -120,7 +124,12 @@ def _mean(columns: Mapping[str, Any], name: str, here: np.ndarray) -> float | No
 
 def table(rows: Rows) -> pa.Table:
     """The items as an arrow table; NaN becomes null."""
-    columns: dict[str, Any] = {"item": list(rows.item), "group": list(rows.group), "cluster": list(rows.cluster), "overall": rows.overall_N}
+    columns: dict[str, Any] = {
+        "item": list(rows.item),
+        "group": list(rows.group),
+        "cluster": list(rows.cluster),
+        "overall": rows.overall_N,
+    }
     arrays = {name: pa.array(column) for name, column in columns.items()}
     for name in rows.values:
         values = np.array(_column(rows.values, name, len(rows)))

@@ -1,9 +1,10 @@
 """The score of an image and a text: the one place in the evaluation where it is made.
 
-A single-vector model scores by the cosine. A model with H branches scores by the mean of its branches' cosines, as Holistic CLIP's
-released code does at test time (arXiv 2412.00440); since a cosine is linear in the unit vector, that is the dot product with the mean
-of the unit branch vectors, *not* normalised again. The norm matters for ranking images: one whose branches disagree ranks lower.
-A model that scores pairs jointly (FILIP, FLAIR, Llip, a fusion model) exposes ``score(images, texts) -> [B, N]``, which is used instead.
+A single-vector model scores by the cosine. A model with H branches scores by the mean of its branches' cosines, as Holistic
+CLIP's released code does at test time (arXiv 2412.00440); since a cosine is linear in the unit vector, that is the dot product
+with the mean of the unit branch vectors, *not* normalised again. The norm matters for ranking images: one whose branches disagree
+ranks lower. A model that scores pairs jointly (FILIP, FLAIR, Llip, a fusion model) exposes ``score(images, texts) -> [B, N]``,
+which is used instead.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Scorer:
         model: only looked at for a ``score`` method; see :func:`similarity`.
 
     Raises:
-        UserError: when a feature is not finite; comparisons with NaN are all false, so such a model would seem never to be beaten.
+        UserError: when a feature is not finite; comparisons with NaN are all false, so such a model would seem never to be
+            beaten.
     """
 
     def __init__(self, image: ImageFeatures, text: TextFeatures, model: object = None) -> None:

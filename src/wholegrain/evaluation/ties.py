@@ -6,8 +6,8 @@ A model that answers the same to everything must score chance, not 0 and not 100
 * the *expected* score, if ties were broken by a fair coin (a random tiny number added to each score);
 * the *tie rate*, the share of items whose outcome hangs on a tie.
 
-Two scores within :data:`TIE` are equal: float32 matrix products round differently with the block's shape, so exactly equal features do
-not give exactly equal scores.
+Two scores within :data:`TIE` are equal: float32 matrix products round differently with the block's shape, so exactly equal
+features do not give exactly equal scores.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def first_true_within(k: np.ndarray | int, better: np.ndarray, tied: np.ndarray,
         true_tied: true candidates with that score, the best one included (at least 1).
 
     Returns:
-        float64; ``1 - C(tied, r) / C(tied + true_tied, r)`` with ``r = k - better`` places left for the tied group. With nothing better and
-        every candidate tied it is the chance level of a random ranking.
+        float64; ``1 - C(tied, r) / C(tied + true_tied, r)`` with ``r = k - better`` places left for the tied group. With nothing
+        better and every candidate tied it is the chance level of a random ranking.
 
     Example:
         >>> float(first_true_within(1, np.array(0), np.array(3), np.array(1)))     # four candidates, all equal
@@ -67,7 +67,8 @@ def first_true_within(k: np.ndarray | int, better: np.ndarray, tied: np.ndarray,
 
 
 def wins(scores_N: np.ndarray, others_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Strict (0 or 1), expected (0, 1/2 or 1) and tied (0 or 1) for "the first score is greater than the second", item by item."""
+    """Strict (0 or 1), expected (0, 1/2 or 1) and tied (0 or 1) for "the first score is greater than the second", item by
+    item."""
     ranks = classes(np.stack([scores_N, others_N], 1))
     strict, tied = ranks[:, 0] > ranks[:, 1], ranks[:, 0] == ranks[:, 1]
     return strict.astype(np.float64), strict + 0.5 * tied, tied.astype(np.float64)
@@ -76,8 +77,8 @@ def wins(scores_N: np.ndarray, others_N: np.ndarray) -> tuple[np.ndarray, np.nda
 def all_above(above_NA: np.ndarray, below_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Strict, expected and tied for "every score in ``above`` is greater than every one in ``below``", row by row.
 
-    If the smallest of ``above`` and the greatest of ``below`` share a class with a members above and b below, a fair breaking of ties puts
-    the a in front with chance ``1 / C(a + b, a)``.
+    If the smallest of ``above`` and the greatest of ``below`` share a class with a members above and b below, a fair breaking of
+    ties puts the a in front with chance ``1 / C(a + b, a)``.
 
     Example:
         >>> all_above(np.zeros((1, 2)), np.zeros((1, 2)))[1].round(4).tolist()      # four equal scores: 1/6

@@ -1,0 +1,129 @@
+"""Zero-shot classification: which class name, put into a sentence, fits the picture best?
+
+The classes are the labels of the data set's records. Each class's templates are filled, encoded, made unit vectors, averaged, and
+made unit again (Radford et al. 2021, section 3.1.4); a joint scorer averages its scores over the templates instead. ``acc1``,
+``acc5`` and ``mean_per_class_recall`` have the names of CLIP_benchmark. Chance is k / classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.intervals import bootstrap_statistic
+from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
+from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.similarity import index_vectors, similarity, unit
+from wholegrain.evaluation.ties import TIE, first_true_within
+from wholegrain.features import ImageFeatures
+
+TEMPLATES = ("a photo of a {}.",)
+
+
+def labelled(dataset: Any, split: str) -> tuple[list[str], list[str]]:
+    """Keys and labels of the split's records that have one; two empty lists if none has."""
+    found = [(key, label) for key in split_keys(dataset, split) if (label := dataset.record(key).label) is not None]
+    return [key for key, _ in found], [label for _, label in found]
+
+
+def class_names(dataset: Any) -> tuple[str, ...]:
+    """All labels of the data set, sorted; those of every split, so that the same classes compete whichever split is tested."""
+    return tuple(
+        sorted({record.label for split in dataset.splits for record in dataset.records(split) if record.label is not None})
+    )
+
+
+def zero_shot(
+    model: Any,
+    dataset: Any,
+    split: str = "test",
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    known: Encoded | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> TaskResult:
+    """Classifies the labelled images of a split.
+
+    Args:
+        templates: sentences with ``{}`` in the place of the class name.
+        known: features that are there already.
+
+    Raises:
+        NotSupportedError: when fewer than two classes have images.
+        UserError: when a template has no ``{}``.
+    """
+    broken = [template for template in templates if "{}" not in template]
+    if broken or not templates:
+        raise UserError(
+            f"The template {broken[0] if broken else ''!r} has no {{}} for the class name; write it as 'a photo of a {{}}.'."
+        )
+    keys, labels = labelled(dataset, split)
+    classes = class_names(dataset) if labels else ()
+    if len(classes) < 2:
+        raise NotSupportedError(f"The records of the split {split!r} have no labels of at least two classes; choose labelled data.")
+    image = encode_keys(model, dataset, keys, default_needs(model), batch=batch, known=known)
+    scores_BC = class_scores(model, image, classes, templates, batch)
+    true_B = torch.tensor([classes.index(label) for label in labels])
+    values = _values(scores_BC, true_B)
+    mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(keys)))
+    shuffled = _values(scores_BC[mixed_B], true_B)
+    chance = {f"acc{k}{end}": min(k / len(classes), 1.0) for k in (1, 5) for end in ("", "_expected")}
+    best = scores_BC.argmax(1).tolist()
+    extra = {"label": labels, "predicted": [classes[c] for c in best]}
+    rows = Rows(keys, [""] * len(keys), keys, values, chance, shuffled, extra=extra)
+    per_class = _per_class(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
+    prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {templates[0]!r}"
+    protocol = f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all labels of the data set), {prompts}, unit-mean-unit."
+    return TaskResult("zero_shot", protocol, (*figures(rows, seed=seed), per_class), table(rows))
+
+
+def class_scores(model: Any, image: ImageFeatures, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
+    """Scores ``[B, C]`` of every image with every class."""
+    sentences = [template.replace("{}", name) for name in classes for template in templates]
+    text = encode_texts(model, sentences, batch=4 * batch)
+    if getattr(model, "score", None) is not None:
+        return similarity(image, text, model).unflatten(1, (len(classes), len(templates))).mean(2)
+    class_CD = unit(unit(text.pooled_ND).unflatten(0, (len(classes), len(templates))).mean(1))
+    return index_vectors(replace(image, patches_BPD=None)) @ class_CD.T
+
+
+def _values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:
+    if not bool(torch.isfinite(scores_BC).all()):
+        raise UserError("The model gave scores that are not finite, so it cannot be scored; use an earlier checkpoint.")
+    own_B1 = scores_BC.gather(1, true_B[:, None])
+    tolerance = TIE * max(1.0, float(scores_BC.abs().max()))
+    better = (scores_BC > own_B1 + tolerance).sum(1).numpy()
+    tied = (scores_BC >= own_B1 - tolerance).sum(1).numpy() - better - 1
+    values = {}
+    for k in (1, 5):
+        values[f"acc{k}"] = (better + tied < k).astype(np.float64)
+        values[f"acc{k}_expected"] = first_true_within(k, better, tied, np.ones_like(tied))
+    return values | {"tie_rate": (tied > 0).astype(np.float64)}
+
+
+def _per_class(
+    hit_B: np.ndarray, shuffled_B: np.ndarray, true_B: np.ndarray, keys: Sequence[str], classes: int, seed: int
+) -> Figure:
+    """Mean over the classes that have images of their share of hits; a resample may lose a class, which is then left out of its
+    mean."""
+    order = np.argsort(true_B, kind="stable")
+    starts = np.unique(true_B[order], return_index=True)[1]
+
+    def mean(weights: np.ndarray, hits: np.ndarray = hit_B) -> np.ndarray:
+        right = np.add.reduceat((weights * hits)[:, order], starts, axis=1)
+        count = np.add.reduceat(weights[:, order], starts, axis=1)
+        return np.nanmean(np.where(count > 0, right / np.maximum(count, 1e-9), np.nan), axis=1)
+
+    once = np.ones((1, len(hit_B)))
+    low, high = bootstrap_statistic(mean, list(keys), seed=seed)
+    note = "ties broken at random" if ((hit_B > 0) & (hit_B < 1)).any() else ""
+    value, control = float(mean(once)[0]), float(mean(once, shuffled_B)[0])
+    return Figure("mean_per_class_recall", value, min(low, value), max(high, value), len(hit_B), 1 / classes, control, note=note)
