@@ -29,7 +29,7 @@ _ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP"
 
 Row = dict[str, Any]
 """What was found of a sample: ``key``, ``end`` (file ending), ``size``, ``captions``, ``split``, ``label``, ``regions``,
-``place`` and ``where``; or ``where`` and ``broken`` (the reason); ``empty`` counts captions of spaces alone, which are left out."""
+``place`` and ``where``; or ``where`` and ``broken`` (the reason); ``empty`` counts captions of spaces alone (left out)."""
 
 
 def look_at(sample: RawSample) -> Row:

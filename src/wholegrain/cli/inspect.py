@@ -1,0 +1,103 @@
+"""``wholegrain inspect``: what is in a prepared data set, as tables and as a page of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+
+def inspect(
+    data: Positional[Path], /, *, out: Path | None = None, per_split: int = 12, seed: int = 0, sheet: bool = True
+) -> None:
+    """Look at a data set: counts, lengths, duplicates and broken images, and a contact sheet in HTML.
+
+    Args:
+        data: a prepared data set.
+        out: the HTML file to write; by default contact_sheet.html in the data set's folder.
+        per_split: pictures shown of each split.
+        seed: which pictures; the same seed shows the same ones.
+        sheet: write the contact sheet.
+    """
+    from wholegrain.data.dataset import Dataset
+
+    dataset, console = Dataset(data), Console()
+    print_manifest(dataset.manifest, console)
+    if sheet:
+        from wholegrain.report.contact_sheet import write_contact_sheet
+
+        path = write_contact_sheet(dataset, out or data / "contact_sheet.html", per_split=per_split, seed=seed)
+        console.print(f"\npictures: {path}", highlight=False, soft_wrap=True)
+
+
+def print_manifest(manifest: dict[str, Any], console: Console) -> None:
+    """Prints the tables of a manifest; parts that it lacks are left out."""
+    console.print(f"source: {manifest.get('source', 'unknown')}", highlight=False, soft_wrap=True)
+    splits = Table("split", "images", "captions", "captions per image", title="Splits", title_justify="left")
+    for name, counts in manifest["splits"].items():
+        mean = counts["captions"] / max(1, counts["images"])
+        splits.add_row(name, f"{counts['images']:,}", f"{counts['captions']:,}", f"{mean:.2f}")
+    roles = Table("role", "captions", title="Roles", title_justify="left")
+    for name, count in manifest.get("roles", {}).items():
+        roles.add_row(name, f"{count:,}")
+    for table in (splits, roles):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    _print_lengths(manifest.get("captions"), console)
+    _print_faults(manifest, console)
+
+
+def _print_lengths(captions: dict[str, Any] | None, console: Console) -> None:
+    if not captions:
+        return
+    words = {int(length): count for length, count in captions["words"].items()}
+    total = sum(words.values())
+    mean = sum(length * count for length, count in words.items()) / max(1, total)
+    tokens = captions["tokens"]
+    console.print(f"words per caption: mean {mean:.1f}, longest {max(words, default=0)}", highlight=False)
+    if tokens.get("measured"):
+        console.print(
+            f"tokens per caption ({tokens['tokenizer']}, {tokens['measured']:,} measured): mean {tokens['mean']}, 95% up to "
+            f"{tokens['p95']}, longest {tokens['max']}; {tokens['cut_share']:.2%} are cut at {tokens['context']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _print_faults(manifest: dict[str, Any], console: Console) -> None:
+    table = Table("what", "count", "for example", title="To know", title_justify="left")
+    table.columns[1].justify = "right"
+    for what, count, example in faults(manifest):
+        if count:
+            table.add_row(what, f"{count:,}", example)
+    if table.row_count:
+        console.print(table)
+    elif "broken" in manifest:
+        console.print("no broken images, no duplicates, no empty captions", highlight=False)
+
+
+def faults(manifest: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """(what, count, an example) of everything in a manifest that a user should know of."""
+    duplicates = manifest.get("duplicates", {})
+    captions = duplicates.get("captions", {})
+    listed = captions.get("listed", [])
+    across = [item for item in listed if len(item["images"]) > 1]
+    found = [
+        ("broken images, left out", manifest.get("broken"), lambda item: f"{item['where']}: {item['reason']}"),
+        ("images without captions, left out", manifest.get("images_without_captions"), str),
+        ("empty captions, left out", manifest.get("empty_captions"), str),
+        ("equal images in one split, joined", duplicates.get("images_inside_splits"), lambda item: ", ".join(item["where"])),
+        (
+            "equal images in several splits, kept in one",
+            duplicates.get("images_across_splits"),
+            lambda item: f"kept in {item['kept']}; left out: {item['left_out'][0]['where']}",
+        ),
+    ]
+    rows = [(what, part["count"], say(part["listed"][0]) if part["listed"] else "") for what, part, say in found if part]
+    rows.append(("texts of several images of one split", captions.get("inside_splits", 0), listed[0]["text"] if listed else ""))
+    rows.append(("texts in several splits", captions.get("across_splits", 0), across[0]["text"] if across else ""))
+    return rows

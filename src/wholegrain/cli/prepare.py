@@ -1,0 +1,80 @@
+"""``wholegrain prepare``: any image-text source becomes one record format, checked, with a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from wholegrain.errors import UserError
+
+
+def prepare(
+    source: Positional[str],
+    out: Positional[Path],
+    /,
+    *,
+    image_column: str = "",
+    caption_column: str = "",
+    caption_columns: str = "",
+    split_column: str = "",
+    label_column: str = "",
+    role_column: str = "",
+    role: str = "web",
+    split: str = "train",
+    image_root: Path | None = None,
+    max_broken: float = 0.1,
+    shard_mib: int = 256,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Prepare a data set: decode every image, join equal ones, list what is wrong, write shards and a manifest.
+
+    The same command after an interruption goes on where it was.
+
+    Args:
+        source: a .csv, .tsv, .jsonl or .parquet file, a folder of images, name-{000000..000009}.tar, or hf:NAME[:split].
+        out: folder of the data set to be made.
+        image_column: column or field with the image, if it has an unusual name.
+        caption_column: column or field with the caption, if it has an unusual name.
+        caption_columns: several caption columns with their roles, as in raw=web,long_caption=detail.
+        split_column: column or field with the split.
+        label_column: column or field with the class.
+        role_column: column or field with the caption's role.
+        role: role of captions that state none.
+        split: split of images that state none.
+        image_root: folder that image paths are relative to and may not leave; by default the source's own.
+        max_broken: greatest share of images that may be broken, 0 to 1.
+        shard_mib: size of a shard in MiB.
+        workers: decoding threads; 0 is one a core.
+        overwrite: replace a data set that is there already.
+    """
+    from rich.console import Console
+
+    from wholegrain.data.prepare import PrepareOptions
+    from wholegrain.data.prepare import prepare as run
+    from wholegrain.data.sources import SourceOptions
+
+    if caption_column and caption_columns:
+        raise UserError("give --caption-column or --caption-columns, not both")
+    if not 0 <= max_broken <= 1 or shard_mib < 1 or workers < 0:
+        raise UserError("--max-broken must be from 0 to 1, --shard-mib at least 1 and --workers at least 0")
+    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
+    told = SourceOptions(image_column, columns, split_column, label_column, role_column, role, split, image_root)
+    manifest = run(
+        source,
+        out,
+        options=PrepareOptions(told, max_broken, shard_mib * 2**20, workers, overwrite),
+    )
+    from wholegrain.cli.inspect import print_manifest
+
+    print_manifest(manifest, Console())
+    Console().print(f"\n{out} is ready; look at it with: wholegrain inspect {out}", highlight=False, soft_wrap=True)
+
+
+def column_roles(text: str) -> tuple[tuple[str, str], ...]:
+    """``raw=web,long=detail`` -> (("raw", "web"), ("long", "detail")); a column without a role has the ordinary one."""
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if any(not name.strip() for name, _, _ in pairs):
+        raise UserError(f"--caption-columns {text!r} has a role without a column; write column=role,column=role")
+    return tuple((name.strip(), role.strip()) for name, _, role in pairs)
