@@ -1,7 +1,7 @@
 """Every loss once more, as loops over single samples in float64, written from the published formulas; and batches to try them on.
 
-``reference(loss, batch, scale, bias, state)`` gives the loss of the whole batch and the next state. Everything is differentiable, so
-gradients can be compared, too. Nothing here is shared with the library but the settings and the tensor types.
+``reference(loss, batch, scale, bias, state)`` gives the loss of the whole batch and the next state. Everything is
+differentiable, so gradients can be compared, too. Nothing here is shared with the library but the settings and the tensor types.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def make_batch(
     width: int = 7,
     duplicates: bool = True,
 ) -> Batch:
-    """A batch with unequal captions and negatives; with duplicates, if asked for: a copied image, and captions and foils used twice."""
+    """Unequal captions and negatives; if asked for with duplicates: a copied image, and captions and foils used twice."""
     draw = torch.Generator().manual_seed(seed)
     rows: list[tuple[int, int, int, int]] = []  # owner, negative_of, role, kind
     for image, count in enumerate(captions):
@@ -162,7 +162,8 @@ class Facts:
         self.images = range(len(self.image_id))
 
     def known(self, image: int, text: int) -> bool:
-        return any(self.image_id[self.owner[n]] == self.image_id[image] and self.text_id[n] == self.text_id[text] for n in self.true)
+        copies = [n for n in self.true if self.image_id[self.owner[n]] == self.image_id[image]]
+        return any(self.text_id[n] == self.text_id[text] for n in copies)
 
     def left_out(self, image: int, text: int, duplicates: str) -> bool:
         own = text in self.true and self.owner[text] == image
@@ -193,7 +194,8 @@ def _pairs(facts: Facts, score, texts: list[int], duplicates: str, smoothing: fl
         row = [m for m in row if not (own_only and m in facts.foils and facts.owner[m] != i)]
         column = [j for j in facts.images if not facts.left_out(j, n, duplicates)]
         target = score(i, n)
-        losses += [entropy(target, [score(i, m) for m in row], smoothing), entropy(target, [score(j, n) for j in column], smoothing)]
+        losses.append(entropy(target, [score(i, m) for m in row], smoothing))
+        losses.append(entropy(target, [score(j, n) for j in column], smoothing))
     return torch.stack(losses).sum() / (2 * len(facts.true))
 
 

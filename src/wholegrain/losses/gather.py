@@ -125,17 +125,23 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        counts, group = ctx.counts, ctx.group
-        rank = dist.get_rank(group)
-        if dist.get_backend(group) != "nccl":
-            total = grads[0].clone(memory_format=torch.contiguous_format)
-            dist.all_reduce(total, dist.ReduceOp.SUM, group)
-            start = sum(counts[:rank])
-            return total[start : start + counts[rank]], None, None
-        most, width = max(counts), grads[0].shape[1:]
-        padded = grads[0].new_zeros(len(counts), most, *width)
-        for cell, rows in zip(padded, grads[0].split(counts), strict=True):
-            cell[: len(rows)] = rows
-        own = grads[0].new_empty(most, *width)
-        dist.reduce_scatter_tensor(own, padded.flatten(0, 1), dist.ReduceOp.SUM, group)
-        return own[: counts[rank]], None, None
+        scatter = all_reduce_rows if dist.get_backend(ctx.group) == "gloo" else reduce_scatter_rows
+        return scatter(grads[0], ctx.counts, ctx.group), None, None
+
+
+def all_reduce_rows(grad: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
+    """The sum over processes of ``grad [sum(counts), ...]``, this process's rows of it: for backends without reduce-scatter."""
+    rank, total = dist.get_rank(group), grad.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, dist.ReduceOp.SUM, group)
+    return total.split(counts)[rank]
+
+
+def reduce_scatter_rows(grad: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
+    """As :func:`all_reduce_rows`, but every process receives its own rows alone."""
+    rank, most = dist.get_rank(group), max(counts)
+    padded = grad.new_zeros(len(counts), most, *grad.shape[1:])
+    for cell, rows in zip(padded, grad.split(counts), strict=True):
+        cell[: len(rows)] = rows
+    own = grad.new_empty(most, *grad.shape[1:])
+    dist.reduce_scatter_tensor(own, padded.flatten(0, 1), dist.ReduceOp.SUM, group)
+    return own[: counts[rank]]

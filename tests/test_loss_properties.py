@@ -1,0 +1,147 @@
+"""What holds for every loss: gradients, order of samples, padding, precision, and inputs at the edge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from reference_losses import CASES, Batch, make_batch
+
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses.contract import NEEDS, unit
+
+SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
+NOT_A_GRADIENT = ("sparc-detached",)  # the gradient leaves something out on purpose
+SCALE_HELD = ("imc-own", "imc-paper")  # the scale is not learned from these
+
+
+def call(loss, batch: Batch, scale=SCALE, bias=BIAS, state=None):
+    return loss(batch.image, batch.text, batch.pairing, scale, bias, state)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in NOT_A_GRADIENT])
+def test_gradcheck(name):
+    batch = make_batch(5, captions=(2, 1, 1), branches=2, patches=4, tokens=3, width=4).fresh()
+    leaves = batch.leaves()
+    scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=name not in SCALE_HELD)
+    bias = torch.tensor(-1.0, dtype=torch.float64, requires_grad=True)
+
+    def value(scale, bias, *inputs):
+        given = dict(zip(leaves, inputs, strict=True))
+        image = replace(batch.image, **{key: x for key, x in given.items() if hasattr(batch.image, key)})
+        text = replace(batch.text, **{key: x for key, x in given.items() if hasattr(batch.text, key)})
+        return CASES[name](image, text, batch.pairing, scale, bias).value
+
+    assert torch.autograd.gradcheck(value, (scale, bias, *leaves.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "imc-released"])
+def test_order_of_images_and_texts_does_not_matter(name):
+    batch = make_batch(6)
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randperm(len(batch.pairing.image_id_B), generator=draw)
+    texts = torch.randperm(len(batch.pairing.owner_N), generator=draw)
+    if CASES[name] in (CASES["m2m-positional"], CASES["imc-sibling"], CASES["m2m-argmax"]):
+        texts = torch.arange(len(texts))  # these read the order of an image's texts
+    pairing = batch.pairing.select_texts(texts)
+    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N], image_id_B=pairing.image_id_B[images])
+    moved = Batch(batch.image.select(images), batch.text.select(texts), pairing)
+    torch.testing.assert_close(call(CASES[name], moved).value, call(CASES[name], batch).value, rtol=1e-12, atol=1e-12)
+
+
+def padded_with(batch: Batch, filling: float) -> Batch:
+    tokens, mask = batch.text.tokens_NLD, batch.text.mask_NL
+    more = torch.full((len(tokens), 3, tokens.shape[2]), filling, dtype=tokens.dtype)
+    tokens = torch.cat([torch.where(mask[..., None], tokens, filling), more], 1)
+    return replace(batch, text=replace(batch.text, tokens_NLD=tokens, mask_NL=torch.nn.functional.pad(mask, (0, 3))))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "tokens" in CASES[name].needs])
+@pytest.mark.parametrize("filling", [1e6, float("nan"), float("inf")])
+def test_padding_is_never_read(name, filling):
+    plain, padded = make_batch(7).fresh(), padded_with(make_batch(7), filling).fresh()
+    value, other = call(CASES[name], plain).value, call(CASES[name], padded).value
+    torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
+    value.backward()
+    other.backward()
+    real = plain.text.mask_NL
+    torch.testing.assert_close(padded.text.tokens_NLD.grad[:, :5][real], plain.text.tokens_NLD.grad[real])
+    assert (padded.text.tokens_NLD.grad[~padded.text.mask_NL] == 0).all()
+    torch.testing.assert_close(padded.image.patches_BPD.grad, plain.image.patches_BPD.grad)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ignored_features_may_be_absent(name):
+    """A loss reads no more than it says that it needs, and works when the rest is not there."""
+    batch, needs = make_batch(8), CASES[name].needs
+    assert needs <= NEEDS
+    image = ImageFeatures(
+        batch.image.pooled_BD,
+        batch.image.branches_BHD if "branches" in needs else None,
+        batch.image.patches_BPD if "patches" in needs else None,
+    )
+    with_tokens = "tokens" in needs
+    text = TextFeatures(
+        batch.text.pooled_ND, batch.text.tokens_NLD if with_tokens else None, batch.text.mask_NL if with_tokens else None
+    )
+    lean = CASES[name](image, text, batch.pairing, SCALE, BIAS if "bias" in needs else None).value
+    assert lean == call(CASES[name], batch).value
+
+
+def cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    def convert(features):
+        return replace(features, **{name: x.to(dtype) for name, x in batch.leaves().items() if hasattr(features, name)})
+
+    return Batch(convert(batch.image), convert(batch.text), batch.pairing)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_low_precision_inputs_are_computed_in_float32(name):
+    rounded = cast(make_batch(9), torch.bfloat16)
+    exact = call(CASES[name], cast(rounded, torch.float64)).value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = call(CASES[name], rounded, SCALE.float(), BIAS.float())
+    assert output.value.dtype == torch.float32
+    torch.testing.assert_close(output.value.double(), exact, rtol=2e-5, atol=2e-5)
+    assert all(part.dtype == torch.float32 for part in output.parts.values())
+
+
+def edge_batches() -> dict[str, Batch]:
+    usual = cast(make_batch(3), torch.float32)
+
+    def filled(number: float) -> Batch:
+        new = {name: torch.full_like(x, number) for name, x in usual.leaves().items()}
+        image = replace(usual.image, **{key: x for key, x in new.items() if hasattr(usual.image, key)})
+        text = replace(usual.text, **{key: x for key, x in new.items() if hasattr(usual.text, key)})
+        return replace(usual, image=image, text=text)
+
+    lone = Batch(usual.image.select(torch.tensor([0])), usual.text.select(torch.tensor([0])), Pairing.one_to_one(1))
+    copies = replace(usual.pairing, text_id_N=usual.pairing.text_id_N * 0, image_id_B=usual.pairing.image_id_B * 0)
+    none = torch.arange(0)
+    textless = Batch(usual.image, usual.text.select(none), usual.pairing.select_texts(none))
+    unmasked = replace(usual, text=replace(usual.text, mask_NL=torch.zeros_like(usual.text.mask_NL)))
+    return {
+        "constant": filled(0.3), "zero": filled(0.0), "large": filled(3e4), "one pair": lone, "no texts": textless,
+        "all copies": replace(usual, pairing=copies), "no tokens": unmasked,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("edge", edge_batches())
+def test_finite_at_the_edge(name, edge):
+    batch = edge_batches()[edge].fresh()
+    scale, bias = torch.tensor(100.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
+    output = call(CASES[name], batch, scale, bias)
+    output.value.backward()
+    assert output.value.isfinite()
+    for key, leaf in {**batch.leaves(), "scale": scale, "bias": bias}.items():
+        assert leaf.grad is None or leaf.grad.isfinite().all(), key
+    assert all(x.isfinite().all() for x in (output.state or {}).values())
+
+
+def test_unit_vectors_of_zero_have_no_gradient():
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    unit(x)[:, 0].sum().backward()
+    assert x.grad[0].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(x.grad[1], torch.tensor([16.0, -12.0]) / 125)
