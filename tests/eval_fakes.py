@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from wholegrain.evaluation.encode import Encoded
 from wholegrain.features import ImageFeatures, TextFeatures
 
 
+@cache
 def vector(name: str, width: int = 32) -> torch.Tensor:
     """A random unit vector that depends on the name alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
@@ -41,6 +43,7 @@ class FakeDataset:
     manifest: dict = field(default_factory=dict)
     content_hash: str = "fake"
     decoded: int = 0
+    _by_key: dict = field(default_factory=dict)
 
     @property
     def splits(self):
@@ -53,7 +56,9 @@ class FakeDataset:
         return (r for r in self.all_records if r.split == split)
 
     def record(self, key):
-        return next(r for r in self.all_records if r.key == key)
+        if len(self._by_key) != len(self.all_records):
+            self._by_key = {r.key: r for r in self.all_records}
+        return self._by_key[key]
 
     def pixels(self, key):
         self.decoded += 1

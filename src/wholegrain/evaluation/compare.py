@@ -37,7 +37,5 @@ def compare(a: TaskResult, b: TaskResult, name: str, *, seed: int = 0) -> Differ
     ids_b, _, values_b = figure_items(b, name)
     place = {item: n for n, item in enumerate(ids_b)}
     if set(ids_a) != set(ids_b) or len(place) != len(ids_a) or not ids_a:
-        raise UserError(
-            f"The two results of {a.task} do not hold the same items for {name!r}; evaluate both on the same data."
-        )
+        raise UserError(f"The two results of {a.task} do not hold the same items for {name!r}; evaluate both on the same data.")
     return paired_difference(values_a, values_b[[place[item] for item in ids_a]], clusters, seed=seed)

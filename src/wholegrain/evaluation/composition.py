@@ -51,7 +51,7 @@ def composition(
     """
     twins = [twin for twin in dataset.twins if twin.split == split]
     if not twins:
-        raise NotSupportedError(f"The data set has no twins of the split {split!r} in twins.parquet; choose a split that has some.")
+        raise NotSupportedError(f"The data set has no twins of the split {split!r} in twins.parquet; choose another split.")
     scores = _PairScores(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch, known)
     kinds = [twin.kind for twin in twins]
     slots = np.array([[scores.image(key) for key in twin.keys] for twin in twins])
@@ -65,12 +65,14 @@ def composition(
     extra = {f"s{i}{j}": s_N22[:, i, j].tolist() for i in (0, 1) for j in (0, 1)}
     extra |= {f"{what}{i}": [getattr(t, f"{what}s")[i] for t in twins] for what in ("key", "caption") for i in (0, 1)}
     rows = Rows(
-        [twin.item for twin in twins], kinds, [twin.keys[0] for twin in twins], values | blind, _with_expected(CHANCE) | dict.fromkeys(blind, 0.5),
+        [twin.item for twin in twins], kinds, [twin.keys[0] for twin in twins], values | blind,
+        _with_expected(CHANCE) | dict.fromkeys(blind, 0.5),
         twin_scores(scores(shuffled[:, :, None], texts[:, None, :])), _in_overall(kinds), extra,
     )  # fmt: skip
     protocol = (
         f"{len(twins):,} twins of the split {split!r}, two pictures and two captions each: text, image and group score as in "
-        f"Winoground with a strict >, picks_… single comparisons with ties as one half, blind_… what the captions alone would give{_apart(kinds)}."
+        "Winoground with a strict >, picks_… single comparisons with ties as one half, blind_… what the captions alone would "
+        f"give{_apart(kinds)}."
     )
     return TaskResult("composition", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
@@ -148,10 +150,13 @@ def hard_positives(
         "false": [i.negative for i in found],
     }
     rows = Rows(
-        [i.item for i in found], kinds, [i.key for i in found], values(images) | blind, chance, values(_permuted(images, kinds, seed)),
-        _in_overall(kinds), extra,
+        [i.item for i in found], kinds, [i.key for i in found], values(images) | blind, chance,
+        values(_permuted(images, kinds, seed)), _in_overall(kinds), extra,
     )  # fmt: skip
-    protocol = f"{len(found):,} items of the split {split!r}: right only if both true wordings score strictly above the false text{_apart(kinds)}."
+    protocol = (
+        f"{len(found):,} items of the split {split!r}: right only if both true wordings score strictly above the false "
+        f"text{_apart(kinds)}."
+    )
     return TaskResult("hard_positives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 

@@ -293,7 +293,7 @@ def model_hash(model: Any) -> str:
 
 
 def _cache_key(model: Any, dataset: Any, split: str, needs: frozenset[str], keys: Sequence[str], texts: Sequence[str]) -> str:
-    # the tokens of some texts stand for the tokeniser; keys and texts guard against a data set whose hash is of its manifest alone
+    # the tokens of some texts stand for the tokeniser; keys and texts are the split itself
     sample = model.tokenizer.encode(list(texts[:512])).tokens_NL if texts else torch.zeros(0)
     content = hashlib.sha256(json.dumps([list(keys), list(texts)]).encode()).hexdigest()
     facts = [model_hash(model), str(dataset.content_hash), split, sorted(needs), content, sample.tolist()]

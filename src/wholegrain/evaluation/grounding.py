@@ -69,13 +69,14 @@ def grounding(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, b
     found = [row for picture in pictures for row in _picture_rows(model, picture)]
     if not found:
         raise NotSupportedError(
-            f"No region of the split {split!r} lies inside what the model sees of its picture; check the regions' boxes and masks."
+            f"No region of the split {split!r} lies inside what the model sees of its picture; check boxes and masks."
         )
     rows = _as_rows(found)
     grid = pictures[0].grid
     protocol = (
-        f"{len(found):,} phrases of {len(records):,} pictures, each against {grid[0]} x {grid[1]} patches by cosine: best patch and map "
-        "above half its range, on the phrase's own object and on another object of the picture; chance of a hit is the object's area."
+        f"{len(found):,} phrases of {len(records):,} pictures, each against {grid[0]} x {grid[1]} patches by cosine: best patch "
+        "and map above half its range, on the phrase's own object and on another object of the picture; chance of a hit is the "
+        "object's area."
     )
     return TaskResult("grounding", protocol, tuple(figures(rows, seed=seed)), table(rows))
 

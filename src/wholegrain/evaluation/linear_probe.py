@@ -50,7 +50,7 @@ def linear_probe(
     """
     if split in (train, validation):
         raise NotSupportedError(
-            f"A linear probe is fitted on {train!r} and {validation!r}, so it cannot be tested on {split!r}; choose another split."
+            f"A linear probe is fitted on {train!r} and {validation!r}, so not tested on {split!r}; choose another split."
         )
     parts = {
         name: labelled(dataset, name) if name in dataset.splits else ([], [])
@@ -80,8 +80,9 @@ def linear_probe(
     extra = {"label": labels, "predicted": [classes[c] for c in predicted.tolist()]}
     rows = Rows(keys, [""] * len(keys), keys, {"acc1": hits}, chance, {"acc1": control}, extra=extra)
     protocol = (
-        f"Logistic regression on {'pooled' if features == 'pooled' else 'mean patch'} features of {len(both_y):,} images of {train!r}, "
-        f"{len(classes):,} classes, L2 {l2:g} chosen on {len(choose[1]):,} held-out images, tested on {len(keys):,} images of {split!r}."
+        f"Logistic regression on {'pooled' if features == 'pooled' else 'mean patch'} features of {len(both_y):,} images of "
+        f"{train!r}, {len(classes):,} classes, L2 {l2:g} chosen on {len(choose[1]):,} held-out images, tested on {len(keys):,} "
+        f"images of {split!r}."
     )
     return TaskResult("linear_probe", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
@@ -110,16 +111,19 @@ def _fit_and_choose(x: dict[str, Tensor], y: dict[str, Tensor], train: str, vali
 
 def choose_l2(x: Tensor, y: Tensor, x_held: Tensor, y_held: Tensor, classes: int, sweep: Sequence[float] = L2) -> float:
     """The L2 weight with the best accuracy on the held-out images; the greatest one of those that are equally good."""
-    best = max(
-        sorted(sweep, reverse=True),
-        key=lambda l2: float((fit_logistic(x, y, classes, l2)(x_held).argmax(1) == y_held).double().mean()),
-    )
-    return best
+
+    def accuracy(l2: float) -> float:
+        return float((fit_logistic(x, y, classes, l2)(x_held).argmax(1) == y_held).double().mean())
+
+    return max(sorted(sweep, reverse=True), key=accuracy)
 
 
 def fit_logistic(x_ND: Tensor, y_N: Tensor, classes: int, l2: float, steps: int = 200):
-    """Minimises mean cross-entropy + l2 / 2 * |W|^2 (the bias is free) by L-BFGS; returns a function features -> scores ``[N,
-    C]``."""
+    """Minimises mean cross-entropy + l2 / 2 * |W|^2 (the bias is free) by L-BFGS.
+
+    Returns:
+        A function: features ``[N, D]`` -> scores ``[N, C]``.
+    """
     mean_D, std_D = x_ND.mean(0), x_ND.std(0, correction=0).clamp(min=1e-6)
     x_ND = (x_ND - mean_D) / std_D
     weight_DC = torch.zeros(x_ND.shape[1], classes, requires_grad=True)

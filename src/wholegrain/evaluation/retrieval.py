@@ -216,8 +216,8 @@ def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool,
     truth = "its own image" if owner_only else "any image that it is known to be true of"
     cut = f"; {encoded.cut:,} texts were cut at the model's context length" if encoded.cut else ""
     return (
-        f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image with "
-        f"any of its true captions among the first k; ties are wrong, shown apart{cut}."
+        f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image "
+        f"with any of its true captions among the first k; ties are wrong, shown apart{cut}."
     )
 
 

@@ -108,8 +108,8 @@ def _group_figures(
         for column, name in enumerate(together):
             chance, shuffled = (_mean(m, name, here) for m in (rows.chance, rows.shuffled))
             found[name] = Figure(
-                f"{group}/{name}" if group else name, float(values_NF[:, column].mean()), float(low_F[column]), float(high_F[column]),
-                int(here.sum()), chance, shuffled, units.get(name, "share"), notes.get(name, ""),
+                f"{group}/{name}" if group else name, float(values_NF[:, column].mean()), float(low_F[column]),
+                float(high_F[column]), int(here.sum()), chance, shuffled, units.get(name, "share"), notes.get(name, ""),
             )  # fmt: skip
     return [found[name] for name in names if name in found]
 

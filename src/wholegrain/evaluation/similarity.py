@@ -65,7 +65,7 @@ class Scorer:
             broken = int((~torch.isfinite(vectors)).any(1).sum())
             if broken:
                 raise UserError(
-                    f"The model gave {what} features that are not finite ({broken} of {len(vectors)}); it cannot be scored, use an earlier checkpoint."
+                    f"The model gave {what} features that are not finite ({broken} of {len(vectors)}); use an earlier checkpoint."
                 )
 
     @property

@@ -68,7 +68,7 @@ def zero_shot(
     keys, labels = labelled(dataset, split)
     classes = class_names(dataset) if labels else ()
     if len(classes) < 2:
-        raise NotSupportedError(f"The records of the split {split!r} have no labels of at least two classes; choose labelled data.")
+        raise NotSupportedError(f"The records of the split {split!r} have no labels of two classes; choose labelled data.")
     image = encode_keys(model, dataset, keys, default_needs(model), batch=batch, known=known)
     scores_BC = class_scores(model, image, classes, templates, batch)
     true_B = torch.tensor([classes.index(label) for label in labels])
@@ -81,7 +81,10 @@ def zero_shot(
     rows = Rows(keys, [""] * len(keys), keys, values, chance, shuffled, extra=extra)
     per_class = _per_class(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
     prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {templates[0]!r}"
-    protocol = f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all labels of the data set), {prompts}, unit-mean-unit."
+    protocol = (
+        f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all labels of the data set), {prompts}: the class is "
+        "the unit mean of its prompts' unit vectors."
+    )
     return TaskResult("zero_shot", protocol, (*figures(rows, seed=seed), per_class), table(rows))
 
 
