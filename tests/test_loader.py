@@ -8,6 +8,7 @@ from wholegrain.data.batch import Sample, Text, collate, stable_id
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw
+from wholegrain.text.tokenizer import Tokens
 from wholegrain.training.draw import draw_texts, stream
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.plan import Plan
@@ -27,7 +28,8 @@ def batches_of(dataset, recipe, start=0, stop=4, workers=0, rank=0, world=1, see
 
 
 def same(one, other):
-    assert one.keys == other.keys and one.texts == other.texts
+    assert one.keys == other.keys
+    assert one.texts == other.texts
     for name in ("tokens_UL", "length_U", "row_N"):
         assert torch.equal(getattr(one, name), getattr(other, name))
     assert torch.equal(one.views[0].pixels_BCHW, other.views[0].pixels_BCHW)
@@ -67,19 +69,22 @@ def test_crops_are_inside_and_depend_on_the_position(dataset):
     boxes = [batch.views[0].crops_B4 for batch in batches_of(dataset, recipe)]
     crops = torch.cat(boxes)
     area = (crops[:, 2] - crops[:, 0]) * (crops[:, 3] - crops[:, 1]) / SIZE**2
-    assert bool((crops >= 0).all()) and bool((crops <= SIZE).all())
-    assert 0.1 < area.min() and area.max() < 1 and len(crops.unique(dim=0)) > 8
+    assert bool((crops >= 0).all())
+    assert bool((crops <= SIZE).all())
+    assert area.min() > 0.1
+    assert area.max() < 1
+    assert len(crops.unique(dim=0)) > 8
 
 
 def test_identical_texts_are_encoded_once():
     record = [Sample(str(n), None, (0, 0, 1, 1), (Text("the same", 0), Text(f"text {n}", 0))) for n in range(3)]
 
-    class Tokens:
+    class Counting:
         def encode(self, texts):
             self.texts = texts
-            return type("T", (), {"tokens_NL": torch.arange(len(texts))[:, None], "length_N": torch.ones(len(texts), dtype=torch.int64)})
+            return Tokens(torch.arange(len(texts))[:, None], torch.ones(len(texts)).long(), torch.zeros(len(texts)) > 0)
 
-    tokenizer = Tokens()
+    tokenizer = Counting()
     batch = collate(record, tokenizer, ["web"], [])
     assert tokenizer.texts == ["the same", "text 0", "text 1", "text 2"]
     assert batch.tokens_NL.squeeze(1).tolist() == [0, 1, 0, 2, 0, 3]
@@ -87,12 +92,18 @@ def test_identical_texts_are_encoded_once():
     assert batch.pairing.text_id_N[0] == batch.pairing.text_id_N[2] == stable_id("the same")
 
 
+HAS_ROLES = ["web"] * 5 + ["style", "phrase"]
 RECORD = Record(
-    "key", "key.png", (4, 4), captions=tuple(Caption(f"c{n}", f"{role} {n}", role) for n, role in enumerate(["web"] * 5 + ["style", "phrase"]))
+    "key",
+    "key.png",
+    (4, 4),
+    captions=tuple(Caption(f"c{n}", f"{role} {n}", role) for n, role in enumerate(HAS_ROLES)),
 )
 ROLES = {"web": 0, "style": 1, "phrase": 2}
 KINDS = {"a": 0, "b": 1, "c": 2}
-NEGATIVES = {("key", f"c{n}"): [Negative("key", f"c{n}", kind, f"not {n} {kind}{i}") for kind in "aab" for i in range(2)] for n in range(5)}
+NEGATIVES = {
+    ("key", f"c{n}"): [Negative("key", f"c{n}", kind, f"not {n} {kind}{i}") for kind in "aab" for i in range(2)] for n in range(5)
+}
 
 
 def draw(position, **recipe):
@@ -111,7 +122,8 @@ def test_refused_roles_stay_out_and_spread_takes_one_of_each_role_first():
     roles = [{text.role for text in draw(p, captions=(CaptionDraw(("-phrase",), 2, spread=True),))} for p in range(30)]
     assert all(found == {0, 1} for found in roles)
     plain = [{text.role for text in draw(p, captions=(CaptionDraw(("-phrase",), 2),))} for p in range(30)]
-    assert {0} in plain and all(2 not in found for found in plain)
+    assert {0} in plain
+    assert all(2 not in found for found in plain)
 
 
 def test_negatives_follow_their_caption_one_of_each_kind_first():
@@ -126,17 +138,20 @@ def test_negatives_follow_their_caption_one_of_each_kind_first():
 
 
 def test_the_dose_is_the_share_of_captions_with_negatives():
-    with_some = sum(len(draw(p, captions=(CaptionDraw(("web",), 1),), negatives=NegativeDraw(1, dose=0.3))) - 1 for p in range(1000))
+    with_some = sum(
+        len(draw(p, captions=(CaptionDraw(("web",), 1),), negatives=NegativeDraw(1, dose=0.3))) - 1 for p in range(1000)
+    )
     assert 250 < with_some < 350
 
 
 def test_roles_and_kinds_that_the_data_lack_are_named(dataset):
-    with pytest.raises(UserError, match="overview.*detail, style, web"):
+    with pytest.raises(UserError, match=r"overview.*detail, style, web"):
         names_of(dataset, DataRecipe(captions=(CaptionDraw(("overview",)),)))
     with pytest.raises(UserError, match=r'"swapp".*"swap"'):
         names_of(dataset, DataRecipe(negatives=NegativeDraw(1, ("swapp",))))
     found = names_of(dataset, DataRecipe(captions=(CaptionDraw(("-web",)), CaptionDraw(("phrase",), optional=True))))
-    assert found.roles == ("detail", "style") and found.kinds == ()
+    assert found.roles == ("detail", "style")
+    assert found.kinds == ()
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(dataset):

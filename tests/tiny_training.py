@@ -62,4 +62,5 @@ def make_model(dataset, seed=0, **sizes):
 def make_recipe(name="clip", *overrides):
     """A packaged recipe at a size for tests."""
     quick = ["--optimiser.batch", "8", "--optimiser.lr", "1e-3", "--optimiser.steps", "10", "--optimiser.warmup_steps", "2"]
+    quick += ["--saving.every", "100"]
     return load_recipe(name, [*quick, "--optimiser.precision", "fp32", *overrides])

@@ -1,0 +1,141 @@
+"""The command ``wholegrain``: finds the module of a subcommand, calls it, and turns errors into one sentence and an exit code.
+
+A subcommand is the function in ``wholegrain.cli.NAME`` that is named like the module; its annotations are its options. Modules
+are imported when they are called, so ``wholegrain --help`` is quick. A subcommand with a parameter ``overrides`` also takes
+dotted options such as ``--optimiser.lr 1e-5``.
+
+Exit codes: 0 done, 1 the machine failed, 2 the input cannot be used, 130 and 143 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wholegrain.errors import MachineError, UserError
+
+COMMANDS = {
+    "prepare": "turn any image-text source into one checked data set",
+    "inspect": "show what is in a data set or a model",
+    "scenes": "make pictures with known truth: objects, relations, negatives, twins",
+    "train": "train or fine-tune a model by a recipe",
+    "evaluate": "measure a model: retrieval, composition, dense, with controls",
+    "report": "a self-contained HTML report of results and failures",
+    "demo": "see a model fail, see why, see it repaired",
+    "methods": "list the packaged recipes",
+}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line and ends the process with its exit code."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    try:
+        code = _run(arguments)
+    except UserError as error:
+        code = _tell(error, 2)
+    except MachineError as error:
+        code = _tell(error, 1)
+    except KeyboardInterrupt:
+        code = _tell("Interrupted.", 130)
+    except BrokenPipeError:  # the reader of our output has gone, as with "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        code = _tell(f"The disk is full ({error.filename or 'while writing'}); make room and start again.", 1)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"wholegrain {version('wholegrain')}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(COMMANDS)}."
+        raise UserError(f'There is no {kind} "{name}"; {hint}')
+    result = _call(_function(name), name, rest)
+    return result if isinstance(result, int) else 0
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """The function of a command."""
+    return getattr(importlib.import_module(f"wholegrain.cli.{name}"), name)
+
+
+def _call(function: Callable[..., Any], name: str, rest: list[str]) -> Any:
+    import tyro
+
+    if "overrides" in inspect.signature(function).parameters:
+        rest, overrides = split_overrides(rest)
+        return tyro.cli(_with(function, tuple(overrides)), args=rest, prog=f"wholegrain {name}")
+    return tyro.cli(function, args=rest, prog=f"wholegrain {name}")
+
+
+def _with(function: Callable[..., Any], overrides: tuple[str, ...]) -> Callable[..., Any]:
+    """The function without its parameter ``overrides``, which is given."""
+    signature = inspect.signature(function, eval_str=True)
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "overrides"]
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, overrides=overrides, **kwargs)
+
+    called.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept}
+    called.__doc__, called.__name__ = function.__doc__, function.__name__
+    return called
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes dotted options and their values out of the arguments.
+
+    Example:
+        >>> split_overrides(["clip", "--optimiser.lr", "1e-5", "--data", "photos", "--data.crop_scale=[0.5, 1.0]"])
+        (['clip', '--data', 'photos'], ['--optimiser.lr', '1e-5', '--data.crop_scale=[0.5, 1.0]'])
+    """
+    rest: list[str] = []
+    dotted: list[str] = []
+    waiting = False
+    for argument in arguments:
+        if waiting:
+            dotted.append(argument)
+            waiting = False
+        elif argument.startswith("--") and "." in argument.partition("=")[0]:
+            dotted.append(argument)
+            waiting = "=" not in argument
+        else:
+            rest.append(argument)
+    return rest, dotted
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {said}" for name, said in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Wholegrain trains, tests and explains CLIP models that see the whole and the grain.",
+            "",
+            "usage: wholegrain COMMAND ...        (wholegrain COMMAND --help says more)",
+            "",
+            *lines,
+        ]
+    )
+
+
+def _tell(said: object, code: int) -> int:
+    print(f"wholegrain: {said}", file=sys.stderr)
+    return code

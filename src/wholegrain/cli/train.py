@@ -1,0 +1,185 @@
+"""``wholegrain train``: a recipe, data and a model in, a run's folder out."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from wholegrain.errors import UserError
+
+if TYPE_CHECKING:
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.objectives.schema import Recipe
+    from wholegrain.towers.model import Model
+    from wholegrain.training.loop import Evaluate
+
+FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epochs": "20"}
+"""Optimiser values in place of the recipe's fine-tuning ones where nothing that is trained has been trained before."""
+
+VALIDATION_IMAGES = 1000
+"""Validation looks at this many images of the split ``val`` at most."""
+
+
+def train(
+    recipe: tyro.conf.Positional[str] = "",
+    *,
+    data: Path | None = None,
+    model: str = "small",
+    out: Path | None = None,
+    resume: Path | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    batch: int | None = None,
+    lr: float | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> int:
+    """Trains or fine-tunes a model by a recipe. Any key of the recipe may be set by its dotted name:
+
+    wholegrain train ce_clip --data data/photos --model ViT-B-32:openai --data.negatives.count 2 --terms.cmr.weight 0.3
+
+    Under torchrun the same line uses all processes; the batch is that of all of them together.
+
+    Args:
+        recipe: a packaged recipe (see "wholegrain methods") or a TOML file.
+        data: a prepared data set.
+        model: where to start: small (from scratch), ViT-B-32:openai, hf-hub:..., a saved model, a run, or a pair in TOML.
+        out: the run's folder; by default runs/RECIPE-DATA-TIME.
+        resume: go on with this run, such as runs/latest; recipe, data and model are then the run's own.
+        seed: of everything random; the recipe's by default.
+        steps: optimiser steps, in place of epochs.
+        epochs: passes over the training split.
+        batch: images per step.
+        lr: peak learning rate.
+        workers: processes that load data; by default up to 8, and none on a machine with two cores or fewer.
+        device: such as cpu or cuda:0; by default CUDA where there is one.
+        quiet: no progress.
+    """
+    from wholegrain.training.loop import train as run_training
+
+    shortcuts = {"seed": seed, "optimiser.steps": steps, "optimiser.epochs": epochs, "optimiser.batch": batch, "optimiser.lr": lr}
+    dotted = [*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None)]
+    if epochs is not None and steps is None:
+        dotted.append("--optimiser.steps=0")
+    if resume is not None:
+        if recipe or data or out or dotted:
+            raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --out and recipe options.")
+        chosen, dataset, start, folder = _resumed(resume)
+        origin = {}
+    else:
+        if not recipe or data is None:
+            raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
+        chosen, dataset, start = _begun(recipe, data, model, dotted)
+        folder = out or Path("runs") / f"{chosen.name}-{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        origin = {"command": shlex.join(["wholegrain", *sys.argv[1:]]), "data": str(data.resolve()), "model": model}
+    trained = run_training(
+        chosen,
+        dataset,
+        start,
+        folder,
+        evaluate=validation(dataset, chosen),
+        resume=resume is not None,
+        workers=_workers() if workers is None else workers,
+        device=device,
+        origin=origin,
+        quiet=quiet,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        print(trained)
+    return 0
+
+
+def _begun(recipe: str, data: Path, model: str, dotted: list[str]) -> tuple[Recipe, Dataset, Model]:
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.objectives.recipe import load_recipe
+    from wholegrain.towers.io import needs_tokenizer
+    from wholegrain.training.loop import fit_model
+    from wholegrain.training.step import seed_everything
+
+    chosen, dataset = load_recipe(recipe, dotted), Dataset(data)
+    seed_everything(chosen.seed)
+    start = starting_model(model, dataset, chosen.data.split)
+    fit_model(start, chosen)
+    fresh = needs_tokenizer(model) or (start.image_frozen and start.text_frozen)
+    if fresh and not recipe.endswith(".toml"):  # a file of one's own means what it says
+        chosen = load_recipe(recipe, [*(f"--optimiser.{key}={value}" for key, value in FROM_SCRATCH.items()), *dotted])
+        said = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
+        print(f"What is trained has not been trained before: optimiser values for that, unless given ({said}).", file=sys.stderr)
+    return chosen, dataset, start
+
+
+def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.towers.io import load_model
+    from wholegrain.training.run_folder import read_recipe, read_run
+
+    run = run.resolve()  # runs/latest may point elsewhere by the end
+    facts = read_run(run)
+    if "data" not in facts:
+        raise UserError(
+            f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."
+        )
+    return read_recipe(run), Dataset(facts["data"]), load_model(run / "model"), run
+
+
+def starting_model(spec: str, dataset: Dataset, split: str) -> Model:
+    """The model to start from; ``small`` gets a tokeniser trained on the split's captions and on their negatives."""
+    from wholegrain.text.tokenizer import train_tokenizer
+    from wholegrain.towers.io import load_model, needs_tokenizer
+
+    if not needs_tokenizer(spec):
+        return load_model(spec)
+
+    def texts():
+        for record in dataset.records(split):
+            for caption in record.captions:
+                yield caption.text
+                yield from (row.text for row in dataset.negatives.get((record.key, caption.id), ()))
+
+    return load_model(spec, tokenizer=train_tokenizer(texts()))
+
+
+def validation(dataset: Dataset, recipe: Recipe) -> Evaluate | None:
+    """Retrieval on the split ``val``, by which the best model is kept: the mean of R@1 both ways. ``None`` without ``val``."""
+    if "val" not in dataset.splits or not dataset.keys("val") or recipe.data.split == "val":
+        return None
+    from wholegrain.evaluation.encode import encode_split
+    from wholegrain.evaluation.retrieval import retrieval
+
+    def evaluate(model: Model) -> dict[str, float]:
+        encoded = encode_split(model, FewKeys(dataset, VALIDATION_IMAGES), "val")
+        found = retrieval(encoded, truths=dataset.truths, by_role=False).metrics
+        text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
+        return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
+
+    return evaluate
+
+
+class FewKeys:
+    """A data set of which every split has at most ``count`` keys, evenly spread over it."""
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        self._dataset, self._count = dataset, count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def keys(self, split: str) -> list[str]:
+        """The chosen keys, always the same."""
+        keys = self._dataset.keys(split)
+        step = max(1.0, len(keys) / self._count)
+        return [keys[int(place * step)] for place in range(min(len(keys), self._count))]
+
+
+def _workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores <= 2 else min(8, cores - 1)

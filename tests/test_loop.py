@@ -1,0 +1,197 @@
+"""The loop: it learns, it resumes bit for bit, it keeps the best, it stops well."""
+
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+from tiny_training import make_dataset, make_model, make_recipe
+
+from wholegrain.errors import UserError
+from wholegrain.objectives.recipe import load_recipe, recipe_names
+from wholegrain.towers.io import load_model
+from wholegrain.training.encoder import Encoder
+from wholegrain.training.loop import train
+
+TIMES = ("images_per_s", "texts_per_s", "data_wait")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def run(dataset, folder, recipe, model=None, **kwargs):
+    return train(recipe, dataset, model or make_model(dataset), folder, device="cpu", quiet=True, **kwargs)
+
+
+def lines(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
+
+
+def weights(folder):
+    return load_model(folder).state_dict()
+
+
+def same_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_at(step):
+    def on_step(outcome):
+        if outcome.step == step:
+            raise KilledError
+
+    return on_step
+
+
+@pytest.mark.parametrize(("name", "workers"), [("wholegrain", 0), ("sparc", 2), ("holistic", 0)])
+def test_a_killed_run_resumes_bit_for_bit(dataset, tmp_path, name, workers):
+    recipe = make_recipe(name, "--saving.every", "5")
+    run(dataset, tmp_path / "whole", recipe)
+    with pytest.raises(KilledError):
+        run(dataset, tmp_path / "cut", recipe, on_step=kill_at(7), workers=workers)
+    torch.manual_seed(99)  # another process would not have these random states either
+    run(dataset, tmp_path / "cut", recipe, load_model(tmp_path / "cut"), resume=True, workers=workers)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+    assert [line["step"] for line in lines(tmp_path / "cut")] == list(range(10))
+    same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_training_learns(dataset, tmp_path):
+    recipe = make_recipe("negclip", "--optimiser.steps", "60", "--optimiser.lr", "3e-3", "--data.captions", '[{roles=["web"]}]')
+    run(dataset, tmp_path / "run", recipe)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_trains(dataset, tmp_path, name):
+    more = []
+    if name == "text_conditioned":
+        more = ["--data.captions", '[{roles=["web"]}, {roles=["style"]}]', "--terms.text_conditioned.roles", '["style"]']
+        more += ["--terms.clip.roles", '["web"]']
+    trained = run(dataset, tmp_path / "run", make_recipe(name, "--optimiser.steps", "2", *more))
+    found = load_model(trained)
+    assert found.head.kind == load_recipe(name).model.head
+    assert (found.bias is not None) == (name == "siglip")
+    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "towers"), [("ce_clip", ("image", "text")), ("sparc", ("image", "text")), ("holistic", ("text",))]
+)
+def test_cached_features_of_frozen_towers_give_the_same_features_and_run(dataset, tmp_path, recipe, towers):
+    frozen = [word for tower in towers for word in (f"--model.tune_{tower}", "none")]
+    chosen = make_recipe(recipe, *frozen, "--data.crop_scale", "[1.0, 1.0]", "--optimiser.steps", "20")
+    calls = {"image": 0, "text": 0}
+    model = make_model(dataset)
+    for tower in calls:
+        module = getattr(model, f"{tower}_tower")
+        module.register_forward_hook(lambda *_, tower=tower: calls.__setitem__(tower, calls[tower] + 1))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    said = []
+    run(dataset, tmp_path / "run", chosen, model, on_step=lambda outcome: said.append(outcome.loss) and None)
+    for tower in towers:
+        assert calls[tower] <= 2, "a frozen tower runs once, in chunks, and not at every step"
+        assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items() if k.startswith(f"{tower}_tower"))
+    live = make_model(dataset)
+    losses = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wholegrain.training.loop.make_encoder", lambda model, *_: Encoder(model))
+        run(dataset, tmp_path / "live", chosen, live, on_step=lambda outcome: losses.append(outcome.loss) and None)
+    assert said == pytest.approx(losses, rel=1e-3)
+
+
+def test_the_best_evaluated_model_is_kept(dataset, tmp_path):
+    values, seen = iter([0.2, 0.9, 0.4, 0.1]), []
+
+    def evaluate(model):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        model.eval()
+        return {"loss": 0.0, "score": next(values)}
+
+    recipe = make_recipe("clip", "--optimiser.steps", "8", "--saving.evaluate_every", "2", "--saving.metric", "score")
+    trained = run(dataset, tmp_path / "run", recipe, evaluate=evaluate)
+    same_weights(weights(trained), seen[1])
+    assert [line["evaluation"]["score"] for line in lines(tmp_path / "run") if "evaluation" in line] == [0.2, 0.9, 0.4, 0.1]
+    wrong = make_recipe("clip", "--optimiser.steps", "1", "--saving.metric", "scoer")
+    with pytest.raises(UserError, match=r'"scoer".*"score"'):
+        run(dataset, tmp_path / "other", wrong, evaluate=lambda model: {"score": 0.1})
+
+
+def test_the_run_folder_says_what_it_is(dataset, tmp_path):
+    recipe = make_recipe("clip", "--optimiser.steps", "4", "--saving.every", "1")
+    run(dataset, tmp_path / "run", recipe, origin={"command": "x"})
+    folder = tmp_path / "run"
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["data_hash"] == dataset.content_hash
+    assert (facts["command"], facts["seed"]) == ("x", 0)
+    assert load_recipe(folder / "recipe.toml") == recipe
+    assert {"metrics.jsonl", "tensorboard", "checkpoints", "model"} <= {path.name for path in folder.iterdir()}
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+    assert list((folder / "tensorboard").glob("events*"))
+    assert (tmp_path / "latest").resolve() == folder.resolve()
+    assert {"loss", "loss/clip", "lr", "grad_norm", "scale"} <= lines(folder)[0].keys()
+    with pytest.raises(UserError, match="already holds a run"):
+        run(dataset, folder, recipe)
+    with pytest.raises(UserError, match="no run to resume"):
+        run(dataset, tmp_path / "none", recipe, resume=True)
+
+
+def test_changed_data_are_refused_on_resume(dataset, tmp_path):
+    recipe = make_recipe("clip", "--optimiser.steps", "1")
+    run(dataset, tmp_path / "run", recipe)
+    other = make_dataset(tmp_path / "data", count=20)
+    with pytest.raises(UserError, match="data changed"):
+        run(other, tmp_path / "run", recipe, make_model(other), resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_batch(dataset, tmp_path):
+    model = make_model(dataset)
+
+    def poison(outcome):
+        if outcome.step == 2:
+            with torch.no_grad():
+                model.head.image.weight.fill_(math.nan)
+
+    with pytest.raises(UserError, match=r"not a finite number at step 3.*nonfinite\.json.*optimiser\.lr"):
+        run(dataset, tmp_path / "run", make_recipe(), model, on_step=poison)
+    noted = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+    assert noted["step"] == 3
+    assert len(noted["keys"]) == 8
+    assert set(noted["keys"]) <= set(dataset.keys("train"))
+
+
+def test_on_step_can_end_the_training(dataset, tmp_path):
+    trained = run(dataset, tmp_path / "run", make_recipe(), on_step=lambda outcome: outcome.step == 3)
+    assert len(lines(tmp_path / "run")) == 4
+    assert load_model(trained)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_interrupts_finish_the_step_save_and_end(dataset, tmp_path, number, workers):
+    before = signal.getsignal(number)
+
+    def interrupt(outcome):
+        if outcome.step == 3:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else SystemExit) as caught:
+        run(dataset, tmp_path / "run", make_recipe(), on_step=interrupt, workers=workers)
+    if number == signal.SIGTERM:
+        assert caught.value.code == 143
+    assert signal.getsignal(number) is before
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000004"]
+    run(dataset, tmp_path / "run", make_recipe(), load_model(tmp_path / "run"), resume=True)
+    run(dataset, tmp_path / "whole", make_recipe())
+    same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
