@@ -90,7 +90,7 @@ def unit(x: Tensor) -> Tensor:
     """
     x = at_least_float32(x)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return torch.where(norm > TINY, x / norm.clamp_min(TINY), 0.0)
+    return x * torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
 
 
 def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:

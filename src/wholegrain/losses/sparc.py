@@ -68,10 +68,10 @@ def minmax_weights(similarity: Tensor, sigma: float | None = None, eps: float = 
     patches = similarity.shape[-1]
     low, high = similarity.amin(-1, keepdim=True), similarity.amax(-1, keepdim=True)
     constant = (high - low) <= eps * torch.maximum(low.abs(), high.abs())
-    weight = (similarity - low) / torch.where(constant, 1.0, high - low)
-    weight = torch.where(weight < (1 / patches if sigma is None else sigma), 0.0, weight)
+    weight = (similarity - low) * torch.where(constant, 1.0, high - low).reciprocal()
+    weight = weight.masked_fill(weight < (1 / patches if sigma is None else sigma), 0.0)
     total = torch.where(constant, 1.0, weight.sum(-1, keepdim=True))  # the largest weight is 1, so the sum is at least 1
-    return torch.where(constant, 1 / patches, weight / total)
+    return (weight * total.reciprocal()).masked_fill(constant, 1 / patches)
 
 
 @dataclass(frozen=True)

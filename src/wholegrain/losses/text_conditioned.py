@@ -76,13 +76,15 @@ def text_conditioned_scores(
 
 def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: float, weights: Weights) -> Tensor:
     """``[B, N]``: the texts of image b are ``unit_BND[b]``."""
-    cosine_BNP = unit_BND @ unit(patches_BPD).mT
+    patch_BPD = unit(patches_BPD)
+    cosine_BNP = unit_BND @ patch_BPD.mT
     weight = (cosine_BNP / temperature).softmax(-1) if weights == "softmax" else minmax_weights(cosine_BNP)
-    along = (weight * (unit_BND @ patches_BPD.mT)).sum(-1)  # the pooled patches' part along the text
+    weight = weight * torch.linalg.vector_norm(patches_BPD, dim=-1)[:, None]  # so that unit vectors serve from here on
+    along = (weight * cosine_BNP).sum(-1)  # the pooled patches' part along the text
     if patches_BPD.shape[1] <= patches_BPD.shape[2]:  # their squared length, by way of the patches' products or of their sum
-        square = ((weight @ (patches_BPD @ patches_BPD.mT)) * weight).sum(-1)
+        square = ((weight @ (patch_BPD @ patch_BPD.mT)) * weight).sum(-1)
     else:
-        square = (weight @ patches_BPD).square().sum(-1)
+        square = (weight @ patch_BPD).square().sum(-1)
     return torch.where(square > TINY**2, along * square.clamp_min(TINY**2).rsqrt(), 0.0)
 
 
