@@ -22,7 +22,6 @@ def _transformers() -> Any:
         import transformers
     except ImportError as error:
         raise UserError("a text tower from a Hugging Face folder needs transformers; install wholegrain[hf]") from error
-    transformers.logging.set_verbosity_error()
     return transformers
 
 
@@ -75,8 +74,10 @@ class HfTextTower(TunedModule):
         }
 
 
-def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int = 77) -> HfTextTower:
+def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | None = None) -> HfTextTower:
     """A text tower from a folder with ``config.json`` and ``model.safetensors``; nothing is downloaded, no code in the folder is run.
+
+    ``context_length`` is the longest row, by default 77 or as many as the model has positions.
 
     Raises:
         UserError: transformers is missing, no such folder, or weights that do not fit.
@@ -84,19 +85,34 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int = 
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
-    auto = _transformers().AutoModel
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
-        try:
-            net, info = auto.from_pretrained(folder, add_pooling_layer=False, **options)
-        except TypeError:  # encoders that never have a pooling layer refuse the word
-            net, info = auto.from_pretrained(folder, **options)
+        net, info = _read_encoder(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} cannot be loaded as a text tower ({str(error).splitlines()[0]}); it needs safetensors weights") from error
+        raise UserError(
+            f"{folder} cannot be loaded as a text tower ({str(error).splitlines()[0]}); it needs safetensors weights"
+        ) from error
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
         raise UserError(f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more; get the complete model")
     return HfTextTower(net.float(), pool, _fitting(net.config, context_length))
+
+
+def _read_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
+    transformers = _transformers()
+    log = transformers.utils.logging
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        try:
+            return transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
+        except TypeError:  # encoders that never have a pooling layer refuse the word
+            return transformers.AutoModel.from_pretrained(folder, **options)
+    finally:
+        log.set_verbosity(verbosity)
+        if shown:
+            log.enable_progress_bar()
 
 
 def build_hf_text(config: dict[str, Any]) -> HfTextTower:
@@ -111,8 +127,10 @@ def build_hf_text(config: dict[str, Any]) -> HfTextTower:
     return HfTextTower(net.float(), config["pool"], config["context_length"])
 
 
-def _fitting(config: Any, context_length: int) -> int:
+def _fitting(config: Any, context_length: int | None) -> int:
     limit = getattr(config, "max_position_embeddings", None)
+    if context_length is None:
+        return min(77, limit or 77)
     if limit is not None and context_length > limit:
         raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; lower it")
     return context_length

@@ -131,8 +131,8 @@ def _load_open_clip(name: str, tag: str | None) -> Model:
         raise UserError(f"{source} could not be loaded ({first}); check the name and the network, or give a local folder") from error
     pad_id = getattr(tokenizer, "pad_id", 0)
     image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
-    bias = None if clip.logit_bias is None else float(clip.logit_bias)
-    log_scale = float(clip.logit_scale)
+    bias = None if clip.logit_bias is None else clip.logit_bias.item()
+    log_scale = clip.logit_scale.item()
     return Model(image_tower, text_tower, head, _open_clip_preprocess(name, preprocess), tokenizer, log_scale=log_scale, bias=bias)
 
 
@@ -274,6 +274,7 @@ def _load_weights(model: Model, path: Path, mark: str) -> None:
             found = (file.metadata() or {}).get("mark")
         if found != mark:
             raise UserError(f"{path} was not written together with its {MODEL_FILE}; save the model again")
-        model.load_state_dict(load_file(path), assign=True)
+        # copies, because tensors inside the file's buffer are not aligned, and then sums may round in another order
+        model.load_state_dict({key: value.clone() for key, value in load_file(path).items()}, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[-1].strip()}); save the model again") from error

@@ -42,7 +42,7 @@ from wholegrain.towers.hf_text import hf_text_tower
 from wholegrain.towers.model import Model
 from wholegrain.towers.timm_image import timm_tower
 
-_KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
+_KEYS: dict[str, dict[str, type]] = {
     "image": {"timm": str, "weights": str, "kwargs": dict, "tune": str, "fixed_batchnorm": bool},
     "text": {"hf": str, "pool": str, "context": int, "tune": str},
     "shared": {"width": int},
@@ -69,7 +69,7 @@ def load_pair(path: str | Path) -> Model:
         fixed_batchnorm=image.get("fixed_batchnorm", True),
     )
     folder = _find(path, text["hf"])
-    text_tower = hf_text_tower(folder, text.get("pool", "mean"), text.get("context", 77))
+    text_tower = hf_text_tower(folder, text.get("pool", "mean"), text.get("context"))
     tokenizer = FileTokenizer.from_folder(folder, text_tower.context_length)
     image_tower.tune(image.get("tune", "all"))
     text_tower.tune(text.get("tune", "all"))
@@ -93,7 +93,7 @@ def read_pair(path: Path) -> dict[str, dict[str, Any]]:
         _refuse_unknown(path, values, keys, f"key of [{section}]")
         for key, value in values.items():
             if not isinstance(value, keys[key]) or (keys[key] is int and isinstance(value, bool)):
-                raise UserError(f"{path}: [{section}] {key} is {value!r}; it must be a {keys[key].__name__}")  # type: ignore[union-attr]
+                raise UserError(f"{path}: [{section}] {key} is {value!r}; it must be of the type {keys[key].__name__}")
         if section in _REQUIRED and _REQUIRED[section] not in values:
             raise UserError(f"{path}: [{section}] lacks {_REQUIRED[section]}; add it")
     return given
