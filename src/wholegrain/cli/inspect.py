@@ -24,7 +24,7 @@ def inspect(
     """
     from wholegrain.data.dataset import Dataset
 
-    dataset, console = Dataset(data), Console()
+    dataset, console = Dataset(data), Console(markup=False)
     print_manifest(dataset.manifest, console)
     if sheet:
         from wholegrain.report.contact_sheet import write_contact_sheet

@@ -68,8 +68,8 @@ def prepare(
     )
     from wholegrain.cli.inspect import print_manifest
 
-    print_manifest(manifest, Console())
-    Console().print(f"\n{out} is ready; look at it with: wholegrain inspect {out}", highlight=False, soft_wrap=True)
+    print_manifest(manifest, Console(markup=False))
+    Console(markup=False).print(f"\n{out} is ready; look at it with: wholegrain inspect {out}", highlight=False, soft_wrap=True)
 
 
 def column_roles(text: str) -> tuple[tuple[str, str], ...]:

@@ -110,7 +110,12 @@ def _distance_from_training(split: str) -> tuple[int, str]:
 
 def _join(rows: list[Row]) -> Row:
     """The first row with everybody's captions and regions; the same text in the same role comes once."""
-    captions = {(text, role): [text, role, source] for row in reversed(rows) for text, role, source in reversed(row["captions"])}
-    regions = {str(region): region for row in reversed(rows) for region in reversed(row["regions"])}
+    captions: dict[tuple[str, str], list[str]] = {}
+    regions: dict[str, list[Any]] = {}
+    for row in rows:
+        for text, role, source in row["captions"]:
+            captions.setdefault((text, role), [text, role, source])
+        for region in row["regions"]:
+            regions.setdefault(str(region), region)
     label = next((row["label"] for row in rows if row["label"]), None)
-    return {**rows[0], "label": label, "captions": list(captions.values())[::-1], "regions": list(regions.values())[::-1]}
+    return {**rows[0], "label": label, "captions": list(captions.values()), "regions": list(regions.values())}

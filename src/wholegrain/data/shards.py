@@ -1,8 +1,8 @@
 """Writing prepared data: WebDataset tar shards, and an index that says where in them every record lies.
 
-Shards are ordinary tar files (USTAR) with two members a record, ``KEY.ext`` (the image's bytes, untouched) and ``KEY.json``; times
-and owners are zero, so the same records give the same bytes. ``index.parquet`` holds the offset of every member, so any record is
-one ``pread`` away. Everything is written aside and renamed; the manifest comes last, and without it a folder is not a data set.
+Shards are ordinary tar files (USTAR) with two members a record, ``KEY.ext`` (the bytes of the image, untouched) and ``KEY.json``;
+times and owners are zero, so the same records give the same bytes. ``index.parquet`` holds the offset of every member, so any
+record is one ``pread`` away. All is written aside and renamed; the manifest comes last: without it a folder is no data set.
 
 A finished shard leaves a note in ``.unfinished/``. A writer that is opened with ``resume=True`` on a folder that was cut short
 keeps those shards, says in :attr:`ShardWriter.done` how many records of each split they hold, and goes on behind them.
