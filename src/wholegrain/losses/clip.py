@@ -63,11 +63,10 @@ class ClipLoss:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
-        true = pairing.true_N
         return pooled_softmax(
             image.pooled_BD,
-            text.pooled_ND[true],
-            pairing.select_texts(true),
+            text.pooled_ND,
+            pairing,
             scale,
             group=group,
             duplicates=self.duplicates,

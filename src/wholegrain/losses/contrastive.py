@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
@@ -79,6 +80,29 @@ class KnownTrue:
         return own if self.table is None else own | self.table[self.own_group[rows]][:, self.text_group]
 
 
+def own_foils(pairing: Pairing, everyone: GlobalTexts, duplicates: Duplicates) -> Tensor:
+    """This process's hard negatives; under ``"ignore"`` without those known to be true of their image: int64 ``[M]``."""
+    foil = (~pairing.true_N).nonzero().squeeze(1)
+    if duplicates == "negative":
+        return foil
+    texts, true = everyone.pairing, everyone.pairing.true_N
+    images = torch.cat([texts.image_id_B[texts.owner_N[true]], pairing.image_id_B[pairing.owner_N[foil]]])
+    words = torch.cat([texts.text_id_N[true], pairing.text_id_N[foil]])
+    word_ids, word = torch.unique(words, return_inverse=True)
+    pair = torch.unique(images, return_inverse=True)[1] * len(word_ids) + word
+    facts = len(pair) - len(foil)
+    return foil[~torch.isin(pair[facts:], pair[:facts])]
+
+
+def grouped_lse(logit_M: Tensor, group_M: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of each group's logits ``[groups]``, 0 for an empty one, and which groups are not empty."""
+    peak = logit_M.new_full((groups,), -torch.inf).scatter_reduce(0, group_M, logit_M.detach(), "amax")
+    filled = peak > -torch.inf
+    peak = torch.where(filled, peak, 0.0)
+    total = torch.zeros_like(peak).index_add(0, group_M, (logit_M - peak[group_M]).exp())
+    return torch.where(filled, torch.where(filled, total, 1.0).log() + peak, 0.0), filled
+
+
 @dataclass(frozen=True)
 class Rest:
     """What queries are compared with beside their true partner; its numbers are logits.
@@ -92,12 +116,33 @@ class Rest:
     def __getitem__(self, index: Tensor) -> Rest:
         return Rest(self.stats[:, index])
 
+    def joined_by(self, logit_M: Tensor, query_M: Tensor) -> Rest:
+        """With further rivals: ``logit_M[m]`` joins the rivals of query ``query_M[m]``."""
+        lse, joined = grouped_lse(logit_M, query_M, self.stats.shape[1])
+        stats = [torch.where(joined, torch.logaddexp(self.stats[0], lse), self.stats[0])]
+        if len(self.stats) > 1:
+            stats += [self.stats[1].index_add(0, query_M, logit_M), self.stats[2].index_add(0, query_M, torch.ones_like(logit_M))]
+        return Rest(torch.stack(stats))
+
     def cross_entropy(self, true_Q: Tensor, smoothing: float = 0.0) -> Tensor:
         """Cross entropy of each query with the logit ``true_Q`` of its true partner; smoothing as in ``F.cross_entropy``."""
         loss = -logsigmoid(true_Q - self.stats[0])
         if smoothing:
             loss = loss + smoothing * (true_Q - (self.stats[1] + true_Q) / (self.stats[2] + 1))
         return loss
+
+
+@dataclass(frozen=True)
+class Foils:
+    """Hard negatives that are compared with their own image alone.
+
+    Attributes:
+        logit_M: their scaled scores with their image.
+        image_M: their image (0..B-1, this process's).
+    """
+
+    logit_M: Tensor
+    image_M: Tensor
 
 
 def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: float = 0.0, cost: int = 1) -> tuple[Rest, Rest]:
@@ -127,7 +172,7 @@ def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: 
     return Rest(torch.cat([b[0] for b in blocks], 1)), Rest(_merged(torch.stack([b[1] for b in blocks])))
 
 
-def over_processes(rest: Rest, group) -> Rest:
+def over_processes(rest: Rest, group: dist.ProcessGroup | None) -> Rest:
     """The same queries, compared with the candidates of all processes; with gradient."""
     size = world(group)[1]
     return rest if size == 1 else Rest(_merged(gather_rows(rest.stats[None], (1,) * size, group)))
@@ -146,28 +191,27 @@ def pair_softmax(
     everyone: GlobalTexts,
     *,
     duplicates: Duplicates = "ignore",
-    own_negatives_only: bool = False,
+    foils: Foils | None = None,
     smoothing: float = 0.0,
     cost: int = 1,
 ) -> LossOutput:
     """The symmetric softmax over the global batch; this process's share of the mean over all true pairs.
 
     Args:
-        scores: rows of this process's images -> scaled scores with all texts of ``everyone``. true_P: the scaled scores of this
-        process's true pairs. pair_P: the text (0..N-1, this process's) of each of these pairs. pairing: this process's pairing
-        of the same texts that were gathered. everyone: the texts of all processes. True texts and hard negatives are candidates
-        of images; true texts alone are queries. own_negatives_only: hard negatives are candidates of their own image alone.
+        scores: rows of this process's images -> scaled scores with all texts of ``everyone``.
+        true_P: the scaled scores of this process's true pairs.
+        pair_P: the text (0..N-1, this process's) of each of these pairs.
+        pairing: this process's pairing of the same texts that were gathered.
+        everyone: the texts of all processes: all are candidates of images; true texts alone are queries.
+        foils: hard negatives that were not gathered: candidates of their own image alone.
         smoothing: label smoothing, 0..1.
         cost: numbers held in memory for each score.
     """
     known = KnownTrue(pairing, everyone, duplicates)
-    foreign_C = torch.where(everyone.pairing.true_N | (not own_negatives_only), -1, everyone.pairing.owner_N)
-
-    def left_out(rows: slice) -> Tensor:
-        return known(rows) | ((foreign_C >= 0) & (foreign_C != known.image_B[rows, None]))
-
-    by_image, by_text = compare(scores, left_out, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
+    by_image, by_text = compare(scores, known, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
     by_text = over_processes(by_text, everyone.group)
+    if foils is not None:
+        by_image = by_image.joined_by(foils.logit_M, foils.image_M)
     to_text = by_image[pairing.owner_N[pair_P]].cross_entropy(true_P, smoothing)
     to_image = by_text[pair_P + everyone.texts_before].cross_entropy(true_P, smoothing)
     pairs = everyone.pairing.true_N.sum().clamp_min(1)
@@ -180,14 +224,38 @@ def mean_of_both(to_text: Tensor, to_image: Tensor) -> LossOutput:
     return LossOutput((to_text + to_image) / 2, parts)
 
 
-def pooled_softmax(image_BD: Tensor, text_ND: Tensor, pairing: Pairing, scale: Tensor, *, group, **settings) -> LossOutput:
-    """:func:`pair_softmax` of scaled cosines of one vector an image and one vector a text (true texts and hard negatives)."""
+def pooled_softmax(
+    image_BD: Tensor,
+    text_ND: Tensor,
+    pairing: Pairing,
+    scale: Tensor,
+    *,
+    group: dist.ProcessGroup | None,
+    negatives: Literal["none", "own", "all"] = "none",
+    duplicates: Duplicates = "ignore",
+    smoothing: float = 0.0,
+) -> LossOutput:
+    """:func:`pair_softmax` of scaled cosines of one vector an image and one vector a text.
+
+    ``negatives``: hard negatives are not seen, are candidates of their own image, or of every image.
+    """
     image_BD, text_ND, scale = unit(image_BD), unit(text_ND), at_least_float32(scale)
-    everyone = gather_texts(text_ND, pairing, group)
-    pair_P = pairing.true_N.nonzero().squeeze(1)
-    true_P = scale * (image_BD[pairing.owner_N[pair_P]] * text_ND[pair_P]).sum(1)
+    candidate = pairing.true_N | (negatives == "all")
+    pairs, candidates_ND = pairing.select_texts(candidate), text_ND[candidate]
+    everyone = gather_texts(candidates_ND, pairs, group)
+
+    def own(text_ND: Tensor, owner: Tensor) -> Tensor:
+        return scale * (image_BD[owner] * text_ND).sum(1)
+
+    foils = None
+    if negatives == "own":
+        foil = own_foils(pairing, everyone, duplicates)
+        foils = Foils(own(text_ND[foil], pairing.owner_N[foil]), pairing.owner_N[foil])
+    pair_P = pairs.true_N.nonzero().squeeze(1)
+    true_P = own(candidates_ND[pair_P], pairs.owner_N[pair_P])
+    settings = {"duplicates": duplicates, "foils": foils, "smoothing": smoothing}
     return pair_softmax(
-        lambda rows: scale * (image_BD[rows] @ everyone.vectors_CD.T), true_P, pair_P, pairing, everyone, **settings
+        lambda rows: scale * (image_BD[rows] @ everyone.vectors_CD.T), true_P, pair_P, pairs, everyone, **settings
     )
 
 
@@ -197,7 +265,7 @@ def pair_sigmoid(
     everyone: GlobalTexts,
     *,
     duplicates: Literal["ignore", "negative", "positive"] = "ignore",
-    own_negatives_only: bool = False,
+    foils: Foils | None = None,
     cost: int = 1,
 ) -> LossOutput:
     """The sigmoid loss of every (image, text) cell of the global batch; this process's share: the cells of its own images.
@@ -207,16 +275,16 @@ def pair_sigmoid(
 
     Args:
         logits: rows of this process's images -> ``scale * cosine + bias`` with all texts of ``everyone``.
+        pairing, everyone, foils, cost: as in :func:`pair_softmax`.
     """
     own = KnownTrue(pairing, everyone, "negative")
-    foreign_C = torch.where(everyone.pairing.true_N | (not own_negatives_only), -1, everyone.pairing.owner_N)
     known = own if duplicates == "negative" else KnownTrue(pairing, everyone, "ignore")
     rows, columns = len(pairing.image_id_B), len(everyone.pairing.owner_N)
 
     def block(start: int, stop: int) -> Tensor:
         here = slice(start, stop)
         cells, positive = logits(here), (known if duplicates == "positive" else own)(here)
-        counts = positive | ~(known(here) | ((foreign_C >= 0) & (foreign_C != own.image_B[here, None])))
+        counts = positive | ~known(here)
         right = -logsigmoid(torch.where(positive, cells, -cells)) * counts
         return torch.stack([(right * positive).sum(), (right * ~positive).sum()])
 
@@ -227,5 +295,8 @@ def pair_sigmoid(
         starts = range(0, rows, per_block)
         blocks = [checkpoint(block, s, min(s + per_block, rows), use_reentrant=False, preserve_rng_state=False) for s in starts]
         total = torch.stack(blocks).sum(0)
+    if foils is not None:
+        false = -logsigmoid(-foils.logit_M).sum()
+        total = total + torch.stack([torch.zeros_like(false), false])
     share = total / sum_over(total.new_tensor(float(rows)), everyone.group).clamp_min(1)
     return LossOutput(share.sum(), {"positive": share[0].detach(), "negative": share[1].detach()})

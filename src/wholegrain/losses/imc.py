@@ -63,7 +63,7 @@ from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import KnownTrue
+from wholegrain.losses.contrastive import KnownTrue, grouped_lse
 from wholegrain.losses.gather import gather_texts, sum_over
 
 
@@ -105,7 +105,7 @@ class ImcLoss:
     def _among_own(self, text_ND: Tensor, pairing: Pairing, scale: Tensor) -> tuple[Tensor, Tensor]:
         foil_M = _different_foils(pairing)
         caption_M = pairing.negative_of_N[foil_M]
-        lse_N, has_N = _grouped_lse(scale * (text_ND[foil_M] * text_ND[caption_M]).sum(1), caption_M, len(text_ND))
+        lse_N, has_N = grouped_lse(scale * (text_ND[foil_M] * text_ND[caption_M]).sum(1), caption_M, len(text_ND))
         lse, caption = lse_N[has_N], has_N.nonzero().squeeze(1)
         if self.variant == "paper":
             return lse, has_N.sum()
@@ -136,15 +136,6 @@ def _different_foils(pairing: Pairing) -> Tensor:
     """The negatives whose words differ from their caption's: int64 index."""
     foil = (~pairing.true_N).nonzero().squeeze(1)
     return foil[pairing.text_id_N[foil] != pairing.text_id_N[pairing.negative_of_N[foil]]]
-
-
-def _grouped_lse(logit_M: Tensor, group_M: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Log-sum-exp of each group's logits ``[groups]``, 0 for an empty one, and which groups are not empty."""
-    peak = logit_M.new_full((groups,), -torch.inf).scatter_reduce(0, group_M, logit_M.detach(), "amax")
-    filled = peak > -torch.inf
-    peak = torch.where(filled, peak, 0.0)
-    total = torch.zeros_like(peak).index_add(0, group_M, (logit_M - peak[group_M]).exp())
-    return torch.where(filled, torch.where(filled, total, 1.0).log() + peak, 0.0), filled
 
 
 def _siblings(pairing: Pairing) -> Tensor:

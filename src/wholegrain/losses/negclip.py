@@ -73,6 +73,6 @@ class NegclipLoss:
             scale,
             group=group,
             duplicates=self.duplicates,
-            own_negatives_only=self.own_only,
+            negatives="own" if self.own_only else "all",
             smoothing=self.label_smoothing,
         )

@@ -44,7 +44,7 @@ from torch import Tensor
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses import contrastive
 from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Duplicates, pair_sigmoid, pair_softmax
+from wholegrain.losses.contrastive import Duplicates, Foils, own_foils, pair_sigmoid, pair_softmax
 from wholegrain.losses.gather import gather_texts
 from wholegrain.losses.sparc import minmax_weights
 
@@ -126,20 +126,27 @@ class TextConditionedLoss:
         if image.patches_BPD is None:
             raise ValueError("TextConditionedLoss needs patches_BPD; encode with needs={'patches'}")
         patches_BPD, text_ND, scale = at_least_float32(image.patches_BPD), unit(text.pooled_ND), at_least_float32(scale)
-        if self.negatives == "none":
-            text_ND, pairing = text_ND[pairing.true_N], pairing.select_texts(pairing.true_N)
-        everyone = gather_texts(text_ND, pairing, group)
+        shift = 0.0 if bias is None or self.kind == "softmax" else at_least_float32(bias)
+        candidate = pairing.true_N | (self.negatives == "all")
+        pairs, candidates_ND = pairing.select_texts(candidate), text_ND[candidate]
+        everyone = gather_texts(candidates_ND, pairs, group)
 
         def scores(rows: slice) -> Tensor:
-            return scale * text_conditioned_scores(patches_BPD[rows], everyone.vectors_CD, self.pool_temperature, self.weights)
+            cosine = text_conditioned_scores(patches_BPD[rows], everyone.vectors_CD, self.pool_temperature, self.weights)
+            return scale * cosine + shift
 
-        settings = {"duplicates": self.duplicates, "own_negatives_only": self.negatives == "own", "cost": patches_BPD.shape[1]}
+        def own(text_ND: Tensor, owner: Tensor) -> Tensor:
+            cosine = _scores(patches_BPD[owner], text_ND[:, None], self.pool_temperature, self.weights)
+            return scale * cosine.squeeze(1) + shift
+
+        foils = None
+        if self.negatives == "own":
+            foil = own_foils(pairing, everyone, self.duplicates)
+            foils = Foils(own(text_ND[foil], pairing.owner_N[foil]), pairing.owner_N[foil])
+        settings = {"duplicates": self.duplicates, "foils": foils, "cost": patches_BPD.shape[1]}
         if self.kind == "sigmoid":
             if bias is None:
                 raise ValueError('TextConditionedLoss with kind="sigmoid" needs a bias; use a model that learns one')
-            shift = at_least_float32(bias)
-            return pair_sigmoid(lambda rows: scores(rows) + shift, pairing, everyone, **settings)
-        pair_P = pairing.true_N.nonzero().squeeze(1)
-        own_PPD = patches_BPD[pairing.owner_N[pair_P]]
-        true_P = scale * _scores(own_PPD, text_ND[pair_P, None], self.pool_temperature, self.weights).squeeze(1)
-        return pair_softmax(scores, true_P, pair_P, pairing, everyone, **settings)
+            return pair_sigmoid(scores, pairs, everyone, **settings)
+        pair_P = pairs.true_N.nonzero().squeeze(1)
+        return pair_softmax(scores, own(candidates_ND[pair_P], pairs.owner_N[pair_P]), pair_P, pairs, everyone, **settings)
