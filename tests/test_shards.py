@@ -119,7 +119,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_that_looks_finished(tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writer._open["test"], "file", Full())
-    with pytest.raises(MachineError, match="disk .* full"), writer:
+    with pytest.raises(MachineError, match=r"disk .* full"), writer:
         writer.add(*PAIRS[3])
     assert not list((tmp_path / "d").rglob("*.tar*"))
     with pytest.raises(UserError, match="wholegrain prepare"):

@@ -87,7 +87,7 @@ def test_no_path_leaves_its_folder(tmp_path, name):
     (inside / "link.jpg").symlink_to(tmp_path / "out.jpg")
     (inside / "linked").symlink_to(tmp_path)
     (inside / "a.csv").write_text(f"image,caption\n{name},x\n")
-    with pytest.raises(UserError, match="line 2: the image path .* leaves the folder"):
+    with pytest.raises(UserError, match=r"line 2: the image path .* leaves the folder"):
         list(open_source(inside / "a.csv"))
     (inside / "a.jsonl").write_text(json.dumps({"image": name, "caption": "x"}))
     with pytest.raises(UserError, match="leaves the folder"):
@@ -116,6 +116,13 @@ def test_jsonl_with_roles_regions_and_a_broken_line(photos):
     assert (first.split, first.label) == ("val", "red")
     assert (broken.problem, broken.where[-6:]) == ("the line is not a JSON object", "line 2")
     assert second.regions == (Region((0, 1, 2, 3), "a cup", (1, 2)),)
+
+
+@pytest.mark.parametrize("region", [{"box": [1, 2, 3], "phrase": "x"}, {"box": [1, 2, 3, 4]}, {"box": "abcd", "phrase": "x"}, 7])
+def test_a_region_that_is_none_is_named(photos, region):
+    (photos / "a.jsonl").write_text(json.dumps({"image": "photos/red.jpg", "caption": "a", "regions": [region]}))
+    with pytest.raises(UserError, match="line 1: regions are not a list"):
+        list(open_source(photos / "a.jsonl"))
 
 
 def test_folder_with_text_files(photos):
@@ -172,8 +179,8 @@ def test_brace_patterns():
 
 
 def test_a_missing_or_cut_shard_is_named(tmp_path):
+    tar_of(tmp_path / "s-000.tar", [])
     with pytest.raises(UserError, match=r"s-001\.tar does not exist"):
-        tar_of(tmp_path / "s-000.tar", [])
         open_source(tmp_path / "s-{000..001}.tar")
     tar_of(tmp_path / "cut.tar", [("a.jpg", jpeg("red") * 20), ("a.txt", b"x")])
     data = (tmp_path / "cut.tar").read_bytes()

@@ -129,7 +129,7 @@ class Dataset:
 
     def _read(self, row: int, what: str) -> bytes:
         index = self._index
-        name = index["shard_names"][index["shard"][row]]
+        name = str(index["shard_names"][index["shard"][row]])
         offset, size = int(index[f"{what}_offset"][row]), int(index[f"{what}_bytes"][row])
         path = self.folder / "shards" / name
         descriptor = self._descriptors.get(name)
@@ -308,8 +308,11 @@ def decode_rgb(image: bytes) -> np.ndarray:
         from torchvision.io import ImageReadMode, decode_jpeg
 
         try:
-            # A copy, since torch warns of buffers that it could write to.
-            return decode_jpeg(torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB).permute(1, 2, 0).numpy()
+            pixels_CHW = decode_jpeg(
+                torch.frombuffer(bytearray(image), dtype=torch.uint8), ImageReadMode.RGB
+            )  # torch wants a copy
+            assert isinstance(pixels_CHW, torch.Tensor)  # a list only for a list
+            return pixels_CHW.permute(1, 2, 0).numpy()
         except RuntimeError:
             pass  # Pillow knows more kinds of JPEG, and says better what is wrong
     try:

@@ -133,7 +133,8 @@ class Preprocess:
         if unknown or "size" not in values:
             problem = f"{unknown[0]!r} is not a field of it" if unknown else "its size is missing"
             raise UserError(f"preprocessing record: {problem}; it has {', '.join(f.name for f in fields(cls))}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**plain)
 
 
 def random_box(

@@ -114,12 +114,14 @@ class Columns:
 def regions_of(value: Any, where: str) -> tuple[Region, ...]:
     """Regions of a JSON record: a list of ``{"box": [x0, y0, x1, y1], "phrase": "…", "mask": [run lengths]}``."""
     try:
-        return tuple(
-            Region(tuple(float(x) for x in r["box"]), str(r["phrase"]), tuple(int(n) for n in r.get("mask", ())))
-            for r in value or ()
-        )
+        return tuple(_region(region) for region in value or ())
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f'{where}: regions are not a list of {{"box": [x0, y0, x1, y1], "phrase": "…"}}; correct them') from None
+
+
+def _region(values: Mapping[str, Any]) -> Region:
+    x0, y0, x1, y1 = (float(x) for x in values["box"])
+    return Region((x0, y0, x1, y1), str(values["phrase"]), tuple(int(n) for n in values.get("mask", ())))
 
 
 def _told(options: SourceOptions) -> list[str]:

@@ -53,7 +53,7 @@ class WebDatasetSource:
                         inline = packed or suffix in _TEXTS
                         file = tar.extractfile(member) if inline else None
                         yield stem, suffix, file.read() if file else Member(shard, member.offset_data, member.size)
-                    tar.members = []  # tarfile would keep a description of every member
+                    tar.members = []  # pyright: ignore (tarfile would keep a description of every member)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise UserError(f"{shard} is not a whole tar file ({error}); fetch it again") from error
 
