@@ -95,9 +95,9 @@ def _swap(claim: Claim, name: str) -> Claim | None:
     return _change(_change(claim, 0, **{name: second}), 1, **{name: first})
 
 
-def _change(claim: Claim, place: int, **facts) -> Claim:
+def _change(claim: Claim, which: int, **facts) -> Claim:
     mentions = list(claim.mentions)
-    mentions[place] = replace(mentions[place], **facts)
+    mentions[which] = replace(mentions[which], **facts)
     return replace(claim, mentions=tuple(mentions))
 
 
