@@ -1,22 +1,23 @@
 """The from-scratch preset ``small``: two little transformers that train on a CPU in minutes.
 
-Image: a timm Vision Transformer whose patches come from a convolutional stem (Xiao et al., "Early convolutions help transformers see better",
-NeurIPS 2021) or from plain patch projection; mean over the normalised patches, or a class token. Text: a pre-norm transformer encoder with
-learned positions; mean over real tokens, or causal with the last token, as in CLIP.
+Image: a timm Vision Transformer whose patches come from a convolutional stem (Xiao et al., "Early convolutions help transformers
+see better", NeurIPS 2021) or from plain patch projection; mean over the normalised patches, or a class token. Text: a pre-norm
+transformer encoder with learned positions; mean over real tokens, or causal with the last token, as in CLIP.
 
-Both read-outs are taken after the last LayerNorm, so with ``pool="mean"`` the pooled vector *is* the mean of the patches (and of the
-tokens): SPARC's head then starts exactly from the plain model.
+Both read-outs are taken after the last LayerNorm, so with ``pool="mean"`` the pooled vector *is* the mean of the patches (and of
+the tokens): SPARC's head then starts exactly from the plain model.
 
-Speed, forward and backward, float32, batch 128, defaults: about 100 images/s per core of a shared AVX2 server (140 with ``stem="patch"``), and about as
-many image-text pairs/s at 16 tokens.
+Speed, forward and backward, float32, batch 128, defaults: about 100 images/s per core of a shared AVX2 server (140 with
+``stem="patch"``), and about as many image-text pairs/s at 16 tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -64,9 +65,9 @@ class SmallConfig:
             if getattr(self, name) not in allowed:
                 raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
         if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
-            raise UserError("small: image_size must be a multiple of patch, and both tower widths multiples of heads; change one of them")
+            raise UserError("small: image_size must be a multiple of patch, and both tower widths of heads; change one of them")
         if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
-            raise UserError(f"small: the convolutional stem halves the picture until a patch is left, so patch={self.patch} must be a power of two")
+            raise UserError(f"small: patch is {self.patch}; for the convolutional stem it must be a power of two")
 
 
 class ConvStem(nn.Module):
@@ -75,9 +76,7 @@ class ConvStem(nn.Module):
     Has the face of timm's ``PatchEmbed``. GroupNorm in place of the paper's BatchNorm: no statistics across images or processes.
     """
 
-    def __init__(
-        self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **_: Any
-    ) -> None:
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **_: Any) -> None:
         super().__init__()
         side = img_size // patch_size
         self.grid_size = (side, side)
@@ -100,7 +99,7 @@ class SmallImageTower(TimmImageTower):
     """The preset's image tower."""
 
     def __init__(self, config: SmallConfig) -> None:
-        stem = {"embed_layer": ConvStem} if config.stem == "conv" else {}
+        stem: dict[str, Any] = {"embed_layer": ConvStem} if config.stem == "conv" else {}
         net = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch,
@@ -144,7 +143,8 @@ class SmallTextTower(TunedModule):
         mask_NL = real_tokens(length_N, L)
         x = self.embedding(tokens_NL) + self.positions_LV[:L]
         if self.causal:  # padding stands at the end, where no real token looks
-            masks: dict[str, Any] = {"src_mask": nn.Transformer.generate_square_subsequent_mask(L, x.device, x.dtype), "is_causal": True}
+            causal_LL = nn.Transformer.generate_square_subsequent_mask(L, x.device, x.dtype)
+            masks: dict[str, Any] = {"src_mask": causal_LL, "is_causal": True}
         else:
             masks = {"src_key_padding_mask": ~mask_NL}
         for block in self.blocks:
@@ -179,8 +179,31 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
     """
     if tokenizer.context_length > config.context:
         raise UserError(
-            f"the tokeniser's rows may have {tokenizer.context_length} tokens and the model reads {config.context}; make the two the same"
+            f"the tokeniser gives {tokenizer.context_length} tokens and the model reads {config.context}; make the two the same"
         )
     head = PlainHead(Widths(config.image_width, config.text_width, config.width))
     preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
     return Model(SmallImageTower(config), SmallTextTower(config, tokenizer.vocab_size), head, preprocess, tokenizer)
+
+
+def at_image_size(model: Model, image_size: int) -> Model:
+    """A copy of a model of the preset that reads pictures of another size: the same patches, positions interpolated bicubically.
+
+    What was learned on small crops goes on learning on whole pictures.
+
+    Raises:
+        UserError: the model's image tower is not the preset's, has a class token, or ``image_size`` is no multiple of its patch.
+    """
+    tower = model.image_tower
+    if not isinstance(tower, SmallImageTower) or not isinstance(model.text_tower, SmallTextTower):
+        raise UserError("only models of the preset small can change their picture size; start from one of those")
+    config = replace(SmallConfig(**tower.config()["small"]), image_size=image_size)
+    if config.pool == "class":
+        raise UserError("a model with a class token cannot change its picture size here; use pool=mean")
+    resized = small_model(config, model.tokenizer)
+    state = dict(model.state_dict())
+    name = next(key for key in state if key.endswith("pos_embed"))
+    side = image_size // config.patch
+    state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=0)
+    resized.load_state_dict(state)
+    return resized

@@ -1,0 +1,53 @@
+"""``wholegrain scenes``: pictures with known truth, as an ordinary data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import tyro
+
+
+def scenes(
+    out: tyro.conf.Positional[Path],
+    *,
+    glyphs: str = "A",
+    size: int = 64,
+    seed: int = 0,
+    train: int = 20_000,
+    val: int = 1_000,
+    test: int = 1_000,
+    crowded: int = 1_000,
+    twins: int = 1_000,
+    train_twins: int = 0,
+) -> int:
+    """Draws a data set of scenes: objects, attributes, relations, captions in roles, hard negatives, twins and hard positives.
+
+    Args:
+        out: the data set's folder, new.
+        glyphs: the set of 60 silhouettes, A for development or B for confirmation.
+        size: side of the pictures in pixels: 64, 96 or 128.
+        seed: another seed is another world of pictures.
+        train: training pictures.
+        val: pictures for development.
+        test: pictures with held-out wordings and combinations.
+        crowded: test pictures with four or five objects.
+        twins: test items per kind.
+        train_twins: pairs of training pictures that differ in one fact (for data.twin_share).
+    """
+    from rich.progress import Progress
+
+    from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
+    from wholegrain.data.scenes.glyphs import GLYPHS
+    from wholegrain.data.scenes.world import World
+    from wholegrain.errors import UserError
+
+    if glyphs not in GLYPHS or size not in (64, 96, 128):
+        raise UserError(f"scenes: --glyphs is {glyphs} and --size is {size}; glyphs are A or B, sizes 64, 96 or 128.")
+    world = World(glyphs=glyphs, size=size, seed=seed)
+    counts = SceneCounts(train, val, test, crowded, twins, train_twins)
+    with Progress() as progress:
+        task = progress.add_task("drawing", total=picture_count(counts))
+        dataset = build_scenes(out, world, counts, workers=os.cpu_count() or 1, tick=lambda n: progress.advance(task, n))
+    print(f"{out}: {len(dataset):,} pictures, world {world.hash}")
+    return 0
