@@ -19,8 +19,9 @@ from wholegrain.evaluation.intervals import (
     weighted_median,
     wilson,
 )
-from wholegrain.evaluation.result import Figure, TaskResult, load_results, print_results, save_results
+from wholegrain.evaluation.result import Figure, TaskResult, load_results, save_results
 from wholegrain.evaluation.rows import Rows, figures, join, table
+from wholegrain.evaluation.show import print_results
 
 
 def test_resamples_draw_as_many_clusters_as_there_are():
@@ -60,6 +61,13 @@ def test_a_perfect_score_is_not_certain():
     low, high = bootstrap_mean(np.ones(12), np.arange(12))
     assert (float(low), float(high)) == pytest.approx(wilson(1.0, 12))
     assert low < 0.8
+
+
+def test_a_difference_that_is_always_zero_is_no_share_of_zero():
+    low, high = bootstrap_mean(np.zeros(12), np.arange(12), shares=False)
+    assert low == high == 0
+    low, high = bootstrap_mean(np.eye(12)[0], np.arange(12))
+    assert 0 <= low < high < 0.5
 
 
 def test_median_interval():
@@ -144,7 +152,7 @@ def test_the_table_shows_protocol_interval_chance_and_control():
     out = io.StringIO()
     print_results([make_result()], Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("a protocol in one sentence.", "kind0/accuracy", "chance", "50.0%", "40.0%", "interval"):
+    for part in ("a protocol in one sentence.", "kind0", "chance 50.0%", "shuffled 40.0%", "95% interval", "10.5"):
         assert part in text
 
 

@@ -47,7 +47,8 @@ def evaluate(
         templates: sentences for zero-shot classification, {} is the class.
     """
     from wholegrain.data.dataset import Dataset
-    from wholegrain.evaluation.result import print_results, save_results
+    from wholegrain.evaluation.result import save_results
+    from wholegrain.evaluation.show import print_results
     from wholegrain.evaluation.suite import evaluate as run
     from wholegrain.evaluation.suite import expand
     from wholegrain.towers import load_model

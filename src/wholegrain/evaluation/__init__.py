@@ -7,6 +7,6 @@ The path through this room::
     retrieval.py, composition.py, grounding.py, branches.py, zero_shot.py, linear_probe.py     the tasks
     blind.py         what text alone would score on the same items
     rows.py          per-item values -> figures, with intervals.py
-    result.py        TaskResult: saved, loaded, printed; compare.py sets two systems side by side on the same items
+    result.py        TaskResult: saved and loaded; show.py prints it; compare.py sets two systems side by side on the same items
     suite.py         all of it in one call
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.intervals import Difference, paired_difference
@@ -21,8 +21,8 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
         raise UserError(
             f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared so; choose another."
         )
-    rows = result.items.filter(pc.equal(result.items["group"], group) if group else result.items["overall"])
-    rows = rows.filter(pc.is_valid(rows[metric]))
+    inside = np.array(result.items["group"].to_pylist()) == group if group else result.items["overall"].to_numpy()
+    rows = result.items.filter(pa.array(inside & np.isfinite(result.items[metric].to_numpy().astype(np.float64))))
     ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
     return ids, rows["cluster"].to_pylist(), rows[metric].to_numpy().astype(np.float64)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -184,6 +183,21 @@ def encode_image_batches(
             yield _to_cpu(found)
 
 
+def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
+    """:func:`encode_image_batches` with patches and their grid.
+
+    Raises:
+        NotSupportedError: when the model gives none, or refuses (an image tower that pools before its last layer has none to give).
+    """
+    try:
+        for image in encode_image_batches(model, dataset, keys, frozenset({"patches"}), batch=batch):
+            if image.patches_BPD is None or image.grid is None:
+                raise NotSupportedError("The model gives no patch vectors; choose a model with a Vision Transformer.")
+            yield image
+    except UserError as error:
+        raise NotSupportedError(str(error)) from error
+
+
 def encode_texts(
     model: Any,
     texts: Sequence[str],
@@ -284,7 +298,7 @@ def model_hash(model: Any) -> str:
     """A hash of everything in the model that decides its features: weights, shapes and preprocessing."""
     own = getattr(model, "content_hash", None)
     if own is not None:
-        return own() if callable(own) else str(own)
+        return str(own() if callable(own) else own)
     digest = hashlib.sha256(repr(getattr(model, "preprocess", None)).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
@@ -304,13 +318,12 @@ def _write_cache(path: Path, image: ImageFeatures, text: TextFeatures, cut: int)
     tensors = {f"image.{n}": v.contiguous() for n, v in vars(image).items() if isinstance(v, Tensor)}
     tensors |= {f"text.{n}": v.contiguous() for n, v in vars(text).items() if isinstance(v, Tensor)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".encode-")
-    os.close(handle)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors | {"cut": torch.tensor(cut), "grid": torch.tensor(image.grid or (0, 0))}, temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -18,7 +18,7 @@ covers at least half as much as its best-covered one; regions that the model's c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ import torch
 from wholegrain.data.record import Record
 from wholegrain.evaluation import regions as on_grid
 from wholegrain.evaluation.blind import words
-from wholegrain.evaluation.encode import encode_image_batches, encode_texts, split_keys
+from wholegrain.evaluation.encode import encode_patches, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import unit
@@ -45,9 +45,9 @@ class _Picture:
     record: Record
     absent: tuple[str | None, ...]
     grid: tuple[int, int] = (0, 0)
-    own_RP: np.ndarray | None = None
-    absent_RP: np.ndarray | None = None
-    shuffled_RP: np.ndarray | None = None
+    own_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    absent_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    shuffled_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
 
 def grounding(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
@@ -114,9 +114,9 @@ def _fill_maps(model: Any, dataset: Any, pictures: list[_Picture], seed: int, ba
     )  # picture b's patches are shown to the phrases of picture asks[b]
     start = 0
     keys = [picture.record.key for picture in pictures]
-    for image in encode_image_batches(model, dataset, keys, frozenset({"patches"}), batch=batch):
-        if image.patches_BPD is None or image.grid is None:
-            raise NotSupportedError("The model gives no patch vectors, so its grounding cannot be read; leave grounding out.")
+    for image in encode_patches(model, dataset, keys, batch=batch):
+        assert image.patches_BPD is not None
+        assert image.grid is not None
         for row, patches_PD in enumerate(unit(image.patches_BPD)):
             picture, asker = pictures[start + row], pictures[asks[start + row]]
 

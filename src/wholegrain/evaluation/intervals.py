@@ -33,16 +33,22 @@ def cluster_codes(clusters: Sequence | np.ndarray) -> np.ndarray:
 
 
 def bootstrap_mean(
-    values: np.ndarray, clusters: Sequence | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+    values: np.ndarray,
+    clusters: Sequence | np.ndarray,
+    *,
+    shares: bool | Sequence[bool] = True,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile 95% interval of the mean, images drawn with replacement.
 
     Args:
         values: ``[N]`` or ``[N, F]``; F figures over the same items are resampled together.
         clusters: ``[N]`` the image of each item.
+        shares: whether the values (of each figure) are hits between 0 and 1.
 
     Returns:
-        low, high: ``[F]`` (scalars as 0-d arrays for ``[N]``). Where all values are 0, or all are 1, no resample differs and the
+        low, high: ``[F]`` (scalars as 0-d arrays for ``[N]``). Where all hits are 0, or all are 1, no resample differs and the
         bootstrap would claim certainty; then the Wilson interval of as many trials as there are images is given.
 
     Example:
@@ -64,7 +70,8 @@ def bootstrap_mean(
     both = np.concatenate([sums_CF, sizes_C[:, None]], 1)
     drawn = np.concatenate([block @ both for block in resample_counts(count, resamples, seed)])
     low_F, high_F = np.percentile(drawn[:, :-1] / drawn[:, -1:], [2.5, 97.5], axis=0) + centre_F
-    for column in np.flatnonzero(np.ptp(values_NF, axis=0) == 0):
+    low_F, high_F = (np.clip(x, values_NF.min(0), values_NF.max(0)) for x in (low_F, high_F))  # undo rounding at 0 and 1
+    for column in np.flatnonzero((np.ptp(values_NF, axis=0) == 0) & np.asarray(shares)):
         if centre_F[column] in (0.0, 1.0):
             low_F[column], high_F[column] = wilson(centre_F[column], count)
     return low_F.reshape(np.shape(values)[1:]), high_F.reshape(np.shape(values)[1:])
@@ -164,7 +171,5 @@ def paired_difference(
 
 
 def _bootstrap_gap(gap: np.ndarray, codes: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    if np.ptp(gap) == 0:  # a difference is no share: where every item agrees its interval is a point
-        return float(gap[0]), float(gap[0])
-    low, high = bootstrap_mean(gap, codes, resamples=resamples, seed=seed)
+    low, high = bootstrap_mean(gap, codes, shares=False, resamples=resamples, seed=seed)
     return float(low), float(high)

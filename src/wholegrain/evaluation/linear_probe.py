@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import Encoded, default_needs, encode_image_batches, encode_keys
+from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_patches
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import index_vectors, unit
@@ -91,10 +91,8 @@ def _features(model: Any, dataset: Any, keys: Sequence[str], what: str, known: E
     if what == "pooled":
         found = index_vectors(encode_keys(model, dataset, keys, default_needs(model), batch=batch, known=known))
     else:
-        parts = list(encode_image_batches(model, dataset, keys, frozenset({"patches"}), batch=batch))
-        if parts[0].patches_BPD is None:
-            raise NotSupportedError("The model gives no patch vectors to probe; probe its pooled ones.")
-        found = torch.cat([unit(part.patches_BPD).mean(1) for part in parts])
+        parts = (part.patches_BPD for part in encode_patches(model, dataset, keys, batch=batch))
+        found = torch.cat([unit(patches_BPD).mean(1) for patches_BPD in parts if patches_BPD is not None])
     if not bool(torch.isfinite(found).all()):
         raise UserError("The model gave image features that are not finite, so they cannot be probed; use an earlier checkpoint.")
     return found

@@ -16,16 +16,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.table import Table
 
 from wholegrain.errors import MachineError, UserError
 
@@ -107,7 +104,7 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
             _aside(folder / "items" / f"{result.task}.parquet", lambda path, result=result: pq.write_table(result.items, path))
         rows = [_as_json(result, meta) for result in results]
         text = json.dumps({"schema": SCHEMA, "meta": meta, "results": rows}, indent=1, allow_nan=False, default=str) + "\n"
-        _aside(folder / "results.json", lambda path: Path(path).write_text(text, encoding="utf-8"))
+        _aside(folder / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         problem = f"The results could not be written to {folder} ({error.strerror}); free some space or choose another folder."
         raise MachineError(problem) from error
@@ -133,14 +130,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _aside(path: Path, write) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+def _aside(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write(temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -177,46 +173,3 @@ def load_results(folder: str | Path) -> tuple[list[TaskResult], dict[str, Any]]:
 
 def _number(name: str, value: Any) -> Any:
     return math.nan if value is None and name in ("value", "low", "high") else value
-
-
-def result_table(result: TaskResult) -> Table:
-    """The figures as a rich table; ``expected`` rows are left out where nothing was tied, since they equal the row above them."""
-    table = Table(
-        title=result.task, title_justify="left", title_style="bold", caption=result.protocol, caption_justify="left", expand=False
-    )
-    table.add_column("figure", overflow="fold")
-    for name in ("value", "95% interval", "chance", "shuffled", "items"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if any(figure.note for figure in result.figures):
-        table.add_column("note", overflow="fold")
-    values = result.metrics
-    for figure in result.figures:
-        plain = figure.name.removesuffix("_expected")
-        if plain != figure.name and values.get(plain) == figure.value:
-            continue
-        cells = [show(figure.value, figure.unit), f"{show(figure.low, figure.unit)} – {show(figure.high, figure.unit)}"]
-        cells += [show(figure.chance, figure.unit), show(figure.shuffled, figure.unit), f"{figure.count:,}"]
-        table.add_row(figure.name, *cells, *([figure.note] if len(table.columns) > 6 else []))
-    return table
-
-
-def show(value: float | None, unit: str) -> str:
-    """A value fit to print.
-
-    Example:
-        >>> show(0.5, "share"), show(12.25, "rank"), show(None, "share")
-        ('50.0%', '12.2', '–')
-    """
-    if value is None or not math.isfinite(value):
-        return "–"
-    if unit == "share":
-        return f"{100 * value:.1f}%"
-    return {"points": f"{100 * value:+.1f}", "rank": f"{value:,.1f}"}.get(unit, f"{value:.3f}")
-
-
-def print_results(results: Sequence[TaskResult], console: Console | None = None) -> None:
-    """Prints one table per task, its protocol below it."""
-    console = console or Console()
-    for result in results:
-        console.print(result_table(result))
-        console.print()

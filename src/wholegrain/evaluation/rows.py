@@ -54,9 +54,9 @@ def join(parts: Sequence[Rows]) -> Rows:
         name: np.concatenate([_column(p.shuffled, name, len(p)) for p in parts]) for name in _names(p.shuffled for p in parts)
     }
     extra = {n: [x for p in parts for x in p.extra.get(n, [None] * len(p))] for n in _names(p.extra for p in parts)}
-    lists = [[x for p in parts for x in getattr(p, name)] for name in ("item", "group", "cluster")]
+    item, group, cluster = ([x for p in parts for x in getattr(p, name)] for name in ("item", "group", "cluster"))
     overall = np.concatenate([p.overall_N for p in parts]) if parts else None
-    return Rows(*lists, values, chance, shuffled, overall, extra)
+    return Rows(item, group, cluster, values, chance, shuffled, overall, extra)
 
 
 def _names(maps) -> list[str]:
@@ -104,7 +104,8 @@ def _group_figures(
     for packed, together in same_items.items():
         here = np.frombuffer(packed, dtype=bool)
         values_NF = np.stack([rows.values[name][here] for name in together], 1)
-        low_F, high_F = bootstrap_mean(values_NF, cluster_N[here].astype(str), seed=seed)
+        shares = [units.get(name, "share") == "share" for name in together]
+        low_F, high_F = bootstrap_mean(values_NF, cluster_N[here].astype(str), shares=shares, seed=seed)
         for column, name in enumerate(together):
             chance, shuffled = (_mean(m, name, here) for m in (rows.chance, rows.shuffled))
             found[name] = Figure(

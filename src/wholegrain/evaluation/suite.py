@@ -92,7 +92,7 @@ def evaluate(
             except NotSupportedError as reason:
                 reasons[name] = str(reason)
                 if progress:
-                    console.print(f"left out: {name}. {reason}", highlight=False)
+                    console.print(f"left out: {name}. {reason}", highlight=False, markup=False, soft_wrap=True)
     if not results:
         raise UserError("No task could be done: " + " ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     return results

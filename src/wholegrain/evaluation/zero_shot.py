@@ -82,7 +82,7 @@ def zero_shot(
     per_class = _per_class(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
     prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {templates[0]!r}"
     protocol = (
-        f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all labels of the data set), {prompts}: the class is "
+        f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all its labels), {prompts}: the class is "
         "the unit mean of its prompts' unit vectors."
     )
     return TaskResult("zero_shot", protocol, (*figures(rows, seed=seed), per_class), table(rows))
