@@ -18,7 +18,8 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 def timm_vit(pool="token", depth=2, **more):
     torch.manual_seed(0)
-    net = VisionTransformer(img_size=32, patch_size=8, embed_dim=32, depth=depth, num_heads=2, num_classes=0, global_pool=pool, **more)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "num_classes": 0}
+    net = VisionTransformer(depth=depth, global_pool=pool, **sizes, **more)
     with torch.no_grad():  # timm's start is so flat that attention hardly matters
         for parameter in net.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -36,7 +37,8 @@ def open_clip_vit(pool="tok", depth=2):
     return split_open_clip(CustomTextCLIP(**config), config, 0)[0].eval()
 
 
-TOKEN = {"timm": timm_vit, "open_clip": open_clip_vit, "timm-registers": lambda **k: timm_vit(reg_tokens=2, no_embed_class=True, **k)}
+TOKEN = {"timm": timm_vit, "open_clip": open_clip_vit}
+TOKEN["timm-registers"] = lambda **settings: timm_vit(reg_tokens=2, no_embed_class=True, **settings)
 MEAN = {"timm": lambda: timm_vit("avg", class_token=False, fc_norm=False), "open_clip": lambda: open_clip_vit("avg")}
 MEAN["timm-fc-norm"] = lambda: timm_vit("avg")
 
@@ -159,7 +161,7 @@ def test_refusals():
         timm_tower("test_resnet", 64).add_branches(2)
     tower = timm_vit()
     tower.add_branches(2)
-    with pytest.raises(UserError, match="branches"):
+    with pytest.raises(UserError, match="or has some"):
         tower.add_branches(2)
     with pytest.raises(UserError, match="patches_see"):
         BranchTokens(2, 4, None, 8, patches_see="some")

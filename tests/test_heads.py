@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch.nn import functional as F
+from torch.nn.functional import gelu, normalize
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import train_tokenizer
@@ -52,7 +52,7 @@ def test_sparc_head_against_a_loop():
     gv, gt = head.image.weight, head.text.weight
     for b in range(3):
         mean = sum(image.patches_BPV[b]) / 4
-        hidden = F.gelu(head.global_in.weight @ mean + head.global_in.bias)
+        hidden = gelu(head.global_in.weight @ mean + head.global_in.bias)
         torch.testing.assert_close(seen.pooled_BD[b], gv @ (mean + head.global_out.weight @ hidden + head.global_out.bias))
         torch.testing.assert_close(seen.patches_BPD[b, 1], gv @ image.patches_BPV[b, 1])
     for n in range(4):
@@ -65,8 +65,8 @@ def test_sparc_head_against_a_loop():
 def test_pooled_of_branches_gives_the_mean_of_their_cosines():
     head, (image, _) = BranchHead(WIDTHS, 5), raw_pair()
     seen = head.project_image(image)
-    texts = F.normalize(torch.randn(6, 8), dim=-1)
-    logits = torch.stack([F.normalize(seen.branches_BHD[:, h], dim=-1) @ texts.T for h in range(5)]).mean(0)
+    texts = normalize(torch.randn(6, 8), dim=-1)
+    logits = torch.stack([normalize(seen.branches_BHD[:, h], dim=-1) @ texts.T for h in range(5)]).mean(0)
     torch.testing.assert_close(seen.pooled_BD @ texts.T, logits)
 
 
@@ -77,7 +77,7 @@ def test_one_branch_without_noise_is_the_plain_model(pool):
     convert_head(model, HeadConfig("branches", branches=1, noise=0.0))
     seen = model.encode_images(PIXELS)
     torch.testing.assert_close(seen.branches_BHD[:, 0], expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(F.normalize(seen.pooled_BD, dim=-1), F.normalize(expected, dim=-1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(normalize(seen.pooled_BD, dim=-1), normalize(expected, dim=-1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_warm_starts_are_exact(pool, config):
     convert_head(model, config)
     new_image, new_text, *_ = model(PIXELS, TEXTS.tokens_NL, TEXTS.length_N, ALL)
     close = {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(F.normalize(new_image.pooled_BD, dim=-1), F.normalize(image.pooled_BD, dim=-1), **close)
+    torch.testing.assert_close(normalize(new_image.pooled_BD, dim=-1), normalize(image.pooled_BD, dim=-1), **close)
     torch.testing.assert_close(new_image.patches_BPD, image.patches_BPD, **close)
     torch.testing.assert_close(new_text.pooled_ND, text.pooled_ND, **close)
     torch.testing.assert_close(new_text.tokens_NLD[new_text.mask_NL], text.tokens_NLD[text.mask_NL], **close)
@@ -134,7 +134,9 @@ def test_readout_weighs_patches_apart_per_branch_and_only_after_its_gates_open()
     assert ((seen <= patches.amax(1)[:, None] + 1e-6) & (seen >= patches.amin(1)[:, None] - 1e-6)).all()
 
 
-@pytest.mark.parametrize("head", [PlainHead(WIDTHS), SparcHead(WIDTHS, 5), BranchHead(WIDTHS, 3), BranchHead(WIDTHS, 2, "readout")])
+@pytest.mark.parametrize(
+    "head", [PlainHead(WIDTHS), SparcHead(WIDTHS, 5), BranchHead(WIDTHS, 3), BranchHead(WIDTHS, 2, "readout")]
+)
 def test_a_head_is_built_again_from_its_config(head):
     again = build_head(head.config())
     again.load_state_dict(head.state_dict())

@@ -285,14 +285,14 @@ def test_scale_bias_and_raw_features():
     torch.testing.assert_close(model.scale, torch.tensor(1 / 0.07))
     with torch.no_grad():
         model.log_scale.fill_(9.0)
-    assert float(model.scale) == 100.0
+    assert model.scale.item() == 100.0
     model.add_bias()
-    assert float(model.bias) == -10.0
-    assert math.isclose(float(model.scale), 10.0, rel_tol=1e-5)
+    assert model.bias.item() == -10.0
+    assert math.isclose(model.scale.item(), 10.0, rel_tol=1e-5)
     with torch.no_grad():
         model.bias.fill_(-3.0)
     model.add_bias()
-    assert float(model.bias) == -3.0
+    assert model.bias.item() == -3.0
     convert_head(model, "sparc")
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     raw = model.raw_images(pixels)

@@ -40,9 +40,8 @@ def sources(tmp_path_factory):
     torch.manual_seed(0)
     net = timm.create_model("test_efficientnet", pad_type="same")
     save_file({k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}, folder / "cnn.safetensors")
-    config = transformers.BertConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=60, max_position_embeddings=40, **sizes)
     transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder / "bert")
     train_tokenizer(["a red cup on a table"], 60, 20).save(folder / "bert")
     (folder / "bert/wholegrain_tokenizer.json").unlink()

@@ -1,6 +1,7 @@
 """Tokenisers: rows, lengths, cuts, word spans, saving."""
 
 import json
+from itertools import pairwise
 
 import open_clip
 import pytest
@@ -49,7 +50,7 @@ def test_word_spans_tile_the_text_and_the_row(tokenizer, text):
     spans = tokenizer.word_spans(text)
     row = tokenizer.encode([text]).tokens_NL[0].tolist()
     assert all(0 <= a < b <= len(text) and 0 < s < e < len(row) for a, b, s, e in spans)
-    for (_, b, _, e), (a, _, s, _) in zip(spans, spans[1:], strict=False):
+    for (_, b, _, e), (a, _, s, _) in pairwise(spans):
         assert b <= a
         assert e <= s
     if not tokenizer.encode([text]).cut_N[0] and "�" not in text:
@@ -119,9 +120,7 @@ def test_too_small_a_vocabulary_and_no_words_are_refused():
         train_tokenizer(["a"], 100, 1)
 
 
-@pytest.mark.parametrize(
-    "tokenizer", [ClipTokenizer(20, "canonicalize"), WORDS, PAIRS], ids=["clip", "words", "pairs"]
-)
+@pytest.mark.parametrize("tokenizer", [ClipTokenizer(20, "canonicalize"), WORDS, PAIRS], ids=["clip", "words", "pairs"])
 def test_save_and_load(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = load_tokenizer(tmp_path)

@@ -134,9 +134,8 @@ def test_small_text_tower_keeps_true_length(pool):
 def test_hf_tower_keeps_true_length_and_equals_transformers(pool):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=90, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40
-    )
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=90, max_position_embeddings=40, **sizes)
     bert = transformers.BertModel(config, add_pooling_layer=False).eval()
     tower = HfTextTower(bert, pool, 30).eval()
     assert keeps_true_length(tower, 89, 0)

@@ -3,7 +3,8 @@
 Three kinds, one protocol (:class:`Tokenizer`):
 
 * :class:`ClipTokenizer`: the byte-pair encoding of CLIP (Radford et al. 2021), as open_clip ships it.
-* :class:`FileTokenizer`: any ``tokenizer.json`` of the ``tokenizers`` library, so also a Hugging Face folder, without transformers.
+* :class:`FileTokenizer`: any ``tokenizer.json`` of the ``tokenizers`` library, so also a Hugging Face folder, without
+  transformers.
 * :func:`train_tokenizer`: a small :class:`FileTokenizer` made from one's own captions.
 
 Rows are trimmed to the longest text of the call, not padded to the context length: short captions then cost what they are.

@@ -1,16 +1,18 @@
-"""Class-token branches: H class tokens that look at one image separately (Holistic CLIP, Wang et al., CVPR 2025, the CLS variant).
+"""Class-token branches: H class tokens that look at one image separately (Holistic CLIP, Wang et al., CVPR 2025, the CLS
+variant).
 
-The rule of the paper: a class token attends to itself and to all patches, never to another class token; patches attend to everything.
-The mask here is additive, 0 or -inf. The released code builds a boolean mask that its transformer block casts to a float, so that
-forbidden pairs get +1, a mild *bonus*, instead of -inf; ``legacy_plus_one`` reproduces that.
+The rule of the paper: a class token attends to itself and to all patches, never to another class token; patches attend to
+everything. The mask here is additive, 0 or -inf. The released code builds a boolean mask that its transformer block casts to a
+float, so that forbidden pairs get +1, a mild *bonus*, instead of -inf; ``legacy_plus_one`` reproduces that.
 
 A warm start should begin as the base model, so two things differ from the paper unless asked for:
 
-* On a tower that pools a class token, the H tokens start as copies of it plus noise, and a patch sees each of them with an additive
-  -log H (``patches_see="shared"``): H equal copies then weigh as much as the one they replace, and with ``noise=0`` every branch equals
-  the base's vector exactly. ``patches_see="all"`` is the paper's rule (it trains from scratch, where nothing has to be kept).
-* On a mean-pooled tower, branch h is the mean over patches plus ``gate_h * (output of class token h)``. Gates start at zero plus noise,
-  and patches do not see the class tokens (``patches_see="none"``), so the base's patches and mean stay what they were.
+* On a tower that pools a class token, the H tokens start as copies of it plus noise, and a patch sees each of them with an
+  additive -log H (``patches_see="shared"``): H equal copies then weigh as much as the one they replace, and with ``noise=0``
+  every branch equals the base's vector exactly. ``patches_see="all"`` is the paper's rule (it trains from scratch, where nothing
+  has to be kept).
+* On a mean-pooled tower, branch h is the mean over patches plus ``gate_h * (output of class token h)``. Gates start at zero plus
+  noise, and patches do not see the class tokens (``patches_see="none"``), so the base's patches and mean stay what they were.
 
 The paper gives each class token a row of the position table; here that row is summed into the token.
 """
@@ -34,7 +36,8 @@ def branch_mask(branches: int, rest: int, patches_see: str = "all", legacy_plus_
     Args:
         branches: H class tokens.
         rest: all other tokens (patches, registers).
-        patches_see: ``all``: no restriction; ``shared``: -log H on each class token; ``none``: class tokens are seen by themselves only.
+        patches_see: ``all``: no restriction; ``shared``: -log H on each class token; ``none``: class tokens are seen by
+            themselves only.
         legacy_plus_one: forbidden class-class pairs get +1 instead of -inf (the released code's behaviour).
 
     Example:
@@ -75,7 +78,8 @@ class BranchTokens(nn.Module):
     ) -> None:
         super().__init__()
         if count < 1 or patches_see not in PATCHES_SEE:
-            raise UserError(f"branches={count}, patches_see={patches_see!r}; use branches >= 1 and one of {', '.join(PATCHES_SEE)}")
+            allowed = ", ".join(PATCHES_SEE)
+            raise UserError(f"branches is {count} and patches_see {patches_see!r}; use branches >= 1 and one of {allowed}")
         if patches_see == "auto":
             patches_see = "none" if start_V is None else "shared"
         self.settings: dict[str, Any] = {"count": count, "patches_see": patches_see, "legacy_plus_one": legacy_plus_one}

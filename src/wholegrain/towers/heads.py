@@ -33,8 +33,8 @@ class HeadConfig:
         kind: ``plain``, ``sparc`` or ``branches``.
         hidden: width inside SPARC's h_v; 0 is the tower's width (the paper gives neither width nor activation).
         branches: H, for ``branches``.
-        source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention read-outs of the
-            patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
+        source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention
+            read-outs of the patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
         patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`.
     """
 
@@ -49,7 +49,8 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class Widths:
-    """The sizes of a head: V of the image tower, V of the text tower, shared D, and the form of each projection (:data:`PROJECTIONS`)."""
+    """The sizes of a head: V of the image tower, V of the text tower, shared D, and the form of each projection
+    (:data:`PROJECTIONS`)."""
 
     image: int
     text: int
@@ -89,7 +90,7 @@ class PlainHead(nn.Module):
     def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
         """What the towers must give so that this head can give ``needs``."""
         if "branches" in needs:
-            raise UserError(f"the model has the head {self.kind!r}, which has no branches; set head = \"branches\" in the recipe's [model]")
+            raise UserError(f"the model's head {self.kind!r} has no branches; set head = \"branches\" in the recipe's [model]")
         return needs
 
     def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
@@ -125,11 +126,11 @@ def _there(part: Tensor | None) -> Tensor:
 class SparcHead(PlainHead):
     """SPARC: ``patch = g_v(F_p)``, ``image = g_v(h_v(mean_p F_p))``, ``token = g_t(F_l)``, ``text = g_t(mean_l F_l)``.
 
-    One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear layer",
-    stands on the global image path only. The paper gives h_v neither width nor activation, and trains from scratch. Here
-    ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm start from a model that pools by means of its normalised patches and tokens is
-    exact; a class-token CLIP or one that pools its last token changes at once, since SPARC has no class token.
-    The mean of a text runs over all real tokens, start and end tokens included.
+    One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear
+    layer", stands on the global image path only. The paper gives h_v neither width nor activation, and trains from scratch. Here
+    ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm start from a model that pools by means of its normalised
+    patches and tokens is exact; a class-token CLIP or one that pools its last token changes at once, since SPARC has no class
+    token. The mean of a text runs over all real tokens, start and end tokens included.
     """
 
     kind = "sparc"
@@ -164,9 +165,9 @@ class SparcHead(PlainHead):
 class BranchReadout(nn.Module):
     """H raw branches from patches alone, for towers that cannot hold class tokens (CNNs) or must not change (frozen ones).
 
-    Branch h is ``pooled + gate_h * sum_p a_hp patch_p``: another weighting of the patches, with the channels in groups that are weighted
-    apart (the heads of attention pooling). Ours, not the paper's, which has Vision Transformers only. Gates start at zero plus noise, so every branch
-    starts as the base's own vector.
+    Branch h is ``pooled + gate_h * sum_p a_hp patch_p``: another weighting of the patches, with the channels in groups that are
+    weighted apart (the heads of attention pooling). Ours, not the paper's, which has Vision Transformers only. Gates start at
+    zero plus noise, so every branch starts as the base's own vector.
     """
 
     def __init__(self, width: int, branches: int, noise: float = 0.02, key_width: int = 64) -> None:
@@ -190,9 +191,10 @@ class BranchReadout(nn.Module):
 class BranchHead(PlainHead):
     """Holistic CLIP: H raw branches through one shared projection; ``pooled`` is the mean of the *unit* branches.
 
-    The paper scores a pair by the mean of the H branches' cosines. That mean is linear, so it equals the dot product of a unit text vector with
-    the mean of the unit branches, *not* renormalised: an image whose branches disagree has a shorter mean. A metric that normalises ``pooled_BD``
-    drops that length: nothing changes when ranking texts for an image, but ranking images for a text may.
+    The paper scores a pair by the mean of the H branches' cosines. That mean is linear, so it equals the dot product of a unit
+    text vector with the mean of the unit branches, *not* renormalised: an image whose branches disagree has a shorter mean. A
+    metric that normalises ``pooled_BD`` drops that length: nothing changes when ranking texts for an image, but ranking images
+    for a text may.
     """
 
     kind = "branches"
@@ -236,8 +238,8 @@ def build_head(config: dict[str, Any]) -> PlainHead:
 def convert_head(model: Model, config: HeadConfig | str) -> Model:
     """Gives a model another head that starts from its projections; changes the model in place and returns it.
 
-    ``plain`` and ``sparc`` keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the head. A model that has
-    the wanted head already is left alone. See the classes for when the start is exact.
+    ``plain`` and ``sparc`` keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the
+    head. A model that has the wanted head already is left alone. See the classes for when the start is exact.
 
     Raises:
         UserError: an unknown kind, or a model with branches that should lose them or get another number.
@@ -249,7 +251,7 @@ def convert_head(model: Model, config: HeadConfig | str) -> Model:
     if isinstance(old, BranchHead):
         if config.kind == "branches" and config.branches == old.branches:
             return model
-        raise UserError(f"the model has a head of {old.branches} branches and cannot get another; start from a model without branches")
+        raise UserError(f"the model has {old.branches} branches and cannot get another head; start from a model without branches")
     if config.kind == old.kind:
         return model
     model.head = _converted(model, old, config).to(next(model.parameters()).device)
@@ -263,7 +265,7 @@ def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
         return PlainHead(widths)
     if config.kind == "sparc":
         return SparcHead(widths, config.hidden)
-    tower = model.image_tower
+    tower: Any = model.image_tower
     source = config.source
     if source == "auto":
         source = "tokens" if tower.can_branch and not model.image_frozen else "readout"

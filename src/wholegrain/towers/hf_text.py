@@ -1,4 +1,5 @@
-"""A text tower from a Hugging Face folder: BERT and its kin, MiniLM, RoBERTa, DistilBERT, …, pooled by the mean over real tokens or the first token.
+"""A text tower from a Hugging Face folder: BERT and its kin, MiniLM, RoBERTa, DistilBERT, …, pooled by the mean over real tokens
+or the first token.
 
 Pooling layers that the checkpoint does not hold are never used: ``BertModel`` would make up a random one.
 """
@@ -75,7 +76,8 @@ class HfTextTower(TunedModule):
 
 
 def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | None = None) -> HfTextTower:
-    """A text tower from a folder with ``config.json`` and ``model.safetensors``; nothing is downloaded, no code in the folder is run.
+    """A text tower from a folder with ``config.json`` and ``model.safetensors``; nothing is downloaded, no code in the folder is
+    run.
 
     ``context_length`` is the longest row, by default 77 or as many as the model has positions.
 

@@ -51,7 +51,8 @@ def load_model(spec: str | Path, *, tokenizer: Tokenizer | None = None, head: He
             * ``small``, or ``small:image_size=96,pool=class``: the from-scratch preset; needs ``tokenizer``;
             * ``ViT-B-32`` (random weights), ``ViT-B-32:openai`` (a tag of open_clip, or a weights file);
             * ``hf-hub:org/name``, or a folder with ``open_clip_config.json``;
-            * a folder that :func:`save_model` wrote, a run that holds one in ``model/``, or ``RUN:last`` for a named checkpoint of a run;
+            * a folder that :func:`save_model` wrote, a run that holds one in ``model/``, or ``RUN:last`` for a named checkpoint
+              of a run;
             * ``pair.toml``: see :mod:`wholegrain.towers.pair`.
         tokenizer: for ``small``; other models bring theirs.
         head: converts the head after loading (:func:`wholegrain.towers.heads.convert_head`).
@@ -85,7 +86,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if (Path(spec) / OPEN_CLIP_FILE).is_file():
         return _load_open_clip(f"local-dir:{spec}", None)
     if Path(spec).is_dir():
-        raise UserError(f"{spec} holds no model; a model folder has {MODEL_FILE} or {OPEN_CLIP_FILE}, a run has model/{MODEL_FILE}")
+        raise UserError(f"{spec} holds no model; a model's folder has {MODEL_FILE} or {OPEN_CLIP_FILE}, a run's has model/")
     if spec.startswith("hf-hub:"):
         return _load_open_clip(spec, None)
     name, _, tag = spec.partition(":")
@@ -128,12 +129,13 @@ def _load_open_clip(name: str, tag: str | None) -> Model:
     except Exception as error:  # open_clip and the hub raise whatever their parts raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         source = f"{name}:{tag}" if tag else name
-        raise UserError(f"{source} could not be loaded ({first}); check the name and the network, or give a local folder") from error
+        raise UserError(f"{source} cannot be loaded ({first}); check the name and the network, or give a folder") from error
     pad_id = getattr(tokenizer, "pad_id", 0)
     image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
     bias = None if clip.logit_bias is None else clip.logit_bias.item()
     log_scale = clip.logit_scale.item()
-    return Model(image_tower, text_tower, head, _open_clip_preprocess(name, preprocess), tokenizer, log_scale=log_scale, bias=bias)
+    prepared = _open_clip_preprocess(name, preprocess)
+    return Model(image_tower, text_tower, head, prepared, tokenizer, log_scale=log_scale, bias=bias)
 
 
 def _open_clip_preprocess(name: str, record: dict[str, Any]) -> Preprocess:
@@ -141,7 +143,8 @@ def _open_clip_preprocess(name: str, record: dict[str, Any]) -> Preprocess:
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     resize = {"shortest": "crop", "squash": "squash"}.get(record["resize_mode"])
     if height != width or resize is None:
-        raise UserError(f"{name} wants pictures of {height}x{width}, resized by {record['resize_mode']!r}; only squares by crop or squash are served")
+        wanted = f"{height}x{width} pictures resized by {record['resize_mode']!r}"
+        raise UserError(f"{name} wants {wanted}, and only squares by crop or squash are served; choose another model")
     values = {"size": int(height), "resize": resize, "interpolation": record["interpolation"]}
     return Preprocess.from_json({**values, "mean": list(record["mean"]), "std": list(record["std"])})
 
@@ -153,7 +156,7 @@ def _open_clip_tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
     if not source:
         return ClipTokenizer(context, settings.get("clean", "lower"))
     if text_cfg.get("tokenizer_mode"):
-        raise UserError(f"{name} uses open_clip's tokeniser mode {text_cfg['tokenizer_mode']!r}, which is not served; choose another model")
+        raise UserError(f"{name} has the tokeniser mode {text_cfg['tokenizer_mode']!r}, not served here; choose another model")
     folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else _fetch_tokenizer(source)
     clean = settings.get("clean", "whitespace")
     if settings.get("strip_sep_token"):

@@ -1,12 +1,13 @@
 """Models of open_clip as two towers and a head.
 
-Everything that open_clip learns after its towers' last LayerNorm (the two projections) moves into :class:`PlainHead`, so towers give features of
-their own width. The text tower's positions and mask are cut to the rows at hand: open_clip's own ``encode_text`` needs all 77 positions. That is only right for
-towers whose result does not depend on padding (causal, pooled at the end token); SigLIP and CLIPA see their padding and pool the last position.
-:func:`keeps_true_length` is run on each text tower when it is made and decides.
+Everything that open_clip learns after its towers' last LayerNorm (the two projections) moves into :class:`PlainHead`, so towers
+give features of their own width. The text tower's positions and mask are cut to the rows at hand: open_clip's own ``encode_text``
+needs all 77 positions. That is only right for towers whose result does not depend on padding (causal, pooled at the end token);
+SigLIP and CLIPA see their padding and pool the last position. :func:`keeps_true_length` is run on each text tower when it is made
+and decides.
 
-Differences from open_clip: MetaCLIP, OpenAI and LAION weights come out the same to rounding. Patches are tokens after ``ln_post``. Not read:
-CoCa, and text towers from Hugging Face inside open_clip (a pair in TOML serves those).
+Features equal open_clip's to rounding. Patches are tokens after ``ln_post``. Not read: CoCa, and text towers from Hugging Face
+inside open_clip (a pair in TOML serves those).
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class OpenClipImageTower(TunedModule):
         if branches is not None:
             classes = branches.read(net.ln_post(own) if net.final_ln_after_pool else own, mean_BV)
             pooled_BV = classes.mean(1) if pooled_BV is None else pooled_BV
+        assert pooled_BV is not None
         if "patches" not in needs:
             return RawImage(pooled_BV, None, classes)
         patches = x if branches is not None and branches.replaces_class else x[:, 1:]
@@ -78,12 +80,12 @@ class OpenClipImageTower(TunedModule):
             x = torch.cat([own, x], dim=1)
         return net.ln_pre(branches.prepend(x))
 
-    def add_branches(
-        self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02
-    ) -> None:
+    def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branches`."""
         if not self.can_branch or self.branches is not None:
-            raise UserError("this image tower cannot take class tokens (it drops patches, or has branches already); use source = 'readout'")
+            raise UserError(
+                "this image tower cannot take class tokens (it drops patches, or has branches); use source = 'readout'"
+            )
         net, start_V = self.net, None
         rest = net.grid_size[0] * net.grid_size[1]
         if net.pool_type == "tok":
@@ -107,7 +109,10 @@ class OpenClipImageTower(TunedModule):
 
 
 class OpenClipPooledTower(TunedModule):
-    """open_clip image towers that end in their own pooling and projection (ResNets, attention-pooled or MLP-headed timm models): one vector, no patches."""
+    """open_clip image towers with their own pooling and projection: ResNets, attention-pooled or MLP-headed timm models.
+
+    One vector, no patches. BatchNorm stays in eval mode.
+    """
 
     can_branch = False
 
@@ -121,12 +126,12 @@ class OpenClipPooledTower(TunedModule):
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
         """Normalised pixels to pooled vectors; refuses patches."""
         if "patches" in needs:
-            raise UserError("this image tower has no patches in the shared space; choose a model with a Vision Transformer for this recipe")
+            raise UserError("this image tower has no patches in the shared space; choose a Vision Transformer for this recipe")
         return RawImage(self.net(pixels_BCHW))
 
     def add_branches(self, count: int, **_: Any) -> None:
         """Not possible."""
-        raise UserError("this image tower cannot have branches; choose a model with a Vision Transformer for this recipe")
+        raise UserError("this image tower cannot have branches; choose a Vision Transformer for this recipe")
 
     def stages(self) -> list[nn.Module]:
         """One stage: all or nothing."""
@@ -210,9 +215,9 @@ def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[TunedModule,
 
 
 def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[TunedModule, TunedModule, PlainHead]:
-    """An open_clip model (built with ``force_custom_text=True``) into image tower, text tower and head; its parts are taken, not copied."""
+    """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
     if not isinstance(clip.text, TextTransformer):
-        raise UserError("this open_clip model reads text with a Hugging Face tower; describe the two towers as a pair in a TOML file instead")
+        raise UserError("this open_clip model reads text with a Hugging Face tower; describe the two towers as a pair in TOML")
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}
     image_tower, image_projection = _wrap_image(clip.visual, config)
     text_projection = clip.text.text_projection
@@ -239,14 +244,15 @@ def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
 def build_open_clip_image(config: dict[str, Any]) -> TunedModule:
     """The image tower of a saved configuration, random weights."""
     model = config["model"]
-    tower, _ = _wrap_image(_build_vision_tower(model["embed_dim"], dict(model["vision_cfg"]), model["quick_gelu"]), config)
-    return tower
+    vision: Any = dict(model["vision_cfg"])
+    return _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
 
 
 def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool) -> OpenClipTextTower:
     """The text tower of a saved configuration, random weights."""
     model = config["model"]
-    net = _build_text_tower(model["embed_dim"], dict(model["text_cfg"]), model["quick_gelu"])
+    text: Any = dict(model["text_cfg"])
+    net = _build_text_tower(model["embed_dim"], text, model["quick_gelu"])
     assert isinstance(net, TextTransformer)
     return OpenClipTextTower(net, config, pad_id, true_length)
 

@@ -114,5 +114,3 @@ def _find(path: Path, name: str) -> Path:
             return place
     looked = " and ".join(str(p.parent) for p in places)
     raise UserError(f"{path}: {name!r} is not in {looked}; put it there, or name its folder in WHOLEGRAIN_WEIGHTS")
-
-

@@ -1,8 +1,9 @@
 """Any timm model as an image tower: the cells of a CNN's last feature map, or a Vision Transformer's tokens, are the patches.
 
-A CNN's patch is what the network's own pooling head makes of that one cell: for heads that only average, the mean of the patches is then the
-pooled vector, and heads with layers after the pooling (MobileNetV3, ConvNeXt) give patches in the same space as the pooled vector. A Vision
-Transformer's patches have passed its last LayerNorm, also where timm normalises after pooling (``fc_norm``).
+A CNN's patch is what the network's own pooling head makes of that one cell: for heads that only average, the mean of the patches
+is then the pooled vector, and heads with layers after the pooling (MobileNetV3, ConvNeXt) give patches in the same space as the
+pooled vector. A Vision Transformer's patches have passed its last LayerNorm, also where timm normalises after pooling
+(``fc_norm``).
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ class TimmImageTower(TunedModule):
         patches = net.fc_norm(x[:, first:]) if "patches" in needs else None
         return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
 
-    def add_branches(
-        self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02
-    ) -> None:
+    def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into a Vision Transformer; see :mod:`wholegrain.towers.branches`."""
         if not self.can_branch or self.branches is not None:
-            raise UserError("this image tower cannot take class tokens (it is no Vision Transformer, or has branches); use source = 'readout'")
+            raise UserError(
+                "this image tower cannot take class tokens (no Vision Transformer, or has some); use source = 'readout'"
+            )
         net, start_V = self.net, None
         rest = net.patch_embed.num_patches + net.num_prefix_tokens
         if net.global_pool == "token":
@@ -135,8 +136,8 @@ def timm_tower(
         name: of timm, such as ``mobilenetv2_100`` or ``vit_small_patch16_224``.
         image_size: side of the square input; Vision Transformers resample their position table to it.
         kwargs: passed to ``timm.create_model`` (``pad_type="same"`` for networks that come from TensorFlow).
-        weights: a state dict in safetensors, or one that ``torch.load(weights_only=True)`` reads; classifier weights in it are left out, everything else
-            must fit exactly. ``None``: random weights. Nothing is downloaded.
+        weights: a state dict in safetensors, or one that ``torch.load(weights_only=True)`` reads; classifier weights in it are
+            left out, everything else must fit exactly. ``None``: random weights. Nothing is downloaded.
         fixed_batchnorm: see :class:`TimmImageTower`.
 
     Raises:
@@ -164,7 +165,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} cannot be read as weights ({type(error).__name__}); give safetensors or a plain state dict") from error
+        kind = type(error).__name__
+        raise UserError(f"{path} cannot be read as weights ({kind}); give safetensors or a plain state dict") from error
 
 
 def load_timm_weights(net: Any, path: Path) -> None:
@@ -176,4 +178,4 @@ def load_timm_weights(net: Any, path: Path) -> None:
         net.load_state_dict(state)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()
-        raise UserError(f"the weights in {path} do not fit the image tower ({detail}); check the model's name and kwargs") from error
+        raise UserError(f"the weights in {path} do not fit the image tower ({detail}); check its name and kwargs") from error

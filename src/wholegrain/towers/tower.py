@@ -1,14 +1,14 @@
 """What a tower is: pixels or tokens in, features of the tower's own width out; nothing here is shared between the two sides.
 
-Widths: an image tower returns ``V`` numbers per image, per patch and per class token; a text tower ``V`` numbers per text and per token (its
-own V). What is learned between that and the shared width ``D`` belongs to :mod:`wholegrain.towers.heads`.
+Widths: an image tower returns ``V`` numbers per image, per patch and per class token; a text tower ``V`` numbers per text and per
+token (its own V). What is learned between that and the shared width ``D`` belongs to :mod:`wholegrain.towers.heads`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ class RawImage:
 
     Attributes:
         pooled_BV: one vector per image.
-        patches_BPV: one vector per patch after the tower's last normalisation, row-major over ``grid``; ``None`` unless asked for.
+        patches_BPV: one vector per patch after the tower's last normalisation, row-major over ``grid``; ``None`` unless asked
+            for.
         classes_BHV: one vector per branch; ``None`` for a tower without class-token branches.
         grid: patch rows and columns.
     """
@@ -99,7 +100,7 @@ def real_tokens(length_N: Tensor, count: int) -> Tensor:
 
 
 def masked_mean(tokens_NLV: Tensor, mask_NL: Tensor) -> Tensor:
-    """Mean over the real tokens, ``[N, V]``; zero for a row without any. What padded positions hold, NaN too, has no influence."""
+    """Mean over the real tokens, ``[N, V]``; zero for a row without any. What padded positions hold has no influence, NaN too."""
     kept = tokens_NLV.masked_fill(~mask_NL[..., None], 0.0)
     return kept.sum(1) / mask_NL.sum(1, keepdim=True).clamp(min=1).to(kept.dtype)
 
@@ -164,11 +165,11 @@ def keeps_true_length(tower: TextTower, end_id: int, pad_id: int, tolerance: flo
     Runs two short random rows at their true length and padded to the context, in eval mode, and compares pooled and token
     features relative to their size. ``end_id`` is the token that ends a text.
     """
-    assert isinstance(tower, nn.Module)
-    was_training, granted = tower.training, tower.true_length
-    tower.eval()
+    module = cast(nn.Module, tower)
+    was_training, granted = module.training, tower.true_length
+    module.eval()
     tower.true_length = True
-    device = next(tower.parameters()).device
+    device = next(module.parameters()).device
     length = min(7, tower.context_length - 1)
     random = torch.Generator().manual_seed(0)
     rows = torch.randint(3, max(4, end_id), (2, length), generator=random)
@@ -179,9 +180,9 @@ def keeps_true_length(tower: TextTower, end_id: int, pad_id: int, tolerance: flo
     try:
         pairs = [tower(x.to(device), lengths, frozenset({"tokens"})) for x in (rows, padded)]
     finally:
-        tower.train(was_training)
+        module.train(was_training)
         tower.true_length = granted
-    return all(_close(a, b, tolerance) for a, b in _compared(*pairs, length))
+    return all(_close(a, b, tolerance) for a, b in _compared(pairs[0], pairs[1], length))
 
 
 def _compared(short: RawText, full: RawText, length: int) -> Iterator[tuple[Tensor, Tensor]]:
