@@ -260,3 +260,17 @@ def test_names_are_checked():
         expand("recall")
     with pytest.raises(UserError, match="No task"):
         evaluate(FakeModel(vector, vector), small_data(), tasks="grounding", progress=False)
+
+
+def test_a_model_that_refuses_patches_is_left_out_of_grounding_alone():
+    class Pooled(FakeModel):
+        def encode_images(self, pixels_BCHW, needs=frozenset()):
+            if "patches" in needs:
+                raise UserError("this tower has no patches")
+            return super().encode_images(pixels_BCHW, needs)
+
+    regions = [((0, 0, 8, 8), "cup", ()), ((8, 8, 16, 16), "star", ())]
+    data, reasons = FakeDataset([record(n, [f"x {n}"], regions=regions) for n in range(3)]), {}
+    results = evaluate(Pooled(vector, vector), data, tasks="retrieval,grounding", progress=False, left_out=reasons)
+    assert [r.task for r in results] == ["retrieval"]
+    assert reasons == {"grounding": "this tower has no patches"}

@@ -187,7 +187,7 @@ def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int 
     """:func:`encode_image_batches` with patches and their grid.
 
     Raises:
-        NotSupportedError: when the model gives none, or refuses (an image tower that pools before its last layer has none to give).
+        NotSupportedError: when the model gives none, or refuses (ResNets that end in attention pooling have none).
     """
     try:
         for image in encode_image_batches(model, dataset, keys, frozenset({"patches"}), batch=batch):
