@@ -29,6 +29,8 @@ COMMANDS = {
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",
     "methods": "list the packaged recipes",
+    "gates": "check that the scenes are what the comparison needs them to be",
+    "base": "make the demo's base model anew",
 }
 
 

@@ -10,7 +10,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wholegrain.data.scenes.world import Claim, Mention, Scene, Thing, pick, related_pairs, relation
+from wholegrain.data.scenes.world import (
+    COLOURS,
+    FILLS,
+    GROUNDS,
+    SIZES,
+    STYLES,
+    TEXTURES,
+    Claim,
+    Mention,
+    Scene,
+    Thing,
+    World,
+    pick,
+    related_pairs,
+    relation,
+)
 
 ROLES = ("overview", "main_object", "background", "nouns", "style", "relation", "detail", "phrase")
 
@@ -176,3 +191,13 @@ def say(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WO
     made += [make(scene, rng) for make in (main_object, background, nouns, style, detail)]
     related = relation_only(scene, rng)
     return [*made, *([related] if related else []), *phrases(scene, rng)]
+
+
+def vocabulary(world: World) -> list[str]:
+    """Texts that together hold every word of the world, held-out wordings included: what a tokeniser must know."""
+    nouns = [*world.nouns, *(plural(noun) for noun in world.nouns)]
+    templates = [*PLAIN_WORDINGS, *RELATION_WORDINGS, *HELD_OUT_PLAIN, *HELD_OUT_RELATION]
+    bare = [template.format(a="", b="", r="") for template in templates]
+    said = [words for table in (RELATION_WORDS, PLACE_WORDS) for pair in table.values() for words in pair]
+    looks = [*COLOURS, *FILLS, *SIZES, *GROUNDS, *TEXTURES, *STYLES, *NUMBERS.values(), "an", "the", "is", "on", "picture", "background", "and", ","]
+    return [" ".join(nouns), *bare, *said, " ".join(looks)]

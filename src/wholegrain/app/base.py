@@ -1,0 +1,93 @@
+"""Making the base model that ships with the package: plain CLIP on scenes, from nothing, in two stages.
+
+First crops of single objects with their noun phrases, then whole pictures with an overview, a place and a phrase each. No hard
+negatives: what the base model cannot do is what plain CLIP cannot do. ``docs/base.md`` holds the story and the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.regions import crop_regions
+from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.captions import vocabulary
+from wholegrain.data.scenes.world import World
+from wholegrain.errors import UserError
+from wholegrain.objectives.recipe import load_recipe
+from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.towers.io import load_model, save_model
+from wholegrain.towers.model import Model
+from wholegrain.towers.small import SmallConfig, at_image_size, small_model
+from wholegrain.training.loop import train
+from wholegrain.training.step import seed_everything
+
+COUNTS = SceneCounts(train=60_000, val=1_000, test=1_000, crowded=1_000, twins=1_000)
+CONFIG = SmallConfig(image_size=32, image_layers=2, text_layers=2)
+
+
+def base_folder() -> Path:
+    """Where the shipped base model lies: ``model.json``, ``model.safetensors``, the tokeniser and ``origin.json``."""
+    return Path(str(resources.files("wholegrain") / "assets" / "base"))
+
+
+def load_base(world: World | None = None) -> Model:
+    """The shipped base model.
+
+    Raises:
+        UserError: it was trained on another world than this one.
+    """
+    origin = json.loads((base_folder() / "origin.json").read_text(encoding="utf-8"))
+    if world is not None and origin["world"]["hash"] != world.hash:
+        raise UserError(
+            f"The base model was trained on the world {origin['world']['hash']} and this one is {world.hash}; make a base for it: wholegrain base OUT"
+        )
+    return load_model(str(base_folder()))
+
+
+def make_base(out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1500, 3000), seed: int = 0) -> Path:
+    """Trains a base model; interrupted, the same call goes on.
+
+    Args:
+        out: folder of the finished model.
+        work: folder for data and runs.
+        steps: optimiser steps of the two stages, of 128 images each.
+    """
+    console = Console(stderr=True)
+    whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts))
+    crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
+    first, second = (load_recipe(name, [f"--optimiser.steps={n}", f"--seed={seed}"]) for name, n in zip(("base_crops", "base_scenes"), steps, strict=True))
+    seed_everything(seed)
+    start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
+    console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
+    learnt = _trained(first, crops, start, work / "run-crops")
+    console.print(f"stage 2 of 2: {counts.train:,} pictures")
+    grown = _trained(second, whole, at_image_size(learnt, world.size), work / "run-scenes")
+    save_model(grown, out)
+    origin = {
+        "world": {**asdict(world), "hash": world.hash},
+        "command": f"wholegrain base {out.name}",
+        "data": whole.content_hash,
+        "pairs": {"crops": steps[0] * first.optimiser.batch, "pictures": steps[1] * second.optimiser.batch},
+        "seed": seed,
+    }
+    (out / "origin.json").write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def _once(folder: Path, make) -> Dataset:
+    return Dataset(folder) if (folder / "manifest.json").exists() else make(folder)
+
+
+def _trained(recipe, dataset: Dataset, start: Model, run: Path) -> Model:
+    """The model of a run that is begun, continued, or finished already."""
+    if not (run / "finished").exists():
+        begun = (run / "run.json").exists()
+        train(recipe, dataset, load_model(str(run / "model")) if begun else start, run, resume=begun, origin={"command": "wholegrain base"})
+        (run / "finished").touch()
+    return load_model(str(run / "model"))

@@ -1,0 +1,37 @@
+"""``wholegrain gates``: is the world of the scenes one in which a comparison means something?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "A") -> int:
+    """Prints the conditions that the scenes and the base model meet before any method is compared, and the weak kinds.
+
+    Args:
+        data: a data set of scenes; without it one is drawn for the occasion.
+        model: the base model; without it the one that ships.
+        glyphs: the set of silhouettes, A or B.
+    """
+    import tempfile
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from wholegrain.app.base import load_base
+    from wholegrain.app.gates import run_gates
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.data.scenes.build import SceneCounts, build_scenes
+    from wholegrain.data.scenes.world import World
+    from wholegrain.towers.io import load_model
+
+    world = World(glyphs=glyphs)
+    base = load_model(model) if model else load_base(world)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = Dataset(data) if data else build_scenes(Path(folder) / "scenes", world, SceneCounts(3000, 1000, 0, 0, 600))
+        found, _ = run_gates(base, dataset, world)
+    table = Table("gate", "measured", "asked", "", title=f"world {world.hash}, development scenes")
+    for gate in found:
+        table.add_row(gate.name, gate.value, gate.asked, "[green]holds[/]" if gate.passed else "[red]fails[/]")
+    Console().print(table)
+    return 0 if all(gate.passed for gate in found) else 1
