@@ -7,8 +7,10 @@ an order that depends on the data alone, so a resumed run has the same bits. Fea
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,7 +25,10 @@ from wholegrain.training.loader import Source
 SHARE_OF_MEMORY = 0.4
 """Raw features may take this share of the memory that is free when training starts."""
 
+LINE_EVERY = 20.0  # seconds between lines that say how far it is
 _CHUNK = 64
+Say = Callable[[str], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,9 @@ class FrozenTexts:
 
 
 def freeze_images(
-    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int = 0
+    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int = 0, say: Say = print
 ) -> FrozenImages | None:
-    """Encodes every image once; ``None`` if the features would not fit into memory."""
+    """Encodes every image once and says how far it is; ``None`` if the features would not fit into memory."""
     loader = DataLoader(
         _Pixels(dataset, model, keys),
         batch_size=_CHUNK,
@@ -75,7 +80,7 @@ def freeze_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(loader):
+    for number, pixels_BCHW in enumerate(_told(loader, len(loader), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
         parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
         if not filled:
@@ -88,11 +93,14 @@ def freeze_images(
     return FrozenImages({key: place for place, key in enumerate(keys)}, RawImage(**filled, grid=grid))
 
 
-def freeze_texts(model: Model, texts: Sequence[str], needs: frozenset[str], precision: str) -> FrozenTexts | None:
+def freeze_texts(
+    model: Model, texts: Sequence[str], needs: frozenset[str], precision: str, say: Say = print
+) -> FrozenTexts | None:
     """Encodes every distinct text once, texts of like length together; ``None`` if the features would not fit into memory."""
     ordered = sorted(set(texts), key=lambda text: (len(text), text))
     pooled, lengths, tokens = [], [], []
-    for first in range(0, len(ordered), _CHUNK):
+    starts = range(0, len(ordered), _CHUNK)
+    for first in _told(starts, len(starts), "texts", say):
         encoded = model.tokenizer.encode(ordered[first : first + _CHUNK])
         raw = _raw_texts(model, encoded.tokens_NL, encoded.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
@@ -161,6 +169,16 @@ def _raw_texts(model: Model, tokens_NL: Tensor, length_N: Tensor, needs: frozens
 
 def _moved(part: Tensor | None, device: torch.device):
     return None if part is None else part.to(device, non_blocking=True)
+
+
+def _told(chunks: Iterable[Item], count: int, what: str, say: Say) -> Iterator[Item]:
+    """The chunks; now and then a line says how many are done."""
+    last = time.monotonic()
+    for number, chunk in enumerate(chunks):
+        yield chunk
+        if time.monotonic() - last > LINE_EVERY:
+            last = time.monotonic()
+            say(f"{(number + 1) * _CHUNK:,} of about {count * _CHUNK:,} {what} are encoded.")
 
 
 def _allowed() -> float:

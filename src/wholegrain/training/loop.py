@@ -280,12 +280,12 @@ def make_encoder(
     images = texts = None
     if model.image_frozen and recipe.data.crop_scale == (1.0, 1.0) and drawn >= len(keys):
         say(f"The image tower is frozen: {len(keys):,} images are encoded once.")
-        images = freeze_images(model, dataset, keys, needs, precision, workers)
+        images = freeze_images(model, dataset, keys, needs, precision, workers, say)
     if model.text_frozen:
         wanted = drawable_texts(dataset, keys, recipe.data)
         if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
             say(f"The text tower is frozen: {len(wanted):,} texts are encoded once.")
-            texts = freeze_texts(model, sorted(wanted), needs, precision)
+            texts = freeze_texts(model, sorted(wanted), needs, precision, say)
     return Encoder(model, images, texts)
 
 
