@@ -1,4 +1,4 @@
-"""Raw features of a frozen tower, computed once and kept in memory: an epoch then costs about as much as the heads alone.
+"""Raw features of a frozen tower, computed once and kept in memory, and on disk if wished: an epoch then costs about as much as the heads alone.
 
 Only for a tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in
 an order that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -18,8 +19,10 @@ from torch.utils.data import DataLoader
 
 from wholegrain.data.record import Negative
 from wholegrain.objectives.schema import DataRecipe, selects
+from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
+from wholegrain.training.feature_files import features_name, read_features, write_features
 from wholegrain.training.loader import Source
 
 SHARE_OF_MEMORY = 0.4
@@ -69,9 +72,42 @@ class FrozenTexts:
 
 
 def freeze_images(
-    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int = 0, say: Say = print
+    model: Model,
+    dataset: Source,
+    keys: Sequence[str],
+    needs: frozenset[str],
+    precision: str,
+    workers: int = 0,
+    say: Say = print,
+    cache: Path | None = None,
 ) -> FrozenImages | None:
-    """Encodes every image once and says how far it is; ``None`` if the features would not fit into memory."""
+    """Encodes every image once and says how far it is; ``None`` if the features would not fit into memory.
+
+    With ``cache``, a folder, features that lie there are read instead, and new ones are put there.
+    """
+    path = None
+    if cache is not None:  # a key is a hash of the image's bytes, so the keys stand for the pixels
+        facts = [list(keys), model.preprocess.to_json(), sorted(model.head.raw_needs(needs)), precision]
+        path = cache / features_name("images", model.image_tower, facts)
+    found = None if path is None else read_features(path, _allowed())
+    if found is None:
+        say(f"The image tower is frozen: {len(keys):,} images are encoded once.")
+        found = _encode_images(model, dataset, keys, needs, precision, workers, say)
+        if found is None:
+            return None
+        if path is not None:
+            write_features(path, found)
+    else:
+        say(f"The image tower is frozen: features of {len(keys):,} images are read from {cache}.")
+    rows, columns = found.pop("grid").tolist()
+    raw = RawImage(**found, grid=(rows, columns) if rows else None)
+    return FrozenImages({key: place for place, key in enumerate(keys)}, raw)
+
+
+def _encode_images(
+    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int, say: Say
+) -> dict[str, Tensor] | None:
+    """The parts of :class:`RawImage` by name; a missing grid is (0, 0)."""
     loader = DataLoader(
         _Pixels(dataset, model, keys),
         batch_size=_CHUNK,
@@ -90,36 +126,59 @@ def freeze_images(
             grid = raw.grid
         for name, part in parts.items():
             filled[name][number * _CHUNK : number * _CHUNK + len(part)] = part
-    return FrozenImages({key: place for place, key in enumerate(keys)}, RawImage(**filled, grid=grid))
+    return filled | {"grid": torch.tensor(grid or (0, 0))}
 
 
 def freeze_texts(
-    model: Model, texts: Sequence[str], needs: frozenset[str], precision: str, say: Say = print
+    model: Model,
+    texts: Sequence[str],
+    needs: frozenset[str],
+    precision: str,
+    say: Say = print,
+    cache: Path | None = None,
 ) -> FrozenTexts | None:
-    """Encodes every distinct text once, texts of like length together; ``None`` if the features would not fit into memory."""
+    """Encodes every distinct text once, texts of like length together; ``None`` if the features would not fit into memory.
+
+    With ``cache``, a folder, features that lie there are read instead, and new ones are put there.
+    """
     ordered = sorted(set(texts), key=lambda text: (len(text), text))
-    pooled, lengths, tokens = [], [], []
-    starts = range(0, len(ordered), _CHUNK)
-    for first in _told(starts, len(starts), "texts", say):
-        encoded = model.tokenizer.encode(ordered[first : first + _CHUNK])
-        raw = _raw_texts(model, encoded.tokens_NL, encoded.length_N, needs, precision)
+    chunks = [model.tokenizer.encode(ordered[first : first + _CHUNK]) for first in range(0, len(ordered), _CHUNK)]
+    path = None
+    if cache is not None:
+        facts = [len(ordered), sorted(model.head.raw_needs(needs)), precision]
+        rows = [part for chunk in chunks for part in (chunk.tokens_NL, chunk.length_N)]
+        path = cache / features_name("texts", model.text_tower, facts, rows)
+    found = None if path is None else read_features(path, _allowed())
+    if found is None:
+        say(f"The text tower is frozen: {len(ordered):,} texts are encoded once.")
+        found = _encode_texts(model, chunks, len(ordered), needs, precision, say)
+        if found is None:
+            return None
+        if path is not None:
+            write_features(path, found)
+    else:
+        say(f"The text tower is frozen: features of {len(ordered):,} texts are read from {cache}.")
+    length_T = torch.cat([chunk.length_N for chunk in chunks])
+    start_T = length_T.cumsum(0) - length_T
+    row = {text: place for place, text in enumerate(ordered)}
+    return FrozenTexts(row, found["pooled_TV"], start_T, length_T, found.get("tokens_SV"))
+
+
+def _encode_texts(
+    model: Model, chunks: Sequence[Tokens], count: int, needs: frozenset[str], precision: str, say: Say
+) -> dict[str, Tensor] | None:
+    """``pooled_TV``, and ``tokens_SV`` if they are needed."""
+    pooled, tokens, done = [], [], 0
+    for chunk in _told(chunks, len(chunks), "texts", say):
+        raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
-        lengths.append(encoded.length_N)
         if raw.tokens_NLV is not None:
             tokens.append(raw.tokens_NLV[raw.mask_NL])
-        done = first + len(raw.pooled_NV)
+        done += len(raw.pooled_NV)
         held = sum(part.numel() for part in (*pooled, *tokens)) * 4
-        if held * len(ordered) / done > _allowed() + held:
+        if held * count / done > _allowed() + held:
             return None
-    length_T = torch.cat(lengths)
-    start_T = length_T.cumsum(0) - length_T
-    return FrozenTexts(
-        {text: place for place, text in enumerate(ordered)},
-        torch.cat(pooled),
-        start_T,
-        length_T,
-        torch.cat(tokens) if tokens else None,
-    )
+    return {"pooled_TV": torch.cat(pooled)} | ({"tokens_SV": torch.cat(tokens)} if tokens else {})
 
 
 def drawable_texts(dataset: Source, keys: Sequence[str], recipe: DataRecipe) -> set[str]:
