@@ -12,15 +12,28 @@ from wholegrain.data.scenes.captions import ROLES, plural, say
 from wholegrain.data.scenes.draw import draw, masks
 from wholegrain.data.scenes.glyphs import GLYPHS, mask
 from wholegrain.data.scenes.oracle import bag_retrieval, bag_twins
-from wholegrain.data.scenes.twins import NEGATIVE_KINDS, TRANSFER_KINDS, TWIN_KINDS, draw_hard_positive, draw_twins, edits_between, negatives
+from wholegrain.data.scenes.twins import (
+    NEGATIVE_KINDS,
+    TRANSFER_KINDS,
+    TWIN_KINDS,
+    draw_hard_positive,
+    draw_twins,
+    edits_between,
+    negatives,
+)
 from wholegrain.data.scenes.world import CROWDED, SPARSE, World, draw_scene
 
 WORLD = World()
-SIDES = {"left": ("to the left of", "left of"), "right": ("to the right of", "right of"), "above": ("above", "over"), "below": ("below", "under")}
+SIDES = {
+    "left": ("to the left of", "left of"),
+    "right": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
 WHERE = {"on the left": "left", "at the left side": "left", "on the right": "right", "at the right side": "right",
          "at the top": "top", "in the upper part": "top", "at the bottom": "bottom", "in the lower part": "bottom"}  # fmt: skip
 LOOKS = {"small": "size", "large": "size", "solid": "fill", "striped": "fill", "dotted": "fill"}
-COLOURS = "red orange yellow green teal blue purple pink brown black".split()
+COLOURS = ["red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "brown", "black"]
 
 
 # --- an independent reader -----------------------------------------------------------------------------------------------------------
@@ -62,12 +75,20 @@ def is_true(text, scene):
     for fact, word in re.findall(r"a (\w+) picture , (\w+)", text):
         return (fact, word) == (scene.style, scene.texture)
     found, place, between = read_things(text.split(" on a ")[0])
-    fitting = [[t for t in scene.things if t.noun == noun and all(getattr(t, k) == v for k, v in said.items())] for noun, said, _ in found]
+    fitting = [
+        [t for t in scene.things if t.noun == noun and all(getattr(t, k) == v for k, v in said.items())]
+        for noun, said, _ in found
+    ]
     for candidates, (_, _, count) in zip(fitting, found, strict=True):
         if not candidates or (count > 1 and len(candidates) != count):
             return False
     if place:
-        limits = {"left": lambda t: t.x < 0.38, "right": lambda t: t.x > 0.62, "top": lambda t: t.y < 0.38, "bottom": lambda t: t.y > 0.62}
+        limits = {
+            "left": lambda t: t.x < 0.38,
+            "right": lambda t: t.x > 0.62,
+            "top": lambda t: t.y < 0.38,
+            "bottom": lambda t: t.y > 0.62,
+        }
         return any(limits[place](t) for t in fitting[0])
     return between is None or any(seen_from(a, b) == between for a in fitting[0] for b in fitting[1])
 

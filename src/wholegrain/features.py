@@ -101,7 +101,11 @@ class Pairing:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Pairing:
         """The same pairing on another device."""
-        moved = {f.name: v.to(device, non_blocking=non_blocking) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved = {
+            f.name: v.to(device, non_blocking=non_blocking)
+            for f in fields(self)
+            if isinstance(v := getattr(self, f.name), Tensor)
+        }
         return replace(self, **moved)
 
     @classmethod

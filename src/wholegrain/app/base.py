@@ -50,7 +50,9 @@ def load_base(world: World | None = None) -> Model:
     return load_model(str(base_folder()))
 
 
-def make_base(out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1500, 3000), seed: int = 0) -> Path:
+def make_base(
+    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1500, 3000), seed: int = 0
+) -> Path:
     """Trains a base model; interrupted, the same call goes on.
 
     Args:
@@ -61,7 +63,10 @@ def make_base(out: Path, *, world: World, work: Path, counts: SceneCounts = COUN
     console = Console(stderr=True)
     whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts))
     crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
-    first, second = (load_recipe(name, [f"--optimiser.steps={n}", f"--seed={seed}"]) for name, n in zip(("base_crops", "base_scenes"), steps, strict=True))
+    first, second = (
+        load_recipe(name, [f"--optimiser.steps={n}", f"--seed={seed}"])
+        for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)
+    )
     seed_everything(seed)
     start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
@@ -88,6 +93,13 @@ def _trained(recipe, dataset: Dataset, start: Model, run: Path) -> Model:
     """The model of a run that is begun, continued, or finished already."""
     if not (run / "finished").exists():
         begun = (run / "run.json").exists()
-        train(recipe, dataset, load_model(str(run / "model")) if begun else start, run, resume=begun, origin={"command": "wholegrain base"})
+        train(
+            recipe,
+            dataset,
+            load_model(str(run / "model")) if begun else start,
+            run,
+            resume=begun,
+            origin={"command": "wholegrain base"},
+        )
         (run / "finished").touch()
     return load_model(str(run / "model"))

@@ -36,7 +36,15 @@ from wholegrain.towers.model import Model
 from wholegrain.training.loop import train
 
 METHODS = ("clip", "negclip", "sparc", "ce_clip", "holistic", "wholegrain")
-NAMES = {"base": "base", "clip": "CLIP", "negclip": "NegCLIP", "sparc": "SPARC", "ce_clip": "CE-CLIP", "holistic": "Holistic", "wholegrain": "Wholegrain"}
+NAMES = {
+    "base": "base",
+    "clip": "CLIP",
+    "negclip": "NegCLIP",
+    "sparc": "SPARC",
+    "ce_clip": "CE-CLIP",
+    "holistic": "Holistic",
+    "wholegrain": "Wholegrain",
+}
 TASKS = ("retrieval", "composition", "hard_positives", "grounding", "branches")
 SETTINGS: Mapping[str, Mapping[str, object]] = {"retrieval": {"roles": ("overview",)}}
 
@@ -51,7 +59,9 @@ class Size:
 
 
 FULL = Size(SceneCounts(train=10_000, val=300, test=1_000, crowded=0, twins=200), steps=75)
-QUICK = Size(SceneCounts(train=2_000, val=100, test=300, crowded=0, twins=50), steps=15, methods=("clip", "ce_clip", "wholegrain"))
+QUICK = Size(
+    SceneCounts(train=2_000, val=100, test=300, crowded=0, twins=50), steps=15, methods=("clip", "ce_clip", "wholegrain")
+)
 
 
 def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None = None) -> Path:
@@ -67,7 +77,9 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     dataset = _scenes(out / "scenes", world, size.counts, console)
     twin, weak = act_one(base, dataset, out, console, seed)
     console.rule("[bold]Act two: the same base, fine-tuned with each method")
-    console.print(f"{size.steps} steps of 128 pictures each, the same pictures, captions and seed; tested on scenes, wordings and combinations never trained on.\n")
+    console.print(
+        f"{size.steps} steps of 128 pictures each, the same pictures, captions and seed; tested on scenes, wordings and combinations never trained on.\n"
+    )
     entries = [Entry(NAMES["base"], None, base, measured(base, dataset, out / "runs" / "base", "test", seed))]
     for place, method in enumerate(size.methods, 1):
         console.print(f"[bold]{NAMES[method]}[/] ({place} of {len(size.methods)})")
@@ -77,9 +89,18 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     console.print(show_twin(console, entries[-1].model, dataset, twin))
     console.print(comparison(entries, weak))
     report = out / "report.html"
-    write_report(report, entries=entries, dataset=dataset, split="test", title="Wholegrain: what each method learns to see", notes=notes(size, weak, world))
+    write_report(
+        report,
+        entries=entries,
+        dataset=dataset,
+        split="test",
+        title="Wholegrain: what each method learns to see",
+        notes=notes(size, weak, world),
+    )
     console.rule("[bold]Act three: your own photos")
-    console.print("wholegrain prepare photos.csv data/photos && wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n")
+    console.print(
+        "wholegrain prepare photos.csv data/photos && wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n"
+    )
     console.print(f"The report, with pictures and heat maps: [bold]{report}[/]   ({time.perf_counter() - started:.0f} s)")
     return report
 
@@ -101,7 +122,11 @@ def failed_twin(composition: TaskResult, dataset: Dataset, kinds: Sequence[str])
     """The first twin of the given kinds that the model gets wrong both ways (else any that it gets wrong)."""
     rows = composition.items.to_pylist()
     twins = {(t.kind, t.item): t for t in dataset.twins if t.split == "test"}
-    wrong = sorted((row["text_score"] + row["image_score"], row["group"], row["item"]) for row in rows if row["group"] in kinds and not row["group_score"])
+    wrong = sorted(
+        (row["text_score"] + row["image_score"], row["group"], row["item"])
+        for row in rows
+        if row["group"] in kinds and not row["group_score"]
+    )
     if not wrong:
         return next(iter(twins.values()))
     return twins[(wrong[0][1], wrong[0][2])]
@@ -123,12 +148,21 @@ def fine_tuned(method: str, start: Model, dataset: Dataset, run: Path, steps: in
     if not (run / "finished").exists():
         begun = (run / "run.json").exists()
         recipe = demo_recipe(method, steps, seed)
-        train(recipe, dataset, load_model(str(run / "model")) if begun else start, run, resume=begun, origin={"command": "wholegrain demo"})
+        train(
+            recipe,
+            dataset,
+            load_model(str(run / "model")) if begun else start,
+            run,
+            resume=begun,
+            origin={"command": "wholegrain demo"},
+        )
         (run / "finished").touch()
     return load_model(str(run / "model"))
 
 
-def measured(model: Model, dataset: Dataset, folder: Path, split: str, seed: int, tasks: Sequence[str] = TASKS) -> list[TaskResult]:
+def measured(
+    model: Model, dataset: Dataset, folder: Path, split: str, seed: int, tasks: Sequence[str] = TASKS
+) -> list[TaskResult]:
     """The model's results on a split, kept in ``folder`` so that an interrupted demo need not measure twice."""
     if not (folder / "results.json").exists():
         settings = {task: SETTINGS[task] for task in tasks if task in SETTINGS}

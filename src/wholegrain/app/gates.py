@@ -57,14 +57,21 @@ def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate],
     gates.append(Gate("glyphs read by a supervised probe", f"{reads:.1%}", "at least 95%", reads >= 0.95))
     gates.append(Gate("the glyph it reads worst", worst, "(shown)", True))
     found = evaluate(
-        model, dataset, split="val", tasks=("retrieval", "composition"), progress=False, settings={"retrieval": {"roles": ("overview",)}}
+        model,
+        dataset,
+        split="val",
+        tasks=("retrieval", "composition"),
+        progress=False,
+        settings={"retrieval": {"roles": ("overview",)}},
     )
     retrieval, composition = found
     recall = retrieval.figure("image_retrieval_recall@1").value
     size = len(dataset.keys("val"))
     gates.append(Gate(f"base model: R@1 of {size:,} pictures by overview", f"{recall:.1%}", "at least 60%", recall >= 0.6))
     weak = weak_kinds(composition)
-    gates.append(Gate("kinds near chance for the base model (47% to 58%)", ", ".join(weak) or "none", "at least three", len(weak) >= 3))
+    gates.append(
+        Gate("kinds near chance for the base model (47% to 58%)", ", ".join(weak) or "none", "at least three", len(weak) >= 3)
+    )
     return gates, weak
 
 
@@ -73,7 +80,9 @@ def _oracle_gate(world: World) -> Gate:
     return Gate(f"bag of words: R@1 in a batch of {BATCH}", f"{share:.1%}", "at least 98%", share >= 0.98)
 
 
-def glyph_probe(model: Model, dataset: Dataset, world: World, *, splits: Sequence[str] = ("train", "val"), limit: int = 6000) -> tuple[float, str]:
+def glyph_probe(
+    model: Model, dataset: Dataset, world: World, *, splits: Sequence[str] = ("train", "val"), limit: int = 6000
+) -> tuple[float, str]:
     """Whether the pictures show what they should: a linear probe that reads the noun of an object from its patches.
 
     A ridge regression from the mean of the object's patch features to the noun, fitted on training pictures and read on others.

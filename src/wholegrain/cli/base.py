@@ -8,7 +8,13 @@ import tyro
 
 
 def base(
-    out: tyro.conf.Positional[Path], *, work: Path = Path("base-work"), glyphs: str = "A", crop_steps: int = 1500, steps: int = 3000, seed: int = 0
+    out: tyro.conf.Positional[Path],
+    *,
+    work: Path = Path("base-work"),
+    glyphs: str = "A",
+    crop_steps: int = 1500,
+    steps: int = 3000,
+    seed: int = 0,
 ) -> int:
     """Trains the base model of the demo: plain CLIP on scenes, from nothing (about an hour on two cores). Interrupted, it goes on.
 

@@ -20,7 +20,13 @@ from wholegrain.errors import UserError
 
 
 def crop_regions(
-    dataset: Dataset, out: Path | str, *, side: int, split: str = "train", seed: int = 0, tick: Callable[[int], None] | None = None
+    dataset: Dataset,
+    out: Path | str,
+    *,
+    side: int,
+    split: str = "train",
+    seed: int = 0,
+    tick: Callable[[int], None] | None = None,
 ) -> Dataset:
     """Writes a data set of square crops, one for each described region.
 
@@ -70,7 +76,9 @@ def _crop(pixels_HWC: np.ndarray, region: Region, side: int, rng: np.random.Gene
 
 def _phrases(record: Record, region: Region) -> Iterator[str]:
     noun = region.phrase.rsplit(" ", 1)[-1]
-    yield from dict.fromkeys([region.phrase, *(c.text for c in record.captions if c.role == "phrase" and c.text.endswith(f" {noun}"))])
+    yield from dict.fromkeys(
+        [region.phrase, *(c.text for c in record.captions if c.role == "phrase" and c.text.endswith(f" {noun}"))]
+    )
 
 
 def _png(pixels_HWC: np.ndarray) -> bytes:

@@ -56,7 +56,9 @@ class _Part:
     hard_positives: list[HardPositive] = field(default_factory=list)
 
 
-def build_scenes(folder: Path | str, world: World, counts: SceneCounts, *, workers: int = 2, tick: Callable[[int], None] | None = None) -> Dataset:
+def build_scenes(
+    folder: Path | str, world: World, counts: SceneCounts, *, workers: int = 2, tick: Callable[[int], None] | None = None
+) -> Dataset:
     """Draws a data set of scenes; the same (world, counts) gives the same bytes.
 
     Args:

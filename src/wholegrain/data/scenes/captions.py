@@ -29,7 +29,14 @@ from wholegrain.data.scenes.world import (
 
 ROLES = ("overview", "main_object", "background", "nouns", "style", "relation", "detail", "phrase")
 
-PLAIN_WORDINGS = ("{a} and {b}", "a picture of {a} and {b}", "{a} with {b}", "there is {a} and {b}", "we see {a} and also {b}", "{a} , {b}")
+PLAIN_WORDINGS = (
+    "{a} and {b}",
+    "a picture of {a} and {b}",
+    "{a} with {b}",
+    "there is {a} and {b}",
+    "we see {a} and also {b}",
+    "{a} , {b}",
+)
 RELATION_WORDINGS = (
     "{a} {r} {b}", "a picture of {a} {r} {b}", "there is {a} {r} {b}", "we see {a} {r} {b}", "{a} is {r} {b}", "{a} placed {r} {b}",
 )  # fmt: skip
@@ -199,5 +206,21 @@ def vocabulary(world: World) -> list[str]:
     templates = [*PLAIN_WORDINGS, *RELATION_WORDINGS, *HELD_OUT_PLAIN, *HELD_OUT_RELATION]
     bare = [template.format(a="", b="", r="") for template in templates]
     said = [words for table in (RELATION_WORDS, PLACE_WORDS) for pair in table.values() for words in pair]
-    looks = [*COLOURS, *FILLS, *SIZES, *GROUNDS, *TEXTURES, *STYLES, *NUMBERS.values(), "an", "the", "is", "on", "picture", "background", "and", ","]
+    looks = [
+        *COLOURS,
+        *FILLS,
+        *SIZES,
+        *GROUNDS,
+        *TEXTURES,
+        *STYLES,
+        *NUMBERS.values(),
+        "an",
+        "the",
+        "is",
+        "on",
+        "picture",
+        "background",
+        "and",
+        ",",
+    ]
     return [" ".join(nouns), *bare, *said, " ".join(looks)]

@@ -137,7 +137,13 @@ def edits_between(old: str, new: str) -> tuple[tuple[int, int, str, str], ...]:
 
 
 def draw_twins(
-    kind: str, world: World, rng: np.random.Generator, *, unseen: bool, wordings: Wordings = HELD_OUT_WORDINGS, density: Density = SPARSE
+    kind: str,
+    world: World,
+    rng: np.random.Generator,
+    *,
+    unseen: bool,
+    wordings: Wordings = HELD_OUT_WORDINGS,
+    density: Density = SPARSE,
 ) -> tuple[tuple[Scene, Said], tuple[Scene, Said]]:
     """Two scenes and their captions, in random order; each caption is true of its own scene and false of the other."""
     while True:
@@ -270,7 +276,9 @@ _TWIN_MAKERS: dict[str, Callable[[Scene, World, np.random.Generator], Made]] = {
 }
 
 
-def draw_hard_positive(world: World, rng: np.random.Generator, *, unseen: bool, wordings: Wordings = HELD_OUT_WORDINGS) -> tuple[Scene, Said, Said, Said]:
+def draw_hard_positive(
+    world: World, rng: np.random.Generator, *, unseen: bool, wordings: Wordings = HELD_OUT_WORDINGS
+) -> tuple[Scene, Said, Said, Said]:
     """A scene, two true wordings ("A left of B", "B right of A") and a false one ("A right of B")."""
     while True:
         scene = draw_scene(world, rng, unseen=unseen)

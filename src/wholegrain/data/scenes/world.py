@@ -26,7 +26,13 @@ SIZES = {"small": 0.28, "large": 0.42}  # share of the picture's side
 PLACES = ("left", "right", "top", "bottom")
 RELATIONS = ("left", "right", "above", "below")
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
-GROUNDS = {"white": (250, 250, 250), "grey": (205, 205, 205), "cream": (250, 236, 200), "mint": (205, 240, 215), "sky": (200, 225, 250)}
+GROUNDS = {
+    "white": (250, 250, 250),
+    "grey": (205, 205, 205),
+    "cream": (250, 236, 200),
+    "mint": (205, 240, 215),
+    "sky": (200, 225, 250),
+}
 TEXTURES = ("plain", "checked", "ruled", "shaded")
 STYLES = ("clean", "grainy")
 
@@ -87,7 +93,11 @@ class Thing:
 
     def places(self) -> tuple[str, ...]:
         """The absolute places that are true of it."""
-        found = [side for side, there in zip(PLACES, (self.x < 0.38, self.x > 0.62, self.y < 0.38, self.y > 0.62), strict=True) if there]
+        found = [
+            side
+            for side, there in zip(PLACES, (self.x < 0.38, self.x > 0.62, self.y < 0.38, self.y > 0.62), strict=True)
+            if there
+        ]
         return tuple(found)
 
 
@@ -224,7 +234,8 @@ def _place(looks: list[Thing], rng: np.random.Generator) -> tuple[Thing, ...] | 
         return None
     tilts = 4 * rng.integers(-3, 4, len(looks))
     return tuple(
-        replace(look, x=float(x), y=float(y), tilt=float(tilt)) for look, (x, y), tilt in zip(looks, xy[good[0]], tilts, strict=True)
+        replace(look, x=float(x), y=float(y), tilt=float(tilt))
+        for look, (x, y), tilt in zip(looks, xy[good[0]], tilts, strict=True)
     )
 
 
