@@ -1,0 +1,134 @@
+"""What a report compares: a name, the results behind it, and where there are any the model and the folder of its run."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from wholegrain.evaluation.result import Figure, TaskResult
+
+
+@dataclass
+class Entry:
+    """One row of the comparison.
+
+    Attributes:
+        name: as it is printed; unique in a report.
+        results: what :func:`wholegrain.evaluation.suite.evaluate` gave, or :func:`wholegrain.evaluation.result.load_results`.
+        run: the folder of the run that made the model, for curves and provenance; ``None`` without one.
+        model: the model, or a spec for :func:`wholegrain.towers.load_model`, or ``None``; without a model there are no heat maps,
+            no nearest captions and no retrieved pictures.
+        left_out: task -> why it was not done.
+    """
+
+    name: str
+    results: Sequence[TaskResult]
+    run: Path | None = None
+    model: Any = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def result(self, task: str) -> TaskResult | None:
+        """The result of a task, ``None`` if it was not done."""
+        return next((result for result in self.results if result.task == task), None)
+
+    def figure(self, task: str, name: str) -> Figure | None:
+        """A figure of a task, ``None`` if there is none."""
+        result = self.result(task)
+        return None if result is None else next((f for f in result.figures if f.name == name), None)
+
+    @cached_property
+    def loaded(self) -> Any:
+        """The model, loaded when it is first asked for; ``None`` if the entry has none."""
+        if not isinstance(self.model, str | Path):
+            return self.model
+        from wholegrain.towers import load_model
+
+        return load_model(self.model)
+
+    @cached_property
+    def history(self) -> History:
+        """What the run's folder tells; empty without a run."""
+        return read_history(self.run)
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run's folder tells of the training.
+
+    Attributes:
+        facts: ``run.json``.
+        recipe: ``recipe.toml``, read.
+        recipe_text: the same, as it stands in the file.
+        steps: one dict per step of ``metrics.jsonl``: step, loss, loss/PART, lr, images_per_s, …
+        evaluations: (step, numbers) of the evaluations on the way.
+    """
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    steps: Sequence[Mapping[str, float]] = ()
+    evaluations: Sequence[tuple[int, Mapping[str, float]]] = ()
+
+    @property
+    def batch(self) -> int | None:
+        """Images per step."""
+        return self.recipe.get("optimiser", {}).get("batch")
+
+    @property
+    def step_count(self) -> int:
+        """Steps taken."""
+        return int(self.steps[-1]["step"]) + 1 if self.steps else 0
+
+    @property
+    def images(self) -> int | None:
+        """Images seen, the repeated ones counted again."""
+        return self.batch * self.step_count if self.batch and self.steps else None
+
+    @property
+    def seed(self) -> int | None:
+        """The run's seed."""
+        return self.facts.get("seed")
+
+
+def read_history(run: Path | None) -> History:
+    """Reads ``run.json``, ``recipe.toml`` and ``metrics.jsonl``; what is missing or cut is empty, since a report is no judge of runs."""
+    if run is None:
+        return History()
+    recipe_text = _text(run / "recipe.toml")
+    steps, evaluations = [], []
+    for line in _text(run / "metrics.jsonl").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a run that was killed may have cut its last line
+        if "evaluation" in row:
+            evaluations.append((int(row["step"]) + 1, row["evaluation"]))
+        elif "step" in row:
+            steps.append(row)
+    return History(_json(run / "run.json"), _toml(recipe_text), recipe_text, steps, evaluations)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(_text(path) or "{}")
+    except ValueError:
+        return {}
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return {}

@@ -1,0 +1,183 @@
+"""The report: one HTML file that compares models, shows single items, and says where every number comes from.
+
+The page needs no other file, no network and no script: pictures are ``data:`` URIs, charts are SVG, whatever is long is folded.
+
+The path through this room::
+
+    entry.py         what is compared: name, results, run, model
+    tables.py        the comparison, with paired differences; summary.py says it in words
+    figures.py       charts; heatmaps.py where a model sees a phrase
+    examples.py      single items: twins, hard negatives, retrievals; branch_views.py what branches answer to
+    report.html.j2   the page
+    terminal.py      a twin on the terminal; contact_sheet.py a data set's page
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from wholegrain.data.shards import disk_errors
+from wholegrain.errors import UserError
+from wholegrain.evaluation.show import show
+from wholegrain.report import branch_views, examples, tables
+from wholegrain.report.entry import Entry
+from wholegrain.report.figures import interval_bar, training_charts
+from wholegrain.report.heatmaps import COLOURS, colour_stops
+from wholegrain.report.summary import summary
+
+__all__ = ["Entry", "write_report"]
+
+TASK_NAMES = {
+    "retrieval": "Retrieval", "composition": "Composition: twins", "hard_positives": "Hard positives",
+    "negatives": "Hard negatives", "grounding": "Grounding", "branches": "Branches and roles", "zero_shot": "Zero-shot classification",
+    "linear_probe": "Linear probe",
+}  # fmt: skip
+
+
+def write_report(
+    path: str | Path,
+    *,
+    entries: Sequence[Entry],
+    dataset: Any,
+    split: str = "test",
+    title: str = "Report",
+    notes: str | Sequence[str] = (),
+    repaired: int = 6,
+    missed: int = 3,
+    seed: int = 0,
+) -> Path:
+    """Writes the report, aside first.
+
+    Args:
+        path: the HTML file; its folder is made.
+        entries: the rows of the comparison. The first is what the others are compared with; "before and after" sets the first
+            against the last.
+        dataset: the data that the results are of.
+        split: the split that the results are of.
+        title: of the page.
+        notes: further sentences below the summary.
+        repaired, missed: twins to show, which the last entry gets right where the first does not, and which it gets wrong.
+        seed: draws the twins that are shown; the same seed, the same page.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: without entries, when two share a name, or when none has a result.
+    """
+    path, entries = Path(path), list(entries)
+    _check(entries)
+    page = _environment().get_template("report.html.j2").render(
+        title=title,
+        notes=[notes] if isinstance(notes, str) else list(notes),
+        entries=entries,
+        split=split,
+        tasks=_tasks(entries),
+        charts=training_charts(entries),
+        twins=_twins(entries, dataset, repaired, missed, seed),
+        branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],
+        nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=seed))},
+        fooled=examples.fooled(entries, dataset),
+        lost=examples.worst_retrievals(entries[-1], dataset, split),
+        provenance=_provenance(entries, dataset),
+        colours=COLOURS,
+        stops=colour_stops(),
+        **_compared(entries, dataset, split),
+    )  # fmt: skip
+    part = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    return path
+
+
+def _check(entries: Sequence[Entry]) -> None:
+    if not any(entry.results for entry in entries):
+        raise UserError("There is nothing to report: no entry has a result; evaluate at least one model first.")
+    names = [entry.name for entry in entries]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"Two entries of the report are called {twice[0]!r}; give each a name of its own.")
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("wholegrain.report", package_path=".")
+    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "plain": tables.plain,
+        "bar": lambda figure: Markup(interval_bar(figure)),  # numbers alone
+        "safe_svg": Markup,  # charts escape their own text
+        "show": lambda figure: "–" if figure is None else show(figure.value, figure.unit),
+    }
+    return environment
+
+
+def _compared(entries: Sequence[Entry], dataset: Any, split: str) -> dict[str, Any]:
+    comparisons = [c for c in (tables.main_comparison(entries), *tables.kind_comparisons(entries)) if c.columns]
+    weak = [column.title for c in comparisons for column in c.columns if column.weak]
+    return {
+        "comparisons": comparisons,
+        "weak": weak,
+        "weak_below": tables.WEAK_BELOW,
+        "summary": summary(entries, dataset, split, comparisons),
+    }
+
+
+def _tasks(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    names = dict.fromkeys(result.task for entry in entries for result in entry.results)
+    tasks = []
+    for name in names:
+        protocols: dict[str, list[str]] = {}
+        for entry in entries:
+            if (result := entry.result(name)) is not None:
+                protocols.setdefault(result.protocol, []).append(entry.name)
+        tasks.append({
+            "name": TASK_NAMES.get(name, tables.plain(name)), "protocols": protocols,
+            "short": tables.task_comparison(entries, name), "full": tables.full_comparison(entries, name),
+            "left_out": {e.name: e.left_out[name] for e in entries if name in e.left_out},
+        })  # fmt: skip
+    return tasks
+
+
+def _twins(entries: Sequence[Entry], dataset: Any, repaired: int, missed: int, seed: int) -> dict[str, Any] | None:
+    told = [entry for entry in entries if entry.result("composition") is not None]
+    if not told:
+        return None
+    first, last = told[0].result("composition"), told[-1].result("composition")
+    assert first is not None and last is not None
+    chosen = examples.choose_twins(first, last, repaired=repaired, missed=missed, seed=seed)
+    cards = examples.twin_cards(told, dataset, [item for items in chosen.values() for item in items])
+    by_item = {card["item"]: card for card in cards}
+    groups = {name: [by_item[item] for item in items] for name, items in chosen.items()}
+    return {"groups": groups, "flow": examples.twin_flow(first, last), "first": told[0].name, "last": told[-1].name}
+
+
+def _provenance(entries: Sequence[Entry], dataset: Any) -> dict[str, Any]:
+    rows = []
+    for entry in entries:
+        facts = entry.history.facts
+        kept = {
+            "recipe": facts.get("recipe"), "paper": entry.history.recipe.get("paper"), "started from": facts.get("model"),
+            "seed": facts.get("seed"), "training data": facts.get("data"), "data hash": facts.get("data_hash"),
+            "command": facts.get("command"), "machine": facts.get("machine"), "run": str(entry.run) if entry.run else None,
+            "versions": ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items()) or None,
+        }  # fmt: skip
+        shown = {name: value for name, value in kept.items() if value not in (None, "")}
+        rows.append({"name": entry.name, "facts": shown, "recipe": entry.history.recipe_text})
+    return {
+        "data_hash": getattr(dataset, "content_hash", ""),
+        "data": str(getattr(dataset, "folder", "")),
+        "version": importlib.metadata.version("wholegrain"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "rows": rows,
+    }

@@ -1,0 +1,97 @@
+"""The summary in plain words: what was compared, on what, at what cost, and what can be said of the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from wholegrain.report.entry import Entry
+from wholegrain.report.tables import Comparison
+
+
+def summary(entries: Sequence[Entry], dataset: Any, split: str, comparisons: Sequence[Comparison]) -> list[str]:
+    """Sentences, the most important first."""
+    return [
+        _what(entries, dataset, split),
+        _cost(entries),
+        *(_outcome(n, entry, entries[0], comparisons) for n, entry in enumerate(entries) if n),
+        *_warnings(entries),
+    ]
+
+
+def _what(entries: Sequence[Entry], dataset: Any, split: str) -> str:
+    names = _list([entry.name for entry in entries])
+    keys = dataset.keys(split)
+    extra = [f"{len(rows):,} {what}" for what, rows in _items(dataset, split).items() if rows]
+    more = f", with {_list(extra)}" if extra else ""
+    verb = "is measured" if len(entries) == 1 else "are compared"
+    folder = getattr(dataset, "folder", None)
+    where = f" of {folder.resolve().name}" if folder is not None else ""
+    return f"{names} {verb} on the split “{split}”{where}: {len(keys):,} pictures{more}."
+
+
+def _items(dataset: Any, split: str) -> dict[str, list[Any]]:
+    twins = [item for item in dataset.twins if item.split == split]
+    positives = [item for item in dataset.hard_positives if item.split == split]
+    return {"twins (two pictures and two captions that differ in one fact)": twins, "hard positives": positives}
+
+
+def _cost(entries: Sequence[Entry]) -> str:
+    told = [entry for entry in entries if entry.history.images]
+    if not told:
+        return "No entry has a run's folder, so nothing is known of the training."
+    parts = [f"{entry.name} {entry.history.step_count:,} steps of {entry.history.batch:,} images" for entry in told]
+    seen = {(entry.history.step_count, entry.history.batch) for entry in told}
+    if len(told) == len(entries) and len(seen) == 1 and len(entries) > 1:
+        steps, batch = next(iter(seen))
+        said = f"All saw the same number of images: {steps:,} steps of {batch:,}, {steps * batch:,} images"
+    elif len(told) == 1:
+        said = f"Training: {parts[0]}"
+    else:
+        said = f"They did not see the same number of images: {_list(parts)}"
+    seeds = _list(sorted({str(entry.history.seed) for entry in told if entry.history.seed is not None}))
+    return f"{said}{f'; seed {seeds}' if seeds else ''}."
+
+
+def _outcome(place: int, entry: Entry, first: Entry, comparisons: Sequence[Comparison]) -> str:
+    sides: dict[str, list[str]] = {"better": [], "worse": []}
+    compared = 0
+    for comparison in comparisons:
+        for number, column in enumerate(comparison.columns):
+            cell = comparison.rows[place][1][number]
+            compared += cell.difference is not None
+            if cell.mark:
+                kind = "" if comparison.title == "Main figures" else f" ({comparison.title.split(':')[0].lower()})"
+                sides[cell.mark].append(f"{column.title[0].lower()}{column.title[1:]}{kind} {cell.gap}")
+    if not compared:
+        return f"{entry.name} and {first.name} share no items, so nothing can be said of their difference."
+    said = [f"{mark} at {_list(found, 6)}" for mark, found in sides.items() if found]
+    if not said:
+        return f"{entry.name} cannot be told apart from {first.name} in any of {compared} figures."
+    count = len(sides["better"]) + len(sides["worse"])
+    return f"Compared with {first.name}, {entry.name} is {'; '.join(said)}. In {compared - count} of {compared} figures they cannot be told apart."
+
+
+def _warnings(entries: Sequence[Entry]) -> list[str]:
+    if len(entries) < 2:
+        return []
+    said = [
+        "The intervals are over pictures, not over training seeds, and are not corrected for the number of figures: one in twenty "
+        "equal figures would be marked as different."
+    ]
+    hashes = {entry.history.facts["data_hash"] for entry in entries if "data_hash" in entry.history.facts}
+    if len(hashes) > 1:
+        said.append("The runs were trained on different data (their data hashes differ), so not all of a difference is the method's.")
+    return said
+
+
+def _list(names: Sequence[str], most: int = 99) -> str:
+    """The names in a row; beyond ``most`` they are counted.
+
+    Example:
+        >>> _list(["a", "b", "c"]), _list(["a", "b", "c", "d"], 2)
+        ('a, b and c', 'a, b and 2 more')
+    """
+    if len(names) > most:
+        names = [*names[:most], f"{len(names) - most} more"]
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

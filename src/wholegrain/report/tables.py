@@ -1,0 +1,223 @@
+"""The comparison tables: rows are methods, columns are figures, every cell with its interval, its control and its difference from
+the first row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.compare import compare
+from wholegrain.evaluation.intervals import Difference
+from wholegrain.evaluation.result import Figure
+from wholegrain.evaluation.show import show
+from wholegrain.report.entry import Entry
+
+WEAK_BELOW = 0.6
+"""A kind is called weak where the first row picks the right one of two captions in fewer cases than this (a half is chance)."""
+
+
+_ROUNDING = 1e-9  # an end of an interval within it is zero
+
+
+def signed(value: float) -> str:
+    """One decimal with a sign that is as wide as a digit; nothing is "minus zero".
+
+    Example:
+        >>> signed(1.25), signed(-0.04), signed(-3)
+        ('+1.2', '0.0', '−3.0')
+    """
+    said = f"{value:+.1f}"
+    return "0.0" if said in ("+0.0", "-0.0") else said.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure to compare: where it is found, what it is called in plain words, and which way is better (1, -1, or 0: neither)."""
+
+    task: str
+    figure: str
+    title: str
+    hint: str = ""
+    better: int = 1
+    weak: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of one entry, ready to print.
+
+    Attributes:
+        figure: ``None`` where the entry lacks it.
+        difference: from the first row, item by item; ``None`` for the first row or where the items differ.
+        mark: ``better``, ``worse`` or "": whether the difference's 95% interval leaves out zero, and which way it points.
+        best: no other row has a better value.
+    """
+
+    figure: Figure | None = None
+    difference: Difference | None = None
+    mark: str = ""
+    best: bool = False
+
+    @property
+    def value(self) -> str:
+        return "–" if self.figure is None else show(self.figure.value, self.figure.unit)
+
+    @property
+    def interval(self) -> str:
+        f = self.figure
+        return "" if f is None else f"{show(f.low, f.unit).rstrip('%')} – {show(f.high, f.unit).rstrip('%')}"
+
+    @property
+    def shuffled(self) -> str:
+        return "" if self.figure is None or self.figure.shuffled is None else show(self.figure.shuffled, self.figure.unit)
+
+    @property
+    def gap(self) -> str:
+        """The difference in words."""
+        d = self.difference
+        if d is None or self.figure is None:
+            return ""
+        if self.figure.unit in ("share", "points"):
+            return f"{signed(100 * d.value)} points ({signed(100 * d.low)} to {signed(100 * d.high)})"
+        return f"{signed(d.value)} ({signed(d.low)} to {signed(d.high)})"
+
+    @property
+    def gap_value(self) -> str:
+        """The difference alone, without its interval."""
+        return self.gap.split(" ")[0]
+
+    @property
+    def gap_interval(self) -> str:
+        """The interval of the difference alone."""
+        return self.gap.partition("(")[2].rstrip(")")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of cells under columns, with the chance level and the count of items of each column."""
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+    chance: Sequence[str] = field(default_factory=list)
+    counts: Sequence[str] = field(default_factory=list)
+
+    def cells(self, place: int) -> list[Cell]:
+        """A column."""
+        return [cells[place] for _, cells in self.rows]
+
+
+_MAIN = (
+    Column("retrieval", "image_retrieval_recall@1", "Caption → picture", "R@1: the right picture comes first"),
+    Column("retrieval", "text_retrieval_recall@1", "Picture → caption", "R@1: a right caption comes first"),
+    Column("composition", "group_score", "Twins, group score", "both pictures and both captions of a pair told apart"),
+    Column("hard_positives", "both_win", "Hard positives", "two true wordings both beat a false text"),
+    Column("negatives", "accuracy", "Hard negatives", "the caption beats an edited, false one"),
+    Column("grounding", "hit_own", "Grounding, own object", "the best patch lies on the object that is named"),
+    Column("grounding", "hit_other", "Grounding, other object", "the best patch lies on another object: less is better", -1),
+    Column("zero_shot", "acc1", "Zero-shot", "class names as captions"),
+    Column("linear_probe", "acc1", "Linear probe", "a linear classifier on the image vectors"),
+)
+
+
+def main_comparison(entries: Sequence[Entry]) -> Comparison:
+    """The main figures, as far as any entry has them."""
+    return comparison("Main figures", entries, [c for c in _MAIN if _anywhere(entries, c)])
+
+
+def kind_comparisons(entries: Sequence[Entry], weak_below: float = WEAK_BELOW) -> list[Comparison]:
+    """Group scores per kind of twin, the weak kinds of the first entry first; then hard negatives per kind."""
+    kinds = [(kind, _is_weak(entries[0], kind, weak_below)) for kind in _groups(entries, "composition", "group_score")]
+    twins = [
+        Column("composition", f"{kind}/group_score", plain(kind), "weak in the first row" if weak else "", weak=weak)
+        for kind, weak in sorted(kinds, key=lambda pair: not pair[1])
+    ]
+    swaps = [Column("negatives", f"{kind}/accuracy", plain(kind)) for kind in _groups(entries, "negatives", "accuracy")]
+    named = (("Twins by kind: group score", twins), ("Hard negatives by kind: accuracy", swaps))
+    return [comparison(title, entries, columns) for title, columns in named if columns]
+
+
+def task_comparison(entries: Sequence[Entry], task: str) -> Comparison:
+    """All figures of a task over all items."""
+    return comparison(task, entries, _task_columns(entries, task, grouped=False), differences=False)
+
+
+def full_comparison(entries: Sequence[Entry], task: str) -> Comparison:
+    """Every figure of a task, groups too."""
+    return comparison(task, entries, _task_columns(entries, task, grouped=True), differences=False)
+
+
+def plain(name: str) -> str:
+    """A name without its underscores.
+
+    Example:
+        >>> plain("swap_attribute/group_score")
+        'swap attribute, group score'
+    """
+    return name.replace("/", ", ").replace("_", " ")
+
+
+def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], *, differences: bool = True) -> Comparison:
+    """Fills the table: values, marks and the best of each column."""
+    by_column = [_column_cells(entries, column, differences) for column in columns]
+    firsts = [next((cell.figure for cell in cells if cell.figure), None) for cells in by_column]
+    rows = [(entry.name, [cells[n] for cells in by_column]) for n, entry in enumerate(entries)]
+    chance = ["" if f is None or f.chance is None else show(f.chance, f.unit) for f in firsts]
+    return Comparison(title, list(columns), rows, chance, ["" if f is None else f"{f.count:,}" for f in firsts])
+
+
+def _column_cells(entries: Sequence[Entry], column: Column, differences: bool) -> list[Cell]:
+    found = [entry.figure(column.task, column.figure) for entry in entries]
+    values = [column.better * f.value for f in found if f is not None]
+    cells = []
+    for place, figure in enumerate(found):
+        gap = _difference(entries[0], entries[place], column) if differences and place and figure is not None else None
+        mark = ""
+        if gap is not None and column.better and (gap.low > _ROUNDING or gap.high < -_ROUNDING):
+            mark = "better" if gap.value * column.better > 0 else "worse"
+        best = figure is not None and bool(column.better) and len(values) > 1 and column.better * figure.value >= max(values)
+        cells.append(Cell(figure, gap, mark, best and min(values) < max(values)))
+    return cells
+
+
+def _difference(first: Entry, other: Entry, column: Column) -> Difference | None:
+    a, b = other.result(column.task), first.result(column.task)
+    if a is None or b is None:
+        return None
+    try:
+        return compare(a, b, column.figure)
+    except UserError:  # other items, or a figure that is no mean of items
+        return None
+
+
+def _anywhere(entries: Sequence[Entry], column: Column) -> bool:
+    return any(entry.figure(column.task, column.figure) is not None for entry in entries)
+
+
+def _groups(entries: Sequence[Entry], task: str, metric: str) -> list[str]:
+    names = [f.name for entry in entries if (result := entry.result(task)) for f in result.figures]
+    return [g for g in dict.fromkeys(n.rpartition("/")[0] for n in names if n.endswith(f"/{metric}")) if g]
+
+
+def _is_weak(entry: Entry, kind: str, below: float) -> bool:
+    figure = entry.figure("composition", f"{kind}/picks_caption")
+    return figure is not None and figure.value < below
+
+
+_LESS_IS_BETTER = ("rank", "hit_other", "iou_other", "absent_hit")
+_NO_WAY = ("tie_rate", "area", "centre_hit", "centre_iou", "blind_shorter", "blind_unigram")
+
+
+def _task_columns(entries: Sequence[Entry], task: str, *, grouped: bool) -> list[Column]:
+    figures: dict[str, Any] = {f.name: f for entry in entries if (r := entry.result(task)) for f in r.figures}
+    names = [name for name in figures if grouped or "/" not in name]
+    if not grouped:  # an "expected" figure that equals the strict one says nothing, and no tie has no rate
+        names = [name for name in names if not name.endswith(("_expected", "tie_rate"))]
+    return [Column(task, name, plain(name), figures[name].note, _way(name)) for name in names]
+
+
+def _way(name: str) -> int:
+    metric = name.rpartition("/")[2]
+    return 0 if metric.endswith(_NO_WAY) else -1 if metric.endswith(_LESS_IS_BETTER) else 1
