@@ -10,7 +10,7 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import UserError
-from wholegrain.objectives.recipe import load_recipe, recipe_names
+from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loop import train
@@ -74,7 +74,10 @@ def test_training_learns(dataset, tmp_path):
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
-@pytest.mark.parametrize("name", recipe_names())
+METHODS = ("clip", "siglip", "negclip", "ce_clip", "sparc", "holistic", "o2m", "text_conditioned", "wholegrain")
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_packaged_recipe_trains(dataset, tmp_path, name):
     more = []
     if name == "text_conditioned":

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -17,13 +17,9 @@ if TYPE_CHECKING:
     from wholegrain.data.dataset import Dataset
     from wholegrain.objectives.schema import Recipe
     from wholegrain.towers.model import Model
-    from wholegrain.training.loop import Evaluate
 
 FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epochs": "20"}
 """Optimiser values in place of the recipe's fine-tuning ones where nothing that is trained has been trained before."""
-
-VALIDATION_IMAGES = 1000
-"""Validation looks at this many images of the split ``val`` at most."""
 
 
 def train(
@@ -41,6 +37,7 @@ def train(
     workers: int | None = None,
     device: str | None = None,
     quiet: bool = False,
+    cache: Path | None = None,
     overrides: tuple[str, ...] = (),
 ) -> int:
     """Trains or fine-tunes a model by a recipe. Any key of the recipe may be set by its dotted name:
@@ -63,7 +60,9 @@ def train(
         workers: processes that load data; by default up to 8, and none on a machine with two cores or fewer.
         device: such as cpu or cuda:0; by default CUDA where there is one.
         quiet: no progress.
+        cache: a folder that keeps what frozen towers make of the data, so that the next run need not encode them again.
     """
+    from wholegrain.app.validation import validation
     from wholegrain.training.loop import train as run_training
 
     shortcuts = {"seed": seed, "optimiser.steps": steps, "optimiser.epochs": epochs, "optimiser.batch": batch, "optimiser.lr": lr}
@@ -86,12 +85,13 @@ def train(
         dataset,
         start,
         folder,
-        evaluate=validation(dataset, chosen),
+        evaluate=validation(dataset, chosen, cache=cache),
         resume=resume is not None,
         workers=_workers() if workers is None else workers,
         device=device,
         origin=origin,
         quiet=quiet,
+        cache=cache,
     )
     if os.environ.get("RANK", "0") == "0":
         print(trained)
@@ -146,38 +146,6 @@ def starting_model(spec: str, dataset: Dataset, split: str) -> Model:
                 yield from (row.text for row in dataset.negatives.get((record.key, caption.id), ()))
 
     return load_model(spec, tokenizer=train_tokenizer(texts()))
-
-
-def validation(dataset: Dataset, recipe: Recipe) -> Evaluate | None:
-    """Retrieval on the split ``val``, by which the best model is kept: the mean of R@1 both ways. ``None`` without ``val``."""
-    if "val" not in dataset.splits or not dataset.keys("val") or recipe.data.split == "val":
-        return None
-    from wholegrain.evaluation.encode import encode_split
-    from wholegrain.evaluation.retrieval import retrieval
-
-    def evaluate(model: Model) -> dict[str, float]:
-        encoded = encode_split(model, FewKeys(dataset, VALIDATION_IMAGES), "val")
-        found = retrieval(encoded, truths=dataset.truths, by_role=False).metrics
-        text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
-        return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
-
-    return evaluate
-
-
-class FewKeys:
-    """A data set of which every split has at most ``count`` keys, evenly spread over it."""
-
-    def __init__(self, dataset: Dataset, count: int) -> None:
-        self._dataset, self._count = dataset, count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._dataset, name)
-
-    def keys(self, split: str) -> list[str]:
-        """The chosen keys, always the same."""
-        keys = self._dataset.keys(split)
-        step = max(1.0, len(keys) / self._count)
-        return [keys[int(place * step)] for place in range(min(len(keys), self._count))]
 
 
 def _workers() -> int:

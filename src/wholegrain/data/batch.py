@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wholegrain.features import Pairing
+from wholegrain.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,6 @@ class Batch:
         return replace(self, views=views, pairing=replace(self.pairing, **pairs), **pinned)
 
 
-class TextEncoder(Protocol):
-    """What collation asks of a tokeniser: ``encode(texts)`` with ``tokens_NL`` and ``length_N``."""
-
-    def encode(self, texts: Sequence[str]): ...
-
-
 def stable_id(text: str) -> int:
     """A 63-bit hash, the same in every process and on every machine.
 
@@ -120,7 +114,7 @@ def stable_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def collate(samples: Sequence[Sample], tokenizer: TextEncoder | None, roles: Sequence[str], kinds: Sequence[str]) -> Batch:
+def collate(samples: Sequence[Sample], tokenizer: Tokenizer | None, roles: Sequence[str], kinds: Sequence[str]) -> Batch:
     """A batch from its samples.
 
     Args:

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from wholegrain.errors import UserError
 from wholegrain.losses.contract import NEEDS, Loss
@@ -23,8 +23,8 @@ def resolve_loss(term: Term) -> Loss:
     Raises:
         UserError: no such loss, an unknown or impossible setting, or something that does not keep the contract.
     """
-    kind = _outside(term) if ":" in term.loss else _packaged(term)
-    names = [f.name for f in fields(kind)] if is_dataclass(kind) else None
+    kind: Any = _outside(term) if ":" in term.loss else _packaged(term)
+    names = _settings(kind)
     for key in term.settings:
         if names is not None and key not in names:
             raise UserError(f'The loss "{term.loss}" of term "{term.name}" has no setting "{key}": {closest(key, names)}')
@@ -34,12 +34,18 @@ def resolve_loss(term: Term) -> Loss:
     except (TypeError, ValueError) as problem:
         raise UserError(f'The settings of term "{term.name}" do not fit the loss "{term.loss}": {problem}.') from None
     needs = getattr(loss, "needs", None)
-    if not callable(loss) or not isinstance(needs, (frozenset, set)) or not needs <= NEEDS:
+    fine = callable(loss) and isinstance(needs, (frozenset, set)) and needs <= NEEDS
+    if not fine:
         raise UserError(
             f'"{term.loss}" of term "{term.name}" is not a loss: it must be callable and have "needs", a set out of '
             f"{', '.join(sorted(NEEDS))}; see wholegrain.losses.contract."
         )
-    return loss
+    return cast(Loss, loss)
+
+
+def _settings(kind: Any) -> list[str] | None:
+    """The settings that a loss has; ``None`` if it is no dataclass, and then cannot be asked."""
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else None
 
 
 def _packaged(term: Term) -> Any:

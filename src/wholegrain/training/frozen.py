@@ -1,7 +1,8 @@
-"""Raw features of a frozen tower, computed once and kept in memory, and on disk if wished: an epoch then costs about as much as the heads alone.
+"""Raw features of a frozen tower, computed once and kept in memory: an epoch then costs about as much as the heads alone.
 
-Only for a tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in
-an order that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
+They may also be kept on disk (:mod:`wholegrain.training.feature_files`), and then the next run need not compute them. Only for a
+tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in an order
+that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative
 from wholegrain.objectives.schema import DataRecipe, selects
 from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
 from wholegrain.training.feature_files import features_name, read_features, write_features
-from wholegrain.training.loader import Source
 
 SHARE_OF_MEMORY = 0.4
 """Raw features may take this share of the memory that is free when training starts."""
@@ -73,7 +74,7 @@ class FrozenTexts:
 
 def freeze_images(
     model: Model,
-    dataset: Source,
+    dataset: Dataset,
     keys: Sequence[str],
     needs: frozenset[str],
     precision: str,
@@ -105,7 +106,7 @@ def freeze_images(
 
 
 def _encode_images(
-    model: Model, dataset: Source, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int, say: Say
+    model: Model, dataset: Dataset, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int, say: Say
 ) -> dict[str, Tensor] | None:
     """The parts of :class:`RawImage` by name; a missing grid is (0, 0)."""
     loader = DataLoader(
@@ -168,20 +169,20 @@ def _encode_texts(
     model: Model, chunks: Sequence[Tokens], count: int, needs: frozenset[str], precision: str, say: Say
 ) -> dict[str, Tensor] | None:
     """``pooled_TV``, and ``tokens_SV`` if they are needed."""
-    pooled, tokens, done = [], [], 0
+    pooled, tokens, done, held = [], [], 0, 0
     for chunk in _told(chunks, len(chunks), "texts", say):
         raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
         if raw.tokens_NLV is not None:
             tokens.append(raw.tokens_NLV[raw.mask_NL])
         done += len(raw.pooled_NV)
-        held = sum(part.numel() for part in (*pooled, *tokens)) * 4
+        held += 4 * (pooled[-1].numel() + (tokens[-1].numel() if tokens else 0))
         if held * count / done > _allowed() + held:
             return None
     return {"pooled_TV": torch.cat(pooled)} | ({"tokens_SV": torch.cat(tokens)} if tokens else {})
 
 
-def drawable_texts(dataset: Source, keys: Sequence[str], recipe: DataRecipe) -> set[str]:
+def drawable_texts(dataset: Dataset, keys: Sequence[str], recipe: DataRecipe) -> set[str]:
     """Every caption and every negative that the recipe can draw for these images."""
     texts: set[str] = set()
     for key in keys:
@@ -198,7 +199,7 @@ def _drawable(row: Negative, recipe: DataRecipe) -> bool:
 
 
 class _Pixels(torch.utils.data.Dataset):
-    def __init__(self, dataset: Source, model: Model, keys: Sequence[str]) -> None:
+    def __init__(self, dataset: Dataset, model: Model, keys: Sequence[str]) -> None:
         self.dataset, self.preprocess, self.keys = dataset, model.preprocess, keys
 
     def __len__(self) -> int:

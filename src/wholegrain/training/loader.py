@@ -11,46 +11,20 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from wholegrain.data.batch import Batch, Sample, TextEncoder, collate
-from wholegrain.data.record import Record, Twin
+from wholegrain.data.batch import Batch, Sample, collate
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import DataRecipe, closest, selects
+from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.draw import Negatives, draw_texts, stream
 from wholegrain.training.plan import Plan
 
 _TEXTS, _CROP = 0, 1  # purposes of a sample's random streams
-
-
-class Source(Protocol):
-    """What the loader asks of a data set; ``wholegrain.data.dataset.Dataset`` is one."""
-
-    manifest: dict[str, Any]
-
-    @property
-    def negatives(self) -> Negatives: ...
-    @property
-    def negative_kinds(self) -> tuple[str, ...]: ...
-    @property
-    def content_hash(self) -> str: ...
-    @property
-    def twins(self) -> tuple[Twin, ...]: ...
-    def keys(self, split: str) -> Any: ...
-    def record(self, key: str) -> Record: ...
-    def pixels(self, key: str) -> np.ndarray: ...
-
-
-class Resizer(Protocol):
-    """What the loader asks of a model's preprocessing."""
-
-    def image(self, pixels_HWC: np.ndarray, box: Any = None) -> np.ndarray: ...
-    def visible_box(self, width: int, height: int) -> tuple[float, float, float, float]: ...
-    def random_box(self, rng: np.random.Generator, width: int, height: int, scale: Any) -> tuple[int, int, int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -61,7 +35,7 @@ class Names:
     kinds: tuple[str, ...]
 
 
-def names_of(dataset: Source, recipe: DataRecipe) -> Names:
+def names_of(dataset: Dataset, recipe: DataRecipe) -> Names:
     """Which roles and kinds of negatives the recipe can draw from these data.
 
     Raises:
@@ -80,7 +54,7 @@ def names_of(dataset: Source, recipe: DataRecipe) -> Names:
     return Names(drawable, tuple(kind for kind in kinds if not recipe.negatives.kinds or kind in recipe.negatives.kinds))
 
 
-def _scanned_roles(dataset: Source, split: str) -> set[str]:
+def _scanned_roles(dataset: Dataset, split: str) -> set[str]:
     return {caption.role for key in dataset.keys(split) for caption in dataset.record(key).captions}
 
 
@@ -95,7 +69,7 @@ class DrawnSamples(torch.utils.data.Dataset):
         seed: the recipe's.
     """
 
-    def __init__(self, dataset: Source, preprocess: Resizer | None, recipe: DataRecipe, names: Names, seed: int) -> None:
+    def __init__(self, dataset: Dataset, preprocess: Preprocess | None, recipe: DataRecipe, names: Names, seed: int) -> None:
         self.dataset, self.preprocess, self.recipe, self.seed = dataset, preprocess, recipe, seed
         self.roles = {name: index for index, name in enumerate(names.roles)}
         self.kinds = {name: index for index, name in enumerate(names.kinds)}
@@ -107,7 +81,7 @@ class DrawnSamples(torch.utils.data.Dataset):
         random = stream(self.seed, position, _TEXTS)
         texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random)
         if self.preprocess is None:
-            return Sample(key, None, (0.0, 0.0, *map(float, record.size)), texts)
+            return Sample(key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts)
         pixels_HWC = self.dataset.pixels(key)
         height, width = pixels_HWC.shape[:2]
         if self.recipe.crop_scale == (1.0, 1.0):
@@ -138,7 +112,7 @@ class PlanSampler(Sampler[list[tuple[str, int]]]):
 def make_loader(
     samples: DrawnSamples,
     sampler: PlanSampler,
-    tokenizer: TextEncoder | None,
+    tokenizer: Tokenizer | None,
     names: Names,
     *,
     workers: int = 0,

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from wholegrain.data.batch import Batch
+from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
@@ -26,7 +27,7 @@ from wholegrain.training.distributed import Place, processes
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.interrupts import Interrupts
-from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, Source, make_loader, names_of
+from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, make_loader, names_of
 from wholegrain.training.meters import Meters, Reporter, Silent
 from wholegrain.training.plan import Plan
 from wholegrain.training.run_folder import RunFolder
@@ -81,7 +82,7 @@ class Run:
 
 def train(
     recipe: Recipe,
-    dataset: Source,
+    dataset: Dataset,
     model: Model,
     run_folder: Path,
     *,
@@ -92,6 +93,7 @@ def train(
     device: str | None = None,
     origin: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    cache: Path | None = None,
 ) -> Path:
     """Trains a model by a recipe.
 
@@ -107,6 +109,7 @@ def train(
         device: such as ``cpu``; by default CUDA where there is one.
         origin: further facts for ``run.json``, such as the command.
         quiet: no progress.
+        cache: a folder that keeps raw features of frozen towers from run to run.
 
     Returns:
         the folder of the trained model, ``run_folder/model``: the best by ``evaluate`` if there is one, else the last.
@@ -127,7 +130,8 @@ def train(
         try:
             for sentence in run.notes:
                 meters.say(sentence)
-            encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, run.objective.needs, run.total, workers, meters.say)
+            needs = run.objective.needs
+            encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
             batches = _batches(encoder, run, dataset, place, workers)
             with Interrupts() as interrupts:
                 _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
@@ -203,7 +207,7 @@ def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters) -
 # ---- before the loop --------------------------------------------------------------------------------------------------------
 
 
-def _assemble(recipe: Recipe, dataset: Source, model: Model, place: Place) -> Run:
+def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> Run:
     """Everything that a run needs, checked against each other before anything is written."""
     seed_everything(recipe.seed)
     fit_model(model, recipe)
@@ -218,7 +222,7 @@ def _assemble(recipe: Recipe, dataset: Source, model: Model, place: Place) -> Ru
     return Run(recipe, model, Objective(terms), make_optimiser(model, recipe.optimiser), plan, names, total, list(notes))
 
 
-def _go_on(run: Run, folder: RunFolder, dataset: Source) -> None:
+def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
     """Takes up the newest intact checkpoint, or begins anew if there is none yet."""
     folder.check(dataset)
     saved, broken = checkpoint.load_newest(folder.checkpoints)
@@ -246,7 +250,7 @@ def fit_model(model: Model, recipe: Recipe) -> None:
         model.add_bias()
 
 
-def offers(recipe: Recipe, dataset: Source, model: Model) -> frozenset[str]:
+def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     """What data and model give to losses, out of ``losses.contract.NEEDS``."""
     given = {"patches", "tokens"}
     if recipe.data.negatives.count and dataset.negative_kinds:
@@ -258,7 +262,7 @@ def offers(recipe: Recipe, dataset: Source, model: Model) -> frozenset[str]:
     return frozenset(given)
 
 
-def twins_of(dataset: Source, recipe: Recipe) -> dict[str, str]:
+def twins_of(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     """Key -> key of its twin, both ways, where a dose of twins is asked for."""
     if not recipe.data.twin_share:
         return {}
@@ -268,28 +272,27 @@ def twins_of(dataset: Source, recipe: Recipe) -> dict[str, str]:
 def make_encoder(
     model: Model,
     recipe: Recipe,
-    dataset: Source,
+    dataset: Dataset,
     keys: list[str],
     needs: frozenset[str],
     total: int,
     workers: int,
     say: Callable[[str], None],
+    cache: Path | None = None,
 ) -> Encoder:
     """The model, with raw features of frozen towers computed beforehand where that saves work and they fit into memory."""
     drawn, precision = total * recipe.optimiser.batch, recipe.optimiser.precision
     images = texts = None
     if model.image_frozen and recipe.data.crop_scale == (1.0, 1.0) and drawn >= len(keys):
-        say(f"The image tower is frozen: {len(keys):,} images are encoded once.")
-        images = freeze_images(model, dataset, keys, needs, precision, workers, say)
+        images = freeze_images(model, dataset, keys, needs, precision, workers, say, cache)
     if model.text_frozen:
         wanted = drawable_texts(dataset, keys, recipe.data)
         if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
-            say(f"The text tower is frozen: {len(wanted):,} texts are encoded once.")
-            texts = freeze_texts(model, sorted(wanted), needs, precision, say)
+            texts = freeze_texts(model, sorted(wanted), needs, precision, say, cache)
     return Encoder(model, images, texts)
 
 
-def _batches(encoder: Encoder, run: Run, dataset: Source, place: Place, workers: int) -> Iterable[Batch]:
+def _batches(encoder: Encoder, run: Run, dataset: Dataset, place: Place, workers: int) -> Iterable[Batch]:
     """The batches that remain; what raw features make needless is left out."""
     preprocess = run.model.preprocess if encoder.images is None else None
     tokenizer = run.model.tokenizer if encoder.texts is None else None

@@ -21,12 +21,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoint import aside
-from wholegrain.training.loader import Source
 
 PACKAGES = ("wholegrain", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "tokenizers", "safetensors")
 
@@ -57,7 +57,7 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
-    def begin(self, recipe: Recipe, model: Model, dataset: Source, origin: Mapping[str, Any]) -> None:
+    def begin(self, recipe: Recipe, model: Model, dataset: Dataset, origin: Mapping[str, Any]) -> None:
         """Writes what the run is; ``run.json`` comes last, so without it nothing has begun."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.save_model(model)
@@ -65,7 +65,7 @@ class RunFolder:
         _write(self.path / "run.json", json.dumps({**origin, **identity(recipe, dataset)}, indent=2))
         self._link()
 
-    def check(self, dataset: Source) -> None:
+    def check(self, dataset: Dataset) -> None:
         """Refuses to go on with other data than the run began with."""
         facts = read_run(self.path)
         if facts["data_hash"] != dataset.content_hash:
@@ -95,7 +95,7 @@ class RunFolder:
             part.unlink(missing_ok=True)
 
 
-def identity(recipe: Recipe, dataset: Source) -> dict[str, Any]:
+def identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """What a result depends on, beside the recipe: hashes of the data, versions, seed, machine."""
     manifest = json.dumps(dataset.manifest, sort_keys=True).encode()
     versions = {}
