@@ -27,7 +27,7 @@ from wholegrain.towers.small import SmallConfig, at_image_size, small_model
 from wholegrain.training.loop import train
 from wholegrain.training.step import seed_everything
 
-COUNTS = SceneCounts(train=60_000, val=1_000, test=1_000, crowded=1_000, twins=1_000)
+COUNTS = SceneCounts(train=40_000, val=1_000, test=0, crowded=0, twins=400)
 CONFIG = SmallConfig(image_size=32, image_layers=2, text_layers=2)
 
 
@@ -51,7 +51,7 @@ def load_base(world: World | None = None) -> Model:
 
 
 def make_base(
-    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1500, 3000), seed: int = 0
+    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1000, 1600), seed: int = 0
 ) -> Path:
     """Trains a base model; interrupted, the same call goes on.
 

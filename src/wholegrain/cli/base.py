@@ -12,8 +12,8 @@ def base(
     *,
     work: Path = Path("base-work"),
     glyphs: str = "A",
-    crop_steps: int = 1500,
-    steps: int = 3000,
+    crop_steps: int = 900,
+    steps: int = 1500,
     seed: int = 0,
 ) -> int:
     """Trains the base model of the demo: plain CLIP on scenes, from nothing (about an hour on two cores). Interrupted, it goes on.

@@ -34,7 +34,7 @@ from wholegrain.towers.hf_text import build_hf_text
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
 from wholegrain.towers.pair import load_pair
-from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
+from wholegrain.towers.small import SmallConfig, SmallImageTower, small_model, small_text_tower
 from wholegrain.towers.timm_image import timm_tower
 from wholegrain.towers.tower import TunedModule
 
@@ -193,7 +193,7 @@ def build_text_tower(config: dict[str, Any]) -> TunedModule:
     config = dict(config)
     tune, pad_id, true_length = config.pop("tune", "all"), config.pop("pad_id", 0), config.pop("true_length", True)
     makers: dict[str, Callable[[], TunedModule]] = {
-        "small": lambda: SmallTextTower(SmallConfig(**config["small"]), config["vocab_size"]),
+        "small": lambda: small_text_tower(SmallConfig(**config["small"]), config["vocab_size"]),
         "hf": lambda: build_hf_text(config),
         "open_clip": lambda: build_open_clip_text(config, pad_id, true_length),
     }

@@ -1,4 +1,4 @@
-"""The from-scratch preset ``small``: two little transformers that train on a CPU in minutes.
+"""The from-scratch preset ``small``: a little Vision Transformer and a little reader that train on a CPU in minutes.
 
 Image: a timm Vision Transformer whose patches come from a convolutional stem (Xiao et al., "Early convolutions help transformers
 see better", NeurIPS 2021) or from plain patch projection; mean over the normalised patches, or a class token. Text: a pre-norm
@@ -30,6 +30,7 @@ from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
 
 HALF = (0.5, 0.5, 0.5)
+_CHOICES = (("reader", ("gru", "transformer")), ("places", ("gated", "added")))
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class SmallConfig:
         text_width, text_layers, context: of the text tower; ``context`` is the longest row, start and end tokens included.
         width: D, shared.
         pool: of the image tower, ``mean`` or ``class``.
-        text_pool: ``mean`` (every token sees every other) or ``last`` (causal).
+        text_pool: of the transformer: ``mean`` (every token sees every other) or ``last`` (causal).
+        reader: the text tower, ``gru`` or ``transformer``.
+        places: ``added`` is the Vision Transformer's own positions alone, ``gated`` multiplies the patches by place, too.
     """
 
     image_size: int = 64
@@ -59,9 +62,11 @@ class SmallConfig:
     width: int = 128
     pool: Literal["mean", "class"] = "mean"
     text_pool: Literal["mean", "last"] = "mean"
+    reader: Literal["gru", "transformer"] = "gru"
+    places: Literal["gated", "added"] = "gated"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last"))):
+        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last"))) + _CHOICES:
             if getattr(self, name) not in allowed:
                 raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
         if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
@@ -95,6 +100,29 @@ class ConvStem(nn.Module):
         return self.layers(pixels_BCHW).flatten(2).transpose(1, 2)
 
 
+class PlaceGate(nn.Module):
+    """Multiplies each patch by 1 + a learned gate of its place, so that *what* and *where* enter the mean as a product.
+
+    The mean of patches that only add a place knows which things and which places there are, not which thing is where. The gates start as
+    ramps from -``reach`` to ``reach``, across in even channels and down in odd ones, with signs that alternate; tokens before the patches
+    (branches) pass unchanged.
+    """
+
+    def __init__(self, side: int, width: int, reach: float = 0.7) -> None:
+        super().__init__()
+        ramp = torch.linspace(-reach, reach, side)
+        down, across = ramp.repeat_interleave(side)[:, None], ramp.repeat(side)[:, None]
+        channel = torch.arange(width)
+        sign = 1.0 - 2.0 * ((channel // 2) % 2)
+        self.place_gate = nn.Parameter(torch.where(channel % 2 == 0, across, down) * sign)
+
+    def forward(self, x_BSV: Tensor) -> Tensor:
+        """``[B, S, V]``, of which the last P tokens are patches."""
+        first = x_BSV.shape[1] - len(self.place_gate)
+        gated = x_BSV[:, first:] * (1 + self.place_gate)
+        return torch.cat([x_BSV[:, :first], gated], 1) if first else gated
+
+
 class SmallImageTower(TimmImageTower):
     """The preset's image tower."""
 
@@ -112,7 +140,46 @@ class SmallImageTower(TimmImageTower):
             fc_norm=False,  # normalise patches, then pool
             **stem,
         )
+        if config.places == "gated":
+            if config.pool == "class":
+                raise UserError("small: gated places need pool=mean, since a class token has no place; or use places=added")
+            net.norm = nn.Sequential(net.norm, PlaceGate(config.image_size // config.patch, config.image_width))
         super().__init__(net, {"kind": "small", "small": asdict(config)})
+
+
+def small_text_tower(config: SmallConfig, vocab_size: int) -> SmallTextTower | RecurrentTextTower:
+    """The preset's text tower, as ``config.reader`` says."""
+    return (RecurrentTextTower if config.reader == "gru" else SmallTextTower)(config, vocab_size)
+
+
+class RecurrentTextTower(TunedModule):
+    """Reads a text from both ends (bidirectional GRU) and takes the mean: ``[N, L]`` rows to ``[N, V]`` (and ``[N, L, V]``)."""
+
+    true_length = True  # packed rows: padding is never read
+
+    def __init__(self, config: SmallConfig, vocab_size: int) -> None:
+        super().__init__()
+        self._config = {"kind": "small", "small": asdict(config), "vocab_size": vocab_size}
+        self.width, self.context_length = config.text_width, config.context
+        self.embedding = nn.Embedding(vocab_size, self.width)
+        self.reader = nn.GRU(self.width, self.width // 2, config.text_layers, batch_first=True, bidirectional=True)
+        self.norm = nn.LayerNorm(self.width)
+
+    def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
+        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        L = tokens_NL.shape[1]
+        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(tokens_NL), length_N.cpu(), batch_first=True, enforce_sorted=False)
+        read, _ = nn.utils.rnn.pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=L)
+        x, mask_NL = self.norm(read), real_tokens(length_N, L)
+        return RawText(masked_mean(x, mask_NL), x if "tokens" in needs else None, mask_NL)
+
+    def stages(self) -> list[nn.Module]:
+        """The reader, as one stage."""
+        return [nn.ModuleList([self.reader, self.norm])]
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
+        return {**self._config, "tune": self.tuned}
 
 
 class SmallTextTower(TunedModule):
@@ -183,7 +250,7 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
         )
     head = PlainHead(Widths(config.image_width, config.text_width, config.width))
     preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
-    return Model(SmallImageTower(config), SmallTextTower(config, tokenizer.vocab_size), head, preprocess, tokenizer)
+    return Model(SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size), head, preprocess, tokenizer)
 
 
 def at_image_size(model: Model, image_size: int) -> Model:
@@ -195,15 +262,22 @@ def at_image_size(model: Model, image_size: int) -> Model:
         UserError: the model's image tower is not the preset's, has a class token, or ``image_size`` is no multiple of its patch.
     """
     tower = model.image_tower
-    if not isinstance(tower, SmallImageTower) or not isinstance(model.text_tower, SmallTextTower):
-        raise UserError("only models of the preset small can change their picture size; start from one of those")
+    if not isinstance(tower, SmallImageTower) or model.head.kind != "plain" or model.bias is not None:
+        raise UserError("only models of the preset small with a plain head can change their picture size; start from one of those")
     config = replace(SmallConfig(**tower.config()["small"]), image_size=image_size)
     if config.pool == "class":
         raise UserError("a model with a class token cannot change its picture size here; use pool=mean")
     resized = small_model(config, model.tokenizer)
-    state = dict(model.state_dict())
-    name = next(key for key in state if key.endswith("pos_embed"))
     side = image_size // config.patch
-    state[name] = resample_abs_pos_embed(state[name], new_size=[side, side], num_prefix_tokens=0)
+    state = {
+        name: _on_grid(values, side) if name.endswith(("pos_embed", "place_gate")) else values
+        for name, values in model.state_dict().items()
+    }
     resized.load_state_dict(state)
     return resized
+
+
+def _on_grid(values: Tensor, side: int) -> Tensor:
+    """Values per patch, ``[..., P, V]``, interpolated to another square grid."""
+    flat = values.reshape(1, -1, values.shape[-1])
+    return resample_abs_pos_embed(flat, new_size=[side, side], num_prefix_tokens=0).reshape(*values.shape[:-2], side * side, -1)
