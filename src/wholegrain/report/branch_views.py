@@ -34,7 +34,15 @@ def branch_matrix(entry: Entry) -> dict[str, Any] | None:
     alone = [row for name, row in rows if name.startswith("branch")]
     values = [[row[n].value for row in alone if row[n] is not None] for n in range(len(roles))]
     best = [max(column) if column and max(column) > min(column) else None for column in values]
-    return {"best": best, "name": entry.name, "roles": roles, "rows": rows, "special": special, "top": top or 1.0, "single": single}
+    return {
+        "best": best,
+        "name": entry.name,
+        "roles": roles,
+        "rows": rows,
+        "special": special,
+        "top": top or 1.0,
+        "single": single,
+    }
 
 
 def nearest_captions(entry: Entry, dataset: Any, split: str, *, pictures: int = 2, seed: int = 0) -> list[dict[str, Any]]:
@@ -70,9 +78,7 @@ def nearest_captions(entry: Entry, dataset: Any, split: str, *, pictures: int = 
 
 
 def _said(record: Any, dataset: Any) -> set[str]:
-    return {caption.text for caption in record.captions} | {
-        name for name, keys in dataset.truths.items() if record.key in keys
-    }
+    return {caption.text for caption in record.captions} | {name for name, keys in dataset.truths.items() if record.key in keys}
 
 
 def _nearest(branches_HD: Any, by_role: dict[str, list[str]], vectors: dict[str, Any], said: set[str]) -> list[Any]:

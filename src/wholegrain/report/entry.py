@@ -19,17 +19,17 @@ class Entry:
 
     Attributes:
         name: as it is printed; unique in a report.
-        results: what :func:`wholegrain.evaluation.suite.evaluate` gave, or :func:`wholegrain.evaluation.result.load_results`.
         run: the folder of the run that made the model, for curves and provenance; ``None`` without one.
         model: the model, or a spec for :func:`wholegrain.towers.load_model`, or ``None``; without a model there are no heat maps,
             no nearest captions and no retrieved pictures.
+        results: what :func:`wholegrain.evaluation.suite.evaluate` gave, or :func:`wholegrain.evaluation.result.load_results`.
         left_out: task -> why it was not done.
     """
 
     name: str
+    run: Path | None
+    model: Any
     results: Sequence[TaskResult]
-    run: Path | None = None
-    model: Any = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     def result(self, task: str) -> TaskResult | None:

@@ -39,6 +39,13 @@ class Scores:
         (a, b), (c, d) = self.values
         return min(a, d) > max(b, c)
 
+    def said(self, i: int, j: int) -> str:
+        """A score with as many digits as it takes to tell the four apart."""
+        cells = [value for row in self.values for value in row]
+        gaps = [abs(a - b) for n, a in enumerate(cells) for b in cells[n + 1 :] if a != b]
+        digits = next((d for d in (3, 4, 5) if min(gaps, default=1.0) >= 10.0**-d), 5)
+        return f"{self.values[i][j]:.{digits}f}".replace("-", "−")
+
     def right(self, i: int, j: int) -> bool:
         """Whether a cell keeps to its side: the true ones above both of their rivals, the false ones below both."""
         mine, rivals = self.values[i][j], (self.values[i][1 - j], self.values[1 - i][j])
@@ -50,7 +57,9 @@ def twin_rows(result: TaskResult | None) -> dict[str, dict[str, Any]]:
     return {} if result is None else {row["item"]: row for row in result.items.to_pylist()}
 
 
-def choose_twins(first: TaskResult, last: TaskResult, *, repaired: int = 6, missed: int = 3, seed: int = 0) -> dict[str, list[str]]:
+def choose_twins(
+    first: TaskResult, last: TaskResult, *, repaired: int = 6, missed: int = 3, seed: int = 0
+) -> dict[str, list[str]]:
     """Items drawn by ``seed``, in turn from every kind: ``repaired`` (the first wrong, the last right by the group score), ``missed``
     (the last wrong). With one and the same result for both, ``repaired`` holds what it gets right."""
     a, b = twin_rows(first), twin_rows(last)
@@ -96,7 +105,14 @@ def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> 
         ]
         nouns = {word for key in keys for region in dataset.record(key).regions for word in words(region.phrase)[-1:]}
         phrases = list(dict.fromkeys(p for caption in captions for p in content_phrases(caption, sorted(nouns))))[:MOST_PHRASES]
-        card = {"item": item, "kind": plain(row["group"]), "keys": keys, "captions": captions, "scores": scores, "phrases": phrases}
+        card = {
+            "item": item,
+            "kind": plain(row["group"]),
+            "keys": keys,
+            "captions": captions,
+            "scores": scores,
+            "phrases": phrases,
+        }
         card["pictures"] = [data_uri(seen_part(dataset.pixels(key))) for key in keys]
         cards.append(card | {"maps": {}})
     for entry in entries:
@@ -121,7 +137,10 @@ def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
         for phrase in card["phrases"]:
             both = [maps[keys.index(key), phrases.index(phrase)] for key in card["keys"]]
             scale = float(min(m.min() for m in both)), float(max(m.max() for m in both))
-            uris = [_heat(model, dataset.record(key), pixels[key], m, phrase, scale) for key, m in zip(card["keys"], both, strict=True)]
+            uris = [
+                _heat(model, dataset.record(key), pixels[key], m, phrase, scale)
+                for key, m in zip(card["keys"], both, strict=True)
+            ]
             shown.append({"phrase": phrase, "low": scale[0], "high": scale[1], "uris": uris})
         card["maps"][entry.name] = shown
 

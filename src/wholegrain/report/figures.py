@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -50,7 +51,9 @@ def line_chart(title: str, lines: Sequence[Line], *, x_name: str = "step", y_nam
     to_x, to_y = _scale(_wide(x_range), box[0], box[1]), _scale(_wide(y_range), box[2], box[3])
     parts = [_y_tick(float(t), float(to_y(t)), box) for t in y_ticks]
     parts += [f'<text class="tick" x="{to_x(t):.1f}" y="{box[2] + 14}" text-anchor="middle">{t:,.0f}</text>' for t in x_ticks]
-    parts.append(f'<text class="tick" x="{(box[0] + box[1]) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_name)}</text>')
+    parts.append(
+        f'<text class="tick" x="{(box[0] + box[1]) / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_name)}</text>'
+    )
     ends = _spread([float(to_y(line.y[-1])) for line in lines])
     parts += [_curve(n, line, to_x, to_y, end, box[1]) for n, (line, end) in enumerate(zip(lines, ends, strict=True))]
     said = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines)
@@ -97,12 +100,12 @@ def _spread(places: Sequence[float], gap: float = 13.0) -> list[float]:
     """The places of the names, moved apart so that none covers another."""
     order = np.argsort(places, kind="stable")
     out = np.array(places, dtype=float)
-    for before, here in zip(order, order[1:], strict=False):
+    for before, here in pairwise(order):
         out[here] = max(out[here], out[before] + gap)
     over = out.max() - (HEIGHT - _BOTTOM + 6)
     if over > 0:
         out[order[-1]] -= over
-        for after, here in zip(order[::-1], order[-2::-1], strict=False):
+        for after, here in pairwise(order[::-1]):
             out[here] = min(out[here], out[after] - gap)
     return out.tolist()
 
@@ -144,7 +147,10 @@ def interval_bar(figure: Figure) -> str:
     if figure.unit != "share" or not np.isfinite([figure.value, figure.low, figure.high]).all():
         return ""
     low, value, high = (4 + 92 * min(1.0, max(0.0, x)) for x in (figure.low, figure.value, figure.high))
-    parts = ['<line class="axis" x1="4" x2="96" y1="6" y2="6"/>', f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="6" y2="6"/>']
+    parts = [
+        '<line class="axis" x1="4" x2="96" y1="6" y2="6"/>',
+        f'<line class="span" x1="{low:.1f}" x2="{high:.1f}" y1="6" y2="6"/>',
+    ]
     if figure.chance is not None:
         x = 4 + 92 * figure.chance
         parts.append(f'<line class="chance" x1="{x:.1f}" x2="{x:.1f}" y1="1" y2="11"/>')

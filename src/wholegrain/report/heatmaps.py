@@ -26,12 +26,14 @@ from wholegrain.report.pictures import SIDE, seen_part, shown_size
 
 COLOURS = "viridis"  # perceptually uniform, and rising in lightness, so that it survives grey print and colour blindness
 _ARTICLES = frozenset({"a", "an", "the"})
-_LINKS = frozenset(
-    "a an the and or but with without of in on at to by for from into onto over under above below beside behind between before after "
-    "near next left right top bottom up down upper lower side is are was were be being been has have having there this that these "
-    "those it its which who whose while as than then not no one's picture image photo photograph drawing scene view shows show "
-    "showing shown depicts depicting drawn seen front middle centre center inside outside against across along around".split()
-)
+_LINK_WORDS = """
+    a an the and or but with without of in on at to by for from into onto over under above below beside behind between
+    before after near next left right top bottom up down upper lower side is are was were be being been has have having
+    there this that these those it its which who whose while as than then not no one's picture image photo photograph
+    drawing scene view shows show showing shown depicts depicting drawn seen front middle centre center inside outside
+    against across along around here lies lie
+"""
+_LINKS = frozenset(_LINK_WORDS.split())
 
 
 def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:

@@ -154,7 +154,8 @@ def _twins(entries: Sequence[Entry], dataset: Any, repaired: int, missed: int, s
     if not told:
         return None
     first, last = told[0].result("composition"), told[-1].result("composition")
-    assert first is not None and last is not None
+    if first is None or last is None:
+        return None
     chosen = examples.choose_twins(first, last, repaired=repaired, missed=missed, seed=seed)
     cards = examples.twin_cards(told, dataset, [item for items in chosen.values() for item in items])
     by_item = {card["item"]: card for card in cards}

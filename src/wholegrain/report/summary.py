@@ -42,13 +42,14 @@ def _cost(entries: Sequence[Entry]) -> str:
         return "No entry has a run's folder, so nothing is known of the training."
     parts = [f"{entry.name} {entry.history.step_count:,} steps of {entry.history.batch:,} images" for entry in told]
     seen = {(entry.history.step_count, entry.history.batch) for entry in told}
-    if len(told) == len(entries) and len(seen) == 1 and len(entries) > 1:
+    if len(seen) == 1 and len(told) > 1:
         steps, batch = next(iter(seen))
-        said = f"All saw the same number of images: {steps:,} steps of {batch:,}, {steps * batch:,} images"
+        who = "All" if len(told) == len(entries) else _list([entry.name for entry in told])
+        said = f"{who} were trained on equally many images: {steps:,} steps of {batch:,}, {steps * batch:,} images"
     elif len(told) == 1:
         said = f"Training: {parts[0]}"
     else:
-        said = f"They did not see the same number of images: {_list(parts)}"
+        said = f"They were not trained on equally many images: {_list(parts)}"
     seeds = _list(sorted({str(entry.history.seed) for entry in told if entry.history.seed is not None}))
     return f"{said}{f'; seed {seeds}' if seeds else ''}."
 
@@ -81,7 +82,9 @@ def _warnings(entries: Sequence[Entry]) -> list[str]:
     ]
     hashes = {entry.history.facts["data_hash"] for entry in entries if "data_hash" in entry.history.facts}
     if len(hashes) > 1:
-        said.append("The runs were trained on different data (their data hashes differ), so not all of a difference is the method's.")
+        said.append(
+            "The runs were trained on different data (their data hashes differ), so not all of a difference is the method's."
+        )
     return said
 
 
