@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.table import Table
 
 from wholegrain.app.base import load_base
 from wholegrain.app.gates import weak_kinds
+from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
 from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
@@ -27,8 +27,6 @@ from wholegrain.evaluation.compare import compare
 from wholegrain.evaluation.intervals import Difference
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.suite import evaluate
-from wholegrain.objectives.recipe import load_recipe
-from wholegrain.objectives.schema import Recipe
 from wholegrain.report.report import Entry, write_report
 from wholegrain.report.terminal import show_twin
 from wholegrain.towers.io import load_model
@@ -137,17 +135,11 @@ def base_copy(world: World) -> Model:
     return load_base(world)
 
 
-def demo_recipe(method: str, steps: int, seed: int) -> Recipe:
-    """The method's recipe for scenes, with the demo's number of steps."""
-    path = resources.files("wholegrain.recipes").joinpath(f"scenes/{method}.toml")
-    return load_recipe(str(path), [f"--optimiser.steps={steps}", f"--seed={seed}"])
-
-
 def fine_tuned(method: str, start: Model, dataset: Dataset, run: Path, steps: int, seed: int) -> Model:
     """The base fine-tuned by one method; a run that is finished is loaded, one that was interrupted goes on."""
     if not (run / "finished").exists():
         begun = (run / "run.json").exists()
-        recipe = demo_recipe(method, steps, seed)
+        recipe = scene_recipe(method, [f"--optimiser.steps={steps}", f"--seed={seed}"])
         train(
             recipe,
             dataset,

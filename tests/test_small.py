@@ -1,0 +1,115 @@
+"""The preset small: places that enter as products, a reader that reads order, growing from crops to pictures; and region crops."""
+
+import numpy as np
+import pytest
+import torch
+
+from wholegrain.data.regions import crop_regions
+from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, vocabulary
+from wholegrain.data.scenes.world import World
+from wholegrain.errors import UserError
+from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.towers.small import PlaceGate, SmallConfig, at_image_size, small_model
+
+WORLD = World()
+TOKENIZER = train_tokenizer(vocabulary(WORLD), 1024, 32)
+TINY = SmallConfig(image_size=32, image_width=32, image_layers=1, heads=2, text_width=32, text_layers=1, width=16)
+
+
+def model(**changes):
+    torch.manual_seed(0)
+    return small_model(SmallConfig(**{**TINY.__dict__, **changes}), TOKENIZER).eval()
+
+
+def test_a_gated_mean_knows_which_thing_is_where_and_an_ungated_one_does_not():
+    """Two things at two places and the exchanged picture: only products of thing and place tell them apart in a mean."""
+    a, b = torch.randn(32), torch.randn(32)
+    one, other = torch.zeros(1, 16, 32), torch.zeros(1, 16, 32)
+    one[0, 0], one[0, 15], other[0, 0], other[0, 15] = a, b, b, a
+    gate = PlaceGate(4, 32)
+    assert torch.allclose(one.mean(1), other.mean(1))
+    assert (gate(one).mean(1) - gate(other).mean(1)).norm() > 0.1
+
+
+def test_gate_leaves_tokens_before_the_patches_alone():
+    x = torch.randn(2, 3 + 16, 32)
+    y = PlaceGate(4, 32)(x)
+    assert torch.equal(y[:, :3], x[:, :3])
+    assert not torch.allclose(y[:, 3:], x[:, 3:])
+
+
+def test_the_pooled_vector_is_the_mean_of_the_patches():
+    """What SPARC's exact warm start rests on."""
+    small = model()
+    image = small.encode_images(torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8), frozenset({"patches"}))
+    assert torch.allclose(image.patches_BPD.mean(1), image.pooled_BD, atol=1e-5)
+
+
+def test_reader_sees_order_and_not_padding():
+    small = model()
+    tokens = TOKENIZER.encode(["a cup left of a sun", "a sun left of a cup", "a cup"])
+    text = small.encode_texts(tokens.tokens_NL, tokens.length_N, frozenset({"tokens"}))
+    assert (text.pooled_ND[0] - text.pooled_ND[1]).norm() > 1e-3
+    padded = torch.cat([tokens.tokens_NL, torch.full((3, 5), 7)], 1)
+    again = small.encode_texts(padded, tokens.length_N, frozenset({"tokens"}))
+    assert torch.allclose(again.pooled_ND, text.pooled_ND, atol=1e-6)
+    assert torch.allclose(again.tokens_NLD[2, : tokens.length_N[2]], text.tokens_NLD[2, : tokens.length_N[2]], atol=1e-6)
+
+
+def test_growing_keeps_what_was_learned_and_reads_larger_pictures():
+    small = model()
+    large = at_image_size(small, 64)
+    pixels = torch.full((1, 3, 64, 64), 200, dtype=torch.uint8)
+    assert large.encode_images(pixels, frozenset({"patches"})).grid == (8, 8)
+    same = at_image_size(small, 32)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(small.state_dict().values(), same.state_dict().values(), strict=True))
+    corners = small.image_tower.net.norm[1].place_gate[[0, 3, 12, 15]]
+    grown = large.image_tower.net.norm[1].place_gate[[0, 7, 56, 63]]
+    assert torch.allclose(corners, grown, atol=0.35)
+    assert torch.equal(corners.sign(), grown.sign())
+
+
+@pytest.mark.parametrize("settings", [{"reader": "lstm"}, {"places": "none"}, {"pool": "class"}])
+def test_settings_that_do_not_exist_or_fit_are_refused(settings):
+    with pytest.raises(UserError):
+        model(**settings)
+
+
+def test_vocabulary_holds_held_out_words():
+    words = {word for text in vocabulary(WORLD) for word in text.split()}
+    needed = {w for t in (*HELD_OUT_PLAIN, *HELD_OUT_RELATION) for w in t.split() if "{" not in w}
+    assert needed <= words
+
+
+def test_region_crops_show_their_object(tmp_path):
+    scenes = build_scenes(tmp_path / "scenes", WORLD, SceneCounts(12, 0, 0, 0, 0), workers=1)
+    crops = crop_regions(scenes, tmp_path / "crops", side=32)
+    wanted = sum(len(r.regions) for r in scenes.records("train"))
+    assert 0 < len(crops) <= wanted
+    for record in crops.records("train"):
+        assert record.size == (32, 32)
+        assert {c.role for c in record.captions} == {"phrase"}
+        assert len({c.text.rsplit(" ", 1)[-1] for c in record.captions}) == 1
+        assert crops.pixels(record.key).std() > 1
+    again = crop_regions(scenes, tmp_path / "again", side=32)
+    assert again.content_hash == crops.content_hash
+
+
+def test_scenes_data_set_is_a_function_of_its_settings(tmp_path):
+    counts = SceneCounts(8, 4, 4, 2, 2, 2)
+    one, two = (build_scenes(tmp_path / name, WORLD, counts, workers=n) for name, n in (("one", 1), ("two", 2)))
+    assert one.content_hash == two.content_hash
+    assert {t.split for t in one.twins} == {"train", "val", "test"}
+    for twin in one.twins:
+        assert all(key in one for key in twin.keys)
+    for (key, caption), rows in one.negatives.items():
+        texts = {c.id: c.text for c in one.record(key).captions}
+        for row in rows:
+            assert row.text != texts[caption]
+    record = next(one.records("test"))
+    pixels = one.pixels(record.key)
+    assert pixels.shape == (64, 64, 3)
+    for region in record.regions:
+        assert sum(region.mask) == 64 * 64
+        assert np.prod(np.subtract(region.box[2:], region.box[:2])) > 20
