@@ -32,7 +32,7 @@ def branch_matrix(entry: Entry) -> dict[str, Any] | None:
     top = max((f.value for _, row in rows for f in row if f is not None), default=0.0)
     single = len(rows) < 2
     alone = [row for name, row in rows if name.startswith("branch")]
-    values = [[row[n].value for row in alone if row[n] is not None] for n in range(len(roles))]
+    values = [[f.value for row in alone if (f := row[n]) is not None] for n in range(len(roles))]
     best = [max(column) if column and max(column) > min(column) else None for column in values]
     return {
         "best": best,

@@ -45,7 +45,7 @@ def _cost(entries: Sequence[Entry]) -> str:
     if len(seen) == 1 and len(told) > 1:
         steps, batch = next(iter(seen))
         who = "All" if len(told) == len(entries) else _list([entry.name for entry in told])
-        said = f"{who} were trained on equally many images: {steps:,} steps of {batch:,}, {steps * batch:,} images"
+        said = f"{who} were trained on equally many images: {steps:,} steps of {batch:,}, {told[0].history.images:,} images"
     elif len(told) == 1:
         said = f"Training: {parts[0]}"
     else:
