@@ -1,0 +1,149 @@
+"""What frozen towers make of the data is kept on disk: read instead of encoded, never out of date, never half-written."""
+
+import errno
+
+import pytest
+import torch
+from tiny_training import make_dataset, make_model, make_recipe
+
+from wholegrain.app.validation import Validation, validation
+from wholegrain.errors import MachineError
+from wholegrain.evaluation.encode import encode_split
+from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.training import feature_files
+from wholegrain.training.frozen import freeze_images, freeze_texts
+from wholegrain.training.loop import train
+
+NOTHING = frozenset()
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def frozen_model(dataset, seed=0):
+    model = make_model(dataset, seed).eval()
+    model.image_tower.tune("none")
+    model.text_tower.tune("none")
+    return model
+
+
+def counted(model):
+    calls = {"image": 0, "text": 0}
+    for name in calls:
+        tower = getattr(model, f"{name}_tower")
+        tower.register_forward_hook(lambda *_, name=name: calls.__setitem__(name, calls[name] + 1))
+    return calls
+
+
+def frozen_recipe(name="clip"):
+    frozen = ("--model.tune_image", "none", "--model.tune_text", "none", "--data.crop_scale", "[1.0, 1.0]")
+    return make_recipe(name, *frozen, "--optimiser.steps", "12")
+
+
+def run(dataset, folder, model, cache, name="clip"):
+    losses = []
+    train(
+        frozen_recipe(name),
+        dataset,
+        model,
+        folder,
+        device="cpu",
+        quiet=True,
+        cache=cache,
+        on_step=lambda outcome: losses.append(outcome.loss) and None,
+    )
+    return losses
+
+
+@pytest.mark.parametrize("recipe", ["clip", "sparc"])
+def test_a_second_run_encodes_nothing_and_is_the_same(dataset, tmp_path, recipe):
+    first = run(dataset, tmp_path / "first", frozen_model(dataset), tmp_path / "cache", recipe)
+    model = frozen_model(dataset)
+    calls = counted(model)
+    second = run(dataset, tmp_path / "second", model, tmp_path / "cache", recipe)
+    assert calls == {"image": 0, "text": 0}
+    assert second == first
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_another_tower_preprocessing_or_selection_is_encoded_afresh(dataset, tmp_path):
+    keys = list(dataset.keys("train"))
+    model = frozen_model(dataset)
+
+    def images(model, keys, precision="fp32"):
+        freeze_images(model, dataset, keys, NOTHING, precision, say=lambda _: None, cache=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert images(model, keys) == 1
+    assert images(model, keys) == 1
+    assert images(model, keys[::-1]) == 2
+    assert images(model, keys, "bf16") == 3
+    with torch.no_grad():
+        next(model.image_tower.parameters()).view(-1)[0] += 1e-3
+    assert images(model, keys) == 4
+
+
+def test_texts_are_told_apart_by_text_tower_and_tokens(dataset, tmp_path):
+    model = frozen_model(dataset)
+
+    def texts(model, texts):
+        said = []
+        found = freeze_texts(model, texts, NOTHING, "fp32", said.append, tmp_path)
+        return found, "read from" in said[0]
+
+    first, read = texts(model, ["red beside blue", "a red half"])
+    assert not read
+    second, read = texts(model, ["a red half", "red beside blue"])  # the order does not matter
+    assert read
+    assert torch.equal(first.pooled_TV, second.pooled_TV)
+    assert first.row == second.row
+    assert not texts(model, ["a red half", "red beside white"])[1]
+    assert not texts(frozen_model(dataset, 1), ["a red half", "red beside blue"])[1]
+
+
+def test_a_damaged_file_is_made_anew(dataset, tmp_path):
+    keys, model = list(dataset.keys("train")), frozen_model(dataset)
+    kept = freeze_images(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    again = freeze_images(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
+    assert torch.equal(kept.raw.pooled_BV, again.raw.pooled_BV)
+    assert file.read_bytes() == whole
+
+
+def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch):
+    def full(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(feature_files, "save_file", full)
+    with pytest.raises(MachineError, match="--cache"):
+        freeze_texts(frozen_model(dataset), ["a red half"], NOTHING, "fp32", lambda _: None, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("tuned", ["none", "all"])
+def test_validation_is_retrieval_on_val_with_frozen_towers_run_once(dataset, tmp_path, tuned):
+    model = frozen_model(dataset)
+    model.text_tower.tune(tuned)
+    calls = counted(model)
+    evaluate = Validation(dataset, say=lambda _: None)
+    found = evaluate(model)
+    expected = retrieval(encode_split(model, dataset, "val"), truths=dataset.truths, by_role=False).metrics
+    for way in ("text", "image"):
+        assert found[f"{way}_retrieval_recall@1"] == pytest.approx(expected[f"{way}_retrieval_recall@1_expected"], abs=1e-6)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    before = dict(calls)
+    evaluate(model)
+    assert calls["image"] == before["image"]
+    assert (calls["text"] == before["text"]) == (tuned == "none")
+
+
+def test_there_is_no_validation_on_what_is_trained(dataset, tmp_path):
+    assert validation(dataset, make_recipe("clip", "--data.split", "val")) is None
+    assert validation(make_dataset(tmp_path, splits=("train",)), make_recipe()) is None
