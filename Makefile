@@ -16,7 +16,7 @@ test: check
 check: $(VENV)/.dev
 	$(BIN)/ruff check src tests
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
