@@ -76,7 +76,7 @@ def make_base(
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},
-        "command": f"wholegrain base {out.name}",
+        "command": f"wholegrain base OUT --glyphs {world.glyphs} --crop-steps {steps[0]} --steps {steps[1]} --seed {seed}",
         "data": whole.content_hash,
         "pairs": {"crops": steps[0] * first.optimiser.batch, "pictures": steps[1] * second.optimiser.batch},
         "seed": seed,
