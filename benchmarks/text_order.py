@@ -74,7 +74,12 @@ def make_batch(step: int, eye: PerfectEye) -> tuple[torch.Tensor, list[str], Pai
     places = {text: n for n, text in enumerate(dict.fromkeys(texts))}
     zero = torch.zeros(len(texts), dtype=torch.int64)
     pairing = Pairing(
-        torch.tensor(owners), torch.tensor(contradicted), zero, zero, torch.tensor([places[t] for t in texts]), torch.arange(BATCH)
+        torch.tensor(owners),
+        torch.tensor(contradicted),
+        zero,
+        zero,
+        torch.tensor([places[t] for t in texts]),
+        torch.arange(BATCH),
     )
     return torch.tensor(np.stack(images), dtype=torch.float32), list(texts), pairing
 
@@ -84,7 +89,9 @@ def measure(model: torch.nn.Module, eye: PerfectEye, count: int = 200) -> dict[s
     """Kind -> (accuracy of single choices of a caption, group score)."""
     found = {}
     for kind in KINDS:
-        items = [draw_twins(kind, WORLD, WORLD.rng(f"probe {kind}", i), unseen=False, wordings=TRAINING_WORDINGS) for i in range(count)]
+        items = [
+            draw_twins(kind, WORLD, WORLD.rng(f"probe {kind}", i), unseen=False, wordings=TRAINING_WORDINGS) for i in range(count)
+        ]
         image = unit(torch.tensor(np.stack([[eye(scene) for scene, _ in item] for item in items]), dtype=torch.float32))
         rows = model.tokenizer.encode([said.text for item in items for _, said in item])
         text = unit(model.encode_texts(rows.tokens_NL, rows.length_N).pooled_ND).view(count, 2, -1)
@@ -119,7 +126,10 @@ def main() -> None:
         optimiser.step()
         if step % asked.every == 0:
             shown = "  ".join(f"{kind} {accuracy:.0%} / {group:.0%}" for kind, (accuracy, group) in measure(model, eye).items())
-            print(f"{asked.reader} step {step} ({time.perf_counter() - started:.0f} s): loss {value.item():.2f}  {shown}", flush=True)
+            print(
+                f"{asked.reader} step {step} ({time.perf_counter() - started:.0f} s): loss {value.item():.2f}  {shown}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

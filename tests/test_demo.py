@@ -6,9 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from wholegrain.app.base import base_folder, load_base
+from wholegrain.app.base import base_folder, load_base, load_weak_kinds
 from wholegrain.app.demo import METHODS, Size, demo, failed_twin
-from wholegrain.app.gates import weak_kinds
 from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts
@@ -49,7 +48,7 @@ def test_a_second_call_repeats_nothing_and_prints_the_same_table(folder):
 def test_act_one_shows_a_pair_that_the_base_gets_wrong(folder):
     dataset = Dataset(folder / "scenes")
     found = load_results(folder / "runs" / "base-twins")[0][0]
-    twin = failed_twin(found, dataset, weak_kinds(found))
+    twin = failed_twin(found, dataset, load_weak_kinds())
     row = next(r for r in found.items.to_pylist() if r["item"] == twin.item and r["group"] == twin.kind)
     assert row["group_score"] == 0
 

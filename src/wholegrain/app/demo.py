@@ -16,15 +16,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from wholegrain.app.base import load_base
-from wholegrain.app.gates import weak_kinds
+from wholegrain.app.base import load_base, load_weak_kinds
 from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
 from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
-from wholegrain.evaluation.intervals import Difference
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.report.report import Entry, write_report
@@ -82,7 +80,7 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     for place, method in enumerate(size.methods, 1):
         console.print(f"[bold]{NAMES[method]}[/] ({place} of {len(size.methods)})")
         run = out / "runs" / method
-        model = fine_tuned(method, base_copy(world), dataset, run, size.steps, seed)
+        model = fine_tuned(method, load_base(world), dataset, run, size.steps, seed)
         entries.append(Entry(NAMES[method], run, model, measured(model, dataset, run / "test", "test", seed)))
     console.print(show_twin(console, entries[-1].model, dataset, twin))
     console.print(comparison(entries, weak))
@@ -106,8 +104,7 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
 def act_one(base: Model, dataset: Dataset, out: Path, console: Console, seed: int) -> tuple[Twin, tuple[str, ...]]:
     """Shows a twin pair of a weak kind that the base model gets wrong; returns it with the weak kinds."""
     console.rule("[bold]Act one: two pictures, two captions, one model")
-    development = measured(base, dataset, out / "runs" / "base-val", "val", seed, tasks=("composition",))[0]
-    weak = weak_kinds(development)
+    weak = load_weak_kinds()
     found = measured(base, dataset, out / "runs" / "base-twins", "test", seed, tasks=("composition",))[0]
     twin = failed_twin(found, dataset, weak)
     console.print(show_twin(console, base, dataset, twin))
@@ -117,22 +114,13 @@ def act_one(base: Model, dataset: Dataset, out: Path, console: Console, seed: in
 
 
 def failed_twin(composition: TaskResult, dataset: Dataset, kinds: Sequence[str]) -> Twin:
-    """The first twin of the given kinds that the model gets wrong both ways (else any that it gets wrong)."""
+    """A twin that the model gets wrong, both ways if possible, of the first of these kinds that has one."""
     rows = composition.items.to_pylist()
     twins = {(t.kind, t.item): t for t in dataset.twins if t.split == "test"}
-    wrong = sorted(
-        (row["text_score"] + row["image_score"], row["group"], row["item"])
-        for row in rows
-        if row["group"] in kinds and not row["group_score"]
-    )
-    if not wrong:
-        return next(iter(twins.values()))
-    return twins[(wrong[0][1], wrong[0][2])]
-
-
-def base_copy(world: World) -> Model:
-    """A fresh copy of the base model, since training changes a model in place."""
-    return load_base(world)
+    order = {kind: place for place, kind in enumerate(kinds)}
+    wrong = [row for row in rows if row["group"] in order and not row["group_score"]]
+    worst = min(wrong, key=lambda row: (order[row["group"]], row["text_score"] + row["image_score"], row["item"]), default=None)
+    return next(iter(twins.values())) if worst is None else twins[worst["group"], worst["item"]]
 
 
 def fine_tuned(method: str, start: Model, dataset: Dataset, run: Path, steps: int, seed: int) -> Model:
@@ -172,37 +160,53 @@ def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -
 
 
 def comparison(entries: Sequence[Entry], weak: Sequence[str]) -> Table:
-    """The demo's table: one row per method, differences from CLIP beside the weak kinds."""
-    table = Table(title="test scenes; in brackets the difference from CLIP with its 95% interval, where it is clear of zero")
-    for column in ("", "R@1", *weak, "other kinds", "hard positives", "phrase on own / other object", "shuffled"):
-        table.add_column(column, justify="left" if not column else "right")
-    reference = {r.task: r for r in next(e for e in entries if e.name == NAMES["clip"]).results}
-    for entry in entries:
-        results = {r.task: r for r in entry.results}
-        table.add_row(entry.name, *_cells(results, None if entry.name == NAMES["clip"] else reference, weak))
-    table.add_row("[dim]chance[/]", "[dim]0.1%[/]", *["[dim]16.7%[/]"] * (len(weak) + 1), "[dim]33.3%[/]", "", "[dim]50%[/]")
+    """The demo's table: a column per method, a row per figure; a star where the difference from CLIP is clear of zero."""
+    table = Table(
+        title="unseen test scenes, in per cent; * = paired difference from CLIP clear of zero (95%)", title_justify="left"
+    )
+    for column in ("", *(entry.name for entry in entries), "chance"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    reference = next(entry for entry in entries if entry.name == NAMES["clip"])
+    for label, task, figure, chance in rows_of(entries[0], weak):
+        cells = [_cell(entry, reference, task, figure) for entry in entries]
+        table.add_row(label, *cells, "" if chance is None else f"{100 * chance:.1f}", end_section=label.startswith("R@1"))
+    shuffled = [_mean_shuffled(entry) for entry in entries]
+    table.add_row("swaps, shuffled", *(f"{100 * value:.1f}" for value in shuffled), "50.0")
     return table
 
 
-def _cells(results: Mapping[str, TaskResult], reference: Mapping[str, TaskResult] | None, weak: Sequence[str]) -> list[str]:
-    twins, grounding = results["composition"], results["grounding"]
+def rows_of(entry: Entry, weak: Sequence[str]) -> list[tuple[str, str, str, float | None]]:
+    """(label, task, figure, chance): retrieval, the weak kinds, the other kinds, hard positives, grounding."""
+    twins = entry.result("composition")
+    assert twins is not None
     kinds = [f.name.split("/")[0] for f in twins.figures if f.name.endswith("/group_score")]
-    others = [twins.figure(f"{kind}/group_score").value for kind in kinds if kind not in weak]
-    shuffled = [twins.figure(f"{kind}/picks_caption").shuffled or 0.5 for kind in kinds if kind.startswith("swap")]
-    cells = [f"{results['retrieval'].figure('image_retrieval_recall@1').value:.1%}"]
-    for kind in weak:
-        difference = compare(twins, reference["composition"], f"{kind}/group_score") if reference else None
-        cells.append(f"{twins.figure(f'{kind}/group_score').value:.1%}{_clear(difference)}")
-    cells.append(f"{sum(others) / max(1, len(others)):.1%}")
-    cells.append(f"{results['hard_positives'].figure('both_win').value:.1%}")
-    cells.append(f"{grounding.figure('hit_own').value:.0%} / {grounding.figure('hit_other').value:.0%}")
-    return [*cells, f"{sum(shuffled) / max(1, len(shuffled)):.1%}"]
+    ordered = [*(k for k in kinds if k in weak), *(k for k in kinds if k not in weak)]
+    groups = [(f"{k}{' (weak)' if k in weak else ''}", "composition", f"{k}/group_score", 1 / 6) for k in ordered]
+    return [
+        ("R@1 by overview", "retrieval", "image_retrieval_recall@1", None),
+        *groups,
+        ("hard positives", "hard_positives", "both_win", 1 / 3),
+        ("phrase on own", "grounding", "hit_own", None),
+        ("phrase on other", "grounding", "hit_other", None),
+    ]
 
 
-def _clear(difference: Difference | None) -> str:
-    if difference is None or difference.low <= 0 <= difference.high:
-        return ""
-    return f" ({100 * difference.value:+.0f} [{100 * difference.low:+.0f}, {100 * difference.high:+.0f}])"
+def _cell(entry: Entry, reference: Entry, task: str, name: str) -> str:
+    result, other = entry.result(task), reference.result(task)
+    assert result is not None
+    assert other is not None
+    star = " "
+    if entry is not reference:
+        difference = compare(result, other, name)
+        star = "*" if difference.low > 0 or difference.high < 0 else " "
+    return f"{100 * result.figure(name).value:.1f}{star}"
+
+
+def _mean_shuffled(entry: Entry) -> float:
+    """Choice of a caption on the trained-on swaps when every picture is replaced by another one."""
+    figures = [entry.figure("composition", f"{kind}/picks_caption") for kind in ("swap_object", "swap_attribute")]
+    values = [f.shuffled for f in figures if f is not None and f.shuffled is not None]
+    return sum(values) / max(1, len(values))
 
 
 def notes(size: Size, weak: Sequence[str], world: World) -> list[str]:

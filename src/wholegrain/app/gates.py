@@ -106,7 +106,8 @@ def _object_features(model: Model, dataset: Dataset, keys: Sequence[str], place:
     """The mean patch vector of every object, ``[n, D]``, and its noun, ``[n]``."""
     features, nouns, waiting = [], [], iter(keys)
     for image in encode_patches(model, dataset, keys):
-        assert image.patches_BPD is not None and image.grid is not None
+        assert image.patches_BPD is not None
+        assert image.grid is not None
         for patches_PD in image.patches_BPD:
             record = dataset.record(next(waiting))
             for number, region in enumerate(record.regions):

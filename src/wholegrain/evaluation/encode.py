@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wholegrain.errors import UserError
+from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.features import ImageFeatures, TextFeatures
 
@@ -317,20 +318,24 @@ def _cache_key(model: Any, dataset: Any, split: str, needs: frozenset[str], keys
 def _write_cache(path: Path, image: ImageFeatures, text: TextFeatures, cut: int) -> None:
     tensors = {f"image.{n}": v.contiguous() for n, v in vars(image).items() if isinstance(v, Tensor)}
     tensors |= {f"text.{n}": v.contiguous() for n, v in vars(text).items() if isinstance(v, Tensor)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors | {"cut": torch.tensor(cut), "grid": torch.tensor(image.grid or (0, 0))}, temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except (OSError, SafetensorError) as problem:  # the library wraps the operating system's errors
+        raise MachineError(
+            f"Features could not be kept in {path.parent} ({problem}); make room there, or leave out --cache."
+        ) from problem
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _read_cache(path: Path) -> tuple[ImageFeatures, TextFeatures, int] | None:
-    if not path.exists():
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError):  # not there, or damaged
         return None
-    tensors = load_file(path)
     rows, columns = tensors["grid"].tolist()
     image = {n.removeprefix("image."): v for n, v in tensors.items() if n.startswith("image.")}
     text = {n.removeprefix("text."): v for n, v in tensors.items() if n.startswith("text.")}

@@ -38,9 +38,12 @@ def write_contact_sheet(dataset: Dataset, path: Path, *, per_split: int = 12, se
         name=dataset.folder.resolve().name, manifest=dataset.manifest, splits=splits, thumb=THUMB
     )
     part = path.with_name(path.name + ".part")
-    with disk_errors(path):
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
+    try:
+        with disk_errors(path):
+            part.write_text(page, encoding="utf-8")
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 

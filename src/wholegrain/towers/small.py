@@ -66,7 +66,7 @@ class SmallConfig:
     places: Literal["gated", "added"] = "gated"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last"))) + _CHOICES:
+        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last")), *_CHOICES):
             if getattr(self, name) not in allowed:
                 raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
         if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
