@@ -17,7 +17,7 @@ from wholegrain.towers import HeadConfig, Model, convert_head, load_model, needs
 from wholegrain.towers import io as towers_io
 from wholegrain.towers.heads import PlainHead, Widths
 from wholegrain.towers.hf_text import HfTextTower
-from wholegrain.towers.small import SmallConfig, SmallTextTower, small_model
+from wholegrain.towers.small import SmallConfig, small_model, small_text_tower
 from wholegrain.towers.timm_image import timm_tower
 
 CONFIG = SmallConfig(image_size=32, image_width=32, image_layers=2, heads=2, text_width=24, text_layers=1, context=12, width=16)
@@ -72,7 +72,7 @@ def tuned() -> Model:
 
 def with_timm(name: str, **kwargs) -> Model:
     torch.manual_seed(0)
-    image, text = timm_tower(name, 64, kwargs), SmallTextTower(CONFIG, TOKENIZER.vocab_size)
+    image, text = timm_tower(name, 64, kwargs), small_text_tower(CONFIG, TOKENIZER.vocab_size)
     image.tune("last:1")
     return Model(image, text, PlainHead(Widths(image.width, text.width, 8)), Preprocess(64, "squash"), TOKENIZER)
 

@@ -70,7 +70,7 @@ def test_growing_keeps_what_was_learned_and_reads_larger_pictures():
     assert torch.equal(corners.sign(), grown.sign())
 
 
-@pytest.mark.parametrize("settings", [{"reader": "lstm"}, {"places": "none"}, {"pool": "class"}])
+@pytest.mark.parametrize("settings", [{"reader": "lstm"}, {"places": "none"}])
 def test_settings_that_do_not_exist_or_fit_are_refused(settings):
     with pytest.raises(UserError):
         model(**settings)

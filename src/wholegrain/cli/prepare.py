@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -61,11 +62,15 @@ def prepare(
         raise UserError("--max-broken must be from 0 to 1, --shard-mib at least 1 and --workers at least 0")
     columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
     told = SourceOptions(image_column, columns, split_column, label_column, role_column, role, split, image_root)
-    manifest = run(
-        source,
-        out,
-        options=PrepareOptions(told, max_broken, shard_mib * 2**20, workers, overwrite),
-    )
+    try:
+        manifest = run(
+            source,
+            out,
+            options=PrepareOptions(told, max_broken, shard_mib * 2**20, workers, overwrite),
+        )
+    except KeyboardInterrupt:
+        print("What is done is kept; the same command goes on from there.", file=sys.stderr)
+        raise
     from wholegrain.cli.inspect import print_manifest
 
     print_manifest(manifest, Console(markup=False))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow.compute
 import torch
 
 from wholegrain.data.record import Negative, caption_id
@@ -21,6 +21,8 @@ from wholegrain.report.entry import Entry
 from wholegrain.report.heatmaps import content_phrases, overlay, own_region, patch_maps, region_mask
 from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.tables import plain
+
+_compute: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 MOST_PHRASES = 4
 MOST_CANDIDATES = 1000
@@ -159,7 +161,7 @@ def fooled(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: i
         return []
     margins = {name: dict(zip(r.items["item"].to_pylist(), _margin(r), strict=True)) for name, r in found}
     last = found[-1][1].items
-    last = last.append_column("margin", [_margin(found[-1][1])]).filter(pc.less(_margin(found[-1][1]), 0.0))
+    last = last.append_column("margin", [_margin(found[-1][1])]).filter(_compute.less(_margin(found[-1][1]), 0.0))
     cards, per = [], {}
     for row in last.sort_by([("margin", "ascending")]).to_pylist():
         if per.get(row["group"], 0) >= per_kind:
@@ -190,7 +192,7 @@ def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) 
     result, model = entry.result("retrieval"), entry.loaded
     if result is None or "image_retrieval_mean_rank" not in result.items.column_names:
         return []
-    items = result.items.filter(pc.and_(result.items["overall"], pc.is_valid(result.items["image_retrieval_mean_rank"])))
+    items = result.items.filter(_compute.and_(result.items["overall"], _compute.is_valid(result.items["image_retrieval_mean_rank"])))
     worst = items.sort_by([("image_retrieval_mean_rank", "descending")]).slice(0, 40 * count).to_pylist()
     cards, used = [], set()
     for row in worst:

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from wholegrain.data.record import Record, Region
@@ -174,4 +175,4 @@ def _grown(mask: np.ndarray, steps: int) -> np.ndarray:
 
 def colour_stops(count: int = 9) -> list[str]:
     """The colour scale as hexadecimal colours, lowest first, for a legend."""
-    return [matplotlib.colors.to_hex(matplotlib.colormaps[COLOURS](x)) for x in np.linspace(0, 1, count)]
+    return [to_hex(matplotlib.colormaps[COLOURS](x)) for x in np.linspace(0, 1, count)]

@@ -32,7 +32,8 @@ def seen_part(pixels_HWC: np.ndarray, seen: Box | None = None, side: int = SIDE)
     times = max(1, round(side / longer))
     if times > 1:
         picture = picture.resize((width * times, height * times), Image.Resampling.NEAREST)
-    return np.asarray(picture.resize(shown_size(box, side), Image.Resampling.LANCZOS, box=tuple(times * x for x in box)))
+    x0, y0, x1, y1 = (times * x for x in box)
+    return np.asarray(picture.resize(shown_size(box, side), Image.Resampling.LANCZOS, box=(x0, y0, x1, y1)))
 
 
 def shown_size(box: Box, side: int) -> tuple[int, int]:

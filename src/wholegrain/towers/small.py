@@ -47,7 +47,8 @@ class SmallConfig:
         pool: of the image tower, ``mean`` or ``class``.
         text_pool: of the transformer: ``mean`` (every token sees every other) or ``last`` (causal).
         reader: the text tower, ``gru`` or ``transformer``.
-        places: ``added`` is the Vision Transformer's own positions alone, ``gated`` multiplies the patches by place, too.
+        places: ``added`` is the Vision Transformer's own positions alone, ``gated`` multiplies the patches by place,
+            too (with ``pool=mean``; a class token has no place).
     """
 
     image_size: int = 64
@@ -140,9 +141,7 @@ class SmallImageTower(TimmImageTower):
             fc_norm=False,  # normalise patches, then pool
             **stem,
         )
-        if config.places == "gated":
-            if config.pool == "class":
-                raise UserError("small: gated places need pool=mean, since a class token has no place; or use places=added")
+        if config.places == "gated" and config.pool == "mean":
             net.norm = nn.Sequential(net.norm, PlaceGate(config.image_size // config.patch, config.image_width))
         super().__init__(net, {"kind": "small", "small": asdict(config)})
 

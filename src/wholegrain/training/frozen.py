@@ -46,7 +46,9 @@ class FrozenImages:
         """The raw features of these images, on a device."""
         index = torch.tensor([self.row[key] for key in keys])
         found = self.raw.select(index)
-        return RawImage(*(_moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV)), found.grid)
+        pooled_BV, patches_BPV, classes_BHV = (_moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV))
+        assert pooled_BV is not None
+        return RawImage(pooled_BV, patches_BPV, classes_BHV, found.grid)
 
 
 @dataclass(frozen=True)
@@ -214,8 +216,8 @@ def _raw_images(model: Model, pixels_BCHW: Tensor, needs: frozenset[str], precis
     device = next(model.parameters()).device
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         raw = model.raw_images(pixels_BCHW.to(device), needs)
-    parts = (raw.pooled_BV, raw.patches_BPV, raw.classes_BHV)
-    return RawImage(*(None if part is None else part.float().cpu() for part in parts), raw.grid)  # pyright: ignore[reportArgumentType]
+    patches_BPV, classes_BHV = (None if part is None else part.float().cpu() for part in (raw.patches_BPV, raw.classes_BHV))
+    return RawImage(raw.pooled_BV.float().cpu(), patches_BPV, classes_BHV, raw.grid)
 
 
 @torch.no_grad()
