@@ -54,7 +54,7 @@ class Size:
     methods: tuple[str, ...] = METHODS
 
 
-FULL = Size(SceneCounts(train=8_000, val=300, test=1_000, crowded=0, twins=200), steps=60)
+FULL = Size(SceneCounts(train=8_000, val=300, test=1_000, crowded=0, twins=200), steps=50)
 QUICK = Size(
     SceneCounts(train=2_000, val=100, test=300, crowded=0, twins=50), steps=15, methods=("clip", "ce_clip", "wholegrain")
 )
