@@ -161,9 +161,8 @@ def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -
 
 def comparison(entries: Sequence[Entry], weak: Sequence[str]) -> Table:
     """The demo's table: a column per method, a row per figure; a star where the difference from CLIP is clear of zero."""
-    table = Table(
-        title="unseen test scenes, in per cent; * = paired difference from CLIP clear of zero (95%)", title_justify="left"
-    )
+    title = "unseen test scenes, per cent\n+ weak kind   * paired difference from CLIP clear of zero (95%)"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 0, 0, 1), pad_edge=False)
     for column in ("", *(entry.name for entry in entries), "chance"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     reference = next(entry for entry in entries if entry.name == NAMES["clip"])
@@ -181,13 +180,13 @@ def rows_of(entry: Entry, weak: Sequence[str]) -> list[tuple[str, str, str, floa
     assert twins is not None
     kinds = [f.name.split("/")[0] for f in twins.figures if f.name.endswith("/group_score")]
     ordered = [*(k for k in kinds if k in weak), *(k for k in kinds if k not in weak)]
-    groups = [(f"{k}{' (weak)' if k in weak else ''}", "composition", f"{k}/group_score", 1 / 6) for k in ordered]
+    groups = [(f"{'+' if k in weak else ' '}{k}", "composition", f"{k}/group_score", 1 / 6) for k in ordered]
     return [
-        ("R@1 by overview", "retrieval", "image_retrieval_recall@1", None),
+        ("R@1", "retrieval", "image_retrieval_recall@1", None),
         *groups,
         ("hard positives", "hard_positives", "both_win", 1 / 3),
-        ("phrase on own", "grounding", "hit_own", None),
-        ("phrase on other", "grounding", "hit_other", None),
+        ("own object", "grounding", "hit_own", None),
+        ("other object", "grounding", "hit_other", None),
     ]
 
 
