@@ -1,0 +1,110 @@
+"""A pool of processes joined by gloo, started once and used by everything that asks for several processes.
+
+    from wholegrain.app.verify import pool
+    results = pool.run(2, function, per_rank=[(a0, b0), (a1, b1)])      # function(rank, group, a, b) in two processes
+
+``function`` must be importable (a module-level function); arguments and results are pickled by value. A process that raises fails
+the call with its traceback, and so does one that hangs in a collective that the others never joined; the pool is then replaced.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import pickle
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MOST = 4  # processes of the pool; a smaller world is a group of the first ones
+SECONDS = 90.0
+
+_pool: list[tuple[Any, Any]] = []
+_folders: list[str] = []
+
+
+def run(
+    size: int, function: Callable[..., Any], per_rank: Sequence[Sequence[Any]] | None = None, seconds: float = SECONDS
+) -> list[Any]:
+    """``function(rank, group, *per_rank[rank])`` in ``size`` processes at once; their results by rank.
+
+    Raises:
+        RuntimeError: a process raised, or gave no answer in ``seconds``; says which, and what.
+    """
+    if not 1 <= size <= MOST:
+        raise ValueError(f"the pool has {MOST} processes, {size} were asked for")
+    if not _pool:
+        _start()
+    arguments = per_rank if per_rank is not None else [()] * size
+    for (_, pipe), given in zip(_pool[:size], arguments, strict=True):
+        pipe.send_bytes(pickle.dumps((size, function, tuple(given))))
+    answers = _answers(size, seconds)
+    failed = [f"process {rank} of {size}: {error}" for rank, (error, _) in answers.items() if error]
+    missing = [rank for rank in range(size) if rank not in answers]
+    if missing:
+        stop()
+        failed.append(f"no answer from processes {missing} of {size}")
+    if failed:
+        raise RuntimeError("\n".join(failed))
+    return [answers[rank][1] for rank in range(size)]
+
+
+def stop() -> None:
+    """Ends the processes of the pool; the next :func:`run` starts new ones."""
+    for process, pipe in _pool:
+        pipe.close()
+        process.terminate()
+    for process, _ in _pool:
+        process.join(5)
+    _pool.clear()
+    while _folders:
+        shutil.rmtree(_folders.pop(), ignore_errors=True)
+
+
+def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
+    answers: dict[int, tuple[str, Any]] = {}
+    deadline = time.monotonic() + seconds
+    while len(answers) < size and time.monotonic() < deadline:
+        for rank, (_, pipe) in enumerate(_pool[:size]):
+            if rank not in answers and pipe.poll(0.001):
+                answers[rank] = pickle.loads(pipe.recv_bytes())
+                if answers[rank][0]:
+                    deadline = min(deadline, time.monotonic() + 5)  # the others may wait for this one for ever
+    return answers
+
+
+def _start() -> None:
+    context = multiprocessing.get_context("forkserver")  # clean processes that share one import of torch
+    context.set_forkserver_preload(["torch", "torch.distributed"])
+    _folders.append(tempfile.mkdtemp(prefix="gloo-"))
+    meeting = os.path.join(_folders[-1], "meeting")
+    for rank in range(MOST):
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(rank, meeting, there), daemon=True)
+        process.start()
+        there.close()
+        _pool.append((process, here))
+    atexit.register(stop)
+
+
+def _serve(rank: int, meeting: str, pipe: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=MOST)
+    groups = {size: dist.new_group(list(range(size))) for size in range(1, MOST)} | {MOST: None}
+    while True:
+        try:
+            size, function, arguments = pickle.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = ("", function(rank, groups[size], *arguments))
+        except BaseException:
+            answer = (traceback.format_exc(), None)
+        pipe.send_bytes(pickle.dumps(answer))

@@ -1,0 +1,109 @@
+"""The losses of the package and their variants: which there are, and which checks a variant is known to break."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from wholegrain.losses.clip import ClipLoss
+from wholegrain.losses.cmr import CmrLoss
+from wholegrain.losses.diversity import DiversityLoss
+from wholegrain.losses.imc import ImcLoss
+from wholegrain.losses.many_to_many import ManyToManyLoss
+from wholegrain.losses.negclip import NegclipLoss
+from wholegrain.losses.siglip import SiglipLoss
+from wholegrain.losses.sparc import SparcLoss
+from wholegrain.losses.text_conditioned import TextConditionedLoss
+
+CASES: dict[str, Any] = {
+    "clip": ClipLoss(),
+    "clip-negative-smooth": ClipLoss(duplicates="negative", label_smoothing=0.1),
+    "clip-smooth": ClipLoss(label_smoothing=0.2),
+    "siglip": SiglipLoss(),
+    "siglip-negative": SiglipLoss(duplicates="negative"),
+    "siglip-positive": SiglipLoss(duplicates="positive"),
+    "negclip": NegclipLoss(),
+    "negclip-own": NegclipLoss(own_only=True, label_smoothing=0.1),
+    "negclip-own-negative": NegclipLoss(own_only=True, duplicates="negative"),
+    "imc-own": ImcLoss(),
+    "imc-sibling": ImcLoss(positive="sibling", scaled=False),
+    "imc-paper": ImcLoss(variant="paper"),
+    "imc-cross": ImcLoss(variant="cross_modal"),
+    "imc-released": ImcLoss(variant="released"),
+    "cmr": CmrLoss(),
+    "cmr-grid": CmrLoss(reduction="grid", gap="paired"),
+    "cmr-max": CmrLoss(margin="max"),
+    "cmr-fixed-cosine": CmrLoss(margin="fixed", units="cosine", fixed=0.2),
+    "sparc": SparcLoss(),
+    "sparc-token-sigma": SparcLoss(sigma=0.5, reduction="token", similarity="cosine"),
+    "sparc-softmax": SparcLoss(weights="softmax"),
+    "sparc-softmax-cosine": SparcLoss(weights="softmax", similarity="cosine"),
+    "sparc-detached": SparcLoss(detach_weights=True, sigma=0.0),
+    "m2m-role": ManyToManyLoss(roles=("background", "overview", "style", "web")),
+    "m2m-positional": ManyToManyLoss(assignment="positional", duplicates="negative"),
+    "m2m-argmax": ManyToManyLoss(assignment="argmax"),
+    "m2m-all-positive": ManyToManyLoss(roles=("overview", "style"), negatives="all", same_image="positive"),
+    "m2m-positive": ManyToManyLoss(roles=("overview",), same_image="positive"),
+    "diversity": DiversityLoss(ceiling=-0.3),
+    "diversity-idle": DiversityLoss(ceiling=0.9),
+    "conditioned": TextConditionedLoss(),
+    "conditioned-own": TextConditionedLoss(negatives="own", pool_temperature=0.3),
+    "conditioned-all-minmax": TextConditionedLoss(negatives="all", weights="minmax", duplicates="negative"),
+    "conditioned-sigmoid": TextConditionedLoss(kind="sigmoid", negatives="own"),
+}
+
+
+def packaged() -> list[str]:
+    """The names of all losses of the package, in the alphabet's order."""
+    folder = Path(importlib.import_module("wholegrain.losses").__path__[0])
+    return sorted(f.stem for f in folder.glob("[a-z]*.py") if f"class {class_name(f.stem)}" in f.read_text(encoding="utf-8"))
+
+
+def class_name(stem: str) -> str:
+    """``ce_rank`` -> ``CeRankLoss``."""
+    return "".join(part.capitalize() for part in stem.split("_")) + "Loss"
+
+
+def settings_of(loss: Any) -> dict[str, Any]:
+    """The settings of a loss that are not their defaults."""
+    if not is_dataclass(loss):
+        return {}
+    return {f.name: value for f in fields(loss) if (value := getattr(loss, f.name)) != _default(f)}
+
+
+def label(name: str, settings: dict[str, Any]) -> str:
+    """``imc variant=released``."""
+
+    def short(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value).lower()
+
+    return " ".join([name, *(f"{key}={short(value)}" for key, value in settings.items())])
+
+
+def variants(name: str, kind: Any) -> list[dict[str, Any]]:
+    """The settings under which a loss is verified; the defaults come first.
+
+    Chosen by hand where the table ``CASES`` has the loss, so that every setting is met; else every choice (a ``Literal`` or bool)
+    is changed once.
+    """
+    chosen = [settings_of(loss) for loss in CASES.values() if type(loss) is kind] or list(_one_at_a_time(kind))
+    return [{}, *(settings for settings in chosen if settings)]
+
+
+def _one_at_a_time(kind: Any) -> Iterator[dict[str, Any]]:
+    if not is_dataclass(kind):
+        return
+    hints = get_type_hints(kind)
+    for f in fields(kind):
+        hint = hints[f.name]
+        choices = get_args(hint) if get_origin(hint) is Literal else (True, False) if hint is bool else ()
+        for choice in choices:
+            if choice != _default(f) and _default(f) is not MISSING:
+                yield {f.name: choice}
+
+
+def _default(f: Any) -> Any:
+    return f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default
