@@ -14,7 +14,8 @@ negatives in the list of texts are not seen. With an image of several branches `
 here; the model caps it at 100.
 
 Duplicates: ignored (``duplicates="ignore"``); ``"negative"`` is what released code does.
-Cost: per process B_local x N x D multiply-adds forward and twice that backward; sends each text's vector once.
+Cost: per process four products of B_local x N x D multiply-adds, one of them forward (three if the scores are few enough to keep);
+memory for a few tiles of scores and the vectors (``losses/tiled_softmax.py``); sends each text's vector once.
 
 Example:
     >>> import torch
@@ -35,7 +36,8 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, full_precision
-from wholegrain.losses.contrastive import Duplicates, pooled_softmax
+from wholegrain.losses.contrastive import pooled_softmax
+from wholegrain.losses.known_true import Duplicates
 
 
 @dataclass(frozen=True)

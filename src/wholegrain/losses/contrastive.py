@@ -10,14 +10,16 @@ R and C hold no true partner but the pair's own, so an image may have any number
 that are candidates but never queries. Each term is ``-log sigmoid(S(i,n) - lse)``, ``lse`` the log-sum-exp of the others.
 
 **Sharing the work.** A process computes the rows of its own images over the texts of all processes: texts are gathered once,
-images stay. Columns need images of all processes: the partial log-sum-exps, one number a text and process, are gathered (with
-gradient) and added. The result is exact, not an approximation per process.
+images stay. Columns need images of all processes: the partial log-sum-exps, one number a text, are merged by an all-reduce. The
+result is exact, not an approximation per process, and no score is computed twice in the world.
 
-**Memory.** Scores are made in blocks of at most ``CELLS`` numbers; when there is more than one block they are recomputed in the
-backward pass, so that memory does not grow with the square of the batch.
+**Memory.** Scores that are products of vectors (:class:`~wholegrain.losses.tiles.Logits`) are made a tile at a time, forward and
+backward (``losses/tiled_softmax.py``, ``losses/tiled_sigmoid.py``). Scores that take more than a product are made in blocks of at
+most ``CELLS`` numbers; when there is more than one block they are recomputed in the backward pass. Either way memory does not grow
+with the square of the batch, and neither does the mask of what is left out.
 
-**Duplicates.** :class:`KnownTrue` says which texts are known to be true of an image: the image's own, every text with the same
-words as one of these, and the texts of every copy of the image. With ``duplicates="ignore"`` these are left out of R and C;
+**Duplicates.** ``losses/known_true.py`` says which texts are known to be true of an image: the image's own, every text with the
+same words as one of these, and the texts of every copy of the image. With ``duplicates="ignore"`` these are left out of R and C;
 with ``"negative"`` only the image's own texts are.
 """
 
@@ -35,63 +37,16 @@ from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import Pairing
 from wholegrain.losses.contract import LossOutput, at_least_float32, unit
-from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
+from wholegrain.losses.gather import GlobalTexts, add_over, gather_texts, max_over, sum_over, world
+from wholegrain.losses.known_true import Duplicates, KnownTrue, own_foils
+from wholegrain.losses.tiled_sigmoid import tiled_sigmoid
+from wholegrain.losses.tiled_softmax import tiled_softmax
+from wholegrain.losses.tiles import Logits
 
 CELLS = 2**26  # float32 scores of one block: 256 MB
 
-Duplicates = Literal["ignore", "negative"]
 Scores = Callable[[slice], Tensor]  # rows -> scaled scores [rows, C]
-Mask = Callable[[slice], Tensor]  # rows -> bool [rows, C], True where a candidate is left out
-
-
-class KnownTrue:
-    """Which texts of the global batch are known to be true of which of this process's images.
-
-    Args:
-        pairing: this process's pairing; its images are the rows.
-        everyone: the texts of the global batch; they are the columns.
-        duplicates: ``"ignore"``: own texts, texts with the same words as one of these, and texts of copies of the image;
-            ``"negative"``: own texts alone.
-
-    Calling it with rows (a slice or an index) gives bool ``[rows, C]``.
-    """
-
-    def __init__(self, pairing: Pairing, everyone: GlobalTexts, duplicates: Duplicates) -> None:
-        texts = everyone.pairing
-        self.image_B = torch.arange(len(pairing.image_id_B), device=texts.owner_N.device) + everyone.images_before
-        self.owner_C = torch.where(texts.true_N, texts.owner_N, -1)
-        self.table: Tensor | None = None
-        if duplicates == "negative":
-            return
-        image_ids, self.image_group = torch.unique(texts.image_id_B, return_inverse=True)
-        text_ids, self.text_group = torch.unique(texts.text_id_N, return_inverse=True)
-        if len(image_ids) == len(texts.image_id_B) and len(text_ids) == len(texts.owner_N):
-            return  # nothing occurs twice
-        own_ids, self.own_group = torch.unique(pairing.image_id_B, return_inverse=True)
-        row_of_group = torch.full((len(image_ids),), -1, dtype=torch.int64, device=image_ids.device)
-        row_of_group[torch.searchsorted(image_ids, own_ids)] = torch.arange(len(own_ids), device=image_ids.device)
-        row_C = row_of_group[self.image_group[texts.owner_N]]
-        here = texts.true_N & (row_C >= 0)
-        self.table = torch.zeros(len(own_ids), len(text_ids), dtype=torch.bool, device=image_ids.device)
-        self.table[row_C[here], self.text_group[here]] = True
-
-    def __call__(self, rows: slice | Tensor) -> Tensor:
-        own = self.image_B[rows, None] == self.owner_C
-        return own if self.table is None else own | self.table[self.own_group[rows]][:, self.text_group]
-
-
-def own_foils(pairing: Pairing, everyone: GlobalTexts, duplicates: Duplicates) -> Tensor:
-    """This process's hard negatives; under ``"ignore"`` without those known to be true of their image: int64 ``[M]``."""
-    foil = (~pairing.true_N).nonzero().squeeze(1)
-    if duplicates == "negative":
-        return foil
-    texts, true = everyone.pairing, everyone.pairing.true_N
-    images = torch.cat([texts.image_id_B[texts.owner_N[true]], pairing.image_id_B[pairing.owner_N[foil]]])
-    words = torch.cat([texts.text_id_N[true], pairing.text_id_N[foil]])
-    word_ids, word = torch.unique(words, return_inverse=True)
-    pair = torch.unique(images, return_inverse=True)[1] * len(word_ids) + word
-    facts = len(pair) - len(foil)
-    return foil[~torch.isin(pair[facts:], pair[:facts])]
+RowMask = Callable[[slice], Tensor]  # rows -> bool [rows, C], True where a candidate is left out
 
 
 def grouped_lse(logit_M: Tensor, group_M: Tensor, groups: int) -> tuple[Tensor, Tensor]:
@@ -145,10 +100,13 @@ class Foils:
     image_M: Tensor
 
 
-def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: float = 0.0, cost: int = 1) -> tuple[Rest, Rest]:
+def compare(
+    scores: Scores, left_out: RowMask, rows: int, columns: int, smoothing: float = 0.0, cost: int = 1
+) -> tuple[Rest, Rest]:
     """What each row query and each column query is compared with: ``([rows], [columns])``, of this process's rows alone.
 
-    ``cost`` is how many numbers ``scores`` holds in memory for each score.
+    For scores that take more than a product of vectors; those that do not are for :func:`tiled_softmax`. ``cost`` is how many
+    numbers ``scores`` holds in memory for each score.
     """
     per_block = max(1, CELLS // max(columns * cost, 1))
     starts = range(0, max(rows, 1), per_block)
@@ -174,8 +132,11 @@ def compare(scores: Scores, left_out: Mask, rows: int, columns: int, smoothing: 
 
 def over_processes(rest: Rest, group: dist.ProcessGroup | None) -> Rest:
     """The same queries, compared with the candidates of all processes; with gradient."""
-    size = world(group)[1]
-    return rest if size == 1 else Rest(_merged(gather_rows(rest.stats[None], (1,) * size, group)))
+    if world(group)[1] == 1:
+        return rest
+    peak = max_over(rest.stats[:1], group)
+    added = add_over(torch.cat([(rest.stats[:1] - peak).exp(), rest.stats[1:]]), group)
+    return Rest(torch.cat([added[:1].log() + peak, added[1:]]))
 
 
 def _merged(parts: Tensor) -> Tensor:
@@ -184,8 +145,8 @@ def _merged(parts: Tensor) -> Tensor:
 
 
 def pair_softmax(
-    scores: Scores,
-    true_P: Tensor,
+    scores: Scores | Logits,
+    true_P: Tensor | None,
     pair_P: Tensor,
     pairing: Pairing,
     everyone: GlobalTexts,
@@ -198,22 +159,28 @@ def pair_softmax(
     """The symmetric softmax over the global batch; this process's share of the mean over all true pairs.
 
     Args:
-        scores: rows of this process's images -> scaled scores with all texts of ``everyone``.
-        true_P: the scaled scores of this process's true pairs.
+        scores: scaled scores of this process's images with all texts of ``everyone``: vectors, or a function that makes rows.
+        true_P: the scaled scores of this process's true pairs; not needed with vectors.
         pair_P: the text (0..N-1, this process's) of each of these pairs.
         pairing: this process's pairing of the same texts that were gathered.
         everyone: the texts of all processes: all are candidates of images; true texts alone are queries.
         foils: hard negatives that were not gathered: candidates of their own image alone.
         smoothing: label smoothing, 0..1.
-        cost: numbers held in memory for each score.
+        cost: numbers held in memory for each score that a function makes.
     """
     known = KnownTrue(pairing, everyone, duplicates)
-    by_image, by_text = compare(scores, known, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
+    row_P, column_P = pairing.owner_N[pair_P], pair_P + everyone.texts_before
+    if isinstance(scores, Logits):
+        found = tiled_softmax(scores, known, row_P, column_P, sums=smoothing > 0)
+        by_image, by_text, true_P = Rest(found.by_row), Rest(found.by_column), found.pair_P
+    else:
+        by_image, by_text = compare(scores, known, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
+    assert true_P is not None
     by_text = over_processes(by_text, everyone.group)
     if foils is not None:
         by_image = by_image.joined_by(foils.logit_M, foils.image_M)
-    to_text = by_image[pairing.owner_N[pair_P]].cross_entropy(true_P, smoothing)
-    to_image = by_text[pair_P + everyone.texts_before].cross_entropy(true_P, smoothing)
+    to_text = by_image[row_P].cross_entropy(true_P, smoothing)
+    to_image = by_text[column_P].cross_entropy(true_P, smoothing)
     pairs = everyone.pairing.true_N.sum().clamp_min(1)
     return mean_of_both(to_text.sum() / pairs, to_image.sum() / pairs)
 
@@ -240,27 +207,22 @@ def pooled_softmax(
     ``negatives``: hard negatives are not seen, are candidates of their own image, or of every image.
     """
     image_BD, text_ND, scale = unit(image_BD), unit(text_ND), at_least_float32(scale)
-    candidate = pairing.true_N | (negatives == "all")
-    pairs, candidates_ND = pairing.select_texts(candidate), text_ND[candidate]
+    pairs, candidates_ND = pairing, text_ND
+    if negatives != "all":
+        pairs, candidates_ND = pairing.select_texts(pairing.true_N), text_ND[pairing.true_N]
     everyone = gather_texts(candidates_ND, pairs, group)
-
-    def own(text_ND: Tensor, owner: Tensor) -> Tensor:
-        return scale * (image_BD[owner] * text_ND).sum(1)
-
     foils = None
     if negatives == "own":
         foil = own_foils(pairing, everyone, duplicates)
-        foils = Foils(own(text_ND[foil], pairing.owner_N[foil]), pairing.owner_N[foil])
+        image_M = pairing.owner_N[foil]
+        foils = Foils(scale * (image_BD[image_M] * text_ND[foil]).sum(1), image_M)
     pair_P = pairs.true_N.nonzero().squeeze(1)
-    true_P = own(candidates_ND[pair_P], pairs.owner_N[pair_P])
-    settings = {"duplicates": duplicates, "foils": foils, "smoothing": smoothing}
-    return pair_softmax(
-        lambda rows: scale * (image_BD[rows] @ everyone.vectors_CD.T), true_P, pair_P, pairs, everyone, **settings
-    )
+    logits = Logits(image_BD, everyone.vectors_CD, scale)
+    return pair_softmax(logits, None, pair_P, pairs, everyone, duplicates=duplicates, foils=foils, smoothing=smoothing)
 
 
 def pair_sigmoid(
-    logits: Scores,
+    logits: Scores | Logits,
     pairing: Pairing,
     everyone: GlobalTexts,
     *,
@@ -274,29 +236,38 @@ def pair_sigmoid(
     All texts of ``everyone`` are columns. ``duplicates="positive"`` makes z = 1 for every text known to be true.
 
     Args:
-        logits: rows of this process's images -> ``scale * cosine + bias`` with all texts of ``everyone``.
+        logits: ``scale * cosine + bias`` of this process's images with all texts of ``everyone``: vectors, or a function that
+            makes rows.
         pairing, everyone, foils, cost: as in :func:`pair_softmax`.
     """
     own = KnownTrue(pairing, everyone, "negative")
     known = own if duplicates == "negative" else KnownTrue(pairing, everyone, "ignore")
+    positive = known if duplicates == "positive" else own
     rows, columns = len(pairing.image_id_B), len(everyone.pairing.owner_N)
-
-    def block(start: int, stop: int) -> Tensor:
-        here = slice(start, stop)
-        cells, positive = logits(here), (known if duplicates == "positive" else own)(here)
-        counts = positive | ~known(here)
-        right = -logsigmoid(torch.where(positive, cells, -cells)) * counts
-        return torch.stack([(right * positive).sum(), (right * ~positive).sum()])
-
-    per_block = max(1, CELLS // max(columns * cost, 1))
-    if rows <= per_block:
-        total = block(0, rows)
+    if isinstance(logits, Logits):
+        total, of_positive = tiled_sigmoid(logits, positive, known)
     else:
-        starts = range(0, rows, per_block)
-        blocks = [checkpoint(block, s, min(s + per_block, rows), use_reentrant=False, preserve_rng_state=False) for s in starts]
-        total = torch.stack(blocks).sum(0)
+        total, of_positive = _sigmoid_in_blocks(logits, positive, known, rows, columns * cost)
     if foils is not None:
-        false = -logsigmoid(-foils.logit_M).sum()
-        total = total + torch.stack([torch.zeros_like(false), false])
-    share = total / sum_over(total.new_tensor(float(rows)), everyone.group).clamp_min(1)
-    return LossOutput(share.sum(), {"positive": share[0].detach(), "negative": share[1].detach()})
+        total = total - logsigmoid(-foils.logit_M).sum()
+    images = sum_over(total.new_tensor(float(rows)), everyone.group).clamp_min(1)
+    share, of_positive = total / images, of_positive / images
+    return LossOutput(share, {"positive": of_positive, "negative": share.detach() - of_positive})
+
+
+def _sigmoid_in_blocks(logits: Scores, positive: KnownTrue, known: KnownTrue, rows: int, numbers: int) -> tuple[Tensor, Tensor]:
+    """As :func:`tiled_sigmoid`, for scores that take more than a product of vectors: ``numbers`` in memory for each row."""
+
+    def block(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        here = slice(start, stop)
+        cells, is_positive = logits(here), positive(here)
+        right = -logsigmoid(torch.where(is_positive, cells, -cells)) * (is_positive | ~known(here))
+        return right.sum(), (right.detach() * is_positive).sum()
+
+    per_block = max(1, CELLS // max(numbers, 1))
+    if rows <= per_block:
+        return block(0, rows)
+    starts = range(0, rows, per_block)
+    blocks = [checkpoint(block, s, min(s + per_block, rows), use_reentrant=False, preserve_rng_state=False) for s in starts]
+    totals, of_positive = zip(*blocks, strict=True)
+    return torch.stack(totals).sum(), torch.stack(of_positive).sum()

@@ -41,6 +41,11 @@ def max_over(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     return _reduced(x, dist.ReduceOp.MAX, group)
 
 
+def add_over(x: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    """The sum of ``x`` over the processes; the backward pass sums the gradients of all processes."""
+    return x if world(group)[1] == 1 else _AddOver.apply(x, group)  # pyright: ignore[reportReturnType]
+
+
 def row_counts(*rows: int, device: torch.device, group: dist.ProcessGroup | None = None) -> list[tuple[int, ...]]:
     """For each number given, the numbers of all processes in rank order.
 
@@ -110,6 +115,17 @@ def _reduced(x: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessG
     x = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(x, operation, group)
     return x
+
+
+class _AddOver(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _reduced(x, dist.ReduceOp.SUM, group)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+        return _reduced(grads[0], dist.ReduceOp.SUM, ctx.group), None
 
 
 class _GatherRows(torch.autograd.Function):

@@ -63,8 +63,11 @@ from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import KnownTrue, grouped_lse
+from wholegrain.losses.contrastive import grouped_lse
 from wholegrain.losses.gather import gather_texts, sum_over
+from wholegrain.losses.known_true import KnownTrue
+from wholegrain.losses.tiled_softmax import tiled_softmax
+from wholegrain.losses.tiles import Logits, Nothing
 
 
 @dataclass(frozen=True)
@@ -123,13 +126,18 @@ class ImcLoss:
         caption = pairing.true_N.nonzero().squeeze(1)
         if len(foil_F) == 0:  # the same in every process
             return 0 * everyone.vectors_CD.sum()[None], torch.zeros_like(caption.sum())
-        logits = scale * (text_ND[caption] @ everyone.vectors_CD[foil_F].T)
+        logits, count = (
+            Logits(text_ND[caption], everyone.vectors_CD[foil_F], scale),
+            torch.tensor(len(caption), device=scale.device),
+        )
+        row = torch.arange(len(caption), device=foil_F.device)
         if self.variant == "released":
-            return logits.logsumexp(1) - logits[:, 0], torch.tensor(len(caption), device=logits.device)
-        known = KnownTrue(pairing, everyone, "ignore")(pairing.owner_N[caption])[:, foil_F]
-        true = scale * (image_BD[pairing.owner_N[caption]] * text_ND[caption]).sum(1)
-        lse = logits.masked_fill(known, torch.finfo(logits.dtype).min / 4).logsumexp(1)
-        return -logsigmoid(true - lse), torch.tensor(len(caption), device=logits.device)
+            found = tiled_softmax(logits, Nothing(), row, torch.zeros_like(row))
+            return found.by_row[0] - found.pair_P, count
+        owner = pairing.owner_N[caption]
+        known = KnownTrue(pairing, everyone, "ignore", image_R=owner, text_C=foil_F)
+        true = scale * (image_BD[owner] * text_ND[caption]).sum(1)
+        return -logsigmoid(true - tiled_softmax(logits, known, row[:0], row[:0]).by_row[0]), count
 
 
 def _different_foils(pairing: Pairing) -> Tensor:

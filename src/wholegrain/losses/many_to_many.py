@@ -46,8 +46,11 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Duplicates, KnownTrue, Rest, compare, mean_of_both, over_processes
+from wholegrain.losses.contrastive import Rest, mean_of_both, over_processes
 from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, row_counts
+from wholegrain.losses.known_true import Duplicates, KnownTrue
+from wholegrain.losses.tiled_softmax import tiled_softmax
+from wholegrain.losses.tiles import Logits
 
 
 @dataclass(frozen=True)
@@ -90,12 +93,8 @@ class ManyToManyLoss:
         counts = row_counts(len(text_ND), device=text_ND.device, group=group)[0]
         position_C, branch_C = gather_rows(torch.stack([position_N, branch_N], 1), counts, group).unbind(1)
 
-        query_ND = branch_BHD[pairing.owner_N, branch_N]  # an image through the branch of its text
-        true_N = scale * (query_ND * text_ND).sum(1)
-        known = KnownTrue(pairing, everyone, self.duplicates)
-        to_text = self._to_text(query_ND, text_ND, true_N, position_N, position_C, pairing, everyone, known, scale)
-        rest = self._to_image(branch_BHD, branch_C, everyone, known, scale)
-        to_image = rest[torch.arange(len(text_ND), device=text_ND.device) + everyone.texts_before].cross_entropy(true_N)
+        to_text = self._to_text(branch_BHD, branch_N, position_N, position_C, pairing, everyone, scale)
+        to_image = self._to_image(branch_BHD, branch_N, branch_C, pairing, everyone, scale)
         texts = max(len(position_C), 1)
         return mean_of_both(to_text.sum() / texts, to_image.sum() / texts)
 
@@ -116,45 +115,65 @@ class ManyToManyLoss:
 
     def _to_text(
         self,
-        query_ND: Tensor,
-        text_ND: Tensor,
-        true_N: Tensor,
+        branch_BHD: Tensor,
+        branch_N: Tensor,
         position_N: Tensor,
         position_C: Tensor,
         pairing: Pairing,
         everyone: GlobalTexts,
-        known: KnownTrue,
         scale: Tensor,
     ) -> Tensor:
         """The loss of every pair's image over texts: ``[N]``."""
-        anywhere = self.negatives == "all"
         owner_N = pairing.owner_N
+        query_ND = branch_BHD[owner_N, branch_N]  # an image through the branch of its text
+        query, target = self._targets(pairing, position_N)
+        known = KnownTrue(pairing, everyone, self.duplicates, image_R=owner_N)
+        left_out = known if self.negatives == "all" else _OrElsewhere(known, position_N, position_C)
+        found = tiled_softmax(Logits(query_ND, everyone.vectors_CD, scale), left_out, query, target + everyone.texts_before)
+        each = Rest(found.by_row)[query].cross_entropy(found.pair_P)
+        targets = torch.bincount(query, minlength=len(owner_N))
+        return torch.zeros_like(found.by_row[0]).index_add(0, query, each / targets[query])
 
-        def left_out(rows: slice) -> Tensor:
-            out = known(owner_N[rows])
-            return out if anywhere else out | (position_N[rows, None] != position_C)
-
-        rest = compare(lambda rows: scale * (query_ND[rows] @ everyone.vectors_CD.T), left_out, len(query_ND), len(position_C))[0]
+    def _targets(self, pairing: Pairing, position_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs (query, text): every text's own, and the other targets of its image's branch."""
         if self.same_image == "ignore":
-            return rest.cross_entropy(true_N)
-        target_NN = (owner_N[:, None] == owner_N) & (anywhere | (position_N[:, None] == position_N))
-        query, target = target_NN.nonzero().unbind(1)
-        each = rest[query].cross_entropy(scale * (query_ND[query] * text_ND[target]).sum(1))
-        return torch.zeros_like(true_N).index_add(0, query, each / target_NN.sum(1)[query])
+            every = torch.arange(len(position_N), device=position_N.device)
+            return every, every
+        place = pairing.owner_N
+        if self.negatives != "all":
+            place = torch.unique(torch.stack([place, position_N], 1), dim=0, return_inverse=True)[1]
+        order = place.argsort(stable=True)
+        ordered = place[order]
+        first, last = torch.searchsorted(ordered, place), torch.searchsorted(ordered, place, right=True)
+        query = torch.arange(len(place), device=place.device).repeat_interleave(last - first)
+        nth = torch.arange(len(query), device=place.device) - ((last - first).cumsum(0) - (last - first))[query]
+        return query, order[first[query] + nth]
 
-    def _to_image(self, branch_BHD: Tensor, branch_C: Tensor, everyone: GlobalTexts, known: KnownTrue, scale: Tensor) -> Rest:
-        """What every text of the global batch is compared with among the branches of images."""
+    def _to_image(
+        self, branch_BHD: Tensor, branch_N: Tensor, branch_C: Tensor, pairing: Pairing, everyone: GlobalTexts, scale: Tensor
+    ) -> Tensor:
+        """The loss of every text over the branches of images: ``[N]``."""
         images, branches = branch_BHD.shape[:2]
-        flat_RD = branch_BHD.flatten(0, 1)
-        place = torch.arange(images * branches, device=flat_RD.device)
-        image_R, branch_R = place // branches, place % branches
+        place = torch.arange(images * branches, device=branch_BHD.device)
+        known = KnownTrue(pairing, everyone, self.duplicates, image_R=place // branches)
+        left_out = known if self.negatives == "all" else _OrElsewhere(known, place % branches, branch_C)
+        text = torch.arange(len(branch_N), device=place.device) + everyone.texts_before
+        logits = Logits(branch_BHD.flatten(0, 1), everyone.vectors_CD, scale)
+        found = tiled_softmax(logits, left_out, pairing.owner_N * branches + branch_N, text)
+        return over_processes(Rest(found.by_column), everyone.group)[text].cross_entropy(found.pair_P)
 
-        def left_out(rows: slice) -> Tensor:
-            out = known(image_R[rows])
-            return out if self.negatives == "all" else out | (branch_R[rows, None] != branch_C)
 
-        rest = compare(lambda rows: scale * (flat_RD[rows] @ everyone.vectors_CD.T), left_out, len(flat_RD), len(branch_C))[1]
-        return over_processes(rest, everyone.group)
+@dataclass(frozen=True)
+class _OrElsewhere:
+    """Cells that are known to be true, or whose row and column have different positions."""
+
+    known: KnownTrue
+    position_R: Tensor
+    position_C: Tensor
+
+    def fill(self, tile: Tensor, rows: slice, columns: slice, value: float) -> None:
+        self.known.fill(tile, rows, columns, value)
+        tile.masked_fill_(self.position_R[rows, None] != self.position_C[columns], value)
 
 
 def _place_in_image(owner_N: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, full_precision
-from wholegrain.losses.contrastive import Duplicates, pooled_softmax
+from wholegrain.losses.contrastive import pooled_softmax
+from wholegrain.losses.known_true import Duplicates
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ in the list are not seen.
 
 Duplicates: ignored (``duplicates="ignore"``); ``"negative"`` is the paper; ``"positive"`` makes every text known to be true of an
 image a positive, which a softmax cannot do so simply.
-Cost: half of CLIP's: one B_local x N x D product forward, two backward; sends each text's vector once.
+Cost: three B_local x N x D products, CLIP's four less one, all in the forward pass; memory as CLIP; sends each text's vector once.
 
 Example:
     >>> import torch
@@ -37,6 +37,7 @@ from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
 from wholegrain.losses.contrastive import pair_sigmoid
 from wholegrain.losses.gather import gather_texts
+from wholegrain.losses.tiles import Logits
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,8 @@ class SiglipLoss:
     ) -> LossOutput:
         if bias is None:
             raise ValueError("SiglipLoss needs a bias; use a model that learns one")
-        true = pairing.true_N
-        pairs, image_BD, scale, bias = (
-            pairing.select_texts(true),
-            unit(image.pooled_BD),
-            at_least_float32(scale),
-            at_least_float32(bias),
-        )
+        true, scale, bias = pairing.true_N, at_least_float32(scale), at_least_float32(bias)
+        pairs = pairing.select_texts(true)
         everyone = gather_texts(unit(text.pooled_ND[true]), pairs, group)
-        return pair_sigmoid(
-            lambda rows: scale * (image_BD[rows] @ everyone.vectors_CD.T) + bias, pairs, everyone, duplicates=self.duplicates
-        )
+        logits = Logits(unit(image.pooled_BD), everyone.vectors_CD, scale, bias)
+        return pair_sigmoid(logits, pairs, everyone, duplicates=self.duplicates)
