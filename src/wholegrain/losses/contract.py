@@ -38,7 +38,7 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
-NEEDS = frozenset({"patches", "tokens", "branches", "negatives", "bias"})
+NEEDS = frozenset({"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes"})
 State = Mapping[str, Tensor]
 TINY = 1e-12
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides
+from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides, untraced
 
 
 class Cells(Protocol):
@@ -44,12 +44,7 @@ def tiled_sigmoid(logits: Logits, positive: Cells, left_out: Mask) -> tuple[Tens
         >>> [round(x.item(), 4) for x in tiled_sigmoid(Logits(one, one, zero), Diagonal(), Nothing())]    # four cells of ln 2
         [2.7726, 1.3863]
     """
-    return _run(*logits.inputs(), positive, left_out)
-
-
-@torch.compiler.disable  # pyright: ignore[reportCallIssue]
-def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _TiledSigmoid.apply(*arguments)  # pyright: ignore[reportReturnType]
+    return untraced(_TiledSigmoid.apply, *logits.inputs(), positive, left_out)
 
 
 class _TiledSigmoid(torch.autograd.Function):

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wholegrain.losses import tiles
-from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides
+from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides, untraced
 
 WITHIN = {torch.float32: 80.0, torch.float64: 600.0}
 
@@ -63,12 +63,7 @@ def tiled_softmax(logits: Logits, left_out: Mask, row_P: Tensor, column_P: Tenso
         >>> found.by_row.exp().round().tolist(), found.pair_P.tolist()
         ([[3.0, 3.0, 3.0]], [0.0])
     """
-    return Normalisers(*_run(*logits.inputs(), left_out, row_P, column_P, sums))
-
-
-@torch.compiler.disable  # pyright: ignore[reportCallIssue]
-def _run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _TiledSoftmax.apply(*arguments)  # pyright: ignore[reportReturnType]
+    return Normalisers(*untraced(_TiledSoftmax.apply, *logits.inputs(), left_out, row_P, column_P, sums))
 
 
 class _TiledSoftmax(torch.autograd.Function):

@@ -7,9 +7,9 @@ the tiles is in ``losses/tiled_softmax.py`` and ``losses/tiled_sigmoid.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -46,6 +46,14 @@ class Logits:
         dtype = torch.promote_types(rows.dtype, columns.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
         return rows.to(dtype), columns.to(dtype), self.scale.to(dtype), bias
+
+
+def untraced(call: Callable[..., Any], *arguments: Any) -> Any:
+    """``call(*arguments)``, run as it is under ``torch.compile``: its loops over tiles are no work for a compiler.
+
+    (As a decorator, ``torch.compiler.disable`` would import the compiler wherever a loss is imported: two seconds.)
+    """
+    return torch.compiler.disable(call)(*arguments) if torch.compiler.is_compiling() else call(*arguments)
 
 
 class Mask(Protocol):
