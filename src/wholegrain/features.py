@@ -4,6 +4,7 @@ Shape suffixes, used throughout the library::
 
     B images    N texts     H image branches    M captions per image    K kinds of negatives
     P patches   L tokens    D shared width      V tower width           C, H, W of pixels (only in ``pixels_BCHW``)
+    S slots that a text may attend to           G attention heads, each of width E
 
 Texts are one flat list. A batch with one caption per image, with five captions per image, or with four hard negatives per
 caption is a shorter or longer list; :class:`Pairing` says what each text is. Nothing is ever faked to fill a gap.
@@ -11,7 +12,8 @@ caption is a shorter or longer list; :class:`Pairing` says what each text is. No
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -26,12 +28,17 @@ class ImageFeatures:
         branches_BHD: H vectors per image (Holistic CLIP), not normalised; ``None`` for a single-vector tower.
         patches_BPD: one vector per patch, not normalised, row-major over ``grid``; ``None`` unless asked for.
         grid: patch rows and columns, ``grid[0] * grid[1] == P``.
+        keys_BGSE, values_BGSE: what a text's query may attend to, of heads that pool by attention (FLAIR, Llip); else ``None``.
+        learned: parameters of the head that a loss applies to pairs, by name: of no image in particular, and not indexed.
     """
 
     pooled_BD: Tensor
     branches_BHD: Tensor | None = None
     patches_BPD: Tensor | None = None
     grid: tuple[int, int] | None = None
+    keys_BGSE: Tensor | None = None
+    values_BGSE: Tensor | None = None
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
     def select(self, index: Tensor) -> ImageFeatures:
         """The images at ``index`` (int64 or bool, one-dimensional), in that order."""
@@ -46,11 +53,13 @@ class TextFeatures:
         pooled_ND: one vector per text, not normalised.
         tokens_NLD: one vector per token, not normalised; ``None`` unless asked for.
         mask_NL: True at real tokens; always present with ``tokens_NLD``. What padded positions hold is undefined.
+        query_NGE: each text's query to ``keys_BGSE``, scaled: the attention is the softmax of their products; else ``None``.
     """
 
     pooled_ND: Tensor
     tokens_NLD: Tensor | None = None
     mask_NL: Tensor | None = None
+    query_NGE: Tensor | None = None
 
     def select(self, index: Tensor) -> TextFeatures:
         """The texts at ``index`` (int64 or bool, one-dimensional), in that order."""

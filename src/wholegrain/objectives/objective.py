@@ -24,6 +24,8 @@ _REMEDY = {
     "bias": "use a model with a bias, which sigmoid recipes make, such as recipe siglip",
     "patches": "use an image tower that gives patch features",
     "tokens": "use a text tower that gives token features",
+    "slots": 'set model.head to "flair" or "llip"',
+    "prototypes": 'set model.head to "mgca"',
 }
 
 

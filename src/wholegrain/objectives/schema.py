@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-HEADS = ("plain", "sparc", "branches")
+HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -98,7 +98,8 @@ class ModelRecipe:
     """What the method asks of the model.
 
     Attributes:
-        head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors).
+        head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors),
+            ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes).
         branches: number of image branches with ``head = "branches"``.
         head_settings: further fields of ``towers.heads.HeadConfig``.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what

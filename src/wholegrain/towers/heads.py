@@ -3,12 +3,14 @@
 * :class:`PlainHead`: CLIP's two projections (Radford et al. 2021), applied to pooled vectors, patches and tokens alike.
 * :class:`SparcHead`: SPARC's adapters (Bica et al., ICML 2024, section 3 and appendix D).
 * :class:`BranchHead`: Holistic CLIP's branches (Wang et al., CVPR 2025) through one shared projection.
+* :mod:`wholegrain.towers.pair_heads`: heads of methods that score pairs jointly (FILIP, PACL, FLAIR, Llip), and MGCA's prototypes.
 
 Any head can start from another's projections (:func:`convert_head`), so that a fine-tuning recipe begins as its base model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,21 +32,29 @@ class HeadConfig:
     """Which head a model gets.
 
     Attributes:
-        kind: ``plain``, ``sparc`` or ``branches``.
+        kind: ``plain``, ``sparc``, ``branches``, or one of :mod:`wholegrain.towers.pair_heads`.
         hidden: width inside SPARC's h_v; 0 is the tower's width (the paper gives neither width nor activation).
         branches: H, for ``branches``.
         source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention
             read-outs of the patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
-        patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`.
+        patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`; also of Llip's mixture tokens.
+        mixtures: K mixture tokens, for ``llip``; they come from where ``source`` says.
+        attention_heads: G, for ``flair`` and ``llip``; the largest number up to it that divides the width.
+        pool_temperature: of ``llip``'s and ``pacl``'s softmax; 0 is the method's default.
+        prototypes: K, for ``mgca``.
     """
 
-    kind: Literal["plain", "sparc", "branches"] = "plain"
+    kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip"] = "plain"
     hidden: int = 0
     branches: int = 5
     source: Literal["auto", "tokens", "readout"] = "auto"
     patches_see: Literal["auto", "shared", "all", "none"] = "auto"
     legacy_plus_one: bool = False
     noise: float = 0.02
+    mixtures: int = 64
+    attention_heads: int = 8
+    pool_temperature: float = 0.0
+    prototypes: int = 500
 
 
 @dataclass(frozen=True)
@@ -72,9 +82,16 @@ def _projection(form: str, width: int, shared: int) -> nn.Module:
 
 
 class PlainHead(nn.Module):
-    """One projection per side: image V -> D, text V -> D."""
+    """One projection per side: image V -> D, text V -> D.
+
+    Other heads may give losses more than patches and tokens (``gives``, out of ``losses.contract.NEEDS``), and may score pairs
+    jointly: then ``score(images, texts) -> [B, N]`` is not ``None`` and ``score_needs`` says what of the features it needs.
+    """
 
     kind = "plain"
+    gives: frozenset[str] = NOTHING
+    score_needs: frozenset[str] = NOTHING
+    score: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
@@ -224,29 +241,33 @@ class BranchHead(PlainHead):
         return {**super().config(), "branches": self.branches, "source": self.source}
 
 
-Head = PlainHead | SparcHead | BranchHead
-_HEADS: dict[str, type[PlainHead]] = {"plain": PlainHead, "sparc": SparcHead, "branches": BranchHead}
+def head_kinds() -> dict[str, type[PlainHead]]:
+    """Every head by its name in recipes and saved models."""
+    from wholegrain.towers import pair_heads
+
+    return {kind.kind: kind for kind in (PlainHead, SparcHead, BranchHead, *pair_heads.HEADS)}
 
 
 def build_head(config: dict[str, Any]) -> PlainHead:
     """The head that ``config()`` described, with fresh weights."""
     settings = dict(config)
     kind = settings.pop("kind")
-    return _HEADS[kind](Widths(**settings.pop("widths")), **settings)
+    return head_kinds()[kind](Widths(**settings.pop("widths")), **settings)
 
 
 def convert_head(model: Model, config: HeadConfig | str) -> Model:
     """Gives a model another head that starts from its projections; changes the model in place and returns it.
 
-    ``plain`` and ``sparc`` keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the
-    head. A model that has the wanted head already is left alone. See the classes for when the start is exact.
+    Most heads keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the head, and
+    ``llip`` K mixture tokens likewise. A model that has the wanted head already is left alone. See the classes for when the start
+    is exact.
 
     Raises:
         UserError: an unknown kind, or a model with branches that should lose them or get another number.
     """
     config = HeadConfig(kind=config) if isinstance(config, str) else config  # type: ignore[arg-type]
-    if config.kind not in _HEADS:
-        raise UserError(f"there is no head {config.kind!r}; use one of {', '.join(_HEADS)}")
+    if config.kind not in head_kinds():
+        raise UserError(f"there is no head {config.kind!r}; use one of {', '.join(head_kinds())}")
     old = model.head
     if isinstance(old, BranchHead):
         if config.kind == "branches" and config.branches == old.branches:
@@ -254,6 +275,8 @@ def convert_head(model: Model, config: HeadConfig | str) -> Model:
         raise UserError(f"the model has {old.branches} branches and cannot get another head; start from a model without branches")
     if config.kind == old.kind:
         return model
+    if old.kind == "llip":
+        raise UserError("the model has mixture tokens and cannot get another head; start from a model without them")
     model.head = _converted(model, old, config).to(next(model.parameters()).device)
     model.head.start_from(old)
     return model
@@ -265,12 +288,19 @@ def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
         return PlainHead(widths)
     if config.kind == "sparc":
         return SparcHead(widths, config.hidden)
+    if config.kind == "branches":
+        return BranchHead(widths, config.branches, branch_source(model, config, config.branches), config.noise)
+    from wholegrain.towers import pair_heads
+
+    return pair_heads.converted(model, widths, config)
+
+
+def branch_source(model: Model, config: HeadConfig, count: int) -> str:
+    """Puts ``count`` class tokens into the image tower where they belong there, and says where branches come from."""
     tower: Any = model.image_tower
     source = config.source
     if source == "auto":
         source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
     if source == "tokens":
-        tower.add_branches(
-            config.branches, patches_see=config.patches_see, legacy_plus_one=config.legacy_plus_one, noise=config.noise
-        )
-    return BranchHead(widths, config.branches, source, config.noise)
+        tower.add_branches(count, patches_see=config.patches_see, legacy_plus_one=config.legacy_plus_one, noise=config.noise)
+    return source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,16 @@ class Model(nn.Module):
     def width(self) -> int:
         """D, shared by images and texts."""
         return self.head.width
+
+    @property
+    def score(self) -> Callable[[ImageFeatures, TextFeatures], Tensor] | None:
+        """How a head that scores pairs jointly does so, ``score(images, texts) -> [B, N]``; ``None`` where the cosine is meant."""
+        return self.head.score
+
+    @property
+    def score_needs(self) -> frozenset[str]:
+        """What :attr:`score` needs of the features."""
+        return self.head.score_needs
 
     @property
     def image_frozen(self) -> bool:

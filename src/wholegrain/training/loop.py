@@ -252,7 +252,7 @@ def fit_model(model: Model, recipe: Recipe) -> None:
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     """What data and model give to losses, out of ``losses.contract.NEEDS``."""
-    given = {"patches", "tokens"}
+    given = {"patches", "tokens"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
         given.add("negatives")
     if model.head.kind == "branches":
