@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": "see a model fail, see why, see it repaired",
     "methods": "list the packaged recipes",
     "gates": "check that the scenes are what the comparison needs them to be",
+    "verify": "is this loss right? ours, or your own",
     "base": "make the demo's base model anew",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,6 +16,8 @@ ROLES = ("overview", "background", "style", "web")
 
 @dataclass(frozen=True)
 class Batch:
+    """Features of images and texts, and their pairing."""
+
     image: ImageFeatures
     text: TextFeatures
     pairing: Pairing
@@ -23,14 +26,25 @@ class Batch:
         named = {**vars(self.image), **vars(self.text)}
         return {name: x for name, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()}
 
+    @property
+    def knob_dtype(self) -> torch.dtype:
+        """The type of scale and bias: float32 at least."""
+        kind = self.image.pooled_BD.dtype
+        return kind if kind == torch.float64 else torch.float32
+
+    def with_leaves(self, new: Mapping[str, Tensor]) -> Batch:
+        """With other numbers in the features named."""
+        image = replace(self.image, **{name: x for name, x in new.items() if hasattr(self.image, name)})
+        text = replace(self.text, **{name: x for name, x in new.items() if hasattr(self.text, name)})
+        return replace(self, image=image, text=text)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Every feature changed by the same function."""
+        return self.with_leaves({name: change(x) for name, x in self.leaves().items()})
+
     def fresh(self) -> Batch:
         """The same numbers in new leaves that ask for a gradient."""
-
-        def renew(features):
-            new = {name: x.detach().clone().requires_grad_() for name, x in vars(features).items() if _floating(x)}
-            return replace(features, **new)
-
-        return Batch(renew(self.image), renew(self.text), self.pairing)
+        return self.map(lambda x: x.detach().clone().requires_grad_())
 
     def part(self, first: int, last: int) -> Batch:
         """The images ``first`` to ``last`` (exclusive) and their texts."""
@@ -38,10 +52,6 @@ class Batch:
         pairing = self.pairing.select_texts(mine)
         pairing = replace(pairing, owner_N=pairing.owner_N - first, image_id_B=pairing.image_id_B[first:last])
         return Batch(self.image.select(torch.arange(first, last)), self.text.select(mine), pairing)
-
-
-def _floating(x) -> bool:
-    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def make_batch(
@@ -79,8 +89,88 @@ def make_batch(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    image = ImageFeatures(normal(images, width), normal(images, branches, width), normal(images, patches, width), (1, patches))
+    image = ImageFeatures(normal(images, width), normal(images, branches, width), normal(images, patches, width), _grid(patches))
     length = torch.randint(1, tokens + 1, (texts,), generator=draw)
     mask = torch.arange(tokens) < length[:, None]
     text = TextFeatures(normal(texts, width), normal(texts, tokens, width), mask)
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
+
+
+def _grid(patches: int) -> tuple[int, int]:
+    rows = max(n for n in range(1, int(patches**0.5) + 1) if patches % n == 0)
+    return rows, patches // rows
+
+
+def as_type(batch: Batch, dtype: torch.dtype) -> Batch:
+    """The batch's features in another floating-point type."""
+    return batch.map(lambda x: x.to(dtype))
+
+
+def permuted(batch: Batch, images: Tensor, texts: Tensor) -> Batch:
+    """The same images and texts in other orders (permutations)."""
+    pairing = batch.pairing.select_texts(texts)
+    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N], image_id_B=pairing.image_id_B[images])
+    return Batch(batch.image.select(images), batch.text.select(texts), pairing)
+
+
+def padded_with(batch: Batch, filling: float, more: int = 3) -> Batch:
+    """Padded positions filled with a number, and ``more`` of them."""
+    tokens, mask = batch.text.tokens_NLD, batch.text.mask_NL
+    assert tokens is not None
+    assert mask is not None
+    extra = torch.full((len(tokens), more, tokens.shape[2]), filling, dtype=tokens.dtype)
+    tokens = torch.cat([torch.where(mask[..., None], tokens, filling), extra], 1)
+    return replace(batch, text=replace(batch.text, tokens_NLD=tokens, mask_NL=torch.nn.functional.pad(mask, (0, more))))
+
+
+def without_texts(batch: Batch) -> Batch:
+    """The images alone."""
+    none = torch.arange(0)
+    return Batch(batch.image, batch.text.select(none), batch.pairing.select_texts(none))
+
+
+def lean(batch: Batch, needs: frozenset[str]) -> Batch:
+    """Only the features that ``needs`` names; others are ``None``."""
+    image, text = batch.image, batch.text
+    image = ImageFeatures(
+        image.pooled_BD,
+        image.branches_BHD if "branches" in needs else None,
+        image.patches_BPD if "patches" in needs else None,
+        image.grid if "patches" in needs else None,
+    )
+    tokens = "tokens" in needs
+    return replace(
+        batch,
+        image=image,
+        text=TextFeatures(text.pooled_ND, text.tokens_NLD if tokens else None, text.mask_NL if tokens else None),
+    )
+
+
+def lone_pair(batch: Batch) -> Batch:
+    """The first image and its first text."""
+    first = torch.tensor([0])
+    return Batch(batch.image.select(first), batch.text.select(first), Pairing.one_to_one(1))
+
+
+def alike(images: int, foils: int = 3, tokens: int = 5) -> Batch:
+    """Images, captions and foils (one of each kind per caption) that cannot be told apart: every feature is one."""
+    captions, number = torch.arange(images), images * foils
+    of = captions.repeat_interleave(foils)
+    pairing = Pairing(
+        torch.cat([captions, of]),
+        torch.cat([captions * 0 - 1, of]),
+        torch.full((images + number,), ROLES.index("web")),
+        torch.cat([captions * 0 - 1, torch.arange(number) % max(foils, 1)]),
+        torch.arange(images + number) + 100,
+        captions + 500,
+        ROLES,
+        tuple(KINDS[:foils]),
+    )
+    ones = torch.ones(8, dtype=torch.float64)
+    image = ImageFeatures(ones.repeat(images, 1), ones.repeat(images, 3, 1), ones.repeat(images, 4, 1), (2, 2))
+    texts = images + number
+    return Batch(
+        image,
+        TextFeatures(ones.repeat(texts, 1), ones.repeat(texts, tokens, 1), torch.ones(texts, tokens, dtype=torch.bool)),
+        pairing,
+    )

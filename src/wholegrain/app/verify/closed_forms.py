@@ -1,0 +1,137 @@
+"""Problems whose answer is known on paper: features that cannot be told apart, one pair alone, vectors at right angles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from wholegrain.app.verify.cases import KINDS, Batch, alike, lone_pair
+from wholegrain.app.verify.subject import BIAS, SCALE
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+
+IMAGES, FOILS, TOKENS, BRANCHES = 4, 3, 5, 3
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """A problem and its answer.
+
+    Attributes:
+        said: the problem in words, with the answer as a formula.
+        batch: the problem.
+        expected: the answer.
+    """
+
+    said: str
+    batch: Batch
+    expected: float
+
+
+def closed_forms(loss: Any) -> list[ClosedForm]:
+    """What is known on paper of a packaged loss with its settings; empty for any other."""
+    known = _BY_CLASS.get(type(loss).__name__)
+    return [] if known is None else list(known(loss))
+
+
+def right_angles(images: int = IMAGES) -> Batch:
+    """One caption an image, with the image's own vector; different images are at right angles."""
+    eye = torch.eye(images, 8, dtype=torch.float64)
+    pairing = replace(Pairing.one_to_one(images), kinds=KINDS)
+    patches = eye[:, None].repeat(1, 4, 1)
+    mask = torch.ones(images, 2, dtype=torch.bool)
+    return Batch(
+        ImageFeatures(eye, eye[:, None].repeat(1, BRANCHES, 1), patches, (2, 2)),
+        TextFeatures(eye, eye[:, None].repeat(1, 2, 1), mask),
+        pairing,
+    )
+
+
+def _same(foils: int = FOILS) -> Batch:
+    return alike(IMAGES, foils, TOKENS)
+
+
+def _softmax(rivals: int, loss: Any) -> Iterator[ClosedForm]:
+    """Of a symmetric softmax; ``rivals``: an image's candidates among ``_same()``, its own caption with them."""
+    value = (math.log(rivals) + math.log(IMAGES)) / 2
+    said = f"4 images, 4 captions, 12 foils, all alike: (ln {rivals} + ln 4) / 2"
+    yield ClosedForm(said, _same(), value)
+    yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
+    if getattr(loss, "label_smoothing", 0.0) == 0:
+        said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
+        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+
+
+def _sigmoid(false: int) -> Iterator[ClosedForm]:
+    """``false``: an image's negatives among ``_same()``."""
+    yes, no = math.log1p(math.exp(-(SCALE + BIAS))), math.log1p(math.exp(SCALE + BIAS))
+    yield ClosedForm(f"all alike: 1 cell an image with z = 1, {false} with z = -1", _same(), yes + false * no)
+    cell = math.log1p(math.exp(BIAS))
+    yield ClosedForm("right angles: 1 cell at scale + bias, 3 at bias", right_angles(), yes + (IMAGES - 1) * cell)
+
+
+def _clip(loss: Any) -> Iterator[ClosedForm]:
+    return _softmax(IMAGES, loss)
+
+
+def _negclip(loss: Any) -> Iterator[ClosedForm]:
+    return _softmax(IMAGES + FOILS * (1 if loss.own_only else IMAGES), loss)
+
+
+def _conditioned(loss: Any) -> Iterator[ClosedForm]:
+    foils = {"none": 0, "own": FOILS, "all": FOILS * IMAGES}[loss.negatives]
+    return _softmax(IMAGES + foils, loss) if loss.kind == "softmax" else _sigmoid(IMAGES - 1 + foils)
+
+
+def _siglip(loss: Any) -> Iterator[ClosedForm]:
+    return _sigmoid(IMAGES - 1)
+
+
+def _imc(loss: Any) -> Iterator[ClosedForm]:
+    if loss.variant == "own":
+        yield ClosedForm("a caption and its 3 foils alike: ln 4", _same(), math.log(1 + FOILS))
+    elif loss.variant == "paper":
+        peak = SCALE if loss.scaled else 1.0
+        yield ClosedForm("3 foils like their caption: scale + ln 3", _same(), peak + math.log(FOILS))
+    else:
+        rivals = FOILS * IMAGES + (loss.variant == "cross_modal")
+        yield ClosedForm(f"12 foils like everything: ln {rivals}", _same(), math.log(rivals))
+    yield ClosedForm("no foils: 0", _same(0), 0.0)
+
+
+def _cmr(loss: Any) -> Iterator[ClosedForm]:
+    margin = loss.fixed if loss.margin == "fixed" else 0.0
+    yield ClosedForm(f"foils like their caption: the first margin, {margin:g}", _same(), margin)
+    yield ClosedForm("no foils: 0", _same(0), 0.0)
+
+
+def _sparc(loss: Any) -> Iterator[ClosedForm]:
+    yield ClosedForm("5 tokens and all patches alike: ln 5", _same(), math.log(TOKENS))
+    yield ClosedForm("captions of one token: 0", alike(IMAGES, 0, 1), 0.0)
+
+
+def _many_to_many(loss: Any) -> Iterator[ClosedForm]:
+    others = (IMAGES - 1) * (BRANCHES if loss.negatives == "all" else 1)
+    value = (math.log(IMAGES) + math.log(1 + others)) / 2
+    yield ClosedForm(f"4 images, 3 branches each, all alike: (ln 4 + ln {1 + others}) / 2", _same(), value)
+    yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
+
+
+def _diversity(loss: Any) -> Iterator[ClosedForm]:
+    yield ClosedForm("branches alike: 1 - ceiling", _same(), 1 - loss.ceiling)
+
+
+_BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
+    "ClipLoss": _clip,
+    "NegclipLoss": _negclip,
+    "SiglipLoss": _siglip,
+    "ImcLoss": _imc,
+    "CmrLoss": _cmr,
+    "SparcLoss": _sparc,
+    "ManyToManyLoss": _many_to_many,
+    "DiversityLoss": _diversity,
+    "TextConditionedLoss": _conditioned,
+}

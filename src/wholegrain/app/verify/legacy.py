@@ -1,0 +1,47 @@
+"""Variants that are kept to reproduce what others released or wrote, and the checks that they are known to break.
+
+A loss from outside says the same of itself by a class attribute (or property) ``breaks``: a mapping of check to reason. Verify then
+requires that exactly these checks fail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FIRST = "the target is the first hard negative of the batch, whichever that is"
+_LISTED = "texts have their meaning by their place in an image's list"
+_NEXT = "the positive is the next caption in the image's list"
+_HELD = "the scale is not learned from this term, so it gets no gradient"
+_DETACHED = "the alignment weights are constants in the backward pass"
+
+
+def known_breaks(loss: Any) -> dict[str, str]:
+    """Check -> reason, for a packaged loss with its settings; empty for one that keeps everything."""
+    if not type(loss).__module__.startswith("wholegrain.losses."):
+        return {}
+    of_class = _BY_CLASS.get(type(loss).__name__)
+    return {} if of_class is None else of_class(loss)
+
+
+def _imc(loss: Any) -> dict[str, str]:
+    found = {"text_order": _FIRST} if loss.variant == "released" else {}
+    if loss.variant == "own" and loss.positive == "sibling":
+        found["text_order"] = _NEXT
+    if loss.variant in ("own", "paper") and loss.scaled:
+        found["scale"] = _HELD
+    return found
+
+
+def _many_to_many(loss: Any) -> dict[str, str]:
+    reads_place = loss.assignment == "positional" or (loss.assignment == "argmax" and loss.negatives == "same_position")
+    return {"text_order": _LISTED} if reads_place else {}
+
+
+def _sparc(loss: Any) -> dict[str, str]:
+    if not loss.detach_weights:
+        return {}
+    scale_in_weights = loss.weights == "softmax" and loss.similarity == "cosine"
+    return {"gradients": _DETACHED} | ({"scale": _DETACHED} if scale_in_weights else {})
+
+
+_BY_CLASS = {"ImcLoss": _imc, "ManyToManyLoss": _many_to_many, "SparcLoss": _sparc}

@@ -1,0 +1,31 @@
+"""Settings as they are written on a command line: ``variant=released ceiling=0.7``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+from wholegrain.errors import UserError
+
+
+def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+    """``name=value`` words to settings; a value is TOML, or else a text.
+
+    Raises:
+        UserError: a word without ``=``.
+
+    Example:
+        >>> parse_settings(["variant=released", "upper=2.5", "own_only=true"])
+        {'variant': 'released', 'upper': 2.5, 'own_only': True}
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise UserError(f'"{word}" is not a setting; write name=value, such as variant=released.')
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
