@@ -55,9 +55,9 @@ PLACE_WORDS = {
     "bottom": ("at the bottom", "in the lower part"),
 }
 NUMBERS = {1: "a", 2: "two", 3: "three"}
-_PLURALS = {"leaf": "leaves", "scissors": "scissors", "scales": "scales", "fish": "fish", "torch": "torches", "cross": "crosses", "die": "dice",
+_PLURALS = {"leaf": "leaves", "scissors": "scissors", "scales": "scales", "fish": "fish", "cross": "crosses", "die": "dice",
             "radiation": "radiation signs", "biohazard": "biohazard signs", "hash": "hashes", "lily": "lilies", "mercury": "mercuries",
-            "victory": "victories", "infinity": "infinities", "venus": "venuses", "mars": "marses"}  # fmt: skip
+            "infinity": "infinities", "plus": "pluses", "venus": "venuses", "mars": "marses"}  # fmt: skip
 
 
 def plural(noun: str) -> str:

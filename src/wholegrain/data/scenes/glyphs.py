@@ -13,20 +13,20 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _A = """
-sun 2600, cloud 2601, umbrella 2602, snowman 2603, comet 2604, star 2605, telephone 260E, cup 2615, shamrock 2618, hand 261E,
-skull 2620, ankh 2625, wheel 2638, face 263B, moon 263E, king 265A, queen 265B, rook 265C, bishop 265D, knight 265E, pawn 265F,
+sun 2600, cloud 2601, umbrella 2602, key 26B7, tick 2714, star 2605, telephone 260E, cup 2615, shamrock 2618, hand 261B,
+skull 2620, plus 271A, pie 25D5, face 263B, moon 263E, king 265A, queen 265B, rook 265C, bishop 265D, knight 265E, boomerang 2771,
 spade 2660, club 2663, heart 2665, diamond 2666, note 266A, flag 2691, hammer 2692, anchor 2693, sword 2694, scales 2696, flask 2697,
 flower 2698, gear 2699, atom 269B, lily 269C, bolt 26A1, urn 26B1, scissors 2702, airplane 2708, envelope 2709, pencil 270E, pen 2712,
-cross 271D, snowflake 2744, leaf 2619, house 2302, keyboard 2328, square 25A0, circle 25CF, triangle 25B2, arrow 27A4, crescent 262A,
-yinyang 262F, die 2684, radiation 2622, biohazard 2623, trident 2646, sickle 262D, medal 262E
+cross 271D, snowflake 2744, leaf 2619, house 2302, button 25C9, square 25A0, circle 25CF, triangle 25B2, arrow 27A4, crescent 262A,
+yinyang 262F, die 2684, radiation 2622, biohazard 2623, trident 2646, brick 25AC, medal 262E
 """
 _B = """
-reel 2707, caduceus 2624, mercury 263F, venus 2640, mars 2642, jupiter 2643, saturn 2644, pluto 2647, lion 264C, ram 2648, bull 2649,
-twin 264A, crab 264B, virgo 264D, libra 264E, scorpion 264F, archer 2650, goat 2651, water 2652, fish 2653, recycler 267B, warning 26A0,
-hexagram 2721, blossom 273F, victory 270C, infinity 221E, omega 03A9, ampersand 0026, question 003F, hash 0023, at-sign 0040,
+reel 2707, crest 2720, mercury 263F, venus 2640, mars 2642, jupiter 2643, saturn 2644, pluto 2647, lion 264C, ram 2648, bull 2649,
+twin 264A, crab 264B, burst 2738, libra 264E, scorpion 264F, archer 2650, goat 2651, water 2652, fish 2653, recycler 267B, warning 26A0,
+hexagram 2721, blossom 273F, quote 275E, infinity 221E, omega 03A9, ampersand 0026, question 003F, hash 0023, swirl 0040,
 percent 0025, section 00A7, pilcrow 00B6, euro 20AC, dollar 0024, pound 00A3, yen 00A5, pi 03C0, sigma 03A3, delta 0394, lambda 03BB,
-psi 03A8, root 221A, integral 222B, staff 2695, loop 2318, eject 23CF, rosette 2740, asterisk 2731, target 25CE, lozenge 25CA,
-coffin 26B0, flat 266D, theta 0398, phi 03A6, pentagon 2B1F, hexagon 2B22, trigram 2632, spring 2668
+psi 03A8, root 221A, integral 222B, staff 2695, loop 2318, eject 23CF, rosette 2740, asterisk 2731, target 25CE, quad 2756,
+exclamation 2762, flat 266D, theta 0398, phi 03A6, wedge 25E3, hexagon 2B22, trigram 2632, spring 2668
 """
 
 
@@ -38,16 +38,16 @@ def _parse(table: str) -> dict[str, str]:
 GLYPHS: dict[str, dict[str, str]] = {"A": _parse(_A), "B": _parse(_B)}
 _CHARACTERS = GLYPHS["A"] | GLYPHS["B"]
 _MASTER = 128  # pixels of the square in which each silhouette is drawn once
-_THIN = 0.32  # silhouettes that ink less of their box than this are drawn with a stroke, so that colour and fill show
+_THIN = 0.37  # silhouettes that ink less of their box than this are drawn with a stroke, so that colour and fill show
+_STROKES = range(6)  # the first that inks enough is taken, in pixels of a font of 102: a wider one than needed would close holes
 
 
 @lru_cache(maxsize=256)
 def master(noun: str) -> Image.Image:
     """The silhouette of ``noun``, white on black, cropped to its ink and centred in a square (mode L)."""
     font = ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 4 * _MASTER // 5)
-    ink = _ink(noun, font, 0)
-    if np.asarray(ink).mean() / 255 < _THIN:
-        ink = _ink(noun, font, 3)
+    inks = (_ink(noun, font, stroke) for stroke in _STROKES)
+    ink = next((i for i in inks if np.asarray(i).mean() / 255 >= _THIN), None) or _ink(noun, font, _STROKES[-1])
     ink.thumbnail((_MASTER - 8, _MASTER - 8), Image.Resampling.LANCZOS)
     square = Image.new("L", (_MASTER, _MASTER))
     square.paste(ink, ((_MASTER - ink.width) // 2, (_MASTER - ink.height) // 2))

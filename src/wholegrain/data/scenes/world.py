@@ -22,7 +22,7 @@ COLOURS = {
     "blue": (35, 90, 215), "purple": (135, 60, 190), "pink": (245, 110, 180), "brown": (125, 75, 35), "black": (25, 25, 30),
 }  # fmt: skip
 FILLS = ("solid", "striped", "dotted")
-SIZES = {"small": 0.28, "large": 0.42}  # share of the picture's side
+SIZES = {"small": 0.30, "large": 0.42}  # share of the picture's side
 PLACES = ("left", "right", "top", "bottom")
 RELATIONS = ("left", "right", "above", "below")
 INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
