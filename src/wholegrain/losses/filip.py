@@ -68,7 +68,7 @@ def filip_scores(patches_BPD: Tensor, tokens_CLD: Tensor, mask_CL: Tensor) -> tu
     def block(rows: slice, columns: slice) -> Tensor:
         patches, tokens, mask = patches_BPD[rows], tokens_CLD[columns], mask_CL[columns]
         cosine = patches.flatten(0, 1) @ tokens.flatten(0, 1).T
-        cosine = cosine.view(len(patches), -1, len(tokens), mask.shape[1])  # [b, P, c, L]
+        cosine = cosine.view(*patches.shape[:2], *mask.shape)  # [b, P, c, L]
         real = length_C[columns] > 0
         best_word = cosine.masked_fill(~mask, -2.0).amax(3)  # below every cosine
         to_text = torch.where(real, best_word.mean(1), 0.0)

@@ -45,28 +45,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision
 from wholegrain.losses.contrastive import Duplicates
-from wholegrain.losses.pair_scores import blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
-
-
-def pooled_cosine(weight: Tensor, dot: Tensor, patches: Tensor, length: Tensor) -> Tensor:
-    """``cos(sum_p weight[p] v[p], t)`` without the pooled vectors where patches are few; 0 if either is 0.
-
-    Args:
-        weight: ``[b, ..., P]``, weights over the patches of image b.
-        dot: ``[b, ..., P]``, ``t . v[p]``.
-        patches: ``[b, P, D]``.
-        length: ``[b, ...]`` or broadcastable, the norm of t.
-    """
-    flat = weight.flatten(1, -2)
-    if patches.shape[1] <= patches.shape[2]:  # squared length by way of the patches' products
-        square = ((flat @ (patches @ patches.mT)) * flat).sum(-1)
-    else:
-        square = (flat @ patches).square().sum(-1)
-    square = square.view(weight.shape[:-1]) * length.square()
-    tiny = torch.finfo(square.dtype).tiny
-    return torch.where(square > TINY**2, (weight * dot).sum(-1) * square.clamp_min(max(TINY**2, tiny)).rsqrt(), 0.0)
+from wholegrain.losses.pair_scores import blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of, pooled_cosine
 
 
 @dataclass(frozen=True)

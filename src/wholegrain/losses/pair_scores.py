@@ -20,7 +20,7 @@ from torch.nn.functional import logsigmoid, pad
 from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, at_least_float32
+from wholegrain.losses.contract import TINY, LossOutput, at_least_float32
 from wholegrain.losses.contrastive import Duplicates, KnownTrue
 from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, max_over, sum_over, world
 
@@ -147,3 +147,22 @@ def over_processes(lse_C: Tensor, group: dist.ProcessGroup | None) -> Tensor:
 def candidates(pairing: Pairing, negatives: str) -> Tensor:
     """Which texts are compared at all, bool ``[N]``: the true ones, and with ``"all"`` hard negatives, too."""
     return pairing.true_N | (negatives == "all")
+
+
+def pooled_cosine(weight: Tensor, dot: Tensor, patches: Tensor, length: Tensor) -> Tensor:
+    """``cos(sum_p weight[p] v[p], t)`` without the pooled vectors where patches are few; 0 if either is 0.
+
+    Args:
+        weight: ``[b, ..., P]``, weights over the patches of image b.
+        dot: ``[b, ..., P]``, ``t . v[p]``.
+        patches: ``[b, P, D]``.
+        length: ``[b, ...]`` or broadcastable, the norm of t.
+    """
+    flat = weight.flatten(1, -2)
+    if patches.shape[1] <= patches.shape[2]:  # squared length by way of the patches' products
+        square = ((flat @ (patches @ patches.mT)) * flat).sum(-1)
+    else:
+        square = (flat @ patches).square().sum(-1)
+    square = square.view(weight.shape[:-1]) * length.square()
+    tiny = torch.finfo(square.dtype).tiny
+    return torch.where(square > TINY**2, (weight * dot).sum(-1) * square.clamp_min(max(TINY**2, tiny)).rsqrt(), 0.0)

@@ -206,7 +206,8 @@ class LlipHead(AttentionHead):
 
     They are the class tokens of :mod:`wholegrain.towers.branches` (masked from one another there, free in the paper), or for other
     and frozen towers learned read-outs of the patches. Wv starts as the identity and Wo as the base's projection, so with equal
-    tokens every mixture starts as the base's vector. The pooled image is the even mixture.
+    tokens every mixture starts as the base's vector. The pooled image is the even mixture. The base's projection of images stays
+    as it was, for patches alone.
     """
 
     kind = "llip"
@@ -224,6 +225,7 @@ class LlipHead(AttentionHead):
         self.mixtures, self.source = mixtures, source
         self.readout = BranchReadout(widths.image, mixtures, noise) if source == "readout" else None
         nn.init.eye_(self.value.weight)
+        self.image.requires_grad_(False)  # the loss never sees it, and DDP waits for every gradient
 
     def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
         """Read-outs need patches; tokens come with the tower."""

@@ -1,0 +1,392 @@
+"""The fine-grained losses: against loops, gradients, processes, padding, order, precision, memory; and that they train."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import gloo
+import pytest
+import torch
+from reference_fine_grained import CASES, Batch, make_batch, reference
+from tiny_training import make_dataset, make_model, make_recipe
+
+from wholegrain.evaluation.similarity import Scorer
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses import attention_pool, filip, gloria, pair_scores
+from wholegrain.losses.contract import NEEDS, unit
+from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss, balanced
+from wholegrain.losses.sparc import SparcLoss
+from wholegrain.objectives.recipe import load_recipe
+from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
+from wholegrain.training.loop import train
+
+SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
+DETACHED = ("sparc-images-detached",)  # the gradient leaves something out on purpose
+READS_ORDER = ("flair", "flair-negative")  # the first text of an image stands for it
+FROZEN_TARGET = ("prototypes", "prototypes-one")  # targets have no gradient
+
+
+def call(loss, batch: Batch, scale=SCALE, bias=BIAS, group=None):
+    state = loss.initial_state(()) if hasattr(loss, "initial_state") else None
+    return loss(batch.image, batch.text, batch.pairing, scale, bias, state, group=group)
+
+
+def knobs(dtype=torch.float64):
+    return torch.tensor(7.0, dtype=dtype, requires_grad=True), torch.tensor(-1.5, dtype=dtype, requires_grad=True)
+
+
+def gradients(value, batch, scale, bias):
+    leaves = {**batch.leaves(), "scale": scale, "bias": bias}
+    found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {name: torch.zeros_like(x) if g is None else g for (name, x), g in zip(leaves.items(), found, strict=True)}
+
+
+def compare(loss, batch):
+    (a_scale, a_bias), (b_scale, b_bias) = knobs(), knobs()
+    ours, theirs = batch.fresh(), batch.fresh()
+    output, value = call(loss, ours, a_scale, a_bias), reference(loss, theirs, b_scale, b_bias)
+    torch.testing.assert_close(output.value, value, rtol=1e-9, atol=1e-11)
+    got, expected = gradients(output.value, ours, a_scale, a_bias), gradients(value, theirs, b_scale, b_bias)
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}")
+    return output, expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_agrees_with_loops(name):
+    output, expected = compare(CASES[name], make_batch(0))
+    assert output.value != 0
+    assert any(g.abs().max() > 1e-6 for g in expected.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_small_blocks_without_negatives_agree_with_loops(name, monkeypatch):
+    monkeypatch.setattr(pair_scores, "CELLS", 50)
+    compare(CASES[name], make_batch(1, captions=(2, 1, 2), negatives=0, patches=7, width=4))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_image(name):
+    if name not in ("sparc-images", "sparc-images-softmax", "sparc-images-detached"):
+        compare(CASES[name], make_batch(4, captions=(2,), duplicates=False))
+    assert call(CASES[name], make_batch(4, captions=(2,), duplicates=False)).value.isfinite()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in DETACHED + FROZEN_TARGET])
+def test_gradcheck(name):
+    batch = make_batch(5, captions=(2, 1), patches=3, tokens=3, width=4).fresh()
+    leaves = batch.leaves()
+    scale, bias = knobs()
+
+    def value(scale, bias, *inputs):
+        return call(CASES[name], batch.given(dict(zip(leaves, inputs, strict=True))), scale, bias).value
+
+    assert torch.autograd.gradcheck(value, (scale, bias, *leaves.values()), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_order_of_images_texts_and_patches_does_not_matter(name):
+    batch = make_batch(6)
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randperm(len(batch.pairing.image_id_B), generator=draw)
+    texts = torch.randperm(len(batch.pairing.owner_N), generator=draw)
+    if name in READS_ORDER:
+        texts = torch.arange(len(texts))
+    pairing = batch.pairing.select_texts(texts)
+    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N], image_id_B=pairing.image_id_B[images])
+    image = batch.image.select(images)
+    patches = image.patches_BPD[:, torch.randperm(image.patches_BPD.shape[1], generator=draw)]
+    moved = Batch(replace(image, patches_BPD=patches), batch.text.select(texts), pairing)
+    torch.testing.assert_close(call(CASES[name], moved).value, call(CASES[name], batch).value, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "tokens" in CASES[name].needs])
+@pytest.mark.parametrize("filling", [1e6, float("nan")])
+def test_padding_is_never_read(name, filling):
+    plain, batch = make_batch(7).fresh(), make_batch(7)
+    tokens, mask = batch.text.tokens_NLD, batch.text.mask_NL
+    more = torch.full((len(tokens), 3, tokens.shape[2]), filling, dtype=tokens.dtype)
+    tokens = torch.cat([torch.where(mask[..., None], tokens, filling), more], 1)
+    text = replace(batch.text, tokens_NLD=tokens, mask_NL=torch.nn.functional.pad(mask, (0, 3)))
+    padded = replace(batch, text=text).fresh()
+    value, other = call(CASES[name], plain).value, call(CASES[name], padded).value
+    torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
+    value.backward()
+    other.backward()
+    real, length = plain.text.mask_NL, mask.shape[1]
+    torch.testing.assert_close(padded.text.tokens_NLD.grad[:, :length][real], plain.text.tokens_NLD.grad[real])
+    assert (padded.text.tokens_NLD.grad[~padded.text.mask_NL] == 0).all()
+    torch.testing.assert_close(padded.image.patches_BPD.grad, plain.image.patches_BPD.grad)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reads_no_more_than_it_says(name):
+    batch, needs = make_batch(8), CASES[name].needs
+    assert needs <= NEEDS
+    learned = {k: v for k, v in batch.image.learned.items() if ("prototypes" in needs) == (k == "prototypes_KD")}
+    kept = {"patches_BPD": "patches", "keys_BGSE": "slots", "values_BGSE": "slots"}
+    image = replace(batch.image, learned=learned, **{field: None for field, need in kept.items() if need not in needs})
+    kept = {"tokens_NLD": "tokens", "mask_NL": "tokens", "query_NGE": "slots"}
+    text = replace(batch.text, **{field: None for field, need in kept.items() if need not in needs})
+    lean = call(CASES[name], Batch(image, text, batch.pairing), bias=BIAS if "bias" in needs else None).value
+    assert lean == call(CASES[name], batch).value
+    lacking = Batch(ImageFeatures(batch.image.pooled_BD), TextFeatures(batch.text.pooled_ND), batch.pairing)
+    with pytest.raises(ValueError, match="needs"):
+        call(CASES[name], lacking)
+
+
+def cast(batch: Batch, dtype: torch.dtype) -> Batch:
+    return batch.given({name: x.to(dtype) for name, x in batch.leaves().items()})
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "filip-quarter"])  # ranks of rounded numbers may tie
+def test_low_precision_inputs_are_computed_in_float32(name):
+    rounded = cast(make_batch(9), torch.bfloat16)
+    exact = call(CASES[name], cast(rounded, torch.float64)).value
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = call(CASES[name], rounded, SCALE.float(), BIAS.float())
+    assert output.value.dtype == torch.float32
+    torch.testing.assert_close(output.value.double(), exact, rtol=5e-5, atol=5e-5)
+
+
+def edge_batches() -> dict[str, Batch]:
+    usual = cast(make_batch(3), torch.float32)
+
+    def filled(number: float) -> Batch:
+        return usual.given({name: torch.full_like(x, number) for name, x in usual.leaves().items()})
+
+    lone = Batch(usual.image.select(torch.tensor([0])), usual.text.select(torch.tensor([0])), Pairing.one_to_one(1))
+    copies = replace(usual.pairing, text_id_N=usual.pairing.text_id_N * 0, image_id_B=usual.pairing.image_id_B * 0)
+    none = torch.arange(0)
+    textless = Batch(usual.image, usual.text.select(none), usual.pairing.select_texts(none))
+    unmasked = replace(usual, text=replace(usual.text, mask_NL=torch.zeros_like(usual.text.mask_NL)))
+    return {
+        "constant": filled(0.3), "zero": filled(0.0), "large": filled(3e4), "one pair": lone, "no texts": textless,
+        "all copies": replace(usual, pairing=copies), "no tokens": unmasked,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("edge", edge_batches())
+def test_finite_at_the_edge(edge):
+    for name, loss in CASES.items():
+        batch = edge_batches()[edge].fresh()
+        scale, bias = torch.tensor(100.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
+        output = call(loss, batch, scale, bias)
+        output.value.backward()
+        assert output.value.isfinite(), name
+        for key, leaf in {**batch.leaves(), "scale": scale, "bias": bias}.items():
+            assert leaf.grad is None or leaf.grad.isfinite().all(), (name, key)
+
+
+# ---- processes --------------------------------------------------------------------------------------------------------------
+
+
+def results(loss, batch: Batch, group=None) -> dict[str, torch.Tensor]:
+    scale, bias = knobs()
+    batch = batch.fresh()
+    output = call(loss, batch, scale, bias, group)
+    found = {f"grad {name}": g for name, g in gradients(output.value, batch, scale, bias).items()}
+    found |= {f"part {name}": x for name, x in output.parts.items() if name != "shuffled"}
+    return found | {"value": output.value.detach()}
+
+
+def all_results(rank, group, batch: Batch, names: list[str]):
+    return {name: results(CASES[name], batch, group) for name in names}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_processes_equal_one(size):
+    bounds = {2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}[size]
+    batch = make_batch(10)
+    parts = [batch.part(*b) for b in bounds]
+    assert len({part.text.mask_NL.shape[1] for part in parts}) > 1, "the processes should hold texts of unequal lengths"
+    names = list(CASES) if size == 2 else ["filip", "gloria", "prototypes", "dreamlip", "flair", "llip", "sparc-both"]
+    by_rank = gloo.run(size, all_results, [(part, names) for part in parts])
+    spread = ("value", "part", "grad scale", "grad bias", "grad mix_D", "grad prototypes_KD")  # shares sum to the whole
+    for name in names:
+        for key, expected in results(CASES[name], batch).items():
+            shares = [found[name][key] for found in by_rank]
+            if key == "grad tokens_NLD":
+                longest = expected.shape[1]
+                shares = [torch.nn.functional.pad(s, (0, 0, 0, longest - s.shape[1])) for s in shares]
+            got = torch.stack(shares).sum(0) if key.startswith(spread) else torch.cat(shares)
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10, msg=lambda m, at=f"{name} {key}": f"{at}: {m}")
+
+
+def test_a_process_without_texts_takes_part():
+    whole = make_batch(12)
+    kept = (whole.pairing.owner_N > 0).nonzero().squeeze(1)
+    whole = Batch(whole.image, whole.text.select(kept), whole.pairing.select_texts(kept))
+    names = [name for name in CASES if name not in DETACHED]
+    by_rank = gloo.run(2, all_results, [(whole.part(0, 1), names), (whole.part(1, 6), names)])
+    for name in names:
+        total = sum(found[name]["value"] for found in by_rank)
+        torch.testing.assert_close(total, results(CASES[name], whole)["value"], msg=lambda m, name=name: f"{name}: {m}")
+
+
+# ---- what single losses promise ---------------------------------------------------------------------------------------------
+
+
+def unrelated(images=8, patches=49, tokens=10, width=256) -> Batch:
+    draw = torch.Generator().manual_seed(0)
+    image = torch.randn(images, patches, width, generator=draw)
+    text = torch.randn(images, tokens, width, generator=draw)
+    mask = torch.ones(images, tokens, dtype=torch.bool)
+    return Batch(ImageFeatures(image[:, 0], patches_BPD=image), TextFeatures(text[:, 0], text, mask), Pairing.one_to_one(images))
+
+
+@pytest.mark.parametrize("weights", ["minmax", "softmax"])
+def test_images_as_rivals_cure_sparc_of_query_leakage(weights):
+    """With images that have nothing to do with their captions SPARC's loss is far below chance; among images it is not."""
+    batch, scale = unrelated(), torch.tensor(14.0)
+    leaking = call(SparcLoss(weights=weights), batch, scale).value.item()
+    cured = call(SparcLoss(weights=weights, rivals="images"), batch, scale).value.item()
+    assert leaking < 0.7 * math.log(10)
+    assert cured > 0.97 * math.log(8)
+
+
+def test_the_bare_softmax_of_dot_products_saturates():
+    batch = unrelated()
+    patches, tokens = batch.image.patches_BPD, batch.text.tokens_NLD
+    bare = SparcLoss(weights="softmax", temperature=1.0).group_patches(patches, tokens, torch.tensor(14.0))[0]
+    tempered = SparcLoss(weights="softmax").group_patches(patches, tokens, torch.tensor(14.0))[0]
+    assert bare.amax(2).mean() > 0.9
+    assert tempered.amax(2).mean() < 0.3
+
+
+def test_prototypes_are_balanced_and_held_still_at_first():
+    similarity = torch.randn(40, 4, generator=torch.Generator().manual_seed(0)) + torch.tensor([3.0, 0, 0, 0])
+    target = balanced(similarity, epsilon=0.5, rounds=50)
+    torch.testing.assert_close(target.sum(1), torch.ones(40))
+    torch.testing.assert_close(target.sum(0), torch.full((4,), 10.0), rtol=1e-3, atol=1e-3)
+    loss, state, moved = MgcaPrototypesLoss(frozen_steps=2), None, []
+    for _ in range(3):
+        batch = make_batch(0).fresh()
+        output = loss(batch.image, batch.text, batch.pairing, SCALE, BIAS, state)
+        output.value.backward()
+        state = output.state
+        moved.append(bool(batch.image.learned["prototypes_KD"].grad.abs().max() > 0))
+    assert moved == [False, False, True]
+
+
+def test_memory_stays_bounded(monkeypatch):
+    """No tensor of the forward or backward pass of a word-by-patch loss holds every word by every patch of every pair."""
+    monkeypatch.setattr(pair_scores, "CELLS", 20_000)
+    images, patches, tokens, width = 24, 30, 12, 8
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            found = function(*args, **(kwargs or {}))
+            for x in found if isinstance(found, (tuple, list)) else (found,):
+                if isinstance(x, torch.Tensor):
+                    largest = max(largest, x.numel())
+            return found
+
+    for name in ("filip", "gloria", "sparc-images"):
+        batch = unrelated(images, patches, tokens, width).fresh()
+        with Watch():
+            call(CASES[name], batch, torch.tensor(7.0)).value.backward()
+        assert largest <= 20_000, name
+    assert images * images * patches * tokens > 10 * 20_000
+
+
+# ---- heads, evaluation, training --------------------------------------------------------------------------------------------
+
+HEADS = ("filip", "pacl", "mgca", "flair", "llip")
+SETTINGS = {"llip": {"mixtures": 3, "noise": 0.0}, "mgca": {"prototypes": 5}}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data"))
+
+
+def encoded(model, needs):
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    tokens = model.tokenizer.encode(["red beside green", "a blue half", "white things", "red"])
+    return model.encode_images(pixels, needs), model.encode_texts(tokens.tokens_NL, tokens.length_N, needs)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_heads_start_as_their_base_and_come_back_from_disk(dataset, tmp_path, kind, frozen):
+    model = make_model(dataset).eval()
+    if frozen:
+        model.image_tower.tune("none")
+    before = encoded(model, frozenset({"patches"}))
+    convert_head(model, HeadConfig(kind=kind, **SETTINGS.get(kind, {})))
+    needs = frozenset({"patches", "tokens"}) | model.head.gives
+    image, text = encoded(model, needs)
+    torch.testing.assert_close(unit(image.pooled_BD), unit(before[0].pooled_BD), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(image.patches_BPD, before[0].patches_BPD, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(text.pooled_ND, before[1].pooled_ND)
+    if kind == "llip":  # equal tokens: every mixture is the base's vector
+        cosine = unit(before[0].pooled_BD) @ unit(text.pooled_ND).T
+        torch.testing.assert_close(model.score(image, text), cosine, rtol=1e-4, atol=1e-4)
+    assert model.image_frozen == frozen
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    assert again.head.config() == model.head.config()
+    other = encoded(again, needs)
+    assert torch.equal(other[0].pooled_BD, image.pooled_BD)
+    if model.score is not None:
+        torch.testing.assert_close(again.score(*other), model.score(image, text))
+
+
+def test_the_empty_slot_of_flair_is_an_attention_of_torch(dataset):
+    """The head and the score together are nn.MultiheadAttention with add_zero_attn, as in the released code."""
+    torch.manual_seed(0)
+    model = convert_head(make_model(dataset).eval(), HeadConfig("flair", attention_heads=2))
+    head = model.head
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    width = model.width
+    attention = torch.nn.MultiheadAttention(width, 2, batch_first=True, add_zero_attn=True)
+    with torch.no_grad():
+        attention.in_proj_weight.copy_(torch.cat([head.query.weight, head.key.weight, head.value.weight]))
+        attention.in_proj_bias.copy_(torch.cat([head.query.bias, head.key.bias, head.value.bias]))
+        attention.out_proj.weight.copy_(head.mix.weight)
+        attention.out_proj.bias.copy_(head.mix.bias)
+        image, text = encoded(model, frozenset({"slots", "patches"}))
+        query = head.norm_query(text.pooled_ND).expand(3, -1, -1)
+        pooled, _ = attention(query, head.norm_key(image.patches_BPD), head.norm_value(image.patches_BPD))
+        expected = (unit(pooled) * unit(text.pooled_ND)).sum(-1)
+        torch.testing.assert_close(model.score(image, text), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(attention_pool.score(image, text, image.learned), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_scores_are_those_of_the_losses_and_serve_evaluation(dataset):
+    model = convert_head(make_model(dataset).eval(), "filip")
+    image, text = encoded(model, model.score_needs)
+    with torch.no_grad():
+        expected = filip.score(image, text)
+        scorer = Scorer(image, text, model)
+        torch.testing.assert_close(scorer.rows(1, 3), expected[1:3])
+        torch.testing.assert_close(scorer.pairs(torch.tensor([2, 0]), torch.tensor([1, 3])), expected[[2, 0], [1, 3]])
+        assert gloria.score(image, text).shape == (3, 4)
+    assert make_model(dataset).score is None
+
+
+RECIPES = ("filip", "pacl", "gloria", "mgca", "flair", "llip", "dreamlip", "sparc_images")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_train(dataset, tmp_path, name):
+    small = {"llip": ["--model.head_settings.mixtures", "3"], "mgca": ["--model.head_settings.prototypes", "6"]}.get(name, [])
+    recipe = make_recipe(name, "--optimiser.steps", "3", *small)
+    model = make_model(dataset)
+    start = {key: value.clone() for key, value in model.head.state_dict().items()}
+    trained = train(recipe, dataset, model, tmp_path / "run", device="cpu", quiet=True)
+    found = load_model(trained)
+    assert found.head.kind == load_recipe(name).model.head
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 3
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    after = found.head.state_dict()
+    assert any(not torch.equal(value, after[key]) for key, value in start.items())
+    for key, value in found.head.named_parameters():
+        assert value.isfinite().all(), key
