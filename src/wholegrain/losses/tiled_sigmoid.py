@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid
 
-from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides, untraced
+from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, only_once, tile_sides, untraced
 
 
 class Cells(Protocol):
@@ -53,13 +52,14 @@ class _TiledSigmoid(torch.autograd.Function):
         ctx: Any, rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, positive: Cells, left_out: Mask
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        wanted = ProductGradient((rows_RD, columns_CD, scale, bias), ctx.needs_input_grad[:4])
+        inputs = rows_RD, columns_CD, scale, bias
+        wanted = ProductGradient(inputs, ctx.needs_input_grad[:4])
         height, width = tile_sides(len(rows_RD), len(columns_CD), rows_RD.device)
         room = rows_RD.new_empty(height * width)
         total, of_positive = scale.new_zeros(()), scale.new_zeros(())
         with torch.autocast(rows_RD.device.type, enabled=False):
             for rows in cut(len(rows_RD), height):
-                strip = Strip(rows_RD, columns_CD, scale, bias, rows)
+                strip = Strip(inputs, rows)
                 for columns in cut(len(columns_CD), width):
                     against = strip.tile(columns, room)  # -z S, for z = -1
                     row, column = positive.pairs(rows, columns)
@@ -72,15 +72,15 @@ class _TiledSigmoid(torch.autograd.Function):
                         gradient = against.sigmoid_()
                         gradient[row, column] *= -1
                         wanted.add(rows, columns, gradient)
-        made = wanted.result()
+            made = wanted.result()
         ctx.made = [gradient is not None for gradient in made]
         ctx.save_for_backward(*(gradient for gradient in made if gradient is not None))
         ctx.mark_non_differentiable(of_positive)
         return total, of_positive
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        only_once()
         saved, by_total = iter(ctx.saved_tensors), grads[0]
         if by_total is None:
             return (None,) * 6

@@ -17,15 +17,15 @@ scores of the tile lie within what the type can hold so (80 in float32), else on
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from wholegrain.losses import tiles
-from wholegrain.losses.tiles import Logits, Mask, ProductGradient, Strip, cut, tile_sides, untraced
+from wholegrain.losses.tiles import Inputs, Logits, Mask, ProductGradient, Strip, cut, only_once, tile_sides, untraced
 
 WITHIN = {torch.float32: 80.0, torch.float64: 600.0}
 
@@ -79,51 +79,53 @@ class _TiledSoftmax(torch.autograd.Function):
         column_P: Tensor,
         sums: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = rows_RD, columns_CD, scale, bias
         rows, columns = len(rows_RD), len(columns_CD)
+        sides = tile_sides(rows, columns, rows_RD.device)
         found = _Totals(rows, columns, len(row_P), scale, sums)
         keep = any(ctx.needs_input_grad) and rows * columns <= tiles.KEPT
         kept: list[Tensor] = []
-        room = None if keep else _room(rows_RD, columns_CD)
+        room = None if keep else rows_RD.new_empty(sides[0] * sides[1])
         with torch.autocast(rows_RD.device.type, enabled=False):
-            for strip, pairs in _strips(rows_RD, columns_CD, scale, bias, row_P, column_P):
-                for here in cut(columns, _side(rows_RD, columns_CD)):
+            for strip, pairs in _strips(inputs, sides, row_P, column_P):
+                for here in cut(columns, sides[1]):
                     tile = strip.tile(here, room)
                     place, row, column = pairs.within(here)
                     found.pair_P[place] = tile[row, column]
-                    exponential = found.add(tile, left_out, strip.rows, here)
+                    peak = found.add(tile, left_out, strip.rows, here)
                     if keep:
-                        kept += [tile, exponential]
-        ctx.save_for_backward(rows_RD, columns_CD, scale, bias, row_P, column_P, found.by_row[0], found.by_column[0], *kept)
-        ctx.left_out, ctx.sums = left_out, sums
+                        kept += [tile, peak]
+        ctx.save_for_backward(*inputs, row_P, column_P, found.by_row[0], found.by_column[0], *kept)
+        ctx.left_out, ctx.sums, ctx.sides = left_out, sums, sides
         return found.by_row, found.by_column, found.pair_P
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows_RD, columns_CD, scale, bias, row_P, column_P, lse_R, lse_C, *kept = ctx.saved_tensors
-        wanted = ProductGradient((rows_RD, columns_CD, scale, bias), ctx.needs_input_grad[:4])
-        room, kept = (None if kept else _room(rows_RD, columns_CD)), iter(kept)
-        by_row, by_column, by_pair = grads
-        with torch.autocast(rows_RD.device.type, enabled=False):
-            for strip, pairs in _strips(rows_RD, columns_CD, scale, bias, row_P, column_P):
-                for here in cut(columns_CD.shape[0], _side(rows_RD, columns_CD)):
+        only_once()
+        *inputs, row_P, column_P, lse_R, lse_C = ctx.saved_tensors[:8]
+        kept = iter(ctx.saved_tensors[8:])
+        wanted = ProductGradient(inputs, ctx.needs_input_grad[:4])
+        room = None if len(ctx.saved_tensors) > 8 else inputs[0].new_empty(ctx.sides[0] * ctx.sides[1])
+        with torch.autocast(inputs[0].device.type, enabled=False):
+            for strip, pairs in _strips(inputs, ctx.sides, row_P, column_P):
+                rows = strip.rows
+                for here in cut(len(inputs[1]), ctx.sides[1]):
                     if room is None:
                         tile, peak = next(kept), next(kept)
                     else:
                         tile = strip.tile(here, room)
-                        peak = _exponentials(tile, ctx.left_out, strip.rows, here)
-                    rows = strip.rows
-                    back = _of_lse(tile, peak, lse_R[rows], lse_C[here], by_row[0, rows], by_column[0, here])
+                        peak = _exponentials(tile, ctx.left_out, rows, here)
+                    back = _of_lse(tile, peak, lse_R[rows], lse_C[here], grads[0][0, rows], grads[1][0, here])
                     if len(peak) == 0:
                         ctx.left_out.fill(back, rows, here, 0.0)
                     if ctx.sums:
-                        each = by_row[1, rows, None] + by_column[1, here]
+                        each = grads[0][1, rows, None] + grads[1][1, here]
                         ctx.left_out.fill(each, rows, here, 0.0)
                         back += each
                     place, row, column = pairs.within(here)
-                    back.index_put_((row, column), by_pair[place], accumulate=True)
+                    back.index_put_((row, column), grads[2][place], accumulate=True)
                     wanted.add(rows, here, back)
-        return (*wanted.result(), None, None, None, None)
+            return (*wanted.result(), None, None, None, None)
 
 
 class _Totals:
@@ -191,16 +193,6 @@ class _Pairs:
         return self.place[here], self.row[here], self.column[here] - columns.start
 
 
-def _strips(rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, row_P: Tensor, column_P: Tensor):
-    height = tile_sides(len(rows_RD), len(columns_CD), rows_RD.device)[0]
-    for rows in cut(len(rows_RD), height):
-        yield Strip(rows_RD, columns_CD, scale, bias, rows), _Pairs(row_P, column_P, rows)
-
-
-def _side(rows_RD: Tensor, columns_CD: Tensor) -> int:
-    return tile_sides(len(rows_RD), len(columns_CD), rows_RD.device)[1]
-
-
-def _room(rows_RD: Tensor, columns_CD: Tensor) -> Tensor:
-    height, width = tile_sides(len(rows_RD), len(columns_CD), rows_RD.device)
-    return rows_RD.new_empty(height * width)
+def _strips(inputs: Inputs, sides: tuple[int, int], row_P: Tensor, column_P: Tensor) -> Iterator[tuple[Strip, _Pairs]]:
+    for rows in cut(len(inputs[0]), sides[0]):
+        yield Strip(inputs, rows), _Pairs(row_P, column_P, rows)

@@ -7,7 +7,7 @@ the tiles is in ``losses/tiled_softmax.py`` and ``losses/tiled_sigmoid.py``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from wholegrain.losses.contract import at_least_float32
 
 TILE = {"cpu": 2**20, "accelerator": 2**24}  # numbers of a tile
 KEPT = 2**24  # numbers that the forward pass may keep for the backward pass, which then computes no score again
+Inputs = Sequence[Any]  # tensors: rows_RD, columns_CD, scale, bias or None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Logits:
         """(R, C)."""
         return len(self.rows_RD), len(self.columns_CD)
 
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def inputs(self) -> Inputs:
         """The four tensors in one type, float32 at least."""
         rows, columns = at_least_float32(self.rows_RD), at_least_float32(self.columns_CD)
         dtype = torch.promote_types(rows.dtype, columns.dtype)
@@ -54,6 +55,12 @@ def untraced(call: Callable[..., Any], *arguments: Any) -> Any:
     (As a decorator, ``torch.compiler.disable`` would import the compiler wherever a loss is imported: two seconds.)
     """
     return torch.compiler.disable(call)(*arguments) if torch.compiler.is_compiling() else call(*arguments)
+
+
+def only_once() -> None:
+    """To be called in a backward pass: refuses a graph of it, for its gradients would be missing there without a word."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the tiled losses have no second derivative: take their gradient without create_graph=True")
 
 
 class Mask(Protocol):
@@ -90,7 +97,8 @@ def cut(length: int, side: int) -> Iterator[slice]:
 class Strip:
     """Some rows of a score matrix; makes their tiles, each in the place of the last."""
 
-    def __init__(self, rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, rows: slice) -> None:
+    def __init__(self, inputs: Inputs, rows: slice) -> None:
+        rows_RD, columns_CD, scale, bias = inputs
         self.rows, self.vectors = rows, rows_RD[rows]
         self.scaled, self.columns_CD, self.bias = self.vectors * scale, columns_CD, bias
 
@@ -111,7 +119,7 @@ class ProductGradient:
         needed: for which of the four a gradient is asked for.
     """
 
-    def __init__(self, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None], needed: tuple[bool, ...]) -> None:
+    def __init__(self, inputs: Inputs, needed: tuple[bool, ...]) -> None:
         self.rows_RD, self.columns_CD, self.scale, self.bias = inputs
         to_rows, to_columns, to_scale, self.to_bias = needed
         self.by_rows = torch.zeros_like(self.rows_RD) if to_rows or (to_scale and not to_columns) else None
