@@ -10,6 +10,8 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
+HEAD = (2, 4, 3)  # attention heads, slots, width of each head
+PROTOTYPES = 5
 KINDS = ("relation", "attribute", "object")
 ROLES = ("overview", "background", "style", "web")
 
@@ -23,8 +25,14 @@ class Batch:
     pairing: Pairing
 
     def leaves(self) -> dict[str, Tensor]:
+        """Everything that may have a gradient, by name; a head's parameters are ``learned.NAME``."""
         named = {**vars(self.image), **vars(self.text)}
-        return {name: x for name, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()}
+        found = {name: x for name, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()}
+        return found | {f"learned.{name}": x for name, x in self.image.learned.items()}
+
+    def rows_of(self, name: str) -> str:
+        """What the first axis of a leaf counts: ``images``, ``texts``, or ``nothing`` of the batch."""
+        return "nothing" if name.startswith("learned.") else "images" if hasattr(self.image, name) else "texts"
 
     @property
     def knob_dtype(self) -> torch.dtype:
@@ -34,7 +42,9 @@ class Batch:
 
     def with_leaves(self, new: Mapping[str, Tensor]) -> Batch:
         """With other numbers in the features named."""
+        learned = {name.removeprefix("learned."): x for name, x in new.items() if name.startswith("learned.")}
         image = replace(self.image, **{name: x for name, x in new.items() if hasattr(self.image, name)})
+        image = replace(image, learned={**image.learned, **learned})
         text = replace(self.text, **{name: x for name, x in new.items() if hasattr(self.text, name)})
         return replace(self, image=image, text=text)
 
@@ -93,6 +103,10 @@ def make_batch(
     length = torch.randint(1, tokens + 1, (texts,), generator=draw)
     mask = torch.arange(tokens) < length[:, None]
     text = TextFeatures(normal(texts, width), normal(texts, tokens, width), mask)
+    slots = {"keys_BGSE": normal(images, *HEAD), "values_BGSE": normal(images, *HEAD)}
+    learned = {"mix_DA": normal(width, HEAD[0] * HEAD[2]), "mix_D": normal(width), "prototypes_KD": normal(PROTOTYPES, width)}
+    image = replace(image, **slots, learned=learned)
+    text = replace(text, query_NGE=normal(texts, HEAD[0], HEAD[2]))
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
 
 
@@ -137,13 +151,13 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
         image.branches_BHD if "branches" in needs else None,
         image.patches_BPD if "patches" in needs else None,
         image.grid if "patches" in needs else None,
+        image.keys_BGSE if "slots" in needs else None,
+        image.values_BGSE if "slots" in needs else None,
+        {name: x for name, x in image.learned.items() if ("prototypes" if name.startswith("prototypes") else "slots") in needs},
     )
-    tokens = "tokens" in needs
-    return replace(
-        batch,
-        image=image,
-        text=TextFeatures(text.pooled_ND, text.tokens_NLD if tokens else None, text.mask_NL if tokens else None),
-    )
+    tokens, slots = "tokens" in needs, "slots" in needs
+    read = {"tokens_NLD": text.tokens_NLD, "mask_NL": text.mask_NL} if tokens else {}
+    return replace(batch, image=image, text=TextFeatures(text.pooled_ND, **read, query_NGE=text.query_NGE if slots else None))
 
 
 def lone_pair(batch: Batch) -> Batch:
@@ -152,25 +166,29 @@ def lone_pair(batch: Batch) -> Batch:
     return Batch(batch.image.select(first), batch.text.select(first), Pairing.one_to_one(1))
 
 
-def alike(images: int, foils: int = 3, tokens: int = 5) -> Batch:
+def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Batch:
     """Images, captions and foils (one of each kind per caption) that cannot be told apart: every feature is one."""
-    captions, number = torch.arange(images), images * foils
-    of = captions.repeat_interleave(foils)
+    owner = torch.arange(images).repeat_interleave(captions)
+    caption = torch.arange(images * captions)
+    of, number = caption.repeat_interleave(foils), images * captions * foils
+    texts = images * captions + number
     pairing = Pairing(
-        torch.cat([captions, of]),
-        torch.cat([captions * 0 - 1, of]),
-        torch.full((images + number,), ROLES.index("web")),
-        torch.cat([captions * 0 - 1, torch.arange(number) % max(foils, 1)]),
-        torch.arange(images + number) + 100,
-        captions + 500,
+        torch.cat([owner, owner[of]]),
+        torch.cat([caption * 0 - 1, of]),
+        torch.full((texts,), ROLES.index("web")),
+        torch.cat([caption * 0 - 1, torch.arange(number) % max(foils, 1)]),
+        torch.arange(texts) + 100,
+        torch.arange(images) + 500,
         ROLES,
         tuple(KINDS[:foils]),
     )
-    ones = torch.ones(8, dtype=torch.float64)
-    image = ImageFeatures(ones.repeat(images, 1), ones.repeat(images, 3, 1), ones.repeat(images, 4, 1), (2, 2))
-    texts = images + number
-    return Batch(
-        image,
-        TextFeatures(ones.repeat(texts, 1), ones.repeat(texts, tokens, 1), torch.ones(texts, tokens, dtype=torch.bool)),
-        pairing,
+
+    def ones(*shape: int) -> Tensor:
+        return torch.ones(*shape, dtype=torch.float64)
+
+    learned = {"mix_DA": ones(8, HEAD[0] * HEAD[2]), "mix_D": ones(8), "prototypes_KD": ones(PROTOTYPES, 8)}
+    seen = ImageFeatures(
+        ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), ones(images, *HEAD), ones(images, *HEAD), learned
     )
+    mask = torch.ones(texts, tokens, dtype=torch.bool)
+    return Batch(seen, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), pairing)

@@ -54,11 +54,15 @@ def _same(foils: int = FOILS) -> Batch:
     return alike(IMAGES, foils, TOKENS)
 
 
-def _softmax(rivals: int, loss: Any) -> Iterator[ClosedForm]:
-    """Of a symmetric softmax; ``rivals``: an image's candidates among ``_same()``, its own caption with them."""
+def _softmax(foils: int, loss: Any) -> Iterator[ClosedForm]:
+    """Of a symmetric softmax; ``foils``: how many of the foils among ``_same()`` are an image's candidates."""
+    rivals = IMAGES + foils
     value = (math.log(rivals) + math.log(IMAGES)) / 2
-    said = f"4 images, 4 captions, 12 foils, all alike: (ln {rivals} + ln 4) / 2"
-    yield ClosedForm(said, _same(), value)
+    yield ClosedForm(f"4 images, 4 captions, 12 foils, all alike: (ln {rivals} + ln 4) / 2", _same(), value)
+    rivals = 1 + 2 * (IMAGES - 1)
+    value = (math.log(rivals) + math.log(IMAGES)) / 2
+    said = f"4 images of two captions each, all alike: (ln {rivals} + ln 4) / 2"
+    yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), value)
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
     if getattr(loss, "label_smoothing", 0.0) == 0:
         said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
@@ -74,16 +78,16 @@ def _sigmoid(false: int) -> Iterator[ClosedForm]:
 
 
 def _clip(loss: Any) -> Iterator[ClosedForm]:
-    return _softmax(IMAGES, loss)
+    return _softmax(0, loss)
 
 
 def _negclip(loss: Any) -> Iterator[ClosedForm]:
-    return _softmax(IMAGES + FOILS * (1 if loss.own_only else IMAGES), loss)
+    return _softmax(FOILS * (1 if loss.own_only else IMAGES), loss)
 
 
 def _conditioned(loss: Any) -> Iterator[ClosedForm]:
     foils = {"none": 0, "own": FOILS, "all": FOILS * IMAGES}[loss.negatives]
-    return _softmax(IMAGES + foils, loss) if loss.kind == "softmax" else _sigmoid(IMAGES - 1 + foils)
+    return _softmax(foils, loss) if loss.kind == "softmax" else _sigmoid(IMAGES - 1 + foils)
 
 
 def _siglip(loss: Any) -> Iterator[ClosedForm]:

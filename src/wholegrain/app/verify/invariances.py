@@ -33,9 +33,8 @@ def _order(subject: Subject, seen: Seen, images: bool) -> None:
         plain, moved = subject.evaluate(batch), subject.evaluate(permuted(batch, image, text))
         seen.compare("value", moved.value, plain.value)
         for name, grad in plain.grads.items():
-            if grad.ndim:
-                order = image if hasattr(batch.image, name) else text
-                seen.compare(f"gradient of {name}", moved.grads[name], grad[order])
+            order = {"images": image, "texts": text}.get(batch.rows_of(name) if grad.ndim else "nothing")
+            seen.compare(f"gradient of {name}", moved.grads[name], grad if order is None else grad[order])
 
 
 def padding(subject: Subject, seen: Seen) -> None:
@@ -125,8 +124,9 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
         draw = torch.Generator().manual_seed(1)
         changed = {}
         for name, x in batch.leaves().items():
-            of_image = hasattr(batch.image, name)
-            row, wanted = (image, new_image) if of_image else (text, new_text)
+            if batch.rows_of(name) == "nothing":
+                continue
+            row, wanted = (image, new_image) if batch.rows_of(name) == "images" else (text, new_text)
             other = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)  # drawn in every case, so that it is the same
             changed[name] = torch.where((torch.arange(len(x)) == row).view(-1, *[1] * (x.ndim - 1)), other, x) if wanted else x
         return subject.evaluate(batch.with_leaves(changed)).value
@@ -139,7 +139,10 @@ def input_length(subject: Subject, seen: Seen) -> None:
     batch = make_batch(9)
     plain = subject.evaluate(batch).value
     seen_by = []
-    for said, names in (("images", ("pooled_BD", "branches_BHD", "patches_BPD")), ("texts", ("pooled_ND", "tokens_NLD"))):
+    for said, names in (
+        ("images", ("pooled_BD", "branches_BHD", "patches_BPD", "values_BGSE")),
+        ("texts", ("pooled_ND", "tokens_NLD")),
+    ):
         longer = batch.with_leaves({name: 3 * x for name, x in batch.leaves().items() if name in names})
         seen_by += [said] if not torch.allclose(subject.evaluate(longer).value, plain, rtol=1e-9, atol=1e-9) else []
     seen.notes.append(

@@ -12,6 +12,10 @@ _FIRST = "the target is the first hard negative of the batch, whichever that is"
 _LISTED = "texts have their meaning by their place in an image's list"
 _NEXT = "the positive is the next caption in the image's list"
 _HELD = "the scale is not learned from this term, so it gets no gradient"
+_COPIES = "the texts of an image's copy are rivals, as the image's own other texts are in the released code"
+_SENT = "of an image's texts only the first in its list meets other images"
+_TARGETS = "the targets are constants in the backward pass"
+_BALANCED = "the targets are balanced over the whole batch, in which every sample meets every other"
 _DETACHED = "the alignment weights are constants in the backward pass"
 
 
@@ -44,4 +48,23 @@ def _sparc(loss: Any) -> dict[str, str]:
     return {"gradients": _DETACHED} | ({"scale": _DETACHED} if scale_in_weights else {})
 
 
-_BY_CLASS = {"ImcLoss": _imc, "ManyToManyLoss": _many_to_many, "SparcLoss": _sparc}
+def _dreamlip(loss: Any) -> dict[str, str]:
+    return {"duplicates": _COPIES} if loss.rivals == "batch" else {}
+
+
+def _flair(loss: Any) -> dict[str, str]:
+    return {"text_order": _SENT} if loss.others == "first" else {}
+
+
+def _mgca_prototypes(loss: Any) -> dict[str, str]:
+    return {"gradients": _TARGETS, "duplicates": _BALANCED}
+
+
+_BY_CLASS = {
+    "FlairLoss": _flair,
+    "MgcaPrototypesLoss": _mgca_prototypes,
+    "DreamlipLoss": _dreamlip,
+    "ImcLoss": _imc,
+    "ManyToManyLoss": _many_to_many,
+    "SparcLoss": _sparc,
+}

@@ -86,7 +86,7 @@ def join(subject: Subject) -> list[Joined]:
 
 
 def summed(joined: Joined, name: str) -> Tensor:
-    """What the shares of ``name`` make together: rows one below the other for gradients of features, else the sum."""
+    """What the shares of ``name`` make together: rows one below the other for gradients of images and texts, else the sum."""
     shares = [share[name] for share in joined.shares]
-    rows = name.startswith("grad") and shares[0].ndim > 0
+    rows = name.startswith("grad") and shares[0].ndim > 0 and "learned." not in name
     return torch.cat(shares) if rows else torch.stack(shares).sum(0)

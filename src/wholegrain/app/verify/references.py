@@ -143,7 +143,11 @@ def _imc(loss, batch, facts, scale, bias, state):
 
 def _cmr(loss, batch, facts, scale, bias, state):
     s = scale if loss.units == "logit" else 1.0
-    margin = state["margin_K"].tolist() if state else [loss.fixed if loss.margin == "fixed" else 0.0] * len(KINDS)
+    margin = (
+        state["margin_K"].tolist()
+        if state and loss.margin != "fixed"
+        else [loss.fixed if loss.margin == "fixed" else 0.0] * len(KINDS)
+    )
 
     def score(n):
         return s * cos(batch.image.pooled_BD[facts.owner[n]], batch.text.pooled_ND[n])
@@ -248,7 +252,8 @@ def _conditioned(loss, batch, facts, scale, bias, state):
             weight = [(x / loss.pool_temperature - total).exp() for x in similarity]
         else:
             weight = _minmax(similarity, 1 / len(patches))
-        return scale * cos(sum(w * v for w, v in zip(weight, patches, strict=True)), text)
+        pooled = torch.stack([w * v for w, v in zip(weight, patches, strict=True)]).sum(0)
+        return scale * cos(pooled, text)
 
     texts = facts.true if loss.negatives == "none" else facts.true + facts.foils
     if loss.kind == "sigmoid":

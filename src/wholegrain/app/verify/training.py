@@ -101,10 +101,13 @@ def replay(subject: Subject, seen: Seen) -> None:
     pieces = {name: w.clone().requires_grad_() for name, w in towers.items()}
     owner = batch.pairing.owner_N
     for first, last in parts:
-        images, texts = torch.arange(first, last), ((owner >= first) & (owner < last)).nonzero().squeeze(1)
+        mine = ((owner >= first) & (owner < last)).nonzero().squeeze(1)
+        rows = {"images": torch.arange(first, last), "texts": mine}
         here = _encode(batch.part(first, last), pieces).leaves()
         grads = {name: x.grad for name, x in cached.leaves().items() if x.grad is not None}
-        terms = [(here[name] * g[images if hasattr(batch.image, name) else texts]).sum() for name, g in grads.items()]
+        terms = [(here[name] * g[rows[kind]]).sum() for name, g in grads.items() if (kind := batch.rows_of(name)) in rows]
+        if first == 0:  # what is of no image in particular comes once
+            terms += [(here[name] * g).sum() for name, g in grads.items() if batch.rows_of(name) not in rows]
         if terms:
             torch.stack(terms).sum().backward()
     for name, w in whole.items():
