@@ -158,7 +158,8 @@ def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: floa
         true = pairing.true_N
         best_BP = floor.expand(images, places).clone()
         best_BP.scatter_reduce_(0, owner[true][:, None].expand(-1, places), by_patch[true], "amax")
-        kept_BK = best_BP.topk(math.ceil(share * places), 1).indices
+        # Stable: an image without texts keeps its first patches, in whichever process it is.
+        kept_BK = best_BP.argsort(1, descending=True, stable=True)[:, : math.ceil(share * places)]
         rank_NL = by_token.argsort(1, descending=True).argsort(1)
         mask = tokens.mask_CL & (rank_NL < (share * tokens.mask_CL.sum(1, keepdim=True)).ceil())
     patches = patches_BPD.gather(1, kept_BK[..., None].expand(-1, -1, patches_BPD.shape[2]))
