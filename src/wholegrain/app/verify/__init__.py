@@ -8,6 +8,7 @@ is known to break, ``pool`` and ``processes`` run several processes, ``verdict``
 """
 
 from wholegrain.app.verify.checks import CHECKS
+from wholegrain.app.verify.seen import Seen
 from wholegrain.app.verify.verdict import Finding, Verdict, verify, verify_all
 
-__all__ = ["CHECKS", "Finding", "Verdict", "verify", "verify_all"]
+__all__ = ["CHECKS", "Finding", "Seen", "Verdict", "verify", "verify_all"]

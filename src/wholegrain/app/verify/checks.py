@@ -57,7 +57,7 @@ CHECKS = (
         "reference",
         "value, gradients and next state are those of loops over single samples in float64",
         "the formula: a wrong target, wrong candidates, a wrong denominator",
-        1e-9,
+        1e-8,
         answers.reference,
     ),
     Check(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
 
-from wholegrain.app.verify.cases import KINDS, Batch, alike, lone_pair
+from wholegrain.app.verify.cases import KINDS, PROTOTYPES, Batch, alike, lone_pair
 from wholegrain.app.verify.subject import BIAS, SCALE
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
@@ -54,8 +55,11 @@ def _same(foils: int = FOILS) -> Batch:
     return alike(IMAGES, foils, TOKENS)
 
 
-def _softmax(foils: int, loss: Any) -> Iterator[ClosedForm]:
-    """Of a symmetric softmax; ``foils``: how many of the foils among ``_same()`` are an image's candidates."""
+def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm]:
+    """Of a symmetric softmax; ``foils``: how many of the foils among ``_same()`` are an image's candidates.
+
+    ``cosines``: at right angles its scores are the scale for the own caption and 0 for others.
+    """
     rivals = IMAGES + foils
     value = (math.log(rivals) + math.log(IMAGES)) / 2
     yield ClosedForm(f"4 images, 4 captions, 12 foils, all alike: (ln {rivals} + ln 4) / 2", _same(), value)
@@ -64,7 +68,7 @@ def _softmax(foils: int, loss: Any) -> Iterator[ClosedForm]:
     said = f"4 images of two captions each, all alike: (ln {rivals} + ln 4) / 2"
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), value)
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
-    if getattr(loss, "label_smoothing", 0.0) == 0:
+    if cosines and getattr(loss, "label_smoothing", 0.0) == 0:
         said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
         yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
 
@@ -113,8 +117,45 @@ def _cmr(loss: Any) -> Iterator[ClosedForm]:
 
 
 def _sparc(loss: Any) -> Iterator[ClosedForm]:
-    yield ClosedForm("5 tokens and all patches alike: ln 5", _same(), math.log(TOKENS))
-    yield ClosedForm("captions of one token: 0", alike(IMAGES, 0, 1), 0.0)
+    kinds = {"tokens": [TOKENS], "images": [IMAGES], "both": [TOKENS, IMAGES]}[loss.rivals]
+    said = f"4 images, captions of 5 tokens, all alike: {' and '.join(f'ln {n}' for n in kinds)}, their mean"
+    yield ClosedForm(said, _same(), sum(map(math.log, kinds)) / len(kinds))
+    if loss.rivals == "tokens":
+        yield ClosedForm("captions of one token: 0", alike(IMAGES, 0, 1), 0.0)
+
+
+def _filip(loss: Any) -> Iterator[ClosedForm]:
+    return _softmax(FOILS * IMAGES if loss.negatives == "all" else 0, loss)
+
+
+def _gloria(loss: Any) -> Iterator[ClosedForm]:
+    return _softmax(FOILS * IMAGES if loss.negatives == "all" else 0, loss, cosines=False)
+
+
+def _llip(loss: Any) -> Iterator[ClosedForm]:
+    foils = FOILS * IMAGES if loss.negatives == "all" else 0
+    forms = _softmax(foils, loss) if loss.kind == "softmax" else _sigmoid(IMAGES - 1 + foils)
+    return (form for form in forms if form.batch.text.query_NGE is not None)
+
+
+def _flair(loss: Any) -> Iterator[ClosedForm]:
+    foils = FOILS if loss.negatives == "own" else 0
+    return islice(_sigmoid(IMAGES - 1 + foils), 1)
+
+
+def _dreamlip(loss: Any) -> Iterator[ClosedForm]:
+    one, two = (IMAGES, 2 * IMAGES) if loss.rivals == "batch" else (1, 2)
+    yield ClosedForm(f"4 images, 4 captions, all alike: ln {one}", _same(), math.log(one))
+    yield ClosedForm(f"4 images of two captions each, all alike: ln {two}", alike(IMAGES, 0, TOKENS, captions=2), math.log(two))
+
+
+def _mgca(loss: Any) -> Iterator[ClosedForm]:
+    value = math.log(TOKENS) + (math.log(4) if loss.bidirectional else 0.0)
+    yield ClosedForm("5 tokens and 4 patches alike: ln 5, and ln 4 the other way", _same(), value)
+
+
+def _mgca_prototypes(loss: Any) -> Iterator[ClosedForm]:
+    yield ClosedForm(f"everything alike: ln {PROTOTYPES}, the number of prototypes", _same(), math.log(PROTOTYPES))
 
 
 def _many_to_many(loss: Any) -> Iterator[ClosedForm]:
@@ -135,6 +176,13 @@ _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ImcLoss": _imc,
     "CmrLoss": _cmr,
     "SparcLoss": _sparc,
+    "FilipLoss": _filip,
+    "GloriaLoss": _gloria,
+    "LlipLoss": _llip,
+    "FlairLoss": _flair,
+    "DreamlipLoss": _dreamlip,
+    "MgcaLoss": _mgca,
+    "MgcaPrototypesLoss": _mgca_prototypes,
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,

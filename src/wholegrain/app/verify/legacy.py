@@ -16,6 +16,7 @@ _COPIES = "the texts of an image's copy are rivals, as the image's own other tex
 _SENT = "of an image's texts only the first in its list meets other images"
 _TARGETS = "the targets are constants in the backward pass"
 _BALANCED = "the targets are balanced over the whole batch, in which every sample meets every other"
+_KEPT = "which patches an image keeps depends on its own texts, and so texts reach whatever the image is compared with"
 _DETACHED = "the alignment weights are constants in the backward pass"
 
 
@@ -60,7 +61,13 @@ def _mgca_prototypes(loss: Any) -> dict[str, str]:
     return {"gradients": _TARGETS, "duplicates": _BALANCED}
 
 
+def _filip(loss: Any) -> dict[str, str]:
+    drops = loss.keep < 1 if loss.keep is not None else loss.variant == "sparc"
+    return {"duplicates": _KEPT} if drops and loss.duplicates == "ignore" else {}
+
+
 _BY_CLASS = {
+    "FilipLoss": _filip,
     "FlairLoss": _flair,
     "MgcaPrototypesLoss": _mgca_prototypes,
     "DreamlipLoss": _dreamlip,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wholegrain.app.verify import joint_references
 from wholegrain.app.verify.cases import KINDS, ROLES, Batch
 from wholegrain.losses.contract import State
 
@@ -181,32 +182,6 @@ def _minmax(similarity: list[Tensor], sigma: float) -> list[Tensor]:
     return [x / sum(weight) for x in weight]
 
 
-def _sparc(loss, batch, facts, scale, bias, state):
-    captions, all_tokens = [], 0
-    for n in facts.true:
-        patches = list(batch.image.patches_BPD[facts.owner[n]])
-        tokens = [t for t, real in zip(batch.text.tokens_NLD[n], batch.text.mask_NL[n].tolist(), strict=True) if real]
-        grouped = []
-        for t in tokens:
-            similarity = [cos(t, v) if loss.similarity == "cosine" else (t * v).sum() for v in patches]
-            if loss.weights == "minmax":
-                weight = _minmax(similarity, 1 / len(patches) if loss.sigma is None else loss.sigma)
-            else:
-                factor = scale if loss.similarity == "cosine" else len(t) ** -0.5
-                total = lse([factor * x for x in similarity])
-                weight = [(factor * x - total).exp() for x in similarity]
-            grouped.append(sum((w.detach() if loss.detach_weights else w) * v for w, v in zip(weight, patches, strict=True)))
-        each = []
-        for j in range(len(tokens)):
-            others = [k for k in range(len(tokens)) if k != j]
-            target = scale * cos(grouped[j], tokens[j])
-            each.append(entropy(target, [scale * cos(grouped[j], tokens[k]) for k in others]) / 2)
-            each[-1] = each[-1] + entropy(target, [scale * cos(grouped[k], tokens[j]) for k in others]) / 2
-        captions.append(torch.stack(each).sum() / (len(each) if loss.reduction == "caption" else 1))
-        all_tokens += len(each)
-    return torch.stack(captions).sum() / (all_tokens if loss.reduction == "token" else len(captions))
-
-
 def _many_to_many(loss, batch, facts, scale, bias, state):
     branch, text, count = batch.image.branches_BHD, batch.text.pooled_ND, batch.image.branches_BHD.shape[1]
     position, chosen = {}, {}
@@ -261,14 +236,18 @@ def _conditioned(loss, batch, facts, scale, bias, state):
     return _pairs(facts, score, texts, loss.duplicates, own_only=loss.negatives == "own")
 
 
+def _joint(loss, batch, facts, scale, bias, state):
+    return joint_references.reference(loss, batch, scale, bias)
+
+
 BY_CLASS: dict[str, Callable[..., Any]] = {
     "ClipLoss": _clip,
     "NegclipLoss": _negclip,
     "SiglipLoss": _siglip,
     "ImcLoss": _imc,
     "CmrLoss": _cmr,
-    "SparcLoss": _sparc,
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,
+    **dict.fromkeys(joint_references.BY_CLASS, _joint),
 }

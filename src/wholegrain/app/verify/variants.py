@@ -11,8 +11,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.cmr import CmrLoss
 from wholegrain.losses.diversity import DiversityLoss
+from wholegrain.losses.dreamlip import DreamlipLoss
+from wholegrain.losses.filip import FilipLoss
+from wholegrain.losses.flair import FlairLoss
+from wholegrain.losses.gloria import GloriaLoss
 from wholegrain.losses.imc import ImcLoss
+from wholegrain.losses.llip import LlipLoss
 from wholegrain.losses.many_to_many import ManyToManyLoss
+from wholegrain.losses.mgca import MgcaLoss
+from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss
@@ -54,6 +61,34 @@ CASES: dict[str, Any] = {
     "conditioned-all-minmax": TextConditionedLoss(negatives="all", weights="minmax", duplicates="negative"),
     "conditioned-sigmoid": TextConditionedLoss(kind="sigmoid", negatives="own"),
 }
+FINE_GRAINED: dict[str, Any] = {
+    "filip": FilipLoss(),
+    "filip-sparc": FilipLoss(variant="sparc", negatives="all"),
+    "filip-quarter": FilipLoss(keep=0.25, duplicates="negative"),
+    "gloria": GloriaLoss(),
+    "gloria-sparc": GloriaLoss(variant="sparc", negatives="all"),
+    "gloria-mean": GloriaLoss(aggregate="mean", duplicates="negative", pair_scale=0.0),
+    "mgca": MgcaLoss(temperature=0.3),
+    "mgca-sparc": MgcaLoss(variant="sparc", control=True),
+    "mgca-words": MgcaLoss(bidirectional=False, temperature=0.5),
+    "prototypes": MgcaPrototypesLoss(epsilon=0.2),
+    "prototypes-one": MgcaPrototypesLoss(epsilon=0.5, rounds=1, temperature=0.5),
+    "dreamlip": DreamlipLoss(),
+    "dreamlip-image": DreamlipLoss(rivals="image", sigma=None),
+    "dreamlip-softmax": DreamlipLoss(weights="softmax"),
+    "flair": FlairLoss(),
+    "flair-all": FlairLoss(others="all", negatives="own"),
+    "flair-negative": FlairLoss(duplicates="negative", negatives="own"),
+    "llip": LlipLoss(),
+    "llip-all": LlipLoss(negatives="all", duplicates="negative"),
+    "llip-softmax": LlipLoss(kind="softmax", negatives="all"),
+    "sparc-images": SparcLoss(rivals="images"),
+    "sparc-both": SparcLoss(rivals="both", similarity="cosine", sigma=0.3, reduction="token"),
+    "sparc-images-softmax": SparcLoss(rivals="images", weights="softmax", temperature=1.0),
+    "sparc-bare-softmax": SparcLoss(weights="softmax", temperature=1.0),
+    "sparc-cosine-softmax": SparcLoss(weights="softmax", similarity="cosine", temperature=0.2),
+    "sparc-images-detached": SparcLoss(rivals="images", detach_weights=True, sigma=0.0),
+}
 
 
 def packaged() -> list[str]:
@@ -68,10 +103,15 @@ def class_name(stem: str) -> str:
 
 
 def settings_of(loss: Any) -> dict[str, Any]:
-    """The settings of a loss that are not their defaults."""
+    """The fewest settings that make this loss: those that are not their defaults and do not follow from the others."""
     if not is_dataclass(loss):
         return {}
-    return {f.name: value for f in fields(loss) if (value := getattr(loss, f.name)) != _default(f)}
+    kind: Any = type(loss)
+    found = {f.name: value for f in fields(loss) if (value := getattr(loss, f.name)) != _default(f)}
+    for name in list(found):
+        fewer = {key: value for key, value in found.items() if key != name}
+        found = fewer if kind(**fewer) == loss else found
+    return found
 
 
 def label(name: str, settings: dict[str, Any]) -> str:
@@ -86,10 +126,12 @@ def label(name: str, settings: dict[str, Any]) -> str:
 def variants(name: str, kind: Any) -> list[dict[str, Any]]:
     """The settings under which a loss is verified; the defaults come first.
 
-    Chosen by hand where the table ``CASES`` has the loss, so that every setting is met; else every choice (a ``Literal`` or bool)
+    Chosen by hand where the tables ``CASES`` and ``FINE_GRAINED`` have the loss, so that every setting is met; else every choice (a ``Literal`` or bool)
     is changed once.
     """
-    chosen = [settings_of(loss) for loss in CASES.values() if type(loss) is kind] or list(_one_at_a_time(kind))
+    chosen = [settings_of(loss) for loss in (*CASES.values(), *FINE_GRAINED.values()) if type(loss) is kind] or list(
+        _one_at_a_time(kind)
+    )
     return [{}, *(settings for settings in chosen if settings)]
 
 

@@ -1,0 +1,181 @@
+"""``wholegrain verify`` finds what is wrong, finds nothing wrong in what is right, and says so in a way that machines can read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import planted_bugs
+import pytest
+import torch
+
+from wholegrain.app.verify import CHECKS, Seen, processes, verify, verify_all
+from wholegrain.app.verify.legacy import known_breaks
+from wholegrain.app.verify.variants import CASES, label, packaged, settings_of, variants
+from wholegrain.cli.main import main
+from wholegrain.errors import UserError
+from wholegrain.losses.clip import ClipLoss
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs" / "verify.md"
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verify")]  # one pool of processes for all
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_every_packaged_loss_keeps_its_promises(name):
+    verdicts = verify_all([name])
+    assert {verdict.loss: verdict.failed for verdict in verdicts} == {verdict.loss: [] for verdict in verdicts}
+    assert not [verdict.sentence for verdict in verdicts if verdict.skipped]
+    for verdict in verdicts:
+        status = {finding.check: finding.status for finding in verdict.findings}
+        assert set(status) == {check.name for check in CHECKS}
+        assert status["processes"] == status["precision"] == "pass"
+
+
+def test_every_variant_of_the_table_is_verified():
+    for name in packaged():
+        of_name = [settings_of(loss) for loss in CASES.values() if type(loss).__module__.endswith(f".{name}")]
+        assert all(
+            settings in variants(name, type(next(iter(CASES.values())))) or settings in _variants(name) for settings in of_name
+        )
+    assert label("imc", {"variant": "released"}) == "imc variant=released"
+    assert {"duplicates": "negative"} in variants("clip", type("Other", (ClipLoss,), {}))  # without a table: every choice once
+
+
+def _variants(name):
+    return variants(name, type(next(loss for loss in CASES.values() if type(loss).__module__.endswith(f".{name}"))))
+
+
+@pytest.mark.parametrize("name", planted_bugs.FOUND_BY)
+def test_planted_bugs_are_found_by_the_check_that_is_meant_to(name):
+    wanted = planted_bugs.FOUND_BY[name]
+    verdict = verify(f"{HERE}/planted_bugs.py:{name}", checks=wanted)
+    assert set(verdict.failed) == wanted
+    assert "NOT right" in verdict.sentence
+    for finding in verdict.findings:
+        assert finding.difference > 0
+        assert finding.likely
+        assert finding.said
+
+
+@pytest.mark.parametrize("name", ["SoundClip", "SoundMargin", "SoundPooling"])
+def test_the_same_code_without_the_bugs_passes(name):
+    verdict = verify(f"{HERE}/planted_bugs.py:{name}")
+    assert verdict.failed == []
+
+
+def test_docs_name_every_check_and_every_bug():
+    text = DOCS.read_text(encoding="utf-8")
+    assert [check.name for check in CHECKS if f"`{check.name}`" not in text] == []
+    assert [name for name in planted_bugs.FOUND_BY if f"`{name}`" not in text] == []
+    for name, wanted in planted_bugs.FOUND_BY.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert all(f"`{check}`" in line for check in wanted)
+
+
+def run(capsys, *args: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", *args])
+    printed = capsys.readouterr()
+    return ended.value.code, printed.out, printed.err
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_losses.py").write_text(blocks[0], encoding="utf-8")
+    code, out, _ = run(capsys, "my_losses.py:MyLoss")
+    assert code == 0, out
+    assert "keeps its promises" in out
+    broken = blocks[0].replace("gather_texts(", "gather_texts_of_here(").replace("@dataclass", _LOCAL + "@dataclass", 1)
+    (tmp_path / "my_losses.py").write_text(broken, encoding="utf-8")
+    code, out, _ = run(capsys, "my_losses.py:MyLoss", "--checks", "processes", "reference", "--json")
+    found = json.loads(out)
+    assert code == 1
+    assert not found["right"]
+    assert [f["status"] for f in found["findings"]] == ["pass", "FAIL"]
+    assert found["findings"][1]["difference"] > 0.01
+
+
+_LOCAL = """
+def gather_texts_of_here(vectors, pairing, group):
+    from wholegrain.losses.gather import GlobalTexts
+
+    return GlobalTexts(vectors, pairing, 0, 0, None)
+
+
+"""
+
+
+def test_bad_input_is_one_sentence_and_two(capsys, tmp_path):
+    (tmp_path / "no_loss.py").write_text("def number(*args):\n    return 1\n", encoding="utf-8")
+    wrong = (["nope"], [], ["clip", "--settings", "duplicates"], ["clip", "--settings", "colour=red"], ["clip", "--checks", "pading"],
+             [f"{tmp_path}/no_loss.py:number"], [f"{tmp_path}/none.py:Loss"], ["clip", "--like", "nothing"],
+             ["clip", "--all", "--settings", "duplicates=negative"])  # fmt: skip
+    for args in wrong:
+        code, out, err = run(capsys, *args)
+        assert (code, out, err.count("\n")) == (2, "", 1), args
+
+
+def test_table_of_all_variants_of_one_loss(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(capsys, "imc", "--all")
+    assert code == 0
+    assert "imc variant=released: breaks text_order: the target is the first hard negative" in out
+    assert "All 6 losses and variants keep their promises." in out
+    code, out, _ = run(capsys, "diversity", "--all", "--json")
+    assert [verdict["loss"] for verdict in json.loads(out)] == ["diversity", "diversity ceiling=-0.3", "diversity ceiling=0.9"]
+
+
+def test_what_is_declared_as_broken_must_break(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from wholegrain.losses.clip import ClipLoss\n"
+        "class TooModest(ClipLoss):\n    breaks = {'text_order': 'so it is said', 'padding': 'reads none'}\n"
+        "class Unknown(ClipLoss):\n    breaks = {'pading': 'a misprint'}\n",
+        encoding="utf-8",
+    )
+    verdict = verify(f"{tmp_path}/mine.py:TooModest", checks=["text_order", "padding"])
+    assert verdict.failed == ["text_order", "padding"]
+    with pytest.raises(UserError, match='"pading", which is no check'):
+        verify(f"{tmp_path}/mine.py:Unknown")
+    assert known_breaks(CASES["imc-released"])
+    assert not known_breaks(CASES["clip"])
+    released = verify("imc", {"variant": "released"}, checks=["text_order", "image_order"])
+    assert [finding.status for finding in released.findings] == ["pass", "known to break"]
+
+
+def test_a_formula_can_be_claimed(tmp_path):
+    released = verify("imc", {"variant": "released"}, like="imc variant=released", checks=["reference", "known_answers"])
+    assert released.right
+    other = verify("imc", {"variant": "paper"}, like="imc", checks=["reference", "known_answers"])
+    assert other.failed == ["known_answers", "reference"]
+    assert "ln 4" in other.findings[0].said
+
+
+def test_a_loss_that_waits_for_ever_is_found(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom dataclasses import replace\nfrom wholegrain.losses.clip import ClipLoss\n"
+        "from wholegrain.losses.gather import sum_over\n"
+        "class Waits(ClipLoss):\n"
+        "    def __call__(self, image, text, pairing, *rest, group=None):\n"
+        "        if len(pairing.owner_N) > 5:\n"
+        "            sum_over(torch.ones(()), group)\n"
+        "        return super().__call__(image, text, pairing, *rest, group=group)\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(processes, "SECONDS", 4.0)
+    verdict = verify(f"{tmp_path}/mine.py:Waits", checks=["processes"])
+    assert verdict.failed == ["processes"]
+    assert verify("clip", checks=["processes"]).right  # with new processes
+
+
+def test_seen_keeps_the_worst():
+    seen = Seen()
+    seen.compare("near", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.002]))
+    seen.compare("far", torch.tensor(100.0), torch.tensor(200.0))
+    seen.compare("same", torch.ones(3), torch.ones(3))
+    assert seen.worst == pytest.approx(0.5)
+    assert seen.where == "far: 100 where 200 is expected"
+    seen.compare("gone", torch.tensor([0.0, torch.nan]), torch.zeros(2))
+    assert (seen.worst, seen.where) == (float("inf"), "gone: nan where 0 is expected")
