@@ -45,7 +45,7 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Duplicates
+from wholegrain.losses.known_true import Duplicates
 from wholegrain.losses.pair_scores import Tokens, blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
 
 KEPT = {"own": 1.0, "sparc": 0.8}
@@ -159,8 +159,8 @@ def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: floa
         best_BP = floor.expand(images, places).clone()
         best_BP.scatter_reduce_(0, owner[true][:, None].expand(-1, places), by_patch[true], "amax")
         # Stable: an image without texts keeps its first patches, in whichever process it is.
-        kept_BK = best_BP.argsort(1, descending=True, stable=True)[:, : math.ceil(share * places)]
-        rank_NL = by_token.argsort(1, descending=True).argsort(1)
+        kept_BK = best_BP.argsort(dim=1, descending=True, stable=True)[:, : math.ceil(share * places)]
+        rank_NL = by_token.argsort(dim=1, descending=True, stable=True).argsort(1)
         mask = tokens.mask_CL & (rank_NL < (share * tokens.mask_CL.sum(1, keepdim=True)).ceil())
     patches = patches_BPD.gather(1, kept_BK[..., None].expand(-1, -1, patches_BPD.shape[2]))
     return patches, Tokens(tokens.tokens_CLD, mask)

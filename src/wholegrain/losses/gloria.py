@@ -46,7 +46,7 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision
-from wholegrain.losses.contrastive import Duplicates
+from wholegrain.losses.known_true import Duplicates
 from wholegrain.losses.pair_scores import blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of, pooled_cosine
 
 

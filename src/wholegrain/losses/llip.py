@@ -38,8 +38,8 @@ from torch import Tensor
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.attention_pool import Pool
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Duplicates
 from wholegrain.losses.gather import gather_texts
+from wholegrain.losses.known_true import Duplicates
 from wholegrain.losses.pair_scores import candidates, pair_sigmoid_of, pair_softmax_of
 
 

@@ -21,8 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import Pairing, TextFeatures
 from wholegrain.losses.contract import TINY, LossOutput, at_least_float32
-from wholegrain.losses.contrastive import Duplicates, KnownTrue
 from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, max_over, sum_over, world
+from wholegrain.losses.known_true import Duplicates, KnownTrue
 
 CELLS = 2**26  # float32 numbers of one rectangle: 256 MB
 
@@ -49,8 +49,11 @@ def blocks(block: Block, rows: int, columns: int, cost: int) -> list[list[Tensor
     table = [(slice(r, min(r + high, rows)), across) for r, across in starts]
     if len(table) == 1 and len(table[0][1]) == 1:
         return [[block(table[0][0], table[0][1][0])]]
-    keep = {"use_reentrant": False, "preserve_rng_state": False}
-    return [[checkpoint(block, here, there, **keep) for there in across] for here, across in table]
+
+    def again(rows: slice, columns: slice) -> Tensor:
+        return checkpoint(block, rows, columns, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+
+    return [[again(here, there) for there in across] for here, across in table]
 
 
 def joined(table: list[list[Tensor]]) -> Tensor:

@@ -62,8 +62,8 @@ from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import KnownTrue
 from wholegrain.losses.gather import sum_over
+from wholegrain.losses.known_true import KnownTrue
 from wholegrain.losses.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, over_processes, pooled_cosine
 
 
