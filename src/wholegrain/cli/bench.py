@@ -1,0 +1,111 @@
+"""``wholegrain bench``: what things cost on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wholegrain.app.bench_losses import LossCosts
+
+
+def bench(
+    what: tyro.conf.Positional[Literal["losses"]],
+    *,
+    sizes: tuple[int, ...] = (4096, 16384),
+    images: int = 64,
+    rounds: int = 3,
+    out: Path | None = None,
+) -> int:
+    """Measures time and memory, and prints a table. "losses": contrastive losses in tiles against dense autograd, and losses over
+    patches and tokens against CLIP's.
+
+    Args:
+        what: what is measured.
+        sizes: images, and as many texts, of the contrastive losses.
+        images: images, and as many texts, of the losses over patches and tokens.
+        rounds: times that each is run; the fastest counts.
+        out: a JSON file for the figures.
+    """
+    from rich.console import Console
+
+    from wholegrain.app.bench_losses import measure_losses
+    from wholegrain.errors import UserError
+
+    if min((images, rounds, *sizes)) < 1:
+        raise UserError("Sizes, images and rounds must be at least 1; change the option that is not.")
+    console = Console()
+    costs = measure_losses(sizes, images, rounds, say=lambda said: console.print(f"[dim]{said} …"))
+    if out is not None:
+        costs.save(out)
+    _print(costs, console)
+    return 0
+
+
+def _print(costs: LossCosts, console: Console) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    from wholegrain.app.bench_losses import PAPER, PAPER_IMAGES, TOKENS, WIDTH, step_ratio
+
+    table = Table(
+        "loss",
+        "images",
+        "seconds",
+        "to dense",
+        "CPU s",
+        "to dense",
+        "MB",
+        "of CLIP's step",
+        title=f"contrastive losses, width {WIDTH}; share of a step of CLIP",
+    )
+    dense = {(c.name.split(",")[0], c.size): c for c in costs.core if c.name.endswith("dense")}
+    for cost in costs.core:
+        whole = dense[cost.name.split(",")[0], cost.size]
+        share = cost.seconds and cost.seconds / (cost.size * costs.step_seconds_per_pair)
+        table.add_row(
+            cost.name, f"{cost.size:,}", _number(cost.seconds), _by(cost.seconds, whole.seconds), _number(cost.cpu_seconds),
+            _by(cost.cpu_seconds, whole.cpu_seconds), _number(cost.megabytes, 0), "-" if share is None else f"{share:.2%}",
+        )  # fmt: skip
+    console.print(table)
+    title = f"losses over 196 patches and {TOKENS} tokens beside CLIP's, and the step's cost by CLIP's"
+    table = Table(
+        Column("loss", min_width=16),
+        "seconds",
+        "by CLIP's",
+        "MB",
+        "step, 2k",
+        "paper",
+        "step, 16k",
+        "paper",
+        box=SIMPLE_HEAD,
+        title=title,
+    )
+    clip = next(c for c in costs.methods if c.name == "clip")
+    for cost in costs.methods:
+        ratios = []
+        for texts in (2048, 16384):
+            published = PAPER[cost.name].get(texts)
+            ratios += [
+                _number(step_ratio(costs, cost.name, PAPER_IMAGES * texts // 16384, texts), 3),
+                _number(published and published[0] / PAPER["clip"][texts][0], 3),
+            ]
+        table.add_row(
+            cost.name, _number(cost.seconds, 4), _by(cost.seconds, clip.seconds, 0), _number(cost.megabytes, 0), *ratios
+        )
+    console.print(table)
+    busy = "; other programs were running" if costs.load[0] > 0.5 else ""
+    console.print(f"{costs.threads} threads, torch {costs.torch}, load before {costs.load[0]:.1f}{busy}")
+    console.print(f"CLIP's step (ViT-B/16, towers forward and backward, float32): {costs.step_seconds_per_pair:.2f} s a pair")
+
+
+def _number(x: float | None, digits: int = 2) -> str:
+    return "-" if x is None else f"{x:,.{digits}f}"
+
+
+def _by(x: float | None, whole: float | None, digits: int = 2) -> str:
+    return "-" if x is None or not whole else _number(x / whole, digits)
