@@ -52,17 +52,9 @@ def _print(costs: LossCosts, console: Console) -> None:
 
     from wholegrain.app.bench_losses import PAPER, PAPER_IMAGES, TOKENS, WIDTH, step_ratio
 
-    table = Table(
-        "loss",
-        "images",
-        "seconds",
-        "to dense",
-        "CPU s",
-        "to dense",
-        "MB",
-        "of CLIP's step",
-        title=f"contrastive losses, width {WIDTH}; share of a step of CLIP",
-    )
+    first, style = Column("loss", min_width=16), {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    columns = ("images", "seconds", "to dense", "CPU s", "to dense", "MB", "of step")
+    table = Table(first, *columns, title=f"contrastive losses, width {WIDTH}; share of a step of CLIP", **style)
     dense = {(c.name.split(",")[0], c.size): c for c in costs.core if c.name.endswith("dense")}
     for cost in costs.core:
         whole = dense[cost.name.split(",")[0], cost.size]
@@ -72,19 +64,9 @@ def _print(costs: LossCosts, console: Console) -> None:
             _by(cost.cpu_seconds, whole.cpu_seconds), _number(cost.megabytes, 0), "-" if share is None else f"{share:.2%}",
         )  # fmt: skip
     console.print(table)
-    title = f"losses over 196 patches and {TOKENS} tokens beside CLIP's, and the step's cost by CLIP's"
-    table = Table(
-        Column("loss", min_width=16),
-        "seconds",
-        "by CLIP's",
-        "MB",
-        "step, 2k",
-        "paper",
-        "step, 16k",
-        "paper",
-        box=SIMPLE_HEAD,
-        title=title,
-    )
+    title = f"losses over 196 patches, {TOKENS} tokens; a step's cost by that of CLIP"
+    columns = ("seconds", "by CLIP's", "MB", "step, 2k", "paper", "step, 16k", "paper")
+    table = Table(Column("loss", min_width=16), *columns, title=title, **style)
     clip = next(c for c in costs.methods if c.name == "clip")
     for cost in costs.methods:
         ratios = []
