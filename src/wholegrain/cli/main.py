@@ -32,6 +32,7 @@ COMMANDS = {
     "methods": "list the packaged recipes",
     "gates": "check that the scenes are what the comparison needs them to be",
     "verify": "is this loss right? ours, or your own",
+    "bench": "measure what the losses cost on this machine",
     "base": "make the demo's base model anew",
 }
 
