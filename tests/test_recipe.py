@@ -9,6 +9,7 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, selects, to_table, to_toml
 
 PUBLISHED = {"clip", "siglip", "negclip", "ce_clip", "sparc", "holistic", "o2m", "text_conditioned", "wholegrain"}
+PUBLISHED |= {"filip", "pacl", "gloria", "mgca", "flair", "llip", "dreamlip", "sparc_images"}
 
 
 @pytest.mark.parametrize("name", recipe_names())
