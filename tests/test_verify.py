@@ -167,6 +167,7 @@ def test_a_loss_that_waits_for_ever_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "SECONDS", 4.0)
     verdict = verify(f"{tmp_path}/mine.py:Waits", checks=["processes"])
     assert verdict.failed == ["processes"]
+    monkeypatch.undo()
     assert verify("clip", checks=["processes"]).right  # with new processes
 
 

@@ -4,6 +4,9 @@ As in :mod:`wholegrain.app.verify.references`: differentiable, and nothing is sh
 tensor types.
 """
 
+# pyright: basic, reportOptionalMemberAccess=false, reportOptionalIterable=false, reportOptionalSubscript=false
+# pyright: reportArgumentType=false, reportReturnType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
 from __future__ import annotations
 
 import math

@@ -22,6 +22,7 @@ from typing import Any
 
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
 SECONDS = 90.0
+STARTING = 300.0
 
 _pool: list[tuple[Any, Any]] = []
 _folders: list[str] = []
@@ -89,6 +90,11 @@ def _start() -> None:
         there.close()
         _pool.append((process, here))
     atexit.register(stop)
+    for rank, (_, pipe) in enumerate(_pool):  # a busy machine takes long to start them; what a call may take is another matter
+        if not pipe.poll(STARTING):
+            stop()
+            raise RuntimeError(f"process {rank} did not start in {STARTING:.0f} s")
+        pipe.recv_bytes()
 
 
 def _serve(rank: int, meeting: str, pipe: Any) -> None:
@@ -98,6 +104,7 @@ def _serve(rank: int, meeting: str, pipe: Any) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=MOST)
     groups = {size: dist.new_group(list(range(size))) for size in range(1, MOST)} | {MOST: None}
+    pipe.send_bytes(b"ready")
     while True:
         try:
             size, function, arguments = pickle.loads(pipe.recv_bytes())
