@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
@@ -38,6 +39,8 @@ def run(
     """
     if not 1 <= size <= MOST:
         raise ValueError(f"the pool has {MOST} processes, {size} were asked for")
+    if not all(process.is_alive() for process, _ in _pool):
+        stop()
     if not _pool:
         _start()
     arguments = per_rank if per_rank is not None else [()] * size
@@ -47,8 +50,9 @@ def run(
     failed = [f"process {rank} of {size}: {error}" for rank, (error, _) in answers.items() if error]
     missing = [rank for rank in range(size) if rank not in answers]
     if missing:
-        stop()
         failed.append(f"no answer from processes {missing} of {size}")
+    if failed and not _alike([error for error, _ in answers.values()], size):
+        stop()  # after a call that only some took part in, their connections are of no use
     if failed:
         raise RuntimeError("\n".join(failed))
     return [answers[rank][1] for rank in range(size)]
@@ -66,15 +70,26 @@ def stop() -> None:
         shutil.rmtree(_folders.pop(), ignore_errors=True)
 
 
+def _alike(errors: list[str], size: int) -> bool:
+    """Whether all processes raised the same error, and none of a lost connection."""
+    last = {error.strip().rpartition("\n")[2] for error in errors}
+    return len(errors) == size and len(last) == 1 and not any("gloo" in error for error in errors)
+
+
 def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
     answers: dict[int, tuple[str, Any]] = {}
     deadline = time.monotonic() + seconds
-    while len(answers) < size and time.monotonic() < deadline:
-        for rank, (_, pipe) in enumerate(_pool[:size]):
-            if rank not in answers and pipe.poll(0.001):
+    rank_of: dict[Any, int] = {pipe: rank for rank, (_, pipe) in enumerate(_pool[:size])}
+    while rank_of and (left := deadline - time.monotonic()) > 0:
+        ready: list[Any] = wait(list(rank_of), left)
+        for pipe in ready:
+            rank = rank_of.pop(pipe)
+            try:
                 answers[rank] = pickle.loads(pipe.recv_bytes())
-                if answers[rank][0]:
-                    deadline = min(deadline, time.monotonic() + 5)  # the others may wait for this one for ever
+            except (EOFError, ConnectionError):
+                answers[rank] = ("the process died, as gloo has it when processes make calls that do not fit together", None)
+            if answers[rank][0]:
+                deadline = min(deadline, time.monotonic() + 5)  # the others may wait for this one for ever
     return answers
 
 
