@@ -143,6 +143,8 @@ def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: floa
     """Of every image the ``ceil(share * P)`` patches, of every text the ``ceil(share * L_n)`` tokens that match best within
     their own pairs. Which are kept has no gradient; dropped tokens leave the mask, dropped patches the tensor."""
     images, places = patches_BPD.shape[:2]
+    if len(pairing.owner_N) == 0:
+        return patches_BPD[:, : math.ceil(share * places)], tokens
     with torch.no_grad():
         owner, floor = pairing.owner_N, torch.tensor(-2.0, dtype=patches_BPD.dtype, device=patches_BPD.device)
 
@@ -151,8 +153,6 @@ def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: floa
             cosine = torch.where(tokens.mask_CL[texts][:, None], cosine, floor)
             return torch.cat([cosine.amax(2), cosine.amax(1)], 1)
 
-        if len(owner) == 0:
-            return patches_BPD[:, : math.ceil(share * places)], tokens
         best_N = torch.cat([row[0] for row in blocks(block, len(owner), 1, places * tokens.mask_CL.shape[1])])
         by_patch, by_token = best_N[:, :places], best_N[:, places:]
         true = pairing.true_N
