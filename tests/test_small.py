@@ -10,7 +10,7 @@ from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, v
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import train_tokenizer
-from wholegrain.towers.small import PlaceGate, SmallConfig, at_image_size, small_model
+from wholegrain.towers.small import PlaceMoments, SmallConfig, at_image_size, short_sight, small_model
 
 WORLD = World()
 TOKENIZER = train_tokenizer(vocabulary(WORLD), 1024, 32)
@@ -22,21 +22,71 @@ def model(**changes):
     return small_model(SmallConfig(**{**TINY.__dict__, **changes}), TOKENIZER).eval()
 
 
-def test_a_gated_mean_knows_which_thing_is_where_and_an_ungated_one_does_not():
+def test_a_mean_of_moments_knows_which_thing_is_where_and_a_plain_mean_does_not():
     """Two things at two places and the exchanged picture: only products of thing and place tell them apart in a mean."""
     a, b = torch.randn(32), torch.randn(32)
     one, other = torch.zeros(1, 16, 32), torch.zeros(1, 16, 32)
     one[0, 0], one[0, 15], other[0, 0], other[0, 15] = a, b, b, a
-    gate = PlaceGate(4, 32)
+    moments = PlaceMoments(4)
     assert torch.allclose(one.mean(1), other.mean(1))
-    assert (gate(one).mean(1) - gate(other).mean(1)).norm() > 0.1
+    mean, across, down = (moments(one) - moments(other)).mean(1)[0].chunk(3)
+    assert mean.abs().max() < 1e-6
+    corner = 3 / 5**0.5  # of a ramp of four steps with unit variance, at either end
+    assert torch.allclose(across, 2 * corner * (b - a) / 16, atol=1e-5)
+    assert torch.allclose(down, across, atol=1e-6)
 
 
-def test_gate_leaves_tokens_before_the_patches_alone():
+def test_moments_are_of_zero_mean_and_unit_variance_and_leave_tokens_before_the_patches_alone():
+    places_P3 = PlaceMoments(8).places_P3
+    assert torch.allclose(places_P3.mean(0), torch.tensor([1.0, 0.0, 0.0]), atol=1e-6)
+    assert torch.allclose(places_P3.T @ places_P3 / 64, torch.eye(3), atol=1e-6)
     x = torch.randn(2, 3 + 16, 32)
-    y = PlaceGate(4, 32)(x)
-    assert torch.equal(y[:, :3], x[:, :3])
-    assert not torch.allclose(y[:, 3:], x[:, 3:])
+    y = PlaceMoments(4)(x)
+    assert torch.equal(y[:, :3], x[:, :3].repeat(1, 1, 3))
+    assert torch.equal(y[:, 3:, :32], x[:, 3:])
+    assert not torch.allclose(y[:, 3:, 32:64], x[:, 3:])
+
+
+def test_a_reader_starts_near_a_bag_of_words_and_can_learn_order():
+    """The gates start near one, so two orders of the same words are close but not the same."""
+    small = model()
+    same = TOKENIZER.encode(["a cup left of a sun", "a sun left of a cup", "a moon above a key"])
+    text = torch.nn.functional.normalize(small.encode_texts(same.tokens_NL, same.length_N).pooled_ND, dim=1)
+    swapped, other = text[0] @ text[1], text[0] @ text[2]
+    assert other < swapped < 1 - 1e-6
+
+
+def test_short_sight_keeps_what_is_far_out_of_a_patch():
+    """One layer reaches one patch (a convolutional stem has norms over the whole picture, so not with it): a change in one corner is not felt at the other."""
+    pixels = torch.randint(0, 255, (1, 3, 64, 64), dtype=torch.uint8)
+    changed = pixels.clone()
+    changed[:, :, :8, :8] = 255 - changed[:, :, :8, :8]
+    for sight, felt in ((1, False), (0, True)):
+        small = model(image_size=64, sight=sight, stem="patch")
+        a, b = (small.encode_images(p, frozenset({"patches"})).patches_BPD[0] for p in (pixels, changed))
+        assert not torch.allclose(a[0], b[0])
+        assert torch.equal(a[-1], b[-1]) is not felt
+
+
+def test_short_sight_leaves_tokens_before_the_patches_free():
+    mask = short_sight(3, 1, prefix=2)
+    assert mask.shape == (11, 11)
+    assert (mask[:2] == 0).all()
+    assert (mask[:, :2] == 0).all()
+    assert [int((row == 0).sum()) for row in mask[2:, 2:]] == [4, 6, 4, 6, 9, 6, 4, 6, 4]
+
+
+@pytest.mark.parametrize("pool", ["mean", "class"])
+def test_branches_see_the_whole_picture_and_patches_stay_near(pool):
+    small = model(image_size=64, pool=pool, stem="patch")
+    small.image_tower.add_branches(3)
+    pixels = torch.rand(1, 3, 64, 64)
+    changed = pixels.clone()
+    changed[:, :, :8, :8] = 0
+    a, b = (small.image_tower(p, frozenset({"patches"})) for p in (pixels, changed))
+    assert not torch.allclose(a.classes_BHV, b.classes_BHV)
+    if pool == "mean":
+        assert torch.equal(a.patches_BPV[0, -1], b.patches_BPV[0, -1])
 
 
 def test_the_pooled_vector_is_the_mean_of_the_patches():
@@ -63,11 +113,9 @@ def test_growing_keeps_what_was_learned_and_reads_larger_pictures():
     pixels = torch.full((1, 3, 64, 64), 200, dtype=torch.uint8)
     assert large.encode_images(pixels, frozenset({"patches"})).grid == (8, 8)
     same = at_image_size(small, 32)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(small.state_dict().values(), same.state_dict().values(), strict=True))
-    corners = small.image_tower.net.norm[1].place_gate[[0, 3, 12, 15]]
-    grown = large.image_tower.net.norm[1].place_gate[[0, 7, 56, 63]]
-    assert torch.allclose(corners, grown, atol=0.35)
-    assert torch.equal(corners.sign(), grown.sign())
+    assert all(
+        torch.allclose(a, b, atol=1e-6) for a, b in zip(small.state_dict().values(), same.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("settings", [{"reader": "lstm"}, {"places": "none"}])

@@ -1,6 +1,7 @@
 """Making the base model that ships with the package: plain CLIP on scenes, from nothing, in two stages.
 
-First crops of single objects with their noun phrases, then whole pictures with an overview, a place and a phrase each. No hard
+First crops of single objects with their noun phrases, then whole pictures with an overview and a phrase each, from a head
+that whitens what the first stage sees in them. No hard
 negatives: what the base model cannot do is what plain CLIP cannot do. ``docs/base.md`` holds the story and the figures.
 """
 
@@ -11,7 +12,10 @@ from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
+import torch
 from rich.console import Console
+from torch import Tensor
 
 from wholegrain.app.gates import weak_kinds
 from wholegrain.app.scene_recipes import scene_recipe
@@ -26,6 +30,7 @@ from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.small import SmallConfig, at_image_size, small_model
+from wholegrain.towers.whiten import whiten_head
 from wholegrain.training.loop import train
 from wholegrain.training.step import seed_everything
 
@@ -58,7 +63,7 @@ def load_weak_kinds() -> tuple[str, ...]:
 
 
 def make_base(
-    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1000, 1600), seed: int = 0
+    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1400, 500), seed: int = 0
 ) -> Path:
     """Trains a base model; interrupted, the same call goes on.
 
@@ -79,7 +84,9 @@ def make_base(
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
     learnt = _trained(first, crops, start, work / "run-crops")
     console.print(f"stage 2 of 2: {counts.train:,} pictures")
-    grown = _trained(second, whole, at_image_size(learnt, world.size), work / "run-scenes")
+    grown = at_image_size(learnt, world.size)
+    whiten_head(grown, _pooled(grown, whole, 5000))
+    grown = _trained(second, whole, grown, work / "run-scenes")
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},
@@ -97,6 +104,15 @@ def _weak_kinds(model: Model, dataset: Dataset) -> list[str]:
     found = evaluate(model, dataset, split="val", tasks=("composition",))[0]
     first = ("relation", "swap_object")
     return sorted(weak_kinds(found), key=lambda kind: (kind not in first, kind))
+
+
+@torch.inference_mode()
+def _pooled(model: Model, dataset: Dataset, count: int, batch: int = 128) -> Tensor:
+    """The image tower's pooled vectors of the first training pictures, ``[count, V]``."""
+    keys, prepare = dataset.keys("train")[:count], model.preprocess.image
+    groups = (keys[first : first + batch] for first in range(0, len(keys), batch))
+    pixels = (torch.stack([torch.as_tensor(np.asarray(prepare(dataset.pixels(key)))) for key in group]) for group in groups)
+    return torch.cat([model.raw_images(pixels_BCHW).pooled_BV for pixels_BCHW in pixels])
 
 
 def _once(folder: Path, make) -> Dataset:

@@ -12,11 +12,11 @@ def base(
     *,
     work: Path = Path("base-work"),
     glyphs: str = "A",
-    crop_steps: int = 900,
-    steps: int = 1500,
+    crop_steps: int = 1400,
+    steps: int = 500,
     seed: int = 0,
 ) -> int:
-    """Trains the base model of the demo: plain CLIP on scenes, from nothing (about an hour on two cores). Interrupted, it goes on.
+    """Trains the base model of the demo: plain CLIP on scenes, from nothing (about half an hour on two cores). Interrupted, it goes on.
 
     Args:
         out: folder of the finished model.

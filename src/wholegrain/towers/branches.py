@@ -58,10 +58,11 @@ class BranchTokens(nn.Module):
         count: H >= 1.
         rest: tokens in the sequence that are not branch tokens.
         start_V: the class token that the H copies start from, with its position row; ``None`` for a mean-pooled tower.
-        width: V.
+        width: V of the tokens inside the tower.
         patches_see: see :func:`branch_mask`; ``auto`` takes ``shared`` for copies and ``none`` for a mean-pooled tower.
         legacy_plus_one: see :func:`branch_mask`.
         noise: copies get noise of this share of the token's root mean square, gates this standard deviation.
+        read_width: V of what the tower gives, where it is not the width inside (a mean-pooled tower that reads moments).
     """
 
     mask_SS: Tensor
@@ -75,6 +76,7 @@ class BranchTokens(nn.Module):
         patches_see: str = "auto",
         legacy_plus_one: bool = False,
         noise: float = 0.02,
+        read_width: int | None = None,
     ) -> None:
         super().__init__()
         if count < 1 or patches_see not in PATCHES_SEE:
@@ -86,7 +88,7 @@ class BranchTokens(nn.Module):
         self.count = count
         self.replaces_class = start_V is not None
         if start_V is None:
-            tokens, gate = torch.randn(count, width) * width**-0.5, torch.randn(count, width) * noise
+            tokens, gate = torch.randn(count, width) * width**-0.5, torch.randn(count, read_width or width) * noise
             self.gate_HV: nn.Parameter | None = nn.Parameter(gate)
         else:
             start_V = start_V.detach()
@@ -94,6 +96,18 @@ class BranchTokens(nn.Module):
             self.gate_HV = None
         self.tokens_HV = nn.Parameter(tokens)
         self.register_buffer("mask_SS", branch_mask(count, rest, patches_see, legacy_plus_one), persistent=False)
+
+    def over(self, near_SS: Tensor | None) -> Tensor:
+        """The mask of the whole sequence, on a tower whose other tokens have a mask of their own.
+
+        A class token that the branches replace is the first of those other tokens, and leaves with its row and column.
+        """
+        if near_SS is None:
+            return self.mask_SS
+        rest = len(self.mask_SS) - self.count
+        mask_SS = self.mask_SS.clone()
+        mask_SS[self.count :, self.count :] += near_SS[-rest:, -rest:]
+        return mask_SS
 
     def prepend(self, tokens_BSV: Tensor) -> Tensor:
         """The sequence with the H class tokens in front."""

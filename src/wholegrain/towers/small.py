@@ -30,7 +30,7 @@ from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
 
 HALF = (0.5, 0.5, 0.5)
-_CHOICES = (("reader", ("gru", "transformer")), ("places", ("gated", "added")))
+_CHOICES = (("reader", ("gru", "transformer")), ("places", ("moments", "added")))
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class SmallConfig:
         pool: of the image tower, ``mean`` or ``class``.
         text_pool: of the transformer: ``mean`` (every token sees every other) or ``last`` (causal).
         reader: the text tower, ``gru`` or ``transformer``.
-        places: ``added`` is the Vision Transformer's own positions alone, ``gated`` multiplies the patches by place,
-            too (with ``pool=mean``; a class token has no place).
+        places: ``added`` is the Vision Transformer's own positions alone, ``moments`` multiplies the patches by place, too
+            (:class:`PlaceMoments`, with ``pool=mean``; a class token has no place). V of the image tower is then three image widths.
+        sight: how many patches far a patch attends in each layer, in all directions; 0 is the whole picture. A patch that sees the
+            whole picture need not stay where its thing is: the mean over patches does not care. One with a short sight has to.
     """
 
     image_size: int = 64
@@ -64,10 +66,16 @@ class SmallConfig:
     pool: Literal["mean", "class"] = "mean"
     text_pool: Literal["mean", "last"] = "mean"
     reader: Literal["gru", "transformer"] = "gru"
-    places: Literal["gated", "added"] = "gated"
+    places: Literal["moments", "added"] = "moments"
+    sight: int = 1
 
     def __post_init__(self) -> None:
-        for name, allowed in (("stem", ("conv", "patch")), ("pool", ("mean", "class")), ("text_pool", ("mean", "last")), *_CHOICES):
+        for name, allowed in (
+            ("stem", ("conv", "patch")),
+            ("pool", ("mean", "class")),
+            ("text_pool", ("mean", "last")),
+            *_CHOICES,
+        ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
         if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
@@ -101,27 +109,29 @@ class ConvStem(nn.Module):
         return self.layers(pixels_BCHW).flatten(2).transpose(1, 2)
 
 
-class PlaceGate(nn.Module):
-    """Multiplies each patch by 1 + a learned gate of its place, so that *what* and *where* enter the mean as a product.
+class PlaceMoments(nn.Module):
+    """Writes each patch three times: as it is, times its place across, times its place down, so that *what* and *where* enter the mean
+    as a product.
 
-    The mean of patches that only add a place knows which things and which places there are, not which thing is where. The gates start as
-    ramps from -``reach`` to ``reach``, across in even channels and down in odd ones, with signs that alternate; tokens before the patches
-    (branches) pass unchanged.
+    The mean of patches that only add a place knows which things and which places there are, not which thing is where. The mean of these
+    is the zeroth and the first moments of every feature over the picture. Places have zero mean and unit variance. Tokens before the
+    patches (branches) have no place: they are written three times unchanged.
     """
 
-    def __init__(self, side: int, width: int, reach: float = 0.7) -> None:
+    places_P3: Tensor
+
+    def __init__(self, side: int) -> None:
         super().__init__()
-        ramp = torch.linspace(-reach, reach, side)
-        down, across = ramp.repeat_interleave(side)[:, None], ramp.repeat(side)[:, None]
-        channel = torch.arange(width)
-        sign = 1.0 - 2.0 * ((channel // 2) % 2)
-        self.place_gate = nn.Parameter(torch.where(channel % 2 == 0, across, down) * sign)
+        ramp = torch.linspace(-1, 1, side)
+        ramp = ramp / ramp.square().mean().sqrt()
+        places_P3 = torch.stack([torch.ones(side * side), ramp.repeat(side), ramp.repeat_interleave(side)], 1)
+        self.register_buffer("places_P3", places_P3, persistent=False)
 
     def forward(self, x_BSV: Tensor) -> Tensor:
-        """``[B, S, V]``, of which the last P tokens are patches."""
-        first = x_BSV.shape[1] - len(self.place_gate)
-        gated = x_BSV[:, first:] * (1 + self.place_gate)
-        return torch.cat([x_BSV[:, :first], gated], 1) if first else gated
+        """``[B, S, V]``, of which the last P tokens are patches, to ``[B, S, 3 V]``."""
+        first = x_BSV.shape[1] - len(self.places_P3)
+        patches = (x_BSV[:, first:, None] * self.places_P3[:, :, None].to(x_BSV.dtype)).flatten(2)
+        return torch.cat([x_BSV[:, :first].repeat(1, 1, 3), patches], 1) if first else patches
 
 
 class SmallImageTower(TimmImageTower):
@@ -141,9 +151,28 @@ class SmallImageTower(TimmImageTower):
             fc_norm=False,  # normalise patches, then pool
             **stem,
         )
-        if config.places == "gated" and config.pool == "mean":
-            net.norm = nn.Sequential(net.norm, PlaceGate(config.image_size // config.patch, config.image_width))
+        moments = config.places == "moments" and config.pool == "mean"
+        if moments:
+            net.norm = nn.Sequential(net.norm, PlaceMoments(config.image_size // config.patch))
         super().__init__(net, {"kind": "small", "small": asdict(config)})
+        self.width = config.image_width * (3 if moments else 1)
+        if config.sight:
+            prefix = net.num_prefix_tokens
+            self.register_buffer(
+                "near_SS", short_sight(config.image_size // config.patch, config.sight, prefix), persistent=False
+            )
+
+
+def short_sight(side: int, reach: int, prefix: int = 0) -> Tensor:
+    """Additive attention mask ``[S, S]``, 0 or -inf: a patch sees patches at most ``reach`` rows and columns away.
+
+    The ``prefix`` tokens before the patches (a class token) see everything and are seen by all.
+    """
+    at_P2 = torch.stack([torch.arange(side).repeat_interleave(side), torch.arange(side).repeat(side)], 1)
+    far_PP = (at_P2[:, None] - at_P2).abs().amax(-1) > reach
+    mask_SS = torch.zeros(prefix + side * side, prefix + side * side)
+    mask_SS[prefix:, prefix:].masked_fill_(far_PP, -torch.inf)
+    return mask_SS
 
 
 def small_text_tower(config: SmallConfig, vocab_size: int) -> SmallTextTower | RecurrentTextTower:
@@ -152,29 +181,41 @@ def small_text_tower(config: SmallConfig, vocab_size: int) -> SmallTextTower | R
 
 
 class RecurrentTextTower(TunedModule):
-    """Reads a text from both ends (bidirectional GRU) and takes the mean: ``[N, L]`` rows to ``[N, V]`` (and ``[N, L, V]``)."""
+    """Reads a text from both ends, and takes what each word *is* times what its context makes of it: ``[N, L]`` rows to ``[N, V]``.
+
+    A token's vector is ``value(word) * gate(context)``, with a linear value of the word's embedding alone and a linear gate of a
+    bidirectional GRU's state there; the text is their mean. So "cup" to the left and "cup" to the right are the same value under
+    different gates, and what the gate learns on one noun holds for all: the reader's side of :class:`PlaceMoments`. The gates start
+    near one, where a text is its bag of words. V is three text widths.
+    """
 
     true_length = True  # packed rows: padding is never read
 
     def __init__(self, config: SmallConfig, vocab_size: int) -> None:
         super().__init__()
         self._config = {"kind": "small", "small": asdict(config), "vocab_size": vocab_size}
-        self.width, self.context_length = config.text_width, config.context
-        self.embedding = nn.Embedding(vocab_size, self.width)
-        self.reader = nn.GRU(self.width, self.width // 2, config.text_layers, batch_first=True, bidirectional=True)
-        self.norm = nn.LayerNorm(self.width)
+        words, self.context_length = config.text_width, config.context
+        self.width = 3 * words
+        self.embedding = nn.Embedding(vocab_size, words)
+        self.reader = nn.GRU(words, words // 2, config.text_layers, batch_first=True, bidirectional=True)
+        self.norm = nn.LayerNorm(words)
+        self.value = nn.Linear(words, self.width, bias=False)
+        self.gate = nn.Linear(words, self.width)
+        nn.init.normal_(self.value.weight, std=words**-0.5)
+        nn.init.normal_(self.gate.weight, std=0.1 * words**-0.5)
+        nn.init.ones_(self.gate.bias)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
-        L = tokens_NL.shape[1]
-        packed = nn.utils.rnn.pack_padded_sequence(self.embedding(tokens_NL), length_N.cpu(), batch_first=True, enforce_sorted=False)
+        L, words = tokens_NL.shape[1], self.embedding(tokens_NL)
+        packed = nn.utils.rnn.pack_padded_sequence(words, length_N.cpu(), batch_first=True, enforce_sorted=False)
         read, _ = nn.utils.rnn.pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=L)
-        x, mask_NL = self.norm(read), real_tokens(length_N, L)
+        x, mask_NL = self.value(words) * self.gate(self.norm(read)), real_tokens(length_N, L)
         return RawText(masked_mean(x, mask_NL), x if "tokens" in needs else None, mask_NL)
 
     def stages(self) -> list[nn.Module]:
-        """The reader, as one stage."""
-        return [nn.ModuleList([self.reader, self.norm])]
+        """The reader and its gated read-out, as one stage."""
+        return [nn.ModuleList([self.reader, self.norm, self.value, self.gate])]
 
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
@@ -247,9 +288,9 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
         raise UserError(
             f"the tokeniser gives {tokenizer.context_length} tokens and the model reads {config.context}; make the two the same"
         )
-    head = PlainHead(Widths(config.image_width, config.text_width, config.width))
+    image, text = SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size)
     preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
-    return Model(SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size), head, preprocess, tokenizer)
+    return Model(image, text, PlainHead(Widths(image.width, text.width, config.width)), preprocess, tokenizer)
 
 
 def at_image_size(model: Model, image_size: int) -> Model:
@@ -262,15 +303,16 @@ def at_image_size(model: Model, image_size: int) -> Model:
     """
     tower = model.image_tower
     if not isinstance(tower, SmallImageTower) or model.head.kind != "plain" or model.bias is not None:
-        raise UserError("only models of the preset small with a plain head can change their picture size; start from one of those")
+        raise UserError(
+            "only models of the preset small with a plain head can change their picture size; start from one of those"
+        )
     config = replace(SmallConfig(**tower.config()["small"]), image_size=image_size)
     if config.pool == "class":
         raise UserError("a model with a class token cannot change its picture size here; use pool=mean")
     resized = small_model(config, model.tokenizer)
     side = image_size // config.patch
     state = {
-        name: _on_grid(values, side) if name.endswith(("pos_embed", "place_gate")) else values
-        for name, values in model.state_dict().items()
+        name: _on_grid(values, side) if name.endswith("pos_embed") else values for name, values in model.state_dict().items()
     }
     resized.load_state_dict(state)
     return resized

@@ -38,6 +38,10 @@ class TimmImageTower(TunedModule):
         self.net: Any = net
         self.fixed_batchnorm = fixed_batchnorm
         self.branches: BranchTokens | None = None
+        self.near_SS: Tensor | None
+        self.register_buffer(
+            "near_SS", None, persistent=False
+        )  # an additive attention mask of towers whose patches do not see everything
         self._config = config
         self.is_vit = isinstance(net, VisionTransformer)
         self.can_branch = self.is_vit and isinstance(self.net.patch_drop, nn.Identity)
@@ -70,13 +74,14 @@ class TimmImageTower(TunedModule):
         net, branches = self.net, self.branches
         grid = tuple(net.patch_embed.grid_size)
         if branches is None:
-            x = net.forward_features(pixels_BCHW)
+            x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS)
             pooled_BV, classes, first = net.forward_head(x, pre_logits=True), None, net.num_prefix_tokens
         else:
             x = net._pos_embed(net.patch_embed(pixels_BCHW))  # with timm's own class token and registers in front
             x = net.norm_pre(branches.prepend(x[:, 1:] if branches.replaces_class else x))
+            mask_SS = branches.over(self.near_SS)
             for block in net.blocks:
-                x = block(x, attn_mask=branches.mask_SS)
+                x = block(x, attn_mask=mask_SS)
             x = net.norm(x)
             own, x = net.fc_norm(x[:, : branches.count]), x[:, branches.count :]
             mean_BV = None if branches.replaces_class else net.forward_head(x, pre_logits=True)
@@ -100,7 +105,7 @@ class TimmImageTower(TunedModule):
                 start_V += net.pos_embed[0, 0].detach()
             rest -= 1
             self.retired = ("net.cls_token",)
-        branches = BranchTokens(count, rest, start_V, self.width, patches_see, legacy_plus_one, noise)
+        branches = BranchTokens(count, rest, start_V, net.embed_dim, patches_see, legacy_plus_one, noise, self.width)
         self.branches = branches.to(next(net.parameters()).device)
         self.tune(self.tuned)
 
