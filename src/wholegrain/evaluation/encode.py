@@ -318,6 +318,7 @@ def _cache_key(model: Any, dataset: Any, split: str, needs: frozenset[str], keys
 def _write_cache(path: Path, image: ImageFeatures, text: TextFeatures, cut: int) -> None:
     tensors = {f"image.{n}": v.contiguous() for n, v in vars(image).items() if isinstance(v, Tensor)}
     tensors |= {f"text.{n}": v.contiguous() for n, v in vars(text).items() if isinstance(v, Tensor)}
+    tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in image.learned.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -337,6 +338,9 @@ def _read_cache(path: Path) -> tuple[ImageFeatures, TextFeatures, int] | None:
     except (OSError, SafetensorError):  # not there, or damaged
         return None
     rows, columns = tensors["grid"].tolist()
-    image = {n.removeprefix("image."): v for n, v in tensors.items() if n.startswith("image.")}
-    text = {n.removeprefix("text."): v for n, v in tensors.items() if n.startswith("text.")}
-    return ImageFeatures(**image, grid=(rows, columns) if rows else None), TextFeatures(**text), int(tensors["cut"])
+    parts: dict[str, dict[str, Any]] = {"image": {}, "text": {}, "learned": {}}
+    for name, tensor in tensors.items():
+        side, _, field = name.partition(".")
+        parts.get(side, {})[field] = tensor
+    image = ImageFeatures(**parts["image"], learned=parts["learned"], grid=(rows, columns) if rows else None)
+    return image, TextFeatures(**parts["text"]), int(tensors["cut"])

@@ -192,7 +192,9 @@ def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) 
     result, model = entry.result("retrieval"), entry.loaded
     if result is None or "image_retrieval_mean_rank" not in result.items.column_names:
         return []
-    items = result.items.filter(_compute.and_(result.items["overall"], _compute.is_valid(result.items["image_retrieval_mean_rank"])))
+    items = result.items.filter(
+        _compute.and_(result.items["overall"], _compute.is_valid(result.items["image_retrieval_mean_rank"]))
+    )
     worst = items.sort_by([("image_retrieval_mean_rank", "descending")]).slice(0, 40 * count).to_pylist()
     cards, used = [], set()
     for row in worst:

@@ -40,6 +40,5 @@ def whiten_head(model: Model, pooled_NV: Tensor, *, ridge: float = 0.02) -> None
     white_VV = (vectors_VV * stretch_V) @ vectors_VV.T
     width = pooled_NV.shape[1]
     head = PlainHead(Widths(width, model.head.widths.text, width, "linear_bias", "linear"))
-    head.image.weight.copy_(white_VV)
-    head.image.bias.copy_(-white_VV @ mean_V)
+    head.image.load_state_dict({"weight": white_VV, "bias": -white_VV @ mean_V})
     model.head = head.to(model.device)

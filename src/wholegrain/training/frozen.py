@@ -46,7 +46,9 @@ class FrozenImages:
         """The raw features of these images, on a device."""
         index = torch.tensor([self.row[key] for key in keys])
         found = self.raw.select(index)
-        pooled_BV, patches_BPV, classes_BHV = (_moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV))
+        pooled_BV, patches_BPV, classes_BHV = (
+            _moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV)
+        )
         assert pooled_BV is not None
         return RawImage(pooled_BV, patches_BPV, classes_BHV, found.grid)
 
