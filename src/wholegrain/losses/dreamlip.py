@@ -21,7 +21,8 @@ come from other images, but the groups g[m] that t[n] is compared with were buil
 comparison of text with text for patches that mean little. ``text_conditioned`` and ``flair`` let every text gather from every image
 instead.
 
-Texts in the same words are neither positive nor negative. Hard negatives are not seen.
+Texts in the same words are neither positive nor negative; with ``rivals="batch"``, other texts of a copy of the image are rivals.
+Hard negatives are not seen.
 Cost: N_local x P x D + N_local x N x D multiply-adds forward; sends each text's vector once.
 
 Example:
