@@ -9,6 +9,7 @@ from eval_fakes import encoded
 
 from wholegrain.data.record import caption_id
 from wholegrain.errors import UserError
+from wholegrain.evaluation.encode import _read_cache, _write_cache
 from wholegrain.evaluation.retrieval import count_ranks, retrieval, true_pairs
 from wholegrain.evaluation.similarity import Scorer, index_vectors, similarity
 from wholegrain.features import ImageFeatures, TextFeatures
@@ -203,3 +204,14 @@ def test_items_hold_every_query_and_give_the_figures_back():
     assert len(mine) == len(OWNER)
     assert np.mean(mine) == result.metrics["image_retrieval_recall@1"]
     assert {r["cluster"] for r in rows} == {f"key{b:05d}" for b in range(6)}
+
+
+def test_cached_features_keep_what_a_joint_scorer_learned(tmp_path):
+    image = ImageFeatures(torch.randn(3, 4), learned={"mix_DA": torch.randn(4, 2)})
+    _write_cache(tmp_path / "kept.safetensors", image, TextFeatures(torch.randn(2, 4)), 1)
+    found = _read_cache(tmp_path / "kept.safetensors")
+    assert found is not None
+    again, text, cut = found
+    assert torch.equal(again.pooled_BD, image.pooled_BD)
+    assert torch.equal(again.learned["mix_DA"], image.learned["mix_DA"])
+    assert (text.pooled_ND.shape, cut, again.grid) == ((2, 4), 1, None)
