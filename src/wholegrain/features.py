@@ -12,7 +12,7 @@ caption is a shorter or longer list; :class:`Pairing` says what each text is. No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -30,6 +30,8 @@ class ImageFeatures:
         grid: patch rows and columns, ``grid[0] * grid[1] == P``.
         keys_BGSE, values_BGSE: what a text's query may attend to, of heads that pool by attention (FLAIR, Llip); else ``None``.
         learned: parameters of the head that a loss applies to pairs, by name: of no image in particular, and not indexed.
+        match: of a head that reads image and text together (a fusion model): ``match(images, texts) -> [M]``, the log-odds that
+            image m and text m belong together. A pure function of both arguments: its parameters are ``images.learned``.
     """
 
     pooled_BD: Tensor
@@ -39,6 +41,7 @@ class ImageFeatures:
     keys_BGSE: Tensor | None = None
     values_BGSE: Tensor | None = None
     learned: Mapping[str, Tensor] = field(default_factory=dict)
+    match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
 
     def select(self, index: Tensor) -> ImageFeatures:
         """The images at ``index`` (int64 or bool, one-dimensional), in that order."""

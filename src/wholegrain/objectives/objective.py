@@ -26,6 +26,7 @@ _REMEDY = {
     "tokens": "use a text tower that gives token features",
     "slots": 'set model.head to "flair" or "llip"',
     "prototypes": 'set model.head to "mgca"',
+    "match": 'set model.head to "fusion"',
 }
 
 

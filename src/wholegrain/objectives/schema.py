@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip")
+HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -99,7 +99,8 @@ class ModelRecipe:
 
     Attributes:
         head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors),
-            ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes).
+            ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes),
+            ``fusion`` (a network that reads image and text together).
         branches: number of image branches with ``head = "branches"``.
         head_settings: further fields of ``towers.heads.HeadConfig``.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what

@@ -4,6 +4,7 @@
 * :class:`SparcHead`: SPARC's adapters (Bica et al., ICML 2024, section 3 and appendix D).
 * :class:`BranchHead`: Holistic CLIP's branches (Wang et al., CVPR 2025) through one shared projection.
 * :mod:`wholegrain.towers.pair_heads`: heads of methods that score pairs jointly (FILIP, PACL, FLAIR, Llip), and MGCA's prototypes.
+* :mod:`wholegrain.towers.fusion`: a network that reads image and text together (ALBEF, X-VLM).
 
 Any head can start from another's projections (:func:`convert_head`), so that a fine-tuning recipe begins as its base model.
 """
@@ -32,19 +33,21 @@ class HeadConfig:
     """Which head a model gets.
 
     Attributes:
-        kind: ``plain``, ``sparc``, ``branches``, or one of :mod:`wholegrain.towers.pair_heads`.
+        kind: ``plain``, ``sparc``, ``branches``, ``fusion``, or one of :mod:`wholegrain.towers.pair_heads`.
         hidden: width inside SPARC's h_v; 0 is the tower's width (the paper gives neither width nor activation).
         branches: H, for ``branches``.
         source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention
             read-outs of the patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
         patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`; also of Llip's mixture tokens.
         mixtures: K mixture tokens, for ``llip``; they come from where ``source`` says.
-        attention_heads: G, for ``flair`` and ``llip``; the largest number up to it that divides the width.
+        attention_heads: G, for ``flair``, ``llip`` and ``fusion``; the largest number up to it that divides the width.
         pool_temperature: of ``llip``'s and ``pacl``'s softmax; 0 is the method's default.
         prototypes: K, for ``mgca``.
+        layers, fusion_width, score_cosine: of ``fusion``: how many, their width (0 is the shared width), and the weight of the
+            cosine in the score.
     """
 
-    kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip"] = "plain"
+    kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion"] = "plain"
     hidden: int = 0
     branches: int = 5
     source: Literal["auto", "tokens", "readout"] = "auto"
@@ -55,6 +58,9 @@ class HeadConfig:
     attention_heads: int = 8
     pool_temperature: float = 0.0
     prototypes: int = 500
+    layers: int = 3
+    fusion_width: int = 0
+    score_cosine: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -243,9 +249,9 @@ class BranchHead(PlainHead):
 
 def head_kinds() -> dict[str, type[PlainHead]]:
     """Every head by its name in recipes and saved models."""
-    from wholegrain.towers import pair_heads
+    from wholegrain.towers import fusion, pair_heads
 
-    return {kind.kind: kind for kind in (PlainHead, SparcHead, BranchHead, *pair_heads.HEADS)}
+    return {kind.kind: kind for kind in (PlainHead, SparcHead, BranchHead, *pair_heads.HEADS, fusion.FusionHead)}
 
 
 def build_head(config: dict[str, Any]) -> PlainHead:
@@ -290,8 +296,10 @@ def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
         return SparcHead(widths, config.hidden)
     if config.kind == "branches":
         return BranchHead(widths, config.branches, branch_source(model, config, config.branches), config.noise)
-    from wholegrain.towers import pair_heads
+    from wholegrain.towers import fusion, pair_heads
 
+    if config.kind == "fusion":
+        return fusion.converted(widths, config)
     return pair_heads.converted(model, widths, config)
 
 
