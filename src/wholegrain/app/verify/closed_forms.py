@@ -169,6 +169,36 @@ def _diversity(loss: Any) -> Iterator[ClosedForm]:
     yield ClosedForm("branches alike: 1 - ceiling", _same(), 1 - loss.ceiling)
 
 
+def _smoothed(loss: Any, logits: list[float]) -> float:
+    """The focal, smoothed cross entropy of the first of these logits."""
+    raised = [math.exp(x) for x in logits]
+    spread = loss.label_smoothing / len(logits)
+    parts = [(1 - p) ** loss.focal * -math.log(p) for p in (x / sum(raised) for x in raised)]
+    return (1 - loss.label_smoothing) * parts[0] + spread * sum(parts)
+
+
+def _own_negatives(loss: Any) -> Iterator[ClosedForm]:
+    alike_one = _smoothed(loss, [0.0] * (1 + FOILS))
+    yield ClosedForm(f"a caption and its 3 foils alike: ln 4 times 0.75^{loss.focal:g}", _same(), alike_one)
+    yield ClosedForm("no foils: 0", _same(0), 0.0)
+
+
+def _paraphrases(loss: Any) -> Iterator[ClosedForm]:
+    rivals = 1 + 2 * (IMAGES - 1)
+    yield ClosedForm(
+        f"4 images of two captions each, all alike: ln {rivals}", alike(IMAGES, 0, TOKENS, captions=2), math.log(rivals)
+    )
+    yield ClosedForm("one caption an image: 0", right_angles(), 0.0)
+
+
+def _multi_positive(loss: Any) -> Iterator[ClosedForm]:
+    both = 2 * IMAGES if loss.positives == "each" else IMAGES
+    said = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
+    yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
+    said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
+    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+
+
 _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ClipLoss": _clip,
     "NegclipLoss": _negclip,
@@ -186,4 +216,8 @@ _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,
+    "OwnNegativesLoss": _own_negatives,
+    "FscLocalLoss": _own_negatives,
+    "ParaphrasesLoss": _paraphrases,
+    "MultiPositiveLoss": _multi_positive,
 }

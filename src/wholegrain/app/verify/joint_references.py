@@ -267,6 +267,37 @@ def _sparc(loss, batch, world, scale, bias):
     return total / (count if loss.reduction == "token" else len(world.true))
 
 
+def focal_entropy(target: Tensor, rivals: list[Tensor], focal: float, smoothing: float) -> Tensor:
+    """Cross entropy with smoothed labels, each class's part times (1 - its probability)^focal."""
+    chance = softmax([target, *rivals])
+    spread = smoothing / len(chance)
+    label = [1 - smoothing + spread, *[spread] * len(rivals)]
+    return -sum(y * (1 - p) ** focal * p.log() for y, p in zip(label, chance, strict=True))
+
+
+def _fsc_local(loss, batch, world, scale, bias):
+    def score(n):
+        patches, words = world.patches[world.owner[n]], world.words[n] if loss.start_token else world.words[n][1:]
+        found = []
+        for t in words:
+            row = [dot(t, v).detach() if loss.detach_weights else dot(t, v) for v in patches]
+            weight = _minmax(row, 1 / len(patches) if loss.sparsify else 0.0) if loss.weights == "minmax" else softmax(row)
+            found.append((scale * cos(weighted(weight, patches), t)).exp())
+        total = sum(found) / (len(found) if loss.words == "mean" else 1)
+        return total.log()
+
+    def speaks(n):
+        return len(world.words[n]) > (0 if loss.start_token else 1)
+
+    total = []
+    for n in world.true:
+        own = [k for k in world.texts if world.negative_of[k] == n and speaks(k) and speaks(n)]
+        own = [k for k in own if loss.duplicates == "negative" or not world.known(world.owner[k], k)]
+        if own:
+            total.append(focal_entropy(score(n), [score(k) for k in own], loss.focal, loss.label_smoothing))
+    return sum(total) / len(total) if total else 0 * (batch.image.patches_BPD.sum() + scale)
+
+
 def reference(loss: Any, batch: Batch, scale: Tensor, bias: Tensor) -> Tensor:
     """The loss of the whole batch."""
     return BY_CLASS[type(loss).__name__](loss, batch, World(batch), scale, bias)
@@ -281,4 +312,5 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
     "FlairLoss": _flair,
     "LlipLoss": _llip,
     "SparcLoss": _sparc,
+    "FscLocalLoss": _fsc_local,
 }

@@ -66,7 +66,12 @@ def _filip(loss: Any) -> dict[str, str]:
     return {"duplicates": _KEPT} if drops and loss.duplicates == "ignore" else {}
 
 
+def _fsc_local(loss: Any) -> dict[str, str]:
+    return {"gradients": _DETACHED} if loss.detach_weights else {}
+
+
 _BY_CLASS = {
+    "FscLocalLoss": _fsc_local,
     "FilipLoss": _filip,
     "FlairLoss": _flair,
     "MgcaPrototypesLoss": _mgca_prototypes,

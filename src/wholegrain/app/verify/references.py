@@ -236,6 +236,51 @@ def _conditioned(loss, batch, facts, scale, bias, state):
     return _pairs(facts, score, texts, loss.duplicates, own_only=loss.negatives == "own")
 
 
+def _own_negatives(loss, batch, facts, scale, bias, state):
+    def score(n):
+        return scale * cos(batch.image.pooled_BD[facts.owner[n]], batch.text.pooled_ND[n])
+
+    total = []
+    for n in facts.true:
+        own = [k for k in facts.foils if facts.negative_of[k] == n]
+        own = [k for k in own if loss.duplicates == "negative" or not facts.known(facts.owner[k], k)]
+        if own:
+            total.append(joint_references.focal_entropy(score(n), [score(k) for k in own], loss.focal, loss.label_smoothing))
+    return sum(total) / len(total) if total else 0 * (batch.text.pooled_ND.sum() + scale)
+
+
+def _paraphrases(loss, batch, facts, scale, bias, state):
+    image, text, total = batch.image.pooled_BD, batch.text.pooled_ND, []
+    for n in facts.true:
+        i = facts.owner[n]
+        rivals = [m for m in facts.true if not facts.left_out(i, m, loss.duplicates)]
+        for p in facts.true:
+            if p == n or facts.owner[p] != i or facts.text_id[p] == facts.text_id[n]:
+                continue
+            seekers = {"image": [image[i]], "text": [text[n]], "both": [image[i], text[n]]}[loss.finds]
+            each = [entropy(scale * cos(v, text[p]), [scale * cos(v, text[m]) for m in rivals]) for v in seekers]
+            total.append(sum(each) / len(each))
+    return sum(total) / len(total) if total else 0 * (text.sum() + scale)
+
+
+def _multi_positive(loss, batch, facts, scale, bias, state):
+    def score(i, n):
+        return scale * cos(batch.image.pooled_BD[i], batch.text.pooled_ND[n])
+
+    rows, columns = [], []
+    for i in facts.images:
+        own = [n for n in facts.true if facts.owner[n] == i]
+        everything = [score(i, m) for m in facts.true if m in own or not facts.left_out(i, m, loss.duplicates)]
+        if own and loss.positives == "each":
+            rows.append(sum(lse(everything) - score(i, n) for n in own) / len(own))
+        elif own:
+            rows.append(lse(everything) - lse([score(i, n) for n in own]))
+    for n in facts.true:
+        others = [j for j in facts.images if not facts.left_out(j, n, loss.duplicates)]
+        columns.append(entropy(score(facts.owner[n], n), [score(j, n) for j in others]))
+    return (sum(rows) / len(rows) + sum(columns) / len(columns)) / 2
+
+
 def _joint(loss, batch, facts, scale, bias, state):
     return joint_references.reference(loss, batch, scale, bias)
 
@@ -249,5 +294,8 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,
+    "OwnNegativesLoss": _own_negatives,
+    "ParaphrasesLoss": _paraphrases,
+    "MultiPositiveLoss": _multi_positive,
     **dict.fromkeys(joint_references.BY_CLASS, _joint),
 }

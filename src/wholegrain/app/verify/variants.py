@@ -14,13 +14,17 @@ from wholegrain.losses.diversity import DiversityLoss
 from wholegrain.losses.dreamlip import DreamlipLoss
 from wholegrain.losses.filip import FilipLoss
 from wholegrain.losses.flair import FlairLoss
+from wholegrain.losses.fsc_local import FscLocalLoss
 from wholegrain.losses.gloria import GloriaLoss
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.llip import LlipLoss
 from wholegrain.losses.many_to_many import ManyToManyLoss
 from wholegrain.losses.mgca import MgcaLoss
 from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss
+from wholegrain.losses.multi_positive import MultiPositiveLoss
 from wholegrain.losses.negclip import NegclipLoss
+from wholegrain.losses.own_negatives import OwnNegativesLoss
+from wholegrain.losses.paraphrases import ParaphrasesLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.losses.text_conditioned import TextConditionedLoss
@@ -90,6 +94,23 @@ FINE_GRAINED: dict[str, Any] = {
     "sparc-images-detached": SparcLoss(rivals="images", detach_weights=True, sigma=0.0),
 }
 
+NEGATIVES_AND_POSITIVES: dict[str, Any] = {
+    "own": OwnNegativesLoss(),
+    "own-fsc": OwnNegativesLoss(focal=2.0, label_smoothing=0.02),
+    "own-negative": OwnNegativesLoss(focal=0.5, label_smoothing=0.3, duplicates="negative"),
+    "own-smooth": OwnNegativesLoss(label_smoothing=0.1),
+    "fsc-local": FscLocalLoss(),
+    "fsc-local-sparse": FscLocalLoss(sparsify=True, detach_weights=False, start_token=True, duplicates="negative"),
+    "fsc-local-softmax": FscLocalLoss(weights="softmax", detach_weights=False, words="mean", focal=0.0, label_smoothing=0.0),
+    "paraphrases": ParaphrasesLoss(),
+    "paraphrases-image": ParaphrasesLoss(finds="image"),
+    "paraphrases-text": ParaphrasesLoss(finds="text", duplicates="negative"),
+    "multi-positive": MultiPositiveLoss(),
+    "multi-positive-sum": MultiPositiveLoss(positives="sum"),
+    "multi-positive-negative": MultiPositiveLoss(duplicates="negative"),
+}
+TABLES = (CASES, FINE_GRAINED, NEGATIVES_AND_POSITIVES)
+
 
 def packaged() -> list[str]:
     """The names of all losses of the package, in the alphabet's order."""
@@ -126,12 +147,11 @@ def label(name: str, settings: dict[str, Any]) -> str:
 def variants(name: str, kind: Any) -> list[dict[str, Any]]:
     """The settings under which a loss is verified; the defaults come first.
 
-    Chosen by hand where the tables ``CASES`` and ``FINE_GRAINED`` have the loss, so that every setting is met; else every choice (a ``Literal`` or bool)
+    Chosen by hand where one of the ``TABLES`` has the loss, so that every setting is met; else every choice (a ``Literal`` or bool)
     is changed once.
     """
-    chosen = [settings_of(loss) for loss in (*CASES.values(), *FINE_GRAINED.values()) if type(loss) is kind] or list(
-        _one_at_a_time(kind)
-    )
+    by_hand = [loss for table in TABLES for loss in table.values() if type(loss) is kind]
+    chosen = [settings_of(loss) for loss in by_hand] or list(_one_at_a_time(kind))
     return [{}, *(settings for settings in chosen if settings)]
 
 
