@@ -219,6 +219,8 @@ def test_marks_follow_the_paired_difference():
     assert cells[1].gap_value == "+100.0"
     turned = tables.main_comparison([three[1], three[0]]).cells(0)
     assert [cell.mark for cell in turned] == ["", "worse"]
+    against_better = tables.main_comparison(three, reference=1).cells(0)
+    assert [cell.mark for cell in against_better] == ["worse", "", "worse"]
 
 
 def test_where_less_is_better_the_lower_one_wins():

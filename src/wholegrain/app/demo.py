@@ -91,6 +91,7 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
         dataset=dataset,
         split="test",
         title="Wholegrain: what each method learns to see",
+        reference=NAMES["clip"],
         notes=notes(size, weak, world),
     )
     console.rule("[bold]Act three: your own photos")

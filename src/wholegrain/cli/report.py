@@ -18,6 +18,7 @@ def report(
     split: str = "test",
     out: Path = Path("report.html"),
     names: tuple[str, ...] = (),
+    reference: str = "",
     title: str = "",
     notes: tuple[str, ...] = (),
     suite: str = "all",
@@ -29,12 +30,12 @@ def report(
     """Compare models in one self-contained HTML page; runs that were not evaluated on this split are evaluated first.
 
     Args:
-        runs: folders of runs or models, or names such as ViT-B-32:openai. The first is what the others are compared with; before
-            and after are the first and the last.
+        runs: folders of runs or models, or names such as ViT-B-32:openai; before and after are the first and the last.
         data: a prepared data set.
         split: the split to report on.
         out: the HTML file.
         names: what the runs are called, one each; by default the names of their folders.
+        reference: the name of the run that the others are compared with; by default the first.
         title: of the page.
         notes: sentences below the summary.
         suite: tasks or suites for runs that are evaluated now; see "wholegrain evaluate --help".
@@ -64,7 +65,7 @@ def report(
         results, left_out = _results(folder, model, dataset, data, split, tasks, fresh, seed, batch, spec)
         entries.append(Entry(name, folder, model, results, left_out))
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
-    print(write_report(out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, seed=seed))
+    print(write_report(out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed))
 
 
 def _folder(spec: str) -> Path | None:

@@ -51,6 +51,7 @@ def write_report(
     split: str = "test",
     title: str = "Report",
     notes: str | Sequence[str] = (),
+    reference: str = "",
     repaired: int = 6,
     missed: int = 3,
     seed: int = 0,
@@ -59,12 +60,12 @@ def write_report(
 
     Args:
         path: the HTML file; its folder is made.
-        entries: the rows of the comparison. The first is what the others are compared with; "before and after" sets the first
-            against the last.
+        entries: the rows of the comparison. "Before and after" sets the first against the last.
         dataset: the data that the results are of.
         split: the split that the results are of.
         title: of the page.
         notes: further sentences below the summary.
+        reference: the name of the entry that the others are compared with; the first by default.
         repaired, missed: twins to show, which the last entry gets right where the first does not, and which it gets wrong.
         seed: draws the twins that are shown; the same seed, the same page.
 
@@ -72,10 +73,11 @@ def write_report(
         ``path``.
 
     Raises:
-        UserError: without entries, when two share a name, or when none has a result.
+        UserError: without entries, when two share a name, when none has a result, or when none is called ``reference``.
     """
     path, entries = Path(path), list(entries)
     _check(entries)
+    compared_with = _place(entries, reference)
     page = _environment().get_template("report.html.j2").render(
         title=title,
         notes=[notes] if isinstance(notes, str) else list(notes),
@@ -91,7 +93,8 @@ def write_report(
         provenance=_provenance(entries, dataset),
         colours=COLOURS,
         stops=colour_stops(),
-        **_compared(entries, dataset, split),
+        reference=entries[compared_with].name,
+        **_compared(entries, dataset, split, compared_with),
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
     with disk_errors(path):
@@ -110,6 +113,13 @@ def _check(entries: Sequence[Entry]) -> None:
         raise UserError(f"Two entries of the report are called {twice[0]!r}; give each a name of its own.")
 
 
+def _place(entries: Sequence[Entry], name: str) -> int:
+    names = [entry.name for entry in entries]
+    if name and name not in names:
+        raise UserError(f'The report has no entry "{name}" to compare with; its entries are {", ".join(names)}.')
+    return names.index(name) if name else 0
+
+
 def _environment() -> Environment:
     loader = PackageLoader("wholegrain.report", package_path=".")
     environment = Environment(loader=loader, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
@@ -122,14 +132,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _compared(entries: Sequence[Entry], dataset: Any, split: str) -> dict[str, Any]:
-    comparisons = [c for c in (tables.main_comparison(entries), *tables.kind_comparisons(entries)) if c.columns]
+def _compared(entries: Sequence[Entry], dataset: Any, split: str, reference: int) -> dict[str, Any]:
+    found = (tables.main_comparison(entries, reference), *tables.kind_comparisons(entries, reference))
+    comparisons = [c for c in found if c.columns]
     weak = [column.title for c in comparisons for column in c.columns if column.weak]
     return {
         "comparisons": comparisons,
         "weak": weak,
         "weak_below": tables.WEAK_BELOW,
-        "summary": summary(entries, dataset, split, comparisons),
+        "summary": summary(entries, dataset, split, comparisons, reference),
     }
 
 

@@ -9,12 +9,14 @@ from wholegrain.report.entry import Entry
 from wholegrain.report.tables import Comparison
 
 
-def summary(entries: Sequence[Entry], dataset: Any, split: str, comparisons: Sequence[Comparison]) -> list[str]:
+def summary(
+    entries: Sequence[Entry], dataset: Any, split: str, comparisons: Sequence[Comparison], reference: int = 0
+) -> list[str]:
     """Sentences, the most important first."""
     return [
         _what(entries, dataset, split),
         _cost(entries),
-        *(_outcome(n, entry, entries[0], comparisons) for n, entry in enumerate(entries) if n),
+        *(_outcome(n, entry, entries[reference], comparisons) for n, entry in enumerate(entries) if n != reference),
         *_warnings(entries),
     ]
 
@@ -54,7 +56,7 @@ def _cost(entries: Sequence[Entry]) -> str:
     return f"{said}{f'; seed {seeds}' if seeds else ''}."
 
 
-def _outcome(place: int, entry: Entry, first: Entry, comparisons: Sequence[Comparison]) -> str:
+def _outcome(place: int, entry: Entry, other: Entry, comparisons: Sequence[Comparison]) -> str:
     sides: dict[str, list[str]] = {"better": [], "worse": []}
     compared = 0
     for comparison in comparisons:
@@ -65,12 +67,12 @@ def _outcome(place: int, entry: Entry, first: Entry, comparisons: Sequence[Compa
                 kind = "" if comparison.title == "Main figures" else f" ({comparison.title.split(':')[0].lower()})"
                 sides[cell.mark].append(f"{column.title[0].lower()}{column.title[1:]}{kind} {cell.gap}")
     if not compared:
-        return f"{entry.name} and {first.name} share no items, so nothing can be said of their difference."
+        return f"{entry.name} and {other.name} share no items, so nothing can be said of their difference."
     said = [f"{mark} at {_list(found, 6)}" for mark, found in sides.items() if found]
     if not said:
-        return f"{entry.name} cannot be told apart from {first.name} in any of {compared} figures."
+        return f"{entry.name} cannot be told apart from {other.name} in any of {compared} figures."
     count = len(sides["better"]) + len(sides["worse"])
-    return f"Compared with {first.name}, {entry.name} is {'; '.join(said)}. In {compared - count} of {compared} figures they cannot be told apart."
+    return f"Compared with {other.name}, {entry.name} is {'; '.join(said)}. In {compared - count} of {compared} figures they cannot be told apart."
 
 
 def _warnings(entries: Sequence[Entry]) -> list[str]:

@@ -1,5 +1,5 @@
 """The comparison tables: rows are methods, columns are figures, every cell with its interval, its control and its difference from
-the first row."""
+the reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Cell:
 
     Attributes:
         figure: ``None`` where the entry lacks it.
-        difference: from the first row, item by item; ``None`` for the first row or where the items differ.
+        difference: from the reference, item by item; ``None`` for the reference itself or where the items differ.
         mark: ``better``, ``worse`` or "": whether the difference's 95% interval leaves out zero, and which way it points.
         best: no other row has a better value.
     """
@@ -122,12 +122,12 @@ _MAIN = (
 )
 
 
-def main_comparison(entries: Sequence[Entry]) -> Comparison:
+def main_comparison(entries: Sequence[Entry], reference: int = 0) -> Comparison:
     """The main figures, as far as any entry has them."""
-    return comparison("Main figures", entries, [c for c in _MAIN if _anywhere(entries, c)])
+    return comparison("Main figures", entries, [c for c in _MAIN if _anywhere(entries, c)], reference)
 
 
-def kind_comparisons(entries: Sequence[Entry], weak_below: float = WEAK_BELOW) -> list[Comparison]:
+def kind_comparisons(entries: Sequence[Entry], reference: int = 0, weak_below: float = WEAK_BELOW) -> list[Comparison]:
     """Group scores per kind of twin, the weak kinds of the first entry first; then hard negatives per kind."""
     kinds = [(kind, _is_weak(entries[0], kind, weak_below)) for kind in _groups(entries, "composition", "group_score")]
     twins = [
@@ -136,17 +136,17 @@ def kind_comparisons(entries: Sequence[Entry], weak_below: float = WEAK_BELOW) -
     ]
     swaps = [Column("negatives", f"{kind}/accuracy", plain(kind)) for kind in _groups(entries, "negatives", "accuracy")]
     named = (("Twins by kind: group score", twins), ("Hard negatives by kind: accuracy", swaps))
-    return [comparison(title, entries, columns) for title, columns in named if columns]
+    return [comparison(title, entries, columns, reference) for title, columns in named if columns]
 
 
 def task_comparison(entries: Sequence[Entry], task: str) -> Comparison:
     """All figures of a task over all items."""
-    return comparison(task, entries, _task_columns(entries, task, grouped=False), differences=False)
+    return comparison(task, entries, _task_columns(entries, task, grouped=False), None)
 
 
 def full_comparison(entries: Sequence[Entry], task: str) -> Comparison:
     """Every figure of a task, groups too."""
-    return comparison(task, entries, _task_columns(entries, task, grouped=True), differences=False)
+    return comparison(task, entries, _task_columns(entries, task, grouped=True), None)
 
 
 def plain(name: str) -> str:
@@ -159,21 +159,22 @@ def plain(name: str) -> str:
     return name.replace("/", ", ").replace("_", " ")
 
 
-def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], *, differences: bool = True) -> Comparison:
-    """Fills the table: values, marks and the best of each column."""
-    by_column = [_column_cells(entries, column, differences) for column in columns]
+def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], reference: int | None = 0) -> Comparison:
+    """Fills the table: values, the best of each column, and differences from the entry at ``reference`` (``None``: none)."""
+    by_column = [_column_cells(entries, column, reference) for column in columns]
     firsts = [next((cell.figure for cell in cells if cell.figure), None) for cells in by_column]
     rows = [(entry.name, [cells[n] for cells in by_column]) for n, entry in enumerate(entries)]
     chance = ["" if f is None or f.chance is None else show(f.chance, f.unit) for f in firsts]
     return Comparison(title, list(columns), rows, chance, ["" if f is None else f"{f.count:,}" for f in firsts])
 
 
-def _column_cells(entries: Sequence[Entry], column: Column, differences: bool) -> list[Cell]:
+def _column_cells(entries: Sequence[Entry], column: Column, reference: int | None) -> list[Cell]:
     found = [entry.figure(column.task, column.figure) for entry in entries]
     values = [column.better * f.value for f in found if f is not None]
     cells = []
     for place, figure in enumerate(found):
-        gap = _difference(entries[0], entries[place], column) if differences and place and figure is not None else None
+        compared = reference is not None and place != reference and figure is not None
+        gap = _difference(entries[reference], entries[place], column) if compared else None
         mark = ""
         if gap is not None and column.better and (gap.low > _ROUNDING or gap.high < -_ROUNDING):
             mark = "better" if gap.value * column.better > 0 else "worse"
