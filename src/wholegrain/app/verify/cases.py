@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from wholegrain.app.verify.small_match import small_match
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
 HEAD = (2, 4, 3)  # attention heads, slots, width of each head
 PROTOTYPES = 5
 KINDS = ("relation", "attribute", "object")
+_LEARNED = {"prototypes": "prototypes", "mix": "slots", "match": "match"}  # who needs which of a head's parameters
 ROLES = ("overview", "background", "style", "web")
 
 
@@ -105,8 +107,10 @@ def make_batch(
     text = TextFeatures(normal(texts, width), normal(texts, tokens, width), mask)
     slots = {"keys_BGSE": normal(images, *HEAD), "values_BGSE": normal(images, *HEAD)}
     learned = {"mix_DA": normal(width, HEAD[0] * HEAD[2]), "mix_D": normal(width), "prototypes_KD": normal(PROTOTYPES, width)}
-    image = replace(image, **slots, learned=learned)
+    image = replace(image, **slots)
     text = replace(text, query_NGE=normal(texts, HEAD[0], HEAD[2]))
+    learned |= {"match_DD": normal(width, width), "match_1": normal(1)}  # drawn last, so that the rest stays as it was
+    image = replace(image, learned=learned, match=small_match)
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
 
 
@@ -153,7 +157,8 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
         image.grid if "patches" in needs else None,
         image.keys_BGSE if "slots" in needs else None,
         image.values_BGSE if "slots" in needs else None,
-        {name: x for name, x in image.learned.items() if ("prototypes" if name.startswith("prototypes") else "slots") in needs},
+        {name: x for name, x in image.learned.items() if _LEARNED[name.partition("_")[0]] in needs},
+        image.match if "match" in needs else None,
     )
     tokens, slots = "tokens" in needs, "slots" in needs
     read = {"tokens_NLD": text.tokens_NLD, "mask_NL": text.mask_NL} if tokens else {}
@@ -187,8 +192,8 @@ def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Ba
         return torch.ones(*shape, dtype=torch.float64)
 
     learned = {"mix_DA": ones(8, HEAD[0] * HEAD[2]), "mix_D": ones(8), "prototypes_KD": ones(PROTOTYPES, 8)}
-    seen = ImageFeatures(
-        ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), ones(images, *HEAD), ones(images, *HEAD), learned
-    )
+    learned |= {"match_DD": torch.eye(8, dtype=torch.float64), "match_1": ones(1)}
+    seen = ImageFeatures(ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), learned=learned, match=small_match)
+    seen = replace(seen, keys_BGSE=ones(images, *HEAD), values_BGSE=ones(images, *HEAD))
     mask = torch.ones(texts, tokens, dtype=torch.bool)
     return Batch(seen, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), pairing)

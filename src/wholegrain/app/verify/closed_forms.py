@@ -15,6 +15,7 @@ from wholegrain.app.verify.subject import BIAS, SCALE
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
 IMAGES, FOILS, TOKENS, BRANCHES = 4, 3, 5, 3
+ALIKE = 2.0  # what ``small_match`` says where everything is alike
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,14 @@ def _many_to_many(loss: Any) -> Iterator[ClosedForm]:
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
 
 
+def _itm(loss: Any) -> Iterator[ClosedForm]:
+    yes, no = math.log1p(math.exp(-ALIKE)), math.log1p(math.exp(ALIKE))
+    foils = FOILS * IMAGES if loss.negatives == "own" else 0
+    value = (IMAGES * yes + (2 * IMAGES + foils) * no) / (3 * IMAGES + foils)
+    yield ClosedForm(f"all alike, log-odds 2: 4 pairs of ln(1 + e^-2), 8 drawn and {foils} given of ln(1 + e^2)", _same(), value)
+    yield ClosedForm("one image and its caption: ln(1 + e^-2)", alike(1, 0), yes)
+
+
 def _diversity(loss: Any) -> Iterator[ClosedForm]:
     yield ClosedForm("branches alike: 1 - ceiling", _same(), 1 - loss.ceiling)
 
@@ -216,6 +225,7 @@ _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,
+    "ItmLoss": _itm,
     "OwnNegativesLoss": _own_negatives,
     "FscLocalLoss": _own_negatives,
     "ParaphrasesLoss": _paraphrases,

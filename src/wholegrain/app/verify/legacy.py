@@ -17,6 +17,7 @@ _SENT = "of an image's texts only the first in its list meets other images"
 _TARGETS = "the targets are constants in the backward pass"
 _BALANCED = "the targets are balanced over the whole batch, in which every sample meets every other"
 _KEPT = "which patches an image keeps depends on its own texts, and so texts reach whatever the image is compared with"
+_DRAWN = "which pairs are drawn hangs on their ids, so copies are drawn otherwise"
 _DETACHED = "the alignment weights are constants in the backward pass"
 
 
@@ -70,7 +71,12 @@ def _fsc_local(loss: Any) -> dict[str, str]:
     return {"gradients": _DETACHED} if loss.detach_weights else {}
 
 
+def _itm(loss: Any) -> dict[str, str]:
+    return {"duplicates": _DRAWN} if loss.duplicates == "negative" else {}
+
+
 _BY_CLASS = {
+    "ItmLoss": _itm,
     "FscLocalLoss": _fsc_local,
     "FilipLoss": _filip,
     "FlairLoss": _flair,

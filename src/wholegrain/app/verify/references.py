@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wholegrain.app.verify import joint_references
+from wholegrain.app.verify import joint_references, match_references
 from wholegrain.app.verify.cases import KINDS, ROLES, Batch
 from wholegrain.losses.contract import State
 
@@ -294,6 +294,7 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TextConditionedLoss": _conditioned,
+    "ItmLoss": match_references.itm,
     "OwnNegativesLoss": _own_negatives,
     "ParaphrasesLoss": _paraphrases,
     "MultiPositiveLoss": _multi_positive,

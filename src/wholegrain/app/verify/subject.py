@@ -22,7 +22,7 @@ from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
 
 SCALE, BIAS = 7.0, -1.5
-PROVIDED = frozenset({"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes"})
+PROVIDED = frozenset({"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match"})
 
 
 class NotApplicable(Exception):  # noqa: N818  it is no error

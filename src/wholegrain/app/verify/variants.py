@@ -17,6 +17,7 @@ from wholegrain.losses.flair import FlairLoss
 from wholegrain.losses.fsc_local import FscLocalLoss
 from wholegrain.losses.gloria import GloriaLoss
 from wholegrain.losses.imc import ImcLoss
+from wholegrain.losses.itm import ItmLoss
 from wholegrain.losses.llip import LlipLoss
 from wholegrain.losses.many_to_many import ManyToManyLoss
 from wholegrain.losses.mgca import MgcaLoss
@@ -65,6 +66,11 @@ CASES: dict[str, Any] = {
     "conditioned-all-minmax": TextConditionedLoss(negatives="all", weights="minmax", duplicates="negative"),
     "conditioned-sigmoid": TextConditionedLoss(kind="sigmoid", negatives="own"),
 }
+MATCHING: dict[str, Any] = {
+    "itm": ItmLoss(),
+    "itm-uniform": ItmLoss(sampling="uniform", duplicates="negative", seed=3),
+    "itm-drawn": ItmLoss(negatives="none"),
+}
 FINE_GRAINED: dict[str, Any] = {
     "filip": FilipLoss(),
     "filip-sparc": FilipLoss(variant="sparc", negatives="all"),
@@ -109,7 +115,7 @@ NEGATIVES_AND_POSITIVES: dict[str, Any] = {
     "multi-positive-sum": MultiPositiveLoss(positives="sum"),
     "multi-positive-negative": MultiPositiveLoss(duplicates="negative"),
 }
-TABLES = (CASES, FINE_GRAINED, NEGATIVES_AND_POSITIVES)
+TABLES = (CASES, MATCHING, FINE_GRAINED, NEGATIVES_AND_POSITIVES)
 
 
 def packaged() -> list[str]:
