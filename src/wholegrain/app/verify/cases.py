@@ -158,7 +158,7 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
         image.keys_BGSE if "slots" in needs else None,
         image.values_BGSE if "slots" in needs else None,
         {name: x for name, x in image.learned.items() if _LEARNED[name.partition("_")[0]] in needs},
-        image.match if "match" in needs else None,
+        match=image.match if "match" in needs else None,
     )
     tokens, slots = "tokens" in needs, "slots" in needs
     read = {"tokens_NLD": text.tokens_NLD, "mask_NL": text.mask_NL} if tokens else {}
