@@ -14,9 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Features = TypeVar("Features", "ImageFeatures", "TextFeatures")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class ImageFeatures:
         learned: parameters of the head that a loss applies to pairs, by name: of no image in particular, and not indexed.
         match: of a head that reads image and text together (a fusion model): ``match(images, texts) -> [M]``, the log-odds that
             image m and text m belong together. A pure function of both arguments: its parameters are ``images.learned``.
+        teacher: what a teacher sees in the same images, without gradient (``training/teacher.py``); else ``None``.
+        views: the same images seen otherwise (further crops), in the order of ``data.views``; a view has no views of its own.
     """
 
     pooled_BD: Tensor
@@ -42,9 +47,11 @@ class ImageFeatures:
     values_BGSE: Tensor | None = None
     learned: Mapping[str, Tensor] = field(default_factory=dict)
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    teacher: ImageFeatures | None = None
+    views: tuple[ImageFeatures, ...] = ()
 
-    def select(self, index: Tensor) -> ImageFeatures:
-        """The images at ``index`` (int64 or bool, one-dimensional), in that order."""
+    def select(self, index: Tensor | slice) -> ImageFeatures:
+        """The images at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""
         return _select(self, index)
 
 
@@ -57,15 +64,17 @@ class TextFeatures:
         tokens_NLD: one vector per token, not normalised; ``None`` unless asked for.
         mask_NL: True at real tokens; always present with ``tokens_NLD``. What padded positions hold is undefined.
         query_NGE: each text's query to ``keys_BGSE``, scaled: the attention is the softmax of their products; else ``None``.
+        teacher: what a teacher reads in the same texts, without gradient (``training/teacher.py``); else ``None``.
     """
 
     pooled_ND: Tensor
     tokens_NLD: Tensor | None = None
     mask_NL: Tensor | None = None
     query_NGE: Tensor | None = None
+    teacher: TextFeatures | None = None
 
-    def select(self, index: Tensor) -> TextFeatures:
-        """The texts at ``index`` (int64 or bool, one-dimensional), in that order."""
+    def select(self, index: Tensor | slice) -> TextFeatures:
+        """The texts at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""
         return _select(self, index)
 
 
@@ -133,6 +142,14 @@ class Pairing:
         return cls(owner_N=place, negative_of_N=zero - 1, role_N=zero, kind_N=zero - 1, text_id_N=place, image_id_B=place)
 
 
-def _select(features, index: Tensor):
-    chosen = {f.name: v[index] for f in fields(features) if isinstance(v := getattr(features, f.name), Tensor)}
+def _select(features: Features, index: Tensor | slice) -> Features:
+    chosen: dict[str, Any] = {}
+    for part in fields(features):
+        value = getattr(features, part.name)
+        if isinstance(value, Tensor):
+            chosen[part.name] = value[index]
+        elif isinstance(value, (ImageFeatures, TextFeatures)):
+            chosen[part.name] = value.select(index)
+        elif part.name == "views":
+            chosen[part.name] = tuple(view.select(index) for view in value)
     return replace(features, **chosen)

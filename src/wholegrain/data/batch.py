@@ -50,12 +50,14 @@ class Sample:
         pixels_CHW: uint8, or ``None`` where the image's raw features are already known.
         crop: x0, y0, x1, y1 in pixels of the stored image.
         texts: true captions, and negatives after the caption that they contradict.
+        more: pixels and crops of further views; as many in every sample of a batch.
     """
 
     key: str
     pixels_CHW: np.ndarray | Tensor | None
     crop: tuple[float, float, float, float]
     texts: tuple[Text, ...]
+    more: tuple[tuple[np.ndarray | Tensor, tuple[float, float, float, float]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Batch:
     """B images and N texts, U of them distinct.
 
     Attributes:
-        views: the looks at the images; empty where the image tower's raw features are already known.
+        views: the looks at the images, all of one size; empty where the image tower's raw features are already known.
         tokens_UL: int64, one row per distinct text, trimmed to the longest.
         length_U: int64, true lengths.
         row_N: int64, the row of ``tokens_UL`` that each text reads.
@@ -145,11 +147,12 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer | None, roles: Seque
 
 
 def _views(samples: Sequence[Sample]) -> tuple[View, ...]:
-    pixels = [sample.pixels_CHW for sample in samples if sample.pixels_CHW is not None]
-    if not pixels:
-        return ()
-    crops_B4 = torch.tensor([sample.crop for sample in samples], dtype=torch.float32)
-    return (View(torch.stack([torch.as_tensor(image) for image in pixels]), crops_B4),)
+    looks = [[(sample.pixels_CHW, sample.crop), *sample.more] for sample in samples if sample.pixels_CHW is not None]
+    views = []
+    for look in zip(*looks, strict=True):
+        pixels = torch.stack([torch.as_tensor(image) for image, _ in look])
+        views.append(View(pixels, torch.tensor([crop for _, crop in look], dtype=torch.float32)))
+    return tuple(views)
 
 
 def _whole(values: list[int]) -> Tensor:

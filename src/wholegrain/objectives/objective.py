@@ -26,6 +26,8 @@ _REMEDY = {
     "tokens": "use a text tower that gives token features",
     "slots": 'set model.head to "flair" or "llip"',
     "prototypes": 'set model.head to "mgca"',
+    "teacher": 'set teacher.kind to "ema" or "frozen"',
+    "views": "ask for further crops, such as data.views = [{ count = 1, crop_scale = [0.4, 1.0] }]",
     "match": 'set model.head to "fusion"',
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
+TEACHERS = ("none", "ema", "frozen")
 
 
 def closest(wrong: str, right: Sequence[str]) -> str:
@@ -21,6 +22,11 @@ def closest(wrong: str, right: Sequence[str]) -> str:
 def require(fine: bool, key: str, value: Any, wanted: str) -> None:
     if not fine:
         raise ValueError(f"{key} = {value!r} is not allowed; it must be {wanted}")
+
+
+def require_scale(scale: tuple[float, float]) -> None:
+    low, high = scale
+    require(0 < low <= high <= 1, "crop_scale", [low, high], "two shares of the area with 0 < smallest <= largest <= 1")
 
 
 def choose(key: str, value: str, choices: Sequence[str]) -> None:
@@ -69,6 +75,23 @@ class NegativeDraw:
 
 
 @dataclass(frozen=True)
+class ViewDraw:
+    """Further views of each image beside the first, each a random crop of its own, resized to the tower's input.
+
+    Attributes:
+        count: how many.
+        crop_scale: smallest and largest share of the image's area that a crop keeps.
+    """
+
+    count: int = 1
+    crop_scale: tuple[float, float] = (0.4, 1.0)
+
+    def __post_init__(self) -> None:
+        require(self.count >= 1, "count", self.count, "at least 1")
+        require_scale(self.crop_scale)
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     """What is drawn from the data at every step.
 
@@ -76,6 +99,7 @@ class DataRecipe:
         captions: the draws; an image never gives the same caption to two draws.
         negatives: hard negatives per drawn caption.
         crop_scale: smallest and largest share of the image's area that a random crop keeps; (1, 1) is no augmentation.
+        views: further views of each image, for terms that need "views"; the first view is cropped by ``crop_scale``.
         twin_share: share of images, in [0, 1], whose twin is in the same batch (see ``training.plan``).
         split: the split to train on.
     """
@@ -83,12 +107,12 @@ class DataRecipe:
     captions: tuple[CaptionDraw, ...] = (CaptionDraw(),)
     negatives: NegativeDraw = NegativeDraw()
     crop_scale: tuple[float, float] = (1.0, 1.0)
+    views: tuple[ViewDraw, ...] = ()
     twin_share: float = 0.0
     split: str = "train"
 
     def __post_init__(self) -> None:
-        low, high = self.crop_scale
-        require(0 < low <= high <= 1, "crop_scale", [low, high], "two shares of the area with 0 < smallest <= largest <= 1")
+        require_scale(self.crop_scale)
         require(0 <= self.twin_share <= 1, "twin_share", self.twin_share, "between 0 and 1")
         require(len(self.captions) > 0, "captions", [], 'at least one draw, such as [{ roles = ["any"], count = 1 }]')
 
@@ -117,6 +141,31 @@ class ModelRecipe:
         choose("head", self.head, HEADS)
         wanted = self.branches >= 1 if self.head == "branches" else self.branches == 0
         require(wanted, "branches", self.branches, '1 or more with head = "branches", and 0 with any other head')
+
+
+@dataclass(frozen=True)
+class TeacherRecipe:
+    """A teacher: a copy of the model that is not trained, whose features stand beside the student's for terms that need them.
+
+    Attributes:
+        kind: ``ema`` (after every step an exponential moving average of the student's weights), ``frozen`` (the model as it was
+            when training began), or ``none``.
+        momentum: of ``ema``: the share of itself that the teacher keeps at every step.
+        views: how many views of each image it sees, the first ones.
+        keep: which of the two is evaluated and becomes the run's model: ``student`` or ``teacher``.
+    """
+
+    kind: str = "none"
+    momentum: float = 0.999
+    views: int = 1
+    keep: str = "student"
+
+    def __post_init__(self) -> None:
+        choose("kind", self.kind, TEACHERS)
+        choose("keep", self.keep, ("student", "teacher"))
+        require(0 <= self.momentum <= 1, "momentum", self.momentum, "between 0 and 1")
+        require(self.views >= 1, "views", self.views, "at least 1")
+        require(self.keep == "student" or self.kind == "ema", "keep", self.keep, '"student", unless teacher.kind is "ema"')
 
 
 @dataclass(frozen=True)
@@ -210,6 +259,7 @@ class Recipe:
 
     terms: tuple[Term, ...]
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    teacher: TeacherRecipe = TeacherRecipe()
     data: DataRecipe = DataRecipe()
     optimiser: Optimiser = Optimiser()
     saving: Saving = Saving()

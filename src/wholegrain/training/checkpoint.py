@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON, written aside and renamed, verified on reading; nothing is ever unpickled.
 
-``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, optimiser moments, the objective's carried
-state, torch's random state) and ``state.json`` (step, Python's and numpy's random states, SHA-256 of the tensors). Frozen parts
+``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, the teacher's copy of them, optimiser moments,
+the objective's carried state, torch's random state) and ``state.json`` (step, Python's and numpy's random states, SHA-256 of the tensors). Frozen parts
 of the model lie in the run's ``model/`` and are not repeated.
 """
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
+from wholegrain.training.teacher import Teacher
 
 FORMAT = 1
 _PREFIX = "step-"
@@ -46,13 +47,22 @@ class Checkpoint:
     facts: dict[str, Any]
 
 
-def pack(step: int, model: nn.Module, optimiser: torch.optim.Optimizer, objective: Objective, **facts: Any) -> Checkpoint:
+def pack(
+    step: int,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    teacher: Teacher | None = None,
+    **facts: Any,
+) -> Checkpoint:
     """Everything that the next step depends on, and further plain ``facts``."""
     tensors = {f"model/{name}": value for name, value in _changing(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
     tensors |= {f"objective/{name}": value for name, value in objective.state_dict().items()}
+    if teacher is not None:
+        tensors |= {f"teacher/{name}": value for name, value in teacher.state_dict().items()}
     tensors["random/torch"] = torch.get_rng_state()
     if torch.cuda.is_available() and next(model.parameters()).is_cuda:
         tensors["random/cuda"] = torch.cuda.get_rng_state()
@@ -62,7 +72,13 @@ def pack(step: int, model: nn.Module, optimiser: torch.optim.Optimizer, objectiv
     return Checkpoint(step, tensors, {**facts, "numpy": numpy_state, "python": [version, list(state), following]})
 
 
-def unpack(saved: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer, objective: Objective) -> None:
+def unpack(
+    saved: Checkpoint,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    teacher: Teacher | None = None,
+) -> None:
     """Puts everything back.
 
     Raises:
@@ -78,6 +94,8 @@ def unpack(saved: Checkpoint, model: nn.Module, optimiser: torch.optim.Optimizer
             value.copy_(given[key])
     _unpack_optimiser(saved.tensors, model, optimiser)
     objective.load_state_dict({k.removeprefix("objective/"): v for k, v in saved.tensors.items() if k.startswith("objective/")})
+    if teacher is not None:
+        teacher.load_state_dict({k.removeprefix("teacher/"): v for k, v in saved.tensors.items() if k.startswith("teacher/")})
     torch.set_rng_state(saved.tensors["random/torch"])
     if "random/cuda" in saved.tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved.tensors["random/cuda"])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
 from wholegrain.data.batch import Batch
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.model import Model
 from wholegrain.training.frozen import FrozenImages, FrozenTexts
+from wholegrain.training.teacher import Teacher
+
+MADE_HERE = frozenset({"teacher", "views"})
+"""Needs that are met here, and are no business of a model."""
 
 
 class Encoder(nn.Module):
@@ -16,23 +23,54 @@ class Encoder(nn.Module):
     Args:
         model: the two towers and their head.
         images, texts: raw features of frozen towers; ``None`` runs the tower.
+        teacher: whose features stand beside the model's where they are needed; it is no part of this module's parameters.
     """
 
-    def __init__(self, model: Model, images: FrozenImages | None = None, texts: FrozenTexts | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        images: FrozenImages | None = None,
+        texts: FrozenTexts | None = None,
+        teacher: Teacher | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.images, self.texts = model, images, texts
+        self.model, self.images, self.texts, self.teacher = model, images, texts, teacher
 
     def forward(self, batch: Batch, needs: frozenset[str]) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
         """Distinct texts are encoded once and handed to every place that says them."""
-        model, device = self.model, batch.row_N.device
-        if self.images is not None:
-            image = model.project_images(self.images.read(batch.keys, device), needs)
-        else:
-            image = model.encode_images(batch.views[0].pixels_BCHW, needs)
-        if self.texts is not None:
-            text = model.project_texts(self.texts.read(batch.texts, device), needs)
-        else:
-            text = model.encode_texts(batch.tokens_UL, batch.length_U, needs)
+        model, plain = self.model, needs - MADE_HERE
+        image = self._see(model, batch, plain, len(batch.views) if "views" in needs else 1)
+        text = self._read(model, batch, plain)
+        if "teacher" in needs and self.teacher is not None:
+            with torch.no_grad():
+                seen = self._see(self.teacher.model, batch, plain, min(self.teacher.views, 1 + len(image.views)))
+                read = self._read(self.teacher.model, batch, plain)
+            image, text = _beside(image, seen), replace(text, teacher=read)
         if len(batch.row_N) > len(batch.texts):  # rows are numbered as they first appear: without repeats they are in place
             text = text.select(batch.row_N)
         return image, text, model.scale, model.bias
+
+    def _see(self, model: Model, batch: Batch, needs: frozenset[str], views: int) -> ImageFeatures:
+        """The first views of all images, in one pass."""
+        if self.images is not None:
+            return model.project_images(self.images.read(batch.keys, batch.row_N.device), needs)
+        if views == 1:
+            return model.encode_images(batch.views[0].pixels_BCHW, needs)
+        all_views, images = torch.cat([view.pixels_BCHW for view in batch.views[:views]]), len(batch.keys)
+        seen = model.encode_images(all_views, needs)
+        first, *others = (seen.select(slice(k * images, (k + 1) * images)) for k in range(views))
+        return replace(first, views=tuple(others))
+
+    def _read(self, model: Model, batch: Batch, needs: frozenset[str]) -> TextFeatures:
+        """The distinct texts."""
+        if self.texts is not None:
+            return model.project_texts(self.texts.read(batch.texts, batch.row_N.device), needs)
+        return model.encode_texts(batch.tokens_UL, batch.length_U, needs)
+
+
+def _beside(image: ImageFeatures, teacher: ImageFeatures) -> ImageFeatures:
+    """The student's views with the teacher's beside them; what the teacher did not see has none."""
+    views = list(image.views)
+    for place, seen in enumerate(teacher.views):
+        views[place] = replace(views[place], teacher=seen)
+    return replace(image, teacher=replace(teacher, views=()), views=tuple(views))

@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from wholegrain.data.batch import Batch, Sample, collate
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.preprocess import Preprocess
+from wholegrain.data.preprocess import Box, Preprocess
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import DataRecipe, closest, selects
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.draw import Negatives, draw_texts, stream
 from wholegrain.training.plan import Plan
 
-_TEXTS, _CROP = 0, 1  # purposes of a sample's random streams
+_TEXTS, _CROP, _VIEWS = 0, 1, 100  # purposes of a sample's random streams; view n of the further ones has _VIEWS + n
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,20 @@ class DrawnSamples(torch.utils.data.Dataset):
         if self.preprocess is None:
             return Sample(key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts)
         pixels_HWC = self.dataset.pixels(key)
+        more = [view.crop_scale for view in self.recipe.views for _ in range(view.count)]
+        looks = [self._look(self.preprocess, pixels_HWC, position, _VIEWS + n, scale) for n, scale in enumerate(more)]
+        return Sample(key, *self._look(self.preprocess, pixels_HWC, position, _CROP, self.recipe.crop_scale), texts, tuple(looks))
+
+    def _look(
+        self, preprocess: Preprocess, pixels_HWC: np.ndarray, position: int, purpose: int, scale: tuple[float, float]
+    ) -> tuple[np.ndarray, Box]:
+        """One view: pixels of the tower's size, and which part of the image they show."""
         height, width = pixels_HWC.shape[:2]
-        if self.recipe.crop_scale == (1.0, 1.0):
-            return Sample(key, self.preprocess.image(pixels_HWC), self.preprocess.visible_box(width, height), texts)
-        box = self.preprocess.random_box(stream(self.seed, position, _CROP), width, height, self.recipe.crop_scale)
+        if scale == (1.0, 1.0):
+            return preprocess.image(pixels_HWC), preprocess.visible_box(width, height)
+        box = preprocess.random_box(stream(self.seed, position, purpose), width, height, scale)
         x0, y0, x1, y1 = box
-        return Sample(key, self.preprocess.image(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1)), texts)
+        return preprocess.image(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1))
 
 
 class PlanSampler(Sampler[list[tuple[str, int]]]):

@@ -24,7 +24,7 @@ from wholegrain.towers.heads import HeadConfig, convert_head
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
 from wholegrain.training.distributed import Place, processes
-from wholegrain.training.encoder import Encoder
+from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, make_loader, names_of
@@ -40,6 +40,7 @@ from wholegrain.training.step import (
     seed_everything,
     take_step,
 )
+from wholegrain.training.teacher import Teacher, make_teacher
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 OnStep = Callable[[Outcome], bool | None]
@@ -76,8 +77,14 @@ class Run:
     names: Names
     total: int
     notes: list[str]
+    teacher: Teacher | None = None
     best: Best = field(default_factory=Best)
     step: int = 0
+
+    @property
+    def kept(self) -> Model:
+        """The model that is evaluated and saved to be used."""
+        return self.model if self.teacher is None or self.recipe.teacher.keep == "student" else self.teacher.model
 
 
 def train(
@@ -132,11 +139,12 @@ def train(
                 meters.say(sentence)
             needs = run.objective.needs
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
+            encoder.teacher = run.teacher
             batches = _batches(encoder, run, dataset, place, workers)
             with Interrupts() as interrupts:
                 _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
             if evaluate is None and place.first:
-                folder.save_model(model)
+                folder.save_model(run.kept)
             place.wait()
         finally:
             meters.close()
@@ -174,6 +182,8 @@ def _loop(
             )
         except NonFiniteLossError:
             raise _explained(folder, run.step, batch, recipe) from None
+        if run.teacher is not None:
+            run.teacher.follow(run.model)
         meters.step(outcome, waited)
         stopped = on_step is not None and bool(on_step(outcome))
         run.step += 1
@@ -183,7 +193,7 @@ def _loop(
         if evaluate is not None and place.first and not interrupted and (done or run.step % evaluate_every == 0):
             _evaluate(run, evaluate, folder, meters)
         if place.first and (done or interrupted or run.step % save_every == 0):
-            saved = checkpoint.pack(run.step, run.model, run.optimiser, run.objective, best=vars(run.best))
+            saved = checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, best=vars(run.best))
             checkpoint.save(saved, folder.checkpoints, saving.keep)
         place.wait()
         if done:
@@ -197,11 +207,11 @@ def _loop(
 
 
 def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters) -> None:
-    numbers = evaluate(run.model)
+    numbers = evaluate(run.kept)
     run.model.train()
     meters.evaluation(run.step, numbers)
     if run.best.improves(numbers, run.recipe.saving.metric, run.step):
-        folder.save_model(run.model)
+        folder.save_model(run.kept)
 
 
 # ---- before the loop --------------------------------------------------------------------------------------------------------
@@ -219,7 +229,8 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     keys = dataset.keys(recipe.data.split)
     plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
-    return Run(recipe, model, Objective(terms), make_optimiser(model, recipe.optimiser), plan, names, total, list(notes))
+    optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
+    return Run(recipe, model, Objective(terms), optimiser, plan, names, total, list(notes), teacher)
 
 
 def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
@@ -228,7 +239,7 @@ def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
     saved, broken = checkpoint.load_newest(folder.checkpoints)
     run.notes += broken
     if saved is not None:
-        checkpoint.unpack(saved, run.model, run.optimiser, run.objective)
+        checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
         run.best, run.step = Best(**saved.facts["best"]), saved.step
 
 
@@ -259,6 +270,10 @@ def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
         given.add("branches")
     if model.bias is not None:
         given.add("bias")
+    if recipe.teacher.kind != "none":
+        given.add("teacher")
+    if recipe.data.views:
+        given.add("views")
     return frozenset(given)
 
 
@@ -283,7 +298,9 @@ def make_encoder(
     """The model, with raw features of frozen towers computed beforehand where that saves work and they fit into memory."""
     drawn, precision = total * recipe.optimiser.batch, recipe.optimiser.precision
     images = texts = None
-    if model.image_frozen and recipe.data.crop_scale == (1.0, 1.0) and drawn >= len(keys):
+    still = recipe.data.crop_scale == (1.0, 1.0) and not recipe.data.views
+    needs = needs - MADE_HERE
+    if model.image_frozen and still and drawn >= len(keys):
         images = freeze_images(model, dataset, keys, needs, precision, workers, say, cache)
     if model.text_frozen:
         wanted = drawable_texts(dataset, keys, recipe.data)
