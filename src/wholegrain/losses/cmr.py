@@ -16,8 +16,12 @@ when a kind is absent. ``margin="max"`` is its other mode: the largest gap of th
 the code's S is in logits, so upper = 10 is 0.10 in cosines at scale 100. FG-CLIP 2 restates the loss with bare cosines and no
 bound: ``units="cosine"``, ``upper=2``.
 
+``scores="joint"``, for a fusion model (CE-XVLM): S is the log-odds of ``ImageFeatures.match``, the scale is not used, and ``upper`` and
+``fixed`` are log-odds. The paper applies "the same losses" to X-VLM; that code was never released, so whether its S was the
+matching output or X-VLM's cosine is unknown.
+
 A negative that is word for word its caption is left out. Duplicates: play no part; an image meets only its own texts.
-Cost: one dot product a negative; sends a few numbers.
+Cost: one dot product a negative (``"joint"``: one pass of the network for every text, true or false); sends a few numbers.
 
 Example:
     >>> import torch
@@ -42,8 +46,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, unit
 from wholegrain.losses.gather import max_over, sum_over, world
+from wholegrain.losses.matching import NEEDED, own_log_odds
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class CmrLoss:
         reduction: ``"valid"``: mean over negatives; ``"grid"``: sum over negatives / (captions times kinds).
         gap: captions of the positive mean: ``"all"``, or ``"paired"`` with a negative of the kind.
         units: ``"logit"``: scale * cosine; ``"cosine"``: bare cosines, and the scale is not used.
+        scores: ``"cosine"``: in ``units``; ``"joint"``: log-odds of a model that reads image and text together.
     """
 
     margin: Literal["mean", "max", "fixed"] = "mean"
@@ -65,13 +71,17 @@ class CmrLoss:
     reduction: Literal["valid", "grid"] = "valid"
     gap: Literal["all", "paired"] = "all"
     units: Literal["logit", "cosine"] = "logit"
+    scores: Literal["cosine", "joint"] = "cosine"
     needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+
+    def __post_init__(self) -> None:
+        if self.scores == "joint":
+            object.__setattr__(self, "needs", frozenset({"negatives"}) | NEEDED)
 
     def initial_state(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """``margin_K``: one margin for each kind, in ``units``; 0 where it adapts."""
         return {"margin_K": torch.full((len(kinds),), self.fixed if self.margin == "fixed" else 0.0)}
 
-    @full_precision
     def __call__(
         self,
         image: ImageFeatures,
@@ -83,9 +93,16 @@ class CmrLoss:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
-        scale = at_least_float32(scale if self.units == "logit" else torch.ones_like(scale))
-        owner, caption, kind = pairing.owner_N, pairing.negative_of_N, pairing.kind_N
-        score_N = scale * (unit(image.pooled_BD)[owner] * unit(text.pooled_ND)).sum(1)
+        if self.scores == "joint":  # in the precision of training, like the rest of the network
+            score_N = own_log_odds(image, text, pairing)
+        else:
+            scale = at_least_float32(scale if self.units == "logit" else torch.ones_like(scale))
+            score_N = scale * (unit(image.pooled_BD)[pairing.owner_N] * unit(text.pooled_ND)).sum(1)
+        return self._ranked(score_N, pairing, state, group)
+
+    def _ranked(self, score_N: Tensor, pairing: Pairing, state: State | None, group: dist.ProcessGroup | None) -> LossOutput:
+        """The loss from the score of every text with its own image."""
+        caption, kind = pairing.negative_of_N, pairing.kind_N
         foil = (~pairing.true_N).nonzero().squeeze(1)
         foil = foil[pairing.text_id_N[foil] != pairing.text_id_N[caption[foil]]]
         margin_K = score_N.new_full((len(pairing.kinds),), self.fixed if self.margin == "fixed" else 0.0)

@@ -33,13 +33,22 @@ section 3). There is no agreement on the formula, so it is a setting:
     same for every caption. Its floor is ln |H|, ln(4B) with four negatives a caption, once the texts cannot be told apart. To
     reproduce, not to recommend.
 
+``scores="joint"``, for a fusion model (CE-XVLM), in the first two: the cosine of two texts gives way to the log-odds z of
+``ImageFeatures.match`` for the image i of T_n with each text, so "own" asks which of the caption and its negatives the image has::
+
+    own:  -log e^{z(i,n)} / (e^{z(i,n)} + sum_{k in H(n)} e^{z(i,k)}),     paper:  log sum_{k in H(n)} e^{z(i,k)}
+
+The paper applies "the same losses" to X-VLM; that code was never released, so it is unknown whether its IMC compared texts by X-VLM's
+text vectors (``"cosine"`` here, which works with a fusion model, too) or pairs by its matching output.
+
 In the first two the scale is not learned from this term: there is no image in it, and its gradient would push the scale one way.
 
 The mean is over all captions of the global batch that have a negative (``own``, ``paper``), or over all captions. A negative that
 is word for word its caption is left out, except in ``"released"``, which leaves nothing out.
 
 Duplicates: in ``"cross_modal"`` a hard negative that is known to be true of the image is ignored; else they play no part.
-Cost: ``own`` and ``paper``: one dot product a negative, nothing sent but a count; the others gather all texts.
+Cost: ``own`` and ``paper``: one dot product a negative (``"joint"``: one pass of the network for every text, true or false), nothing
+sent but a count; the others gather all texts.
 
 Example:
     >>> import torch
@@ -66,6 +75,7 @@ from wholegrain.losses.contract import LossOutput, State, at_least_float32, full
 from wholegrain.losses.contrastive import grouped_lse
 from wholegrain.losses.gather import gather_texts, sum_over
 from wholegrain.losses.known_true import KnownTrue
+from wholegrain.losses.matching import NEEDED, own_log_odds
 from wholegrain.losses.tiled_softmax import tiled_softmax
 from wholegrain.losses.tiles import Logits, Nothing
 
@@ -78,14 +88,22 @@ class ImcLoss:
         variant: which formula, see the module.
         positive: of ``"own"``: ``"self"``, or ``"sibling"``: another caption of the same image where there is one.
         scaled: multiply cosines by the learned scale; ``False`` leaves bare cosines.
+        scores: ``"cosine"``: of two texts; ``"joint"``: log-odds of image and text, of a model that reads both together; for ``own``
+            (with the caption as its own positive) and ``paper``.
     """
 
     variant: Literal["own", "paper", "cross_modal", "released"] = "own"
     positive: Literal["self", "sibling"] = "self"
     scaled: bool = True
+    scores: Literal["cosine", "joint"] = "cosine"
     needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
 
-    @full_precision
+    def __post_init__(self) -> None:
+        if self.scores == "joint":
+            if self.variant not in ("own", "paper") or self.positive != "self":
+                raise ValueError('scores = "joint" goes with variant = "own" or "paper" and positive = "self"')
+            object.__setattr__(self, "needs", frozenset({"negatives"}) | NEEDED)
+
     def __call__(
         self,
         image: ImageFeatures,
@@ -97,6 +115,15 @@ class ImcLoss:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
+        if self.scores == "joint":  # in the precision of training, like the rest of the network
+            each, count = self._among_scores(own_log_odds(image, text, pairing), pairing)
+            return LossOutput(each.sum() / sum_over(count, group).clamp_min(1))
+        return self._of_cosines(image, text, pairing, scale, group)
+
+    @full_precision
+    def _of_cosines(
+        self, image: ImageFeatures, text: TextFeatures, pairing: Pairing, scale: Tensor, group: dist.ProcessGroup | None
+    ) -> LossOutput:
         text_ND = unit(text.pooled_ND)
         scale = at_least_float32(scale) if self.scaled else torch.ones_like(text_ND[:0].sum())
         if self.variant in ("own", "paper"):
@@ -104,6 +131,12 @@ class ImcLoss:
         else:
             each, count = self._among_all(unit(image.pooled_BD), text_ND, pairing, scale, group)
         return LossOutput(each.sum() / sum_over(count, group).clamp_min(1))
+
+    def _among_scores(self, score_N: Tensor, pairing: Pairing) -> tuple[Tensor, Tensor]:
+        foil_M = _different_foils(pairing)
+        lse_N, has_N = grouped_lse(score_N[foil_M], pairing.negative_of_N[foil_M], len(score_N))
+        each = lse_N[has_N] if self.variant == "paper" else -logsigmoid(score_N[has_N] - lse_N[has_N])
+        return each, has_N.sum()
 
     def _among_own(self, text_ND: Tensor, pairing: Pairing, scale: Tensor) -> tuple[Tensor, Tensor]:
         foil_M = _different_foils(pairing)

@@ -103,8 +103,8 @@ def _imc(loss: Any) -> Iterator[ClosedForm]:
     if loss.variant == "own":
         yield ClosedForm("a caption and its 3 foils alike: ln 4", _same(), math.log(1 + FOILS))
     elif loss.variant == "paper":
-        peak = SCALE if loss.scaled else 1.0
-        yield ClosedForm("3 foils like their caption: scale + ln 3", _same(), peak + math.log(FOILS))
+        peak = ALIKE if loss.scores == "joint" else SCALE if loss.scaled else 1.0
+        yield ClosedForm("3 foils like their caption: their score + ln 3", _same(), peak + math.log(FOILS))
     else:
         rivals = FOILS * IMAGES + (loss.variant == "cross_modal")
         yield ClosedForm(f"12 foils like everything: ln {rivals}", _same(), math.log(rivals))

@@ -33,7 +33,7 @@ def _imc(loss: Any) -> dict[str, str]:
     found = {"text_order": _FIRST} if loss.variant == "released" else {}
     if loss.variant == "own" and loss.positive == "sibling":
         found["text_order"] = _NEXT
-    if loss.variant in ("own", "paper") and loss.scaled:
+    if loss.variant in ("own", "paper") and loss.scaled and loss.scores == "cosine":
         found["scale"] = _HELD
     return found
 

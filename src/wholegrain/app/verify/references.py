@@ -123,6 +123,14 @@ def _imc(loss, batch, facts, scale, bias, state):
     if loss.variant in ("own", "paper"):
         s = s.detach()
     losses = []
+    if loss.scores == "joint":
+        for n in facts.true:
+            own = [match_references.log_odds(batch, facts.owner[n], k) for k in facts.different_foils(n)]
+            if own:
+                losses.append(
+                    lse(own) if loss.variant == "paper" else entropy(match_references.log_odds(batch, facts.owner[n], n), own)
+                )
+        return torch.stack(losses).mean() if losses else 0 * text.sum()
     for n in facts.true:
         own = facts.different_foils(n)
         among_own, i = [s * cos(text[n], text[k]) for k in own], facts.owner[n]
@@ -151,6 +159,8 @@ def _cmr(loss, batch, facts, scale, bias, state):
     )
 
     def score(n):
+        if loss.scores == "joint":
+            return match_references.log_odds(batch, facts.owner[n], n)
         return s * cos(batch.image.pooled_BD[facts.owner[n]], batch.text.pooled_ND[n])
 
     foils = {n: facts.different_foils(n) for n in facts.true}

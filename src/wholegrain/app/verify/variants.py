@@ -70,6 +70,10 @@ MATCHING: dict[str, Any] = {
     "itm": ItmLoss(),
     "itm-uniform": ItmLoss(sampling="uniform", duplicates="negative", seed=3),
     "itm-drawn": ItmLoss(negatives="none"),
+    "imc-joint": ImcLoss(scores="joint"),
+    "imc-joint-paper": ImcLoss(scores="joint", variant="paper"),
+    "cmr-joint": CmrLoss(scores="joint"),
+    "cmr-joint-max": CmrLoss(scores="joint", margin="max", upper=3.0),
 }
 FINE_GRAINED: dict[str, Any] = {
     "filip": FilipLoss(),
@@ -86,6 +90,7 @@ FINE_GRAINED: dict[str, Any] = {
     "dreamlip": DreamlipLoss(),
     "dreamlip-image": DreamlipLoss(rivals="image", sigma=None),
     "dreamlip-softmax": DreamlipLoss(weights="softmax"),
+    "dreamlip-released": DreamlipLoss(patches_of="released"),
     "flair": FlairLoss(),
     "flair-all": FlairLoss(others="all", negatives="own"),
     "flair-negative": FlairLoss(duplicates="negative", negatives="own"),
