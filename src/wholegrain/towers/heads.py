@@ -37,7 +37,9 @@ class HeadConfig:
         hidden: width inside SPARC's h_v; 0 is the tower's width (the paper gives neither width nor activation).
         branches: H, for ``branches``.
         source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention
-            read-outs of the patches, for CNNs and frozen towers), ``auto`` (tokens where the tower can hold and train them).
+            read-outs of the patches, for CNNs and frozen towers), ``mlp`` (streams of a Vision Transformer's last blocks, see
+            :mod:`wholegrain.towers.mlp_branches`), ``auto`` (tokens where the tower can hold and train them).
+        branch_blocks: K, the last blocks of which ``mlp`` makes streams.
         patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`; also of Llip's mixture tokens.
         mixtures: K mixture tokens, for ``llip``; they come from where ``source`` says.
         attention_heads: G, for ``flair``, ``llip`` and ``fusion``; the largest number up to it that divides the width.
@@ -50,7 +52,8 @@ class HeadConfig:
     kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion"] = "plain"
     hidden: int = 0
     branches: int = 5
-    source: Literal["auto", "tokens", "readout"] = "auto"
+    source: Literal["auto", "tokens", "readout", "mlp"] = "auto"
+    branch_blocks: int = 3
     patches_see: Literal["auto", "shared", "all", "none"] = "auto"
     legacy_plus_one: bool = False
     noise: float = 0.02
@@ -304,9 +307,16 @@ def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
 
 
 def branch_source(model: Model, config: HeadConfig, count: int) -> str:
-    """Puts ``count`` class tokens into the image tower where they belong there, and says where branches come from."""
+    """Puts ``count`` class tokens, or streams, into the image tower where they belong there, and says where branches come from."""
     tower: Any = model.image_tower
     source = config.source
+    if source not in ("auto", "tokens", "readout", "mlp"):
+        raise UserError(f"head_settings.source is {source!r}; use auto, tokens, readout or mlp")
+    if source == "mlp":
+        if config.kind != "branches" or model.image_frozen:
+            why = "the image tower is frozen" if config.kind == "branches" else f"the head is {config.kind!r}"
+            raise UserError(f"source = 'mlp' makes branches of the image tower's own blocks, and {why}; use source = 'auto'")
+        tower.add_mlp_branches(count, config.branch_blocks)
     if source == "auto":
         source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
     if source == "tokens":

@@ -176,6 +176,7 @@ def build_image_tower(config: dict[str, Any]) -> TunedModule:
     """The image tower of a saved configuration, with random weights."""
     config = dict(config)
     tune, branches, fixed = config.pop("tune", "all"), config.pop("branches", None), config.pop("fixed_batchnorm", False)
+    streams = config.pop("mlp_branches", None)
     makers: dict[str, Callable[[], TunedModule]] = {
         "small": lambda: SmallImageTower(SmallConfig(**config["small"])),
         "timm": lambda: timm_tower(config["name"], config["image_size"], config["kwargs"], fixed_batchnorm=fixed),
@@ -184,6 +185,8 @@ def build_image_tower(config: dict[str, Any]) -> TunedModule:
     tower: Any = makers[config["kind"]]()
     if branches is not None:
         tower.add_branches(**branches)
+    if streams is not None:
+        tower.add_mlp_branches(**streams)
     tower.tune(tune)
     return tower
 

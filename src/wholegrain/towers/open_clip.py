@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keeps_true_length, real_tokens
 
@@ -38,6 +39,7 @@ class OpenClipImageTower(TunedModule):
         visual.proj = None
         self.net: Any = visual
         self.branches: BranchTokens | None = None
+        self.mlp_branches: MlpBranches | None = None
         self._config = config
         self.width = int(visual.class_embedding.shape[0])
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
@@ -64,11 +66,16 @@ class OpenClipImageTower(TunedModule):
             classes = branches.read(net.ln_post(own) if net.final_ln_after_pool else own, mean_BV)
             pooled_BV = classes.mean(1) if pooled_BV is None else pooled_BV
         assert pooled_BV is not None
+        streams = self.mlp_branches
+        if streams is not None:
+            classes = streams.apart(pooled_BV)
+            pooled_BV = classes.mean(1)
         if "patches" not in needs:
             return RawImage(pooled_BV, None, classes)
         patches = x if branches is not None and branches.replaces_class else x[:, 1:]
+        patches = net.ln_post(patches) if net.final_ln_after_pool else patches
         grid = (int(net.grid_size[0]), int(net.grid_size[1]))
-        return RawImage(pooled_BV, net.ln_post(patches) if net.final_ln_after_pool else patches, classes, grid)
+        return RawImage(pooled_BV, patches if streams is None else streams.apart(patches).mean(1), classes, grid)
 
     def _embed_with_branches(self, branches: BranchTokens, pixels_BCHW: Tensor) -> Tensor:
         net = self.net
@@ -82,7 +89,7 @@ class OpenClipImageTower(TunedModule):
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branches`."""
-        if not self.can_branch or self.branches is not None:
+        if not self.can_branch or self.branches is not None or self.mlp_branches is not None:
             raise UserError(
                 "this image tower cannot take class tokens (it drops patches, or has branches); use source = 'readout'"
             )
@@ -97,6 +104,14 @@ class OpenClipImageTower(TunedModule):
         self.branches = branches.to(net.class_embedding.device)
         self.tune(self.tuned)
 
+    def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
+        """Splits the last blocks into H streams; see :mod:`wholegrain.towers.mlp_branches`."""
+        transformer = self.net.transformer
+        if self.branches is not None or self.mlp_branches is not None or not getattr(transformer, "batch_first", False):
+            raise UserError("this image tower cannot be split into branches (it has some); use source = 'readout'")
+        self.mlp_branches = split_blocks(transformer.resblocks, count, blocks)
+        self.tune(self.tuned)
+
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm and branch tokens belong to the last."""
         blocks = self.net.transformer.resblocks
@@ -105,7 +120,9 @@ class OpenClipImageTower(TunedModule):
 
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
-        return {**self._config, "tune": self.tuned, "branches": None if self.branches is None else self.branches.settings}
+        branches = None if self.branches is None else self.branches.settings
+        made = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}
+        return {**self._config, "tune": self.tuned, "branches": branches, **made}
 
 
 class OpenClipPooledTower(TunedModule):
@@ -132,6 +149,10 @@ class OpenClipPooledTower(TunedModule):
     def add_branches(self, count: int, **_: Any) -> None:
         """Not possible."""
         raise UserError("this image tower cannot have branches; choose a Vision Transformer for this recipe")
+
+    def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
+        """Not possible."""
+        self.add_branches(count)
 
     def stages(self) -> list[nn.Module]:
         """One stage: all or nothing."""

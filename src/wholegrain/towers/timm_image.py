@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.towers.branches import BranchTokens
+from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.tower import NOTHING, RawImage, TunedModule
 
 
@@ -38,6 +39,7 @@ class TimmImageTower(TunedModule):
         self.net: Any = net
         self.fixed_batchnorm = fixed_batchnorm
         self.branches: BranchTokens | None = None
+        self.mlp_branches: MlpBranches | None = None
         self.near_SS: Tensor | None
         self.register_buffer(
             "near_SS", None, persistent=False
@@ -76,6 +78,9 @@ class TimmImageTower(TunedModule):
         if branches is None:
             x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS)
             pooled_BV, classes, first = net.forward_head(x, pre_logits=True), None, net.num_prefix_tokens
+            if self.mlp_branches is not None:
+                classes = self.mlp_branches.apart(pooled_BV)
+                pooled_BV = classes.mean(1)
         else:
             x = net._pos_embed(net.patch_embed(pixels_BCHW))  # with timm's own class token and registers in front
             x = net.norm_pre(branches.prepend(x[:, 1:] if branches.replaces_class else x))
@@ -89,11 +94,13 @@ class TimmImageTower(TunedModule):
             pooled_BV = classes.mean(1) if mean_BV is None else mean_BV
             first = net.num_prefix_tokens - int(branches.replaces_class)
         patches = net.fc_norm(x[:, first:]) if "patches" in needs else None
+        if self.mlp_branches is not None and patches is not None:
+            patches = self.mlp_branches.apart(patches).mean(1)
         return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into a Vision Transformer; see :mod:`wholegrain.towers.branches`."""
-        if not self.can_branch or self.branches is not None:
+        if not self.can_branch or self.branches is not None or self.mlp_branches is not None:
             raise UserError(
                 "this image tower cannot take class tokens (no Vision Transformer, or has some); use source = 'readout'"
             )
@@ -107,6 +114,15 @@ class TimmImageTower(TunedModule):
             self.retired = ("net.cls_token",)
         branches = BranchTokens(count, rest, start_V, net.embed_dim, patches_see, legacy_plus_one, noise, self.width)
         self.branches = branches.to(next(net.parameters()).device)
+        self.tune(self.tuned)
+
+    def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
+        """Splits the last blocks of a Vision Transformer into H streams; see :mod:`wholegrain.towers.mlp_branches`."""
+        if not self.is_vit or self.branches is not None or self.mlp_branches is not None:
+            raise UserError(
+                "this image tower cannot be split into branches (no Vision Transformer, or has some); use source = 'readout'"
+            )
+        self.mlp_branches = split_blocks(self.net.blocks, count, blocks)
         self.tune(self.tuned)
 
     def stages(self) -> list[nn.Module]:
@@ -124,7 +140,8 @@ class TimmImageTower(TunedModule):
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
         branches = None if self.branches is None else self.branches.settings
-        return {**self._config, "tune": self.tuned, "fixed_batchnorm": self.fixed_batchnorm, "branches": branches}
+        made = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}
+        return {**self._config, "tune": self.tuned, "fixed_batchnorm": self.fixed_batchnorm, "branches": branches, **made}
 
 
 def timm_tower(

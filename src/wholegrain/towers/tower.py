@@ -26,7 +26,7 @@ class RawImage:
         pooled_BV: one vector per image.
         patches_BPV: one vector per patch after the tower's last normalisation, row-major over ``grid``; ``None`` unless asked
             for.
-        classes_BHV: one vector per branch; ``None`` for a tower without class-token branches.
+        classes_BHV: one vector per branch; ``None`` for a tower without branches (class tokens, or streams of its last blocks).
         grid: patch rows and columns.
     """
 
@@ -67,6 +67,7 @@ class ImageTower(Protocol):
 
     def __call__(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage: ...
     def add_branches(self, count: int, *, patches_see: str, legacy_plus_one: bool, noise: float) -> None: ...
+    def add_mlp_branches(self, count: int, blocks: int = 3) -> None: ...
     def tune(self, how: str) -> None: ...
     def config(self) -> dict[str, Any]:
         """JSON-able, with ``kind``; enough to build the same architecture again."""
