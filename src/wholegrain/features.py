@@ -35,6 +35,7 @@ class ImageFeatures:
         learned: parameters of the head that a loss applies to pairs, by name: of no image in particular, and not indexed.
         match: of a head that reads image and text together (a fusion model): ``match(images, texts) -> [M]``, the log-odds that
             image m and text m belong together. A pure function of both arguments: its parameters are ``images.learned``.
+        query_BGE: each image's query to ``keys_NLGE``, scaled, of heads in which images attend to words (COSMOS); else ``None``.
         teacher: what a teacher sees in the same images, without gradient (``training/teacher.py``); else ``None``.
         views: the same images seen otherwise (further crops), in the order of ``data.views``; a view has no views of its own.
     """
@@ -47,6 +48,7 @@ class ImageFeatures:
     values_BGSE: Tensor | None = None
     learned: Mapping[str, Tensor] = field(default_factory=dict)
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
+    query_BGE: Tensor | None = None
     teacher: ImageFeatures | None = None
     views: tuple[ImageFeatures, ...] = ()
 
@@ -64,6 +66,7 @@ class TextFeatures:
         tokens_NLD: one vector per token, not normalised; ``None`` unless asked for.
         mask_NL: True at real tokens; always present with ``tokens_NLD``. What padded positions hold is undefined.
         query_NGE: each text's query to ``keys_BGSE``, scaled: the attention is the softmax of their products; else ``None``.
+        keys_NLGE, values_NLGE: what an image's query may attend to, token by token, with ``mask_NL``; else ``None``.
         teacher: what a teacher reads in the same texts, without gradient (``training/teacher.py``); else ``None``.
     """
 
@@ -71,6 +74,8 @@ class TextFeatures:
     tokens_NLD: Tensor | None = None
     mask_NL: Tensor | None = None
     query_NGE: Tensor | None = None
+    keys_NLGE: Tensor | None = None
+    values_NLGE: Tensor | None = None
     teacher: TextFeatures | None = None
 
     def select(self, index: Tensor | slice) -> TextFeatures:

@@ -38,7 +38,9 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 
-NEEDS = frozenset({"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "teacher", "views", "match"})
+NEEDS = frozenset(
+    {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "teacher", "views", "match", "cross"}
+)
 State = Mapping[str, Tensor]
 TINY = 1e-12
 

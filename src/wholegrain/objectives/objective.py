@@ -27,6 +27,7 @@ _REMEDY = {
     "slots": 'set model.head to "flair" or "llip"',
     "prototypes": 'set model.head to "mgca"',
     "teacher": 'set teacher.kind to "ema" or "frozen"',
+    "cross": 'set model.head to "cosmos"',
     "views": "ask for further crops, such as data.views = [{ count = 1, crop_scale = [0.4, 1.0] }]",
     "match": 'set model.head to "fusion"',
 }

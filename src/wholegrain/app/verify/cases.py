@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,22 @@ from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 HEAD = (2, 4, 3)  # attention heads, slots, width of each head
 PROTOTYPES = 5
 KINDS = ("relation", "attribute", "object")
-_LEARNED = {"prototypes": "prototypes", "mix": "slots", "match": "match"}  # who needs which of a head's parameters
+_LEARNED = {
+    "prototypes": "prototypes",
+    "mix": "slots",
+    "match": "match",
+    "cross": "cross",
+}  # who needs which of a head's parameters
+_OF_NEED = {
+    "branches": ("branches_BHD",),
+    "patches": ("patches_BPD", "grid"),
+    "tokens": ("tokens_NLD", "mask_NL"),
+    "slots": ("keys_BGSE", "values_BGSE", "query_NGE"),
+    "match": ("match",),
+    "teacher": ("teacher",),
+    "cross": ("keys_BGSE", "values_BGSE", "query_NGE", "query_BGE", "keys_NLGE", "values_NLGE", "mask_NL"),
+}
+OF_TOKENS = ("tokens_NLD", "keys_NLGE", "values_NLGE")  # parts with a row for every token of a text
 ROLES = ("overview", "background", "style", "web")
 
 
@@ -26,15 +42,17 @@ class Batch:
     text: TextFeatures
     pairing: Pairing
 
+    def parts(self) -> dict[str, Tensor]:
+        """Every number by name: what is within something else is ``learned.NAME``, ``teacher.NAME``, ``views.0.NAME``."""
+        return {**_named(self.image), **_named(self.text)}
+
     def leaves(self) -> dict[str, Tensor]:
-        """Everything that may have a gradient, by name; a head's parameters are ``learned.NAME``."""
-        named = {**vars(self.image), **vars(self.text)}
-        found = {name: x for name, x in named.items() if isinstance(x, Tensor) and x.is_floating_point()}
-        return found | {f"learned.{name}": x for name, x in self.image.learned.items()}
+        """Everything that may have a gradient, by name: all but what a teacher gave."""
+        return {name: x for name, x in self.parts().items() if "teacher." not in name}
 
     def rows_of(self, name: str) -> str:
-        """What the first axis of a leaf counts: ``images``, ``texts``, or ``nothing`` of the batch."""
-        return "nothing" if name.startswith("learned.") else "images" if hasattr(self.image, name) else "texts"
+        """What the first axis of a part counts: ``images``, ``texts``, or ``nothing`` of the batch."""
+        return "nothing" if name.startswith("learned.") else "images" if name in _named(self.image) else "texts"
 
     @property
     def knob_dtype(self) -> torch.dtype:
@@ -43,20 +61,17 @@ class Batch:
         return kind if kind == torch.float64 else torch.float32
 
     def with_leaves(self, new: Mapping[str, Tensor]) -> Batch:
-        """With other numbers in the features named."""
-        learned = {name.removeprefix("learned."): x for name, x in new.items() if name.startswith("learned.")}
-        image = replace(self.image, **{name: x for name, x in new.items() if hasattr(self.image, name)})
-        image = replace(image, learned={**image.learned, **learned})
-        text = replace(self.text, **{name: x for name, x in new.items() if hasattr(self.text, name)})
-        return replace(self, image=image, text=text)
+        """With other numbers in the parts named."""
+        return replace(self, image=_renewed(self.image, new), text=_renewed(self.text, new))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        """Every feature changed by the same function."""
-        return self.with_leaves({name: change(x) for name, x in self.leaves().items()})
+        """Every part changed by the same function."""
+        return self.with_leaves({name: change(x) for name, x in self.parts().items()})
 
     def fresh(self) -> Batch:
-        """The same numbers in new leaves that ask for a gradient."""
-        return self.map(lambda x: x.detach().clone().requires_grad_())
+        """The same numbers in new leaves that ask for a gradient; a teacher's do not."""
+        constant = self.map(lambda x: x.detach().clone())
+        return constant.with_leaves({name: x.requires_grad_() for name, x in constant.leaves().items()})
 
     def part(self, first: int, last: int) -> Batch:
         """The images ``first`` to ``last`` (exclusive) and their texts."""
@@ -64,6 +79,35 @@ class Batch:
         pairing = self.pairing.select_texts(mine)
         pairing = replace(pairing, owner_N=pairing.owner_N - first, image_id_B=pairing.image_id_B[first:last])
         return Batch(self.image.select(torch.arange(first, last)), self.text.select(mine), pairing)
+
+
+def _named(features: Any, prefix: str = "") -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in vars(features).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found[prefix + name] = value
+        elif isinstance(value, (ImageFeatures, TextFeatures)):
+            found |= _named(value, f"{prefix}{name}.")
+        elif name == "views":
+            for place, view in enumerate(value):
+                found |= _named(view, f"{prefix}{name}.{place}.")
+        elif name == "learned":
+            found |= {f"{prefix}{name}.{key}": x for key, x in value.items()}
+    return found
+
+
+def _renewed(features: Any, new: Mapping[str, Tensor], prefix: str = "") -> Any:
+    changed: dict[str, Any] = {}
+    for name, value in vars(features).items():
+        if isinstance(value, Tensor) and prefix + name in new:
+            changed[name] = new[prefix + name]
+        elif isinstance(value, (ImageFeatures, TextFeatures)):
+            changed[name] = _renewed(value, new, f"{prefix}{name}.")
+        elif name == "views":
+            changed[name] = tuple(_renewed(view, new, f"{prefix}{name}.{place}.") for place, view in enumerate(value))
+        elif name == "learned":
+            changed[name] = {key: new.get(f"{prefix}{name}.{key}", x) for key, x in value.items()}
+    return replace(features, **changed)
 
 
 def make_batch(
@@ -111,7 +155,25 @@ def make_batch(
     text = replace(text, query_NGE=normal(texts, HEAD[0], HEAD[2]))
     learned |= {"match_DD": normal(width, width), "match_1": normal(1)}  # drawn last, so that the rest stays as it was
     image = replace(image, learned=learned, match=small_match)
+    image, text = _more(image, text, normal)
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
+
+
+def _more(image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor]) -> tuple[ImageFeatures, TextFeatures]:
+    """With two further views, a teacher that sees the first of them, and what images and words that attend to each other need."""
+    assert text.mask_NL is not None
+    (images, width), (texts, tokens) = image.pooled_BD.shape, text.mask_NL.shape
+    heads, inner = HEAD[0], HEAD[2]
+    cross = {f"cross_{side}_DA": made(width, heads * inner) for side in ("image", "text")}
+    cross |= {f"cross_{side}_D": made(width) for side in ("image", "text")} | {"cross_scale_1": made(1)}
+    teacher, second, third = (ImageFeatures(made(images, width)) for _ in range(3))
+    views = (
+        replace(second, query_BGE=made(images, heads, inner), teacher=ImageFeatures(made(images, width))),
+        replace(third, query_BGE=made(images, heads, inner)),
+    )
+    image = replace(image, query_BGE=made(images, heads, inner), learned={**image.learned, **cross}, teacher=teacher, views=views)
+    slots = {"keys_NLGE": made(texts, tokens, heads, inner), "values_NLGE": made(texts, tokens, heads, inner)}
+    return image, replace(text, **slots, teacher=TextFeatures(made(texts, width)))
 
 
 def _grid(patches: int) -> tuple[int, int]:
@@ -133,12 +195,14 @@ def permuted(batch: Batch, images: Tensor, texts: Tensor) -> Batch:
 
 def padded_with(batch: Batch, filling: float, more: int = 3) -> Batch:
     """Padded positions filled with a number, and ``more`` of them."""
-    tokens, mask = batch.text.tokens_NLD, batch.text.mask_NL
-    assert tokens is not None
+    mask = batch.text.mask_NL
     assert mask is not None
-    extra = torch.full((len(tokens), more, tokens.shape[2]), filling, dtype=tokens.dtype)
-    tokens = torch.cat([torch.where(mask[..., None], tokens, filling), extra], 1)
-    return replace(batch, text=replace(batch.text, tokens_NLD=tokens, mask_NL=torch.nn.functional.pad(mask, (0, more))))
+    longer = {}
+    for name in OF_TOKENS:
+        x = getattr(batch.text, name)
+        extra = torch.full((len(x), more, *x.shape[2:]), filling, dtype=x.dtype)
+        longer[name] = torch.cat([torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, filling), extra], 1)
+    return replace(batch, text=replace(batch.text, **longer, mask_NL=torch.nn.functional.pad(mask, (0, more))))
 
 
 def without_texts(batch: Batch) -> Batch:
@@ -149,20 +213,16 @@ def without_texts(batch: Batch) -> Batch:
 
 def lean(batch: Batch, needs: frozenset[str]) -> Batch:
     """Only the features that ``needs`` names; others are ``None``."""
-    image, text = batch.image, batch.text
-    image = ImageFeatures(
-        image.pooled_BD,
-        image.branches_BHD if "branches" in needs else None,
-        image.patches_BPD if "patches" in needs else None,
-        image.grid if "patches" in needs else None,
-        image.keys_BGSE if "slots" in needs else None,
-        image.values_BGSE if "slots" in needs else None,
-        {name: x for name, x in image.learned.items() if _LEARNED[name.partition("_")[0]] in needs},
-        match=image.match if "match" in needs else None,
-    )
-    tokens, slots = "tokens" in needs, "slots" in needs
-    read = {"tokens_NLD": text.tokens_NLD, "mask_NL": text.mask_NL} if tokens else {}
-    return replace(batch, image=image, text=TextFeatures(text.pooled_ND, **read, query_NGE=text.query_NGE if slots else None))
+    kept = {part for need, parts in _OF_NEED.items() if need in needs for part in parts}
+    learned = {name: x for name, x in batch.image.learned.items() if _LEARNED[name.partition("_")[0]] in needs}
+
+    def slim(features: Any) -> Any:
+        empty = {f.name: None for f in fields(features) if f.name not in {*kept, "pooled_BD", "pooled_ND", "learned", "views"}}
+        return replace(features, **empty)
+
+    image = replace(slim(batch.image), learned=learned)
+    views = tuple(slim(view) for view in image.views) if "views" in needs else ()
+    return replace(batch, image=replace(image, views=views), text=slim(batch.text))
 
 
 def lone_pair(batch: Batch) -> Batch:
@@ -196,4 +256,5 @@ def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Ba
     seen = ImageFeatures(ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), learned=learned, match=small_match)
     seen = replace(seen, keys_BGSE=ones(images, *HEAD), values_BGSE=ones(images, *HEAD))
     mask = torch.ones(texts, tokens, dtype=torch.bool)
-    return Batch(seen, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), pairing)
+    seen, read = _more(seen, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), ones)
+    return Batch(seen, read, pairing)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from wholegrain.app.verify.cases import Batch, make_batch, padded_with, permuted, without_texts
+from wholegrain.app.verify.cases import OF_TOKENS, Batch, make_batch, padded_with, permuted, without_texts
 from wholegrain.app.verify.seen import Seen
 from wholegrain.app.verify.subject import NotApplicable, Subject
 
@@ -39,7 +39,7 @@ def _order(subject: Subject, seen: Seen, images: bool) -> None:
 
 def padding(subject: Subject, seen: Seen) -> None:
     """What stands at padded tokens, and how many there are."""
-    if "tokens" not in subject.needs:
+    if not subject.needs & {"tokens", "cross"}:
         raise NotApplicable("it reads no tokens")
     batch = make_batch(7)
     plain, mask = subject.evaluate(batch), batch.text.mask_NL
@@ -50,7 +50,7 @@ def padding(subject: Subject, seen: Seen) -> None:
         seen.compare(f"value with {said} in 3 more padded tokens", other.value, plain.value)
         for name, grad in plain.grads.items():
             got = other.grads[name]
-            if name == "tokens_NLD":
+            if name in OF_TOKENS:
                 more = torch.cat([~mask, torch.ones(len(mask), 3, dtype=torch.bool)], 1)
                 seen.compare(f"gradient at padded tokens ({said})", got[more], torch.zeros_like(got[more]))
                 got, grad = got[:, :length][mask], grad[mask]
@@ -70,7 +70,7 @@ def missing(subject: Subject, seen: Seen) -> None:
         "foils of one kind alone": replace(usual, pairing=one_kind),
         "every foil is word for word its caption": replace(usual, pairing=replace(usual.pairing, text_id_N=foil_is_caption)),
     }
-    if "tokens" in subject.needs:
+    if subject.needs & {"tokens", "cross"}:
         mask = usual.text.mask_NL
         assert mask is not None
         cases["captions without tokens"] = replace(usual, text=replace(usual.text, mask_NL=torch.zeros_like(mask)))
@@ -123,7 +123,7 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
     def value(new_image: bool, new_text: bool) -> Tensor:
         draw = torch.Generator().manual_seed(1)
         changed = {}
-        for name, x in batch.leaves().items():
+        for name, x in batch.parts().items():
             if batch.rows_of(name) == "nothing":
                 continue
             row, wanted = (image, new_image) if batch.rows_of(name) == "images" else (text, new_text)

@@ -22,7 +22,9 @@ from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
 
 SCALE, BIAS = 7.0, -1.5
-PROVIDED = frozenset({"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match"})
+PROVIDED = frozenset(
+    {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match", "teacher", "views", "cross"}
+)
 
 
 class NotApplicable(Exception):  # noqa: N818  it is no error

@@ -150,7 +150,7 @@ def inputs_kept(subject: Subject, seen: Seen) -> None:
     before = {name: x.clone() for name, x in vars(kept).items() if isinstance(x, Tensor)}
     carried = None if subject.warm_state is None else {name: x.clone() for name, x in subject.warm_state.items()}
     subject.loss(given.image, given.text, kept, knob, shift, carried)
-    changes = {name: (given.leaves()[name], x) for name, x in batch.leaves().items()}
+    changes = {name: (given.parts()[name], x) for name, x in batch.parts().items()}
     changes |= {name: (getattr(kept, name), x) for name, x in before.items()}
     changes |= {f"state {name}": (x, (subject.warm_state or {})[name]) for name, x in (carried or {}).items()}
     changes |= {"scale": (knob, tensor(SCALE)), "bias": (shift, tensor(BIAS))}
