@@ -12,9 +12,10 @@ sub-captions of CLIP's loss, is ``clip`` with several captions an image (there r
 of other images).
 
 Where sources differ. The released branch stacks texts caption by caption and reads the rows image by image, so that with more than
-one sub-caption most groups are made of *another image's* patches; here every text meets its own image. The released temperature of
-this term is an argument that is never given; here it is the learned scale. The code's threshold is 0 by default, a negative one
-means 1/P (``sigma=None`` here). It normalises before the similarity, unlike SPARC.
+one sub-caption most groups are made of *another image's* patches; here every text meets its own image, and ``patches_of="released"``
+reproduces the release (equal to its code to rounding: ``docs/methods/fidelity.md``). The released temperature of this term is an argument
+that is never given; here it is the learned scale. The code's threshold is 0 by default, a negative one
+means 1/P (``sigma=None`` here); its softmax is of bare cosines, here of scale * cosine. It normalises before the similarity, unlike SPARC.
 
 Know before use: as in SPARC the query t[n] builds its own answer g[n] ("query leakage"); with ``rivals="batch"`` the rivals of g[n]
 come from other images, but the groups g[m] that t[n] is compared with were built by *their* texts. FLAIR's authors blame this
@@ -46,7 +47,7 @@ from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import GlobalTexts, gather_texts, sum_over
+from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, row_counts, sum_over
 from wholegrain.losses.pair_scores import blocks, joined, over_processes
 from wholegrain.losses.sparc import minmax_weights
 
@@ -59,12 +60,20 @@ class DreamlipLoss:
         rivals: the other texts of the ``"batch"`` (as released), or of the same ``"image"`` (the paper).
         sigma: threshold of the weights, 0..1; ``None`` is 1/P.
         weights: ``"minmax"`` or ``"softmax"``.
+        patches_of: what a text gathers from: its ``"own"`` image, or as ``"released"``: of all texts, the first of every image, then
+            the second of every image and so on, the n-th gathers from the n-th of the images, each taken as often as it has texts.
+            To reproduce, not to recommend; only with ``rivals="batch"``; sends every patch.
     """
 
     rivals: Literal["batch", "image"] = "batch"
     sigma: float | None = 0.0
     weights: Literal["minmax", "softmax"] = "minmax"
+    patches_of: Literal["own", "released"] = "own"
     needs: ClassVar[frozenset[str]] = frozenset({"patches"})
+
+    def __post_init__(self) -> None:
+        if self.patches_of == "released" and self.rivals != "batch":
+            raise ValueError('patches_of = "released" goes with rivals = "batch", as in the release')
 
     @full_precision
     def __call__(
@@ -82,11 +91,16 @@ class DreamlipLoss:
             raise ValueError("DreamlipLoss needs patches_BPD; encode with needs={'patches'}")
         pairs, scale = pairing.select_texts(pairing.true_N), at_least_float32(scale)
         text_ND, patches_BPD = unit(text.pooled_ND[pairing.true_N]), unit(image.patches_BPD)
-        grouped_ND = self.groups(patches_BPD, text_ND, pairs.owner_N, scale)
         if self.rivals == "batch":
             everyone = gather_texts(text_ND, pairs, group)
         else:  # nothing of other processes is needed
             everyone = GlobalTexts(text_ND, pairs, 0, 0, None)
+        image_N = pairs.owner_N
+        if self.patches_of == "released":
+            counts = row_counts(len(patches_BPD), device=patches_BPD.device, group=group)[0]
+            patches_BPD = gather_rows(patches_BPD, counts, group)
+            image_N = _as_released(everyone.pairing.owner_N)[everyone.texts_before : everyone.texts_before + len(text_ND)]
+        grouped_ND = self.groups(patches_BPD, text_ND, image_N, scale)
         by_group_N, by_text_C = self._compare(grouped_ND, pairs, everyone, scale)
         if self.rivals == "batch":
             by_text_C = over_processes(by_text_C, group)
@@ -99,7 +113,7 @@ class DreamlipLoss:
         return LossOutput((to_text + to_group) / 2, parts)
 
     def groups(self, patches_BPD: Tensor, text_ND: Tensor, owner_N: Tensor, scale: Tensor) -> Tensor:
-        """What each text gathers from its image: unit vectors ``[N, D]``; takes unit vectors."""
+        """What each text gathers from the image ``owner_N``: unit vectors ``[N, D]``; takes unit vectors."""
 
         def block(_: slice, texts: slice) -> Tensor:
             patches, query = patches_BPD[owner_N[texts]], text_ND[texts]
@@ -122,3 +136,16 @@ class DreamlipLoss:
 
         logits_NC = joined(blocks(block, len(grouped_ND), len(texts.owner_N), 1))
         return logits_NC.logsumexp(1), logits_NC.logsumexp(0)
+
+
+def _as_released(owner_C: Tensor) -> Tensor:
+    """The image that each text of the global batch gathers from in the released code: ``[C]``.
+
+    Example:
+        >>> _as_released(torch.tensor([0, 0, 1, 1, 2, 2])).tolist()    # stacked: 0 1 2 0 1 2; read as: 0 0 1 1 2 2
+        [0, 1, 0, 2, 1, 2]
+    """
+    by_image, texts = owner_C.sort(stable=True)
+    nth = torch.arange(len(owner_C), device=owner_C.device) - torch.searchsorted(by_image, by_image)
+    stacked = texts[(nth * len(owner_C) + by_image).argsort()]
+    return torch.empty_like(owner_C).scatter_(0, stacked, by_image)

@@ -181,8 +181,13 @@ def _minmax(row: list[Tensor], sigma: float) -> list[Tensor]:
 
 def _dreamlip(loss, batch, world, scale, bias):
     text, grouped = batch.text.pooled_ND, {}
+    source = {n: world.owner[n] for n in world.true}
+    if loss.patches_of == "released":
+        place = {n: sum(world.owner[m] == world.owner[n] for m in world.true if m < n) for n in world.true}
+        stacked = sorted(world.true, key=lambda n: (place[n], world.owner[n]))
+        source = dict(zip(stacked, sorted(world.owner[n] for n in world.true), strict=True))
     for n in world.true:
-        patches = [v / dot(v, v).sqrt() for v in world.patches[world.owner[n]]]
+        patches = [v / dot(v, v).sqrt() for v in world.patches[source[n]]]
         row = [cos(text[n], v) for v in patches]
         sigma = 1 / len(patches) if loss.sigma is None else loss.sigma
         grouped[n] = weighted(_minmax(row, sigma) if loss.weights == "minmax" else softmax([scale * x for x in row]), patches)

@@ -13,11 +13,13 @@ _LISTED = "texts have their meaning by their place in an image's list"
 _NEXT = "the positive is the next caption in the image's list"
 _HELD = "the scale is not learned from this term, so it gets no gradient"
 _COPIES = "the texts of an image's copy are rivals, as the image's own other texts are in the released code"
+_SHIFTED = "texts gather patches by their place in the stacked batch, as released: mostly another image's"
 _SENT = "of an image's texts only the first in its list meets other images"
 _TARGETS = "the targets are constants in the backward pass"
 _BALANCED = "the targets are balanced over the whole batch, in which every sample meets every other"
 _KEPT = "which patches an image keeps depends on its own texts, and so texts reach whatever the image is compared with"
 _DRAWN = "which pairs are drawn hangs on their ids, so copies are drawn otherwise"
+_CHOSEN = "which branch a text takes depends on its image and decides whose rival the text is"
 _DETACHED = "the alignment weights are constants in the backward pass"
 
 
@@ -40,6 +42,8 @@ def _imc(loss: Any) -> dict[str, str]:
 
 def _many_to_many(loss: Any) -> dict[str, str]:
     reads_place = loss.assignment == "positional" or (loss.assignment == "argmax" and loss.negatives == "same_position")
+    if loss.assignment == "hungarian" and loss.negatives == "same_position" and loss.duplicates == "ignore":
+        return {"duplicates": _CHOSEN}
     return {"text_order": _LISTED} if reads_place else {}
 
 
@@ -51,7 +55,8 @@ def _sparc(loss: Any) -> dict[str, str]:
 
 
 def _dreamlip(loss: Any) -> dict[str, str]:
-    return {"duplicates": _COPIES} if loss.rivals == "batch" else {}
+    found = {"duplicates": _COPIES} if loss.rivals == "batch" else {}
+    return found | ({"image_order": _SHIFTED, "text_order": _SHIFTED} if loss.patches_of == "released" else {})
 
 
 def _flair(loss: Any) -> dict[str, str]:
