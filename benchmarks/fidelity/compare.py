@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +68,13 @@ def run(row: Row, originals: Originals) -> Result:
         return Result(row, None, str(problem))
 
 
-def rows(originals: Originals) -> list[Row]:
-    """Every comparison."""
-    return [*contrastive(), *branched(), *fine_grained(originals)]
+def rows(originals: Originals) -> dict[str, list[Row]]:
+    """Every comparison, by the page's headings."""
+    return {
+        "CLIP, SigLIP, hard negatives": [*contrastive()],
+        "Several captions, several branches": [*branched()],
+        "Patches and tokens": [*fine_grained(originals)],
+    }
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -87,18 +90,30 @@ def markdown(results: Sequence[Result]) -> str:
         verdict = f"**{r.verdict}**" if r.verdict == "differs" else r.verdict
         cells = [_code(r.row.name), r.row.original.label, f"`{r.row.function}`", verdict, *figures, r.row.why]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "## What could not be compared", "", "| | why |", "|---|---|"]
+    lines += ["## What could not be compared", "", "| | why |", "|---|---|"]
     lines += [f"| {name} | {why} |" for name, why in sources.NOT_HAD.items()]
     return "\n".join(lines) + "\n"
 
 
+def _line(r: Result) -> str:
+    figures = [_figure(r.difference and getattr(r.difference, name)) for name in ("value", "image", "text", "scale")]
+    verdict = f"**{r.verdict}**" if r.verdict == "differs" else r.verdict
+    place = f"{r.row.original.label} `{r.row.function}`"
+    return "| " + " | ".join([_code(r.row.name), place, verdict, *figures, r.row.why]) + " |"
+
+
 _HEAD = """# Fidelity: our losses beside released code
 
-Made by `python benchmarks/fidelity/compare.py --originals FOLDER --markdown docs/methods/fidelity.md`; no code of others is kept here, it
-is read out of clones at the commits named. Each line feeds the same random features (un-normalised, {problems} problems of 5 to 12 images,
-several widths, lengths and scales) to both, in float64 (torch {torch}). `loss` is the largest absolute difference of the values; the others are
-the largest difference of a gradient, by its largest entry: of image features (branches, patches), of text features (tokens), of scale and
-bias. Rounding is 1e-15. A line that **differs** does so on purpose: the remark says why, and the line near it how to get theirs.
+Made by `python benchmarks/fidelity/compare.py --originals FOLDER --markdown docs/methods/fidelity.md`. No code of others is kept here: it is
+read out of clones (`--list` prints how to make them) at the commits named.
+
+Each line gives the same random features, not normalised, to both: {problems} problems of 5 to 12 images, of several widths, lengths and
+scales, in float64 (torch {torch}). *loss* is the largest absolute difference of the values. *image*, *text* and *scale* are the largest
+difference of a gradient by its largest entry: for the features of images (branches, patches), of texts (tokens), and for scale and bias; "-"
+where neither has one. Rounding is 1e-15.
+
+{agrees} lines agree, {differs} differ. A line that **differs** does so on purpose: the remark says why, and a line near it, where there is
+one, which setting gives theirs.
 """
 
 
@@ -128,16 +143,22 @@ def main() -> int:
         return 0
     torch.set_default_dtype(torch.float64)
     warnings.filterwarnings("ignore")
-    originals, results = Originals(given.originals), []
-    for row in rows(originals):
-        if given.only in row.name or given.only in row.original.repository:
-            results.append(run(row, originals))
-            d = results[-1].difference
-            figures = "" if d is None else "  ".join(f"{n} {_figure(getattr(d, n))}" for n in ("value", "image", "text", "scale"))
-            print(f"{results[-1].verdict:12s} {row.name:60s} {row.original.label:45s} {figures}", flush=True)
+    originals = Originals(given.originals)
+    groups: dict[str, list[Result]] = {heading: [] for heading in rows(originals)}
+    for heading, found in rows(originals).items():
+        for row in found:
+            if given.only in row.name or given.only in row.original.repository:
+                groups[heading].append(run(row, originals))
+                _say(groups[heading][-1])
     if given.markdown:
-        given.markdown.write_text(markdown(results), encoding="utf-8")
-    return 1 if any(r.verdict.startswith("WRONG") for r in results) else 0
+        given.markdown.write_text(markdown(groups), encoding="utf-8")
+    return 1 if any(r.verdict.startswith("WRONG") for results in groups.values() for r in results) else 0
+
+
+def _say(r: Result) -> None:
+    d = r.difference
+    figures = "" if d is None else "  ".join(f"{n} {_figure(getattr(d, n))}" for n in ("value", "image", "text", "scale"))
+    print(f"{r.verdict:12s} {r.row.name:60s} {r.row.original.label:45s} {figures}", flush=True)
 
 
 if __name__ == "__main__":
