@@ -21,7 +21,8 @@ Hard negatives of the data are ours. X-VLM also matches regions with their phras
 With one caption an image and none of the data, yes to no is 1 : 2 as there.
 
 Duplicates: a pair known to be true (same words, copied image) is never drawn as "no" (``duplicates="ignore"``; the codes do so by
-image ids where the data have them); ``"negative"`` leaves out own texts alone.
+image ids where the data have them); ``"negative"`` leaves out own texts alone. Copies of one image have one id, so a draw that does
+not look at scores (``"uniform"``) takes the first of them.
 Cost: (1 + 2 + K) passes of the network a pair, K negatives a caption; B_local x N dot products for the draw. Sends the true texts' tokens
 once; patches stay where they are: a process scores its own images.
 
