@@ -7,12 +7,13 @@ so gradients can be compared, too. Nothing here is shared with the losses but th
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import combinations, permutations
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wholegrain.app.verify import joint_references, match_references
+from wholegrain.app.verify import joint_references, match_references, teacher_references
 from wholegrain.app.verify.cases import KINDS, ROLES, Batch
 from wholegrain.losses.contract import State
 
@@ -199,14 +200,19 @@ def _many_to_many(loss, batch, facts, scale, bias, state):
         i = facts.owner[n]
         earlier = [m for m in facts.true if m < n and facts.owner[m] == i]
         name = ROLES[facts.role[n]]
-        position[n] = name if loss.assignment == "role" else len(earlier)
+        listed = [h for h, entry in enumerate(loss.roles) if name in entry.split("|")]
+        position[n] = (*listed, name)[0] if loss.assignment == "role" else len(earlier)
         bound = None
-        if loss.assignment == "role" and name in loss.roles[:count]:
-            bound = loss.roles.index(name)
+        if loss.assignment == "role" and listed and listed[0] < count:
+            bound = listed[0]
         if loss.assignment == "positional" and len(earlier) < count:
             bound = len(earlier)
         free = max(range(count), key=lambda h, i=i, n=n: cos(branch[i, h], text[n]).item())
         chosen[n] = free if bound is None else bound
+    if loss.assignment == "hungarian":
+        for i in facts.images:
+            chosen |= _best_matching(branch[i], {n: text[n] for n in facts.true if facts.owner[n] == i})
+        position = chosen
     total = []
     for n in facts.true:
         i, b = facts.owner[n], chosen[n]
@@ -219,6 +225,21 @@ def _many_to_many(loss, batch, facts, scale, bias, state):
         column = entropy(scale * cos(branch[i, b], text[n]), [scale * cos(branch[j, h], text[n]) for j in others for h in seen])
         total.append((row + column) / 2)
     return torch.stack(total).mean()
+
+
+def _best_matching(branches: Tensor, texts: dict[int, Tensor]) -> dict[int, int]:
+    """The best of all one-to-one matchings, by trying every one; texts that get no branch are not in it."""
+    names, number = list(texts), min(len(texts), len(branches))
+
+    def worth(pairs) -> float:
+        return sum(cos(branches[h], texts[n]).item() for n, h in pairs)
+
+    every = (
+        zip(some, places, strict=True)
+        for some in permutations(names, number)
+        for places in combinations(range(len(branches)), number)
+    )
+    return dict(max((tuple(pairs) for pairs in every), key=worth, default=()))
 
 
 def _diversity(loss, batch, facts, scale, bias, state):
@@ -309,4 +330,5 @@ BY_CLASS: dict[str, Callable[..., Any]] = {
     "ParaphrasesLoss": _paraphrases,
     "MultiPositiveLoss": _multi_positive,
     **dict.fromkeys(joint_references.BY_CLASS, _joint),
+    **dict.fromkeys(teacher_references.BY_CLASS, teacher_references.reference),
 }

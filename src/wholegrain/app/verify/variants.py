@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.cmr import CmrLoss
+from wholegrain.losses.distillation import DistillationLoss
 from wholegrain.losses.diversity import DiversityLoss
 from wholegrain.losses.dreamlip import DreamlipLoss
 from wholegrain.losses.filip import FilipLoss
@@ -29,6 +30,7 @@ from wholegrain.losses.paraphrases import ParaphrasesLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.losses.text_conditioned import TextConditionedLoss
+from wholegrain.losses.tgc import TgcLoss
 
 CASES: dict[str, Any] = {
     "clip": ClipLoss(),
@@ -58,6 +60,9 @@ CASES: dict[str, Any] = {
     "m2m-positional": ManyToManyLoss(assignment="positional", duplicates="negative"),
     "m2m-argmax": ManyToManyLoss(assignment="argmax"),
     "m2m-all-positive": ManyToManyLoss(roles=("overview", "style"), negatives="all", same_image="positive"),
+    "m2m-hungarian": ManyToManyLoss(assignment="hungarian"),
+    "m2m-hungarian-positive": ManyToManyLoss(assignment="hungarian", negatives="all", same_image="positive"),
+    "m2m-groups": ManyToManyLoss(roles=("web", "style|overview")),
     "m2m-positive": ManyToManyLoss(roles=("overview",), same_image="positive"),
     "diversity": DiversityLoss(ceiling=-0.3),
     "diversity-idle": DiversityLoss(ceiling=0.9),
@@ -65,6 +70,14 @@ CASES: dict[str, Any] = {
     "conditioned-own": TextConditionedLoss(negatives="own", pool_temperature=0.3),
     "conditioned-all-minmax": TextConditionedLoss(negatives="all", weights="minmax", duplicates="negative"),
     "conditioned-sigmoid": TextConditionedLoss(kind="sigmoid", negatives="own"),
+}
+TEACHERS: dict[str, Any] = {
+    "tgc": TgcLoss(),
+    "tgc-scaled": TgcLoss(scale=0.0, duplicates="negative"),
+    "distillation": DistillationLoss(),
+    "distillation-sum": DistillationLoss(reduction="sum"),
+    "distillation-image": DistillationLoss(sides="image"),
+    "distillation-text": DistillationLoss(sides="text", reduction="sum"),
 }
 MATCHING: dict[str, Any] = {
     "itm": ItmLoss(),
@@ -120,7 +133,7 @@ NEGATIVES_AND_POSITIVES: dict[str, Any] = {
     "multi-positive-sum": MultiPositiveLoss(positives="sum"),
     "multi-positive-negative": MultiPositiveLoss(duplicates="negative"),
 }
-TABLES = (CASES, MATCHING, FINE_GRAINED, NEGATIVES_AND_POSITIVES)
+TABLES = (CASES, MATCHING, TEACHERS, FINE_GRAINED, NEGATIVES_AND_POSITIVES)
 
 
 def packaged() -> list[str]:
