@@ -77,19 +77,20 @@ def rows(originals: Originals) -> dict[str, list[Row]]:
     }
 
 
-def markdown(results: Sequence[Result]) -> str:
+def markdown(groups: dict[str, list[Result]]) -> str:
     """The page."""
-    lines = [_HEAD.format(problems=len(SIZES) * len(SEEDS), torch=torch.__version__)]
-    lines += [
-        "| ours | released code | what is called | | loss | image | text | scale | remark |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in results:
-        d = r.difference
-        figures = [_figure(d and getattr(d, name)) for name in ("value", "image", "text", "scale")]
-        verdict = f"**{r.verdict}**" if r.verdict == "differs" else r.verdict
-        cells = [_code(r.row.name), r.row.original.label, f"`{r.row.function}`", verdict, *figures, r.row.why]
-        lines.append("| " + " | ".join(cells) + " |")
+    every = [r for results in groups.values() for r in results]
+    counts = {verdict: sum(r.verdict == verdict for r in every) for verdict in ("agrees", "differs")}
+    version = torch.__version__.partition("+")[0]
+    lines = [_HEAD.format(problems=len(SIZES) * len(SEEDS), torch=version, **counts)]
+    for heading, results in groups.items():
+        lines += [
+            f"## {heading}",
+            "",
+            "| ours | released code | | loss | image | text | scale | remark |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        lines += [_line(r) for r in results] + [""]
     lines += ["## What could not be compared", "", "| | why |", "|---|---|"]
     lines += [f"| {name} | {why} |" for name, why in sources.NOT_HAD.items()]
     return "\n".join(lines) + "\n"
