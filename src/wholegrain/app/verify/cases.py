@@ -92,7 +92,7 @@ def _named(features: Any, prefix: str = "") -> dict[str, Tensor]:
             for place, view in enumerate(value):
                 found |= _named(view, f"{prefix}{name}.{place}.")
         elif name == "learned":
-            found |= {f"{prefix}{name}.{key}": x for key, x in value.items()}
+            found |= {f"{prefix}{name}.{key}": x for key, x in features.learned.items()}
     return found
 
 
@@ -106,7 +106,7 @@ def _renewed(features: Any, new: Mapping[str, Tensor], prefix: str = "") -> Any:
         elif name == "views":
             changed[name] = tuple(_renewed(view, new, f"{prefix}{name}.{place}.") for place, view in enumerate(value))
         elif name == "learned":
-            changed[name] = {key: new.get(f"{prefix}{name}.{key}", x) for key, x in value.items()}
+            changed[name] = {key: new.get(f"{prefix}{name}.{key}", x) for key, x in features.learned.items()}
     return replace(features, **changed)
 
 

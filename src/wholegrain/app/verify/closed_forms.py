@@ -208,6 +208,20 @@ def _multi_positive(loss: Any) -> Iterator[ClosedForm]:
     yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
 
 
+def _tgc(loss: Any) -> Iterator[ClosedForm]:
+    yield ClosedForm("a caption, the teacher's copy of it and its 3 foils alike: ln 4", _same(), math.log(1 + FOILS))
+    yield ClosedForm("no foils: 0", _same(0), 0.0)
+
+
+def _distillation(loss: Any) -> Iterator[ClosedForm]:
+    yield ClosedForm("model and teacher alike: 0", _same(), 0.0)
+    usual = _same(0)
+    turned = usual.with_leaves({name: -x for name, x in usual.parts().items() if "teacher." in name})
+    sides = 2 if loss.sides == "both" else 1
+    value = 4 * sides * (1 if loss.reduction == "mean" else IMAGES)
+    yield ClosedForm(f"a teacher opposite to the model, 4 images and captions: {value}", turned, value)
+
+
 _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ClipLoss": _clip,
     "NegclipLoss": _negclip,
@@ -224,6 +238,8 @@ _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "MgcaPrototypesLoss": _mgca_prototypes,
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
+    "TgcLoss": _tgc,
+    "DistillationLoss": _distillation,
     "TextConditionedLoss": _conditioned,
     "ItmLoss": _itm,
     "OwnNegativesLoss": _own_negatives,
