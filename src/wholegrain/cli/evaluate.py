@@ -24,6 +24,7 @@ def evaluate(
     one_caption: bool = False,
     owner_only: bool = False,
     subset: int | None = None,
+    shortlist: int = 0,
     roles: tuple[str, ...] = (),
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = (),
 ) -> None:
@@ -43,6 +44,7 @@ def evaluate(
         one_caption: retrieval with the first caption of each image alone.
         owner_only: retrieval counts a caption as true of its own image alone.
         subset: retrieval among that many images.
+        shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
         templates: sentences for zero-shot classification, {} is the class.
     """
@@ -55,7 +57,7 @@ def evaluate(
 
     tasks, dataset = expand(suite), Dataset(data)
     settings: dict[str, dict] = {}
-    asked = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles}
+    asked = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     for task, given in (("retrieval", asked), ("zero_shot", {"templates": templates})):
         chosen = {name: value for name, value in given.items() if value}
         if chosen and task in tasks:

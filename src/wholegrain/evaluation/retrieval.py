@@ -29,6 +29,7 @@ from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.intervals import bootstrap_statistic, weighted_median
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, join, table
+from wholegrain.evaluation.shortlist import Shortlist
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.ties import first_true_within
 
@@ -162,6 +163,7 @@ def retrieval(
     one_caption: bool = False,
     owner_only: bool = False,
     subset: int | None = None,
+    shortlist: int = 0,
     seed: int = 0,
 ) -> TaskResult:
     """Retrieval in both directions over the images and captions of ``encoded``.
@@ -174,10 +176,16 @@ def retrieval(
         one_caption: only the first caption of each image (of each role), the diagonal protocol of the Holistic CLIP tables.
         owner_only: a caption is true of its owner alone, as most published numbers count.
         subset: that many images, drawn by ``seed``, with their captions; ``None`` for all.
+        shortlist: of a model that scores pairs jointly: only the first so many candidates by cosine are scored, and lead
+            (:mod:`wholegrain.evaluation.shortlist`); 0 scores every pair.
 
     Raises:
-        UserError: when no caption is left.
+        UserError: when no caption is left, or a shortlist is asked for where nothing would re-rank it.
     """
+    if shortlist < 0 or (shortlist and getattr(model, "score", None) is None):
+        raise UserError(
+            f"shortlist = {shortlist} needs 1 or more, and a model that scores pairs jointly (fusion, filip, flair, llip); leave it out."
+        )
     if subset is not None and subset < len(encoded.keys):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(encoded.keys))[:subset])
         encoded = encoded.only_images(torch.from_numpy(chosen))
@@ -194,14 +202,16 @@ def retrieval(
     rows, medians = [], []
     for group, places in parts:
         part = encoded.only_texts(torch.tensor(_first_of_each(encoded, places) if one_caption else places))
-        found, middle = _one_table(part, group, true_pairs(part, truths, owner_only=owner_only), model, order, seed)
+        found, middle = _one_table(part, group, true_pairs(part, truths, owner_only=owner_only), model, order, seed, shortlist)
         rows += found
         medians += middle
     rows = join(rows)
     rows.overall = np.array([not group for group in rows.group])
     units = {name: "rank" for name in rows.values if name.endswith("_rank")}
     result = _with_medians(figures(rows, units=units, seed=seed), medians)
-    return TaskResult("retrieval", _protocol(encoded, len(texts), one_caption, owner_only, shown), tuple(result), table(rows))
+    return TaskResult(
+        "retrieval", _protocol(encoded, len(texts), one_caption, owner_only, shown, shortlist), tuple(result), table(rows)
+    )
 
 
 def _first_of_each(encoded: Encoded, places: Sequence[int]) -> list[int]:
@@ -211,22 +221,27 @@ def _first_of_each(encoded: Encoded, places: Sequence[int]) -> list[int]:
     return sorted(first.values())
 
 
-def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool, roles: Sequence[str]) -> str:
+def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool, roles: Sequence[str], shortlist: int = 0) -> str:
     captions = "the first caption of each image" if one_caption else f"all {texts:,} captions"
     truth = "its own image" if owner_only else "any image that it is known to be true of"
     cut = f"; {encoded.cut:,} texts were cut at the model's context length" if encoded.cut else ""
+    listed = f"; each query's first {shortlist:,} candidates by cosine are ordered by the joint score" if shortlist else ""
     return (
         f"{len(encoded.keys):,} images and {captions} (roles: {', '.join(roles)}); a caption is right with {truth}, an image "
-        f"with any of its true captions among the first k; ties are wrong, shown apart{cut}."
+        f"with any of its true captions among the first k; ties are wrong, shown apart{listed}{cut}."
     )
 
 
 def _one_table(
-    part: Encoded, group: str, pairs: tuple[Tensor, Tensor], model: object, order: Tensor, seed: int
+    part: Encoded, group: str, pairs: tuple[Tensor, Tensor], model: object, order: Tensor, seed: int, shortlist: int = 0
 ) -> tuple[list[Rows], list[Figure]]:
-    scorer = Scorer(part.image, part.text, model)
-    both = count_ranks(scorer, *pairs)
-    control = count_ranks(scorer.permuted(order), *pairs)
+    if shortlist:  # each direction has its own lists, and so its own scores
+        lists = [Shortlist(part.image, part.text, model, shortlist, query) for query in ("image", "text")]
+        both = [count_ranks(scorer, *pairs)[side] for side, scorer in enumerate(lists)]
+        control = [count_ranks(scorer.permuted(order), *pairs)[side] for side, scorer in enumerate(lists)]
+    else:
+        scorer = Scorer(part.image, part.text, model)
+        both, control = count_ranks(scorer, *pairs), count_ranks(scorer.permuted(order), *pairs)
     owner_key = [part.keys[b] for b in part.owner_N.tolist()]
     items = caption_items(part)
     named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
