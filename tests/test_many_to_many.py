@@ -83,3 +83,5 @@ def test_a_group_of_roles_shares_a_branch():
     plain = ManyToManyLoss(roles=roles).assign(batch.image.branches_BHD, batch.text.pooled_ND, batch.pairing)[0].tolist()
     assert plain[0] == plain[3] == 1
     assert len(set(plain)) == 3
+    rest = ManyToManyLoss(roles=(ROLES[1], "*"))
+    assert branches_of(rest, batch) == [1, 0, 1, 1]

@@ -8,24 +8,25 @@ For text n (a caption or a negative) of image i with un-normalised patches v_p a
     S(i,n)  = log sum_l e^{scale * cos(c_l, t_l)}                over the words of n
     loss    = the (focal, smoothed) softmax of S(i, caption) among S(i, the caption's negatives), see ``own_negatives``
 
-Oh et al., "Preserving Multi-Modal Capabilities of Pre-trained VLMs for Improving Vision-Linguistic Compositionality" (FSC-CLIP, EMNLP
-2024, arXiv 2410.05210), local HN loss, and its released code. The whole of FSC-CLIP is CLIP, without negatives, + 0.5
-``own_negatives`` + 0.2 this, both with focal 2 and smoothing 0.02. Why: pushing the pooled vectors of negatives away hurts what the
-model knew (retrieval, zero-shot); the words' own patches can be told apart with less damage.
+Oh et al., "Preserving Multi-Modal Capabilities of Pre-trained VLMs for Improving Vision-Linguistic Compositionality"
+(FSC-CLIP, EMNLP 2024, arXiv 2410.05210), local HN loss, and its released code. The whole of FSC-CLIP is CLIP, without
+negatives, + 0.5 ``own_negatives`` + 0.2 this, both with focal 2 and smoothing 0.02. Why: pushing the pooled vectors of
+negatives away hurts what the model knew (retrieval, zero-shot); the words' own patches can be told apart with less damage.
 
-Words are all tokens but the first (the start token), the end token among them, as in the code (``start_token = True`` takes the first,
-too). Weights are those of SPARC without a threshold (``sparsify = True``: SPARC's 1/P, ``weights = "softmax"``: of the bare dot
-products); the paper's Table 7 finds no difference between the three. Where all patches are equally similar the code divides 0 by 0;
-here such a word weighs all alike.
+Words are all tokens but the first (the start token), the end token among them, as in the code (``start_token = True`` takes
+the first, too). Weights are those of SPARC without a threshold (``sparsify = True``: SPARC's 1/P, ``weights = "softmax"``: of
+the bare dot products); the paper's Table 7 finds no difference between the three. Where all patches are equally similar the
+code divides 0 by 0; here such a word weighs all alike.
 
-Know before use. S is a *sum* over words: a text of twice as many words that fit as well scores ln 2 higher, so a longer negative has
-an advantage, and dropping words lowers a score. ``words = "mean"`` subtracts ln L. And the word builds what it is compared with
-("query leakage", ``losses/sparc.py``), caption and negatives alike: what is left to tell them apart is how well patches can be summed
-to each word.
+Know before use. S is a *sum* over words: a text of twice as many words that fit as well scores ln 2 higher, so a longer
+negative has an advantage, and dropping words lowers a score. ``words = "mean"`` subtracts ln L. And the word builds what it
+is compared with ("query leakage", ``losses/sparc.py``), caption and negatives alike: what is left to tell them apart is how
+well patches can be summed to each word.
 
-Duplicates: a negative whose words are a true caption of the image is left out (``duplicates="ignore"``), or kept (``"negative"``). A
-text without words takes no part.
-Cost: N x L x P x D multiply-adds twice, N all texts of the process with negatives, in bounded memory (:mod:`.pair_scores`); sends ids.
+Duplicates: a negative whose words are a true caption of the image is left out (``duplicates="ignore"``), or kept
+(``"negative"``). A text without words takes no part.
+Cost: N x L x P x D multiply-adds twice, N all texts of the process with negatives, in bounded memory (:mod:`.pair_scores`);
+sends ids.
 
 Example:
     >>> import torch

@@ -8,31 +8,35 @@ With v[i,h] branch h of image i, t[n] a text in position k (its role, or its pla
 
 Wang et al., CVPR 2025, arXiv 2412.00440, and its released code. With one branch and one text an image this is CLIP.
 
-``assignment="role"`` (default): position = role, branch = place of the role in ``roles``; roles not listed, or beyond the last
-branch, choose freely. An entry such as ``"detail|overview"`` binds either role. ``"positional"``: position = place among the image's
-true texts, branch m for text m, surplus texts choose freely: the release, with list order as role. ``"argmax"``: every text chooses
-freely: the branch of its own image with the largest cosine, without gradient through the choice ("free matching"). ``"hungarian"``:
-an image's texts and branches are matched one to one so that the sum of their cosines is largest (Kuhn 1955; scipy's
-``linear_sum_assignment``), without gradient through the choice; texts left over choose freely; position = the branch: texts are rivals
-if the same branch has them, in whatever order they are listed.
+``assignment="role"`` (default): position = role, branch = place of the role in ``roles``; roles not listed, or beyond the
+last branch, choose freely. An entry such as ``"detail|overview"`` binds either role, ``"*"`` every role that no other entry
+names. ``"positional"``: position = place among the image's true texts, branch m for text m, surplus texts choose freely: the
+release, with list order as role. ``"argmax"``: every text chooses freely: the branch of its own image with the largest
+cosine, without gradient through the choice ("free matching"). ``"hungarian"``: an image's texts and branches are matched one
+to one so that the sum of their cosines is largest (Kuhn 1955; scipy's ``linear_sum_assignment``), without gradient through
+the choice; texts left over choose freely; position = the branch: texts are rivals if the same branch has them, in whatever
+order they are listed.
 
-Differences. The release needs as many texts for every image; here a missing caption is absent and the denominator counts what is
-there. With more branches than texts the release lets every text choose; ``"positional"`` here binds text m to branch m as long as
-there is one; take ``"argmax"`` for the release's rule. The paper is said (by others; we could not read it) to match by the Hungarian
-method; the release has no such code, and what texts are rivals then is not known: ``"hungarian"`` is our reading. Its optional full
-contrast (weight 0.01, off) is ``negatives="all"`` with ``same_image="positive"`` on the image-to-text side.
+Differences. The release needs as many texts for every image; here a missing caption is absent and the denominator counts what
+is there. With more branches than texts the release lets every text choose; ``"positional"`` here binds text m to branch m as
+long as there is one; take ``"argmax"`` for the release's rule. The paper is said (by others; we could not read it) to match
+by the Hungarian method; the release has no such code, and what texts are rivals then is not known: ``"hungarian"`` is our
+reading. Its optional full contrast (weight 0.01, off) is ``negatives="all"`` with ``same_image="positive"`` on the
+image-to-text side.
 
-Which to take: with roles in the data, ``"role"``: a branch then means something. ``"argmax"`` can leave branches unused (branches that
-start equal, as MLP branches do, all lose to the first); ``"hungarian"`` uses as many as an image has texts.
+Which to take: with roles in the data, ``"role"``: a branch then means something. ``"argmax"`` can leave branches unused
+(branches that start equal, as MLP branches do, all lose to the first); ``"hungarian"`` uses as many as an image has texts.
 
 ``negatives="all"``: rivals are the texts of other images in every position, and every branch of other images.
 ``same_image="positive"``: v[i,b] has the image's other texts in scope as further targets, each in a softmax of its own with the
 same rivals, averaged over the query's targets; by default they are neither positive nor negative. Under a text, the other
 branches of its own image always are neither.
 
-Hard negatives are not seen. Duplicates: ignored (``duplicates="ignore"``), or ``"negative"`` as in the release.
-Cost: (H x B_local + N_local) x N x D multiply-adds forward; sends each text's vector once. ``"hungarian"`` solves one assignment of
-H x M numbers an image on the processor, about 10 microseconds each, for which a GPU has to wait.
+Hard negatives are not seen.
+Duplicates: ignored (``duplicates="ignore"``), or ``"negative"`` as in the release; with ``"hungarian"`` an image
+decides which branch its text takes, and so whose rival the text is.
+Cost: (H x B_local + N_local) x N x D multiply-adds forward; sends each text's vector once. ``"hungarian"`` solves one
+assignment of H x M numbers an image on the processor, some 50 microseconds each, for which a GPU has to wait.
 
 Example:
     >>> import torch
@@ -50,7 +54,6 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -68,7 +71,7 @@ class ManyToManyLoss:
 
     Attributes:
         assignment: what a text's position and branch are: ``"role"``, ``"positional"``, ``"argmax"`` or ``"hungarian"``.
-        roles: of ``"role"``: branch h is for role ``roles[h]``, or several joined by ``|``; with none listed every text chooses.
+        roles: of ``"role"``: branch h is for role ``roles[h]`` (``|``, ``*``: see the module); with none listed, all choose freely.
         negatives: rivals in the ``"same_position"`` (the release) or in ``"all"``.
         same_image: an image's other texts are neither (``"ignore"``) or further ``"positive"`` ones of its branch.
         duplicates: ``"ignore"`` leaves known true pairs out of the denominators; ``"negative"`` keeps them in.
@@ -118,7 +121,7 @@ class ManyToManyLoss:
             favourite_N = cosine_NH.argmax(1)
         if self.assignment == "role":
             place = {role: h for h, entry in enumerate(self.roles) for role in entry.split("|")}
-            of_role = [place.get(role, len(self.roles) + r) for r, role in enumerate(pairing.roles)]
+            of_role = [place.get(role, place.get("*", len(self.roles) + r)) for r, role in enumerate(pairing.roles)]
             position_N = torch.tensor(of_role, dtype=torch.int64, device=text_ND.device)[pairing.role_N]
             bound = position_N < min(branches, len(self.roles))
         else:
@@ -190,7 +193,9 @@ class _OrElsewhere:
 
 
 def _matched(cosine_NH: Tensor, owner_N: Tensor) -> Tensor:
-    """The branch of each text under the best one-to-one matching within its image; of texts left over their favourite: ``[N]``."""
+    """The branch of each text in the best one-to-one matching within its image, or its favourite if none is left: ``[N]``."""
+    from scipy.optimize import linear_sum_assignment  # here, for it takes a second or two to import
+
     branch_N = cosine_NH.argmax(1).cpu()
     cosines, owner = cosine_NH.cpu().numpy(), owner_N.cpu()
     order = owner.argsort(stable=True)

@@ -3,19 +3,21 @@
 With O(i) the captions of image i, R(i) and C(n) what image and text are compared with beside their own, S = scale * cosine::
 
     Z(i)          = sum_{n in O(i)} e^S(i,n) + sum_{m in R(i)} e^S(i,m)
-    image to text = mean over images with captions of   - 1/|O(i)| sum_{n in O(i)} log( e^S(i,n) / Z(i) )        positives = "each"
-                                                         - log( sum_{n in O(i)} e^S(i,n) / Z(i) )                 positives = "sum"
+    image to text = mean over images with captions of   - 1/|O(i)| sum_{n in O(i)} log( e^S(i,n) / Z(i) )   positives = "each"
+                                                         - log( sum_{n in O(i)} e^S(i,n) / Z(i) )   positives = "sum"
     text to image = mean over captions of                - log e^S(i,n) / (e^S(i,n) + sum_{j in C(n)} e^S(j,n))
     loss          = the mean of both
 
-``"each"``: every caption must be found, and own captions compete with one another; the least value is ln |O(i)|, where all K share
-the probability (Khosla et al., SupCon, NeurIPS 2020, eq. 2, "out"; UniCL, CVPR 2022). ``"sum"``: it is enough that some caption is
-found, the least value is 0 (Miech et al., MIL-NCE, CVPR 2020; the bags of DAC, Doveh et al., NeurIPS 2023, arXiv 2305.19595, whose
-denominator joins both directions). Recipe o2m's loss, ``clip`` on several captions, gives every caption a softmax of its own, in which
-the image's other captions are neither target nor rival: like ``"each"``, but with a floor of 0 and no competition.
+``"each"``: every caption must be found, and own captions compete with one another; the least value is ln |O(i)|, where all K
+share the probability (Khosla et al., SupCon, NeurIPS 2020, eq. 2, "out"; UniCL, CVPR 2022). ``"sum"``: it is enough that some
+caption is found, the least value is 0 (Miech et al., MIL-NCE, CVPR 2020; the bags of DAC, Doveh et al., NeurIPS 2023, arXiv
+2305.19595, whose denominator joins both directions). Recipe o2m's loss, ``clip`` on several captions, gives every caption a
+softmax of its own, in which the image's other captions are neither target nor rival: like ``"each"``, but with a floor of 0
+and no competition.
 
 Differences from the sources: images without a caption take no part; the mean of image to text is over images, not over pairs.
-Hard negatives are not seen. Duplicates: ignored (``duplicates="ignore"``), or ``"negative"``. With one caption an image this is CLIP.
+Hard negatives are not seen.
+Duplicates: ignored (``duplicates="ignore"``), or ``"negative"``. With one caption an image this is CLIP.
 Cost: as CLIP: B_local x N x D multiply-adds forward; sends each text's vector once.
 
 Example:

@@ -6,20 +6,22 @@ For caption n of image i and its hard negatives H(n), with S = scale * cosine::
     loss = mean over captions that have negatives of  - sum_k y_k (1 - p_k)^focal log p_k
     y_n  = 1 - smoothing + smoothing / (1 + |H(n)|),   y_k = smoothing / (1 + |H(n)|) for a negative
 
-Sources. ``focal = 0`` and no smoothing: L_neg of Doveh et al., "Teaching Structured Vision & Language Concepts" (TSVLC or SVLC; CVPR
-2023, arXiv 2211.11733) and its released code, also the image-grounded contrast of DeGLA (arXiv 2504.16801). ``focal = 2``,
-``label_smoothing = 0.02``: the "selective calibrated regularization" of the global term of FSC-CLIP (Oh et al., EMNLP 2024, arXiv
-2410.05210) and its released code: a caption that is chosen already counts less (focal, Lin et al., ICCV 2017), and a negative, which
-may well be true in part, is not pushed away without end.
+Sources. ``focal = 0`` and no smoothing: L_neg of Doveh et al., "Teaching Structured Vision & Language Concepts" (TSVLC or
+SVLC; CVPR 2023, arXiv 2211.11733) and its released code, also the image-grounded contrast of DeGLA (arXiv 2504.16801).
+``focal = 2``, ``label_smoothing = 0.02``: the "selective calibrated regularization" of the global term of FSC-CLIP (Oh et
+al., EMNLP 2024, arXiv 2410.05210) and its released code: a caption that is chosen already counts less (focal, Lin et al.,
+ICCV 2017), and a negative, which may well be true in part, is not pushed away without end.
 
-In ``negclip`` the negatives stand among hundreds of captions of other images, which are easy; here the question is the hard one alone.
-CE-CLIP's intra-modal contrast (``imc``, variant ``own``) asks the same of *texts*: a caption's cosine with itself, 1, against its
-cosines with its negatives; no image takes part, and it does not train the scale. Here an image does the choosing.
+In ``negclip`` the negatives stand among hundreds of captions of other images, which are easy; here the question is the hard
+one alone. CE-CLIP's intra-modal contrast (``imc``, variant ``own``) asks the same of *texts*: a caption's cosine with itself,
+1, against its cosines with its negatives; no image takes part, and it does not train the scale. Here an image does the
+choosing.
 
-Where sources differ. FSC-CLIP's code fills a missing negative with a vector of zeros, which stays in the denominator as a candidate of
-logit 0 (nothing at a scale of 100, something in early training); TSVLC takes the same number for every image; here a missing negative
-is missing. Both average within a process, here over the global batch. With focal and smoothing together the factor (1 - p_k)^focal
-stands at every class, as in FSC-CLIP's code. With several captions an image each caption has its own softmax.
+Where sources differ. FSC-CLIP's code fills a missing negative with a vector of zeros, which stays in the denominator as a
+candidate of logit 0 (nothing at a scale of 100, something in early training); TSVLC takes the same number for every image;
+here a missing negative is missing. Both average within a process, here over the global batch. With focal and smoothing
+together the factor (1 - p_k)^focal stands at every class, as in FSC-CLIP's code. With several captions an image each caption
+has its own softmax.
 
 Duplicates: a negative whose words are a true caption of the image (or of its copy) is left out (``duplicates="ignore"``);
 ``"negative"`` keeps it, as the released codes do.
@@ -125,7 +127,7 @@ def choice(true_N: Tensor, false_M: Tensor, query_M: Tensor, focal: float = 0.0,
         focal, smoothing: see :class:`OwnNegativesLoss`.
 
     Example:
-        >>> choice(torch.zeros(2), torch.zeros(3), torch.tensor([0, 0, 0]))[0].exp().tolist()   # four alike; nothing to choose from
+        >>> choice(torch.zeros(2), torch.zeros(3), torch.tensor([0, 0, 0]))[0].exp().tolist()    # four alike; no choice
         [4.0, 1.0]
     """
     lse_N, has_N = grouped_lse(false_M, query_M, len(true_N))

@@ -2,21 +2,22 @@
 
 For captions n and p != n of image i, with S = scale * cosine, rivals R(i) the captions of other images::
 
-    loss = mean over ordered pairs (n, p) of 1/2 [ -log e^S(i,p) / (e^S(i,p) + sum_{m in R(i)} e^S(i,m))          the image finds p
-                                                   -log e^S(n,p) / (e^S(n,p) + sum_{m in R(i)} e^S(n,m)) ]       the caption finds p
+    loss = mean over ordered pairs (n, p) of 1/2 [ -log e^S(i,p) / (e^S(i,p) + sum_{m in R(i)} e^S(i,m))     image finds p
+                                                   -log e^S(n,p) / (e^S(n,p) + sum_{m in R(i)} e^S(n,m)) ]   caption finds p
 
-L_pos of Doveh et al., "Teaching Structured Vision & Language Concepts" (TSVLC or SVLC; CVPR 2023, arXiv 2211.11733) and its released
-code, where p is a language model's paraphrase of the caption; the second half alone (``finds = "text"``) is a text-text InfoNCE on
-paraphrases. Against a loss that only pushes edited captions away (``own_negatives``) it says what must *not* move them apart: another
-wording of the same fact. Sensible for paraphrases; captions of different roles need not be alike.
+L_pos of Doveh et al., "Teaching Structured Vision & Language Concepts" (TSVLC or SVLC; CVPR 2023, arXiv 2211.11733) and its
+released code, where p is a language model's paraphrase of the caption; the second half alone (``finds = "text"``) is a
+text-text InfoNCE on paraphrases. Against a loss that only pushes edited captions away (``own_negatives``) it says what must
+*not* move them apart: another wording of the same fact. Sensible for paraphrases; captions of different roles need not be
+alike.
 
-Differences. In the code n is always the caption and p the paraphrase, rivals are paraphrases alone, an option adds the directions from
-p to images and captions, and rivals are those of one process. Here either caption may be n or p, every caption of another image is a
-rival, p to n is the same sum, and p to images is left to CLIP, which sees p as a caption. The code's options that even out the scores
-of caption and paraphrase (``kl_pos``, ``common_batch_pos``, off) are not here.
+Differences. In the code n is always the caption and p the paraphrase, rivals are paraphrases alone, an option adds the
+directions from p to images and captions, and rivals are those of one process. Here either caption may be n or p, every
+caption of another image is a rival, p to n is the same sum, and p to images is left to CLIP, which sees p as a caption. The
+code's options that even out the scores of caption and paraphrase (``kl_pos``, ``common_batch_pos``, off) are not here.
 
-An image with one caption takes no part; hard negatives are not seen. Duplicates: ignored (``duplicates="ignore"``), or ``"negative"``;
-a pair in the same words is left out.
+An image with one caption takes no part; hard negatives are not seen.
+Duplicates: ignored (``duplicates="ignore"``), or ``"negative"``; a pair in the same words is left out.
 Cost: N_local x N x D multiply-adds for each half; sends each text's vector once.
 
 Example:

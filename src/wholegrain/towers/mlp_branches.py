@@ -1,22 +1,24 @@
-"""MLP branches: in the last K blocks of a Vision Transformer the second matrix of the MLP is there H times (Holistic CLIP, Wang et al.,
-CVPR 2025, arXiv 2412.00440, the MLP variant, and its released code, where K is 3).
+"""MLP branches: in the last K blocks of a Vision Transformer the second matrix of the MLP is there H times (Holistic CLIP,
+Wang et al., CVPR 2025, arXiv 2412.00440, the MLP variant, and its released code, where K is 3).
 
-In the first of these blocks one picture becomes H streams: attention, norms and the MLP's first matrix work once, and every copy of the
-second matrix adds its own output to the same residual. From there on the streams are H sequences of their own, folded into the batch
-(row b * H + h), that go through the same attention and the same first matrices, and each through its own copy of the second. There is
-no router: copy h always serves stream h. The last LayerNorm, the tower's pooling and the projection are shared.
+In the first of these blocks one picture becomes H streams: attention, norms and the MLP's first matrix work once, and every
+copy of the second matrix adds its own output to the same residual. From there on the streams are H sequences of their own,
+folded into the batch (row b * H + h), that go through the same attention and the same first matrices, and each through its
+own copy of the second. There is no router: copy h always serves stream h. The last LayerNorm, the tower's pooling and the
+projection are shared.
 
 ::
 
     x [B, S, V] -> block K:  r = x + attention(x);  stream h = r + W2_h act(W1 norm(r))      [B H, S, V]
                 -> blocks K-1 .. 1 on [B H, S, V], W2_h for stream h                          -> H class tokens, H sets of patches
 
-Every copy starts as the pretrained matrix, exactly: at the start all branches equal the base's vector (the paper trains from scratch,
-with copies that differ by chance). What tells them apart is that each is contrasted with other texts, so bind texts to branches by role
-or place; texts that choose freely among equal branches all choose the first.
+Every copy starts as the pretrained matrix, exactly: at the start all branches equal the base's vector (the paper trains from
+scratch, with copies that differ by chance). What tells them apart is that each is contrasted with other texts, so bind texts
+to branches by role or place; texts that choose freely among equal branches all choose the first.
 
-Patches are the mean over the branches' H grids, so that losses and heat maps on patches work as on one; of their H class tokens a
-branch each is made. Costs: (H - 1) K (F V + V) parameters (F the MLP's width), and the work of all but the first changed block times H.
+Patches are the mean over the branches' H grids, so that losses and heat maps on patches work as on one; of their H class
+tokens a branch each is made. Costs: (H - 1) K (F V + V) parameters (F the MLP's width), and the work of all but the first
+changed block times H.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class BranchLinear(nn.Module):
     Args:
         layer: the map.
         count: H.
-        splits: each row of the input goes through all maps, ``[B, S, F]`` to ``[B H, S, V]``; else row b H + h goes through map h.
+        splits: each row of the input goes through all maps, ``[B, S, F]`` to ``[B H, S, V]``; else row b H + h through map h.
 
     Example:
         >>> layer, x = nn.Linear(4, 2), torch.randn(3, 5, 4)
@@ -86,7 +88,7 @@ class BranchLinear(nn.Module):
 
 
 class SplitTimmBlock(nn.Module):
-    """A timm block from which H streams come out, ``[B, S, V]`` to ``[B H, S, V]``; its MLP ends in a splitting :class:`BranchLinear`."""
+    """A timm block from which H streams come out, ``[B, S, V]`` to ``[B H, S, V]``; its MLP ends in a :class:`BranchLinear`."""
 
     def __init__(self, block: Block, count: int) -> None:
         super().__init__()

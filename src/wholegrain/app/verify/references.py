@@ -200,7 +200,7 @@ def _many_to_many(loss, batch, facts, scale, bias, state):
         i = facts.owner[n]
         earlier = [m for m in facts.true if m < n and facts.owner[m] == i]
         name = ROLES[facts.role[n]]
-        listed = [h for h, entry in enumerate(loss.roles) if name in entry.split("|")]
+        listed = [h for role in (name, "*") for h, entry in enumerate(loss.roles) if role in entry.split("|")]
         position[n] = (*listed, name)[0] if loss.assignment == "role" else len(earlier)
         bound = None
         if loss.assignment == "role" and listed and listed[0] < count:

@@ -63,6 +63,7 @@ CASES: dict[str, Any] = {
     "m2m-hungarian": ManyToManyLoss(assignment="hungarian"),
     "m2m-hungarian-positive": ManyToManyLoss(assignment="hungarian", negatives="all", same_image="positive"),
     "m2m-groups": ManyToManyLoss(roles=("web", "style|overview")),
+    "m2m-rest": ManyToManyLoss(roles=("web", "*")),
     "m2m-positive": ManyToManyLoss(roles=("overview",), same_image="positive"),
     "diversity": DiversityLoss(ceiling=-0.3),
     "diversity-idle": DiversityLoss(ceiling=0.9),
