@@ -99,7 +99,8 @@ def test_an_ema_teacher_is_the_average_of_every_step(dataset):
             expected[name] = 0.75 * expected[name] + 0.25 * p.detach()
     for name, p in teacher.model.named_parameters():
         torch.testing.assert_close(p, expected[name])
-        assert not p.requires_grad
+    frozen = (teacher.model.image_frozen, teacher.model.text_frozen)
+    assert frozen == (False, True), "an evaluation would keep the features of a tower that moves"
     shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in teacher.model.parameters()}
     assert shared == {p.data_ptr() for p in model.text_tower.parameters()}, "what is frozen is shared, nothing else"
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion")
+HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16")
 TEACHERS = ("none", "ema", "frozen")
@@ -43,15 +43,25 @@ class CaptionDraw:
         count: how many, without replacement; fewer where the record has fewer.
         spread: one of each role first, then a second of each; else every caption has the same chance.
         optional: data that have none of these roles at all are no error.
+        sentences: least and greatest number of random sentences, out of all captions of these roles, that make up a text; (0, 0) draws
+            whole captions. Where one sentence makes a text, none comes twice in a step before all have come. These texts have no
+            negatives, follow the whole captions, and are always ``count``.
+        name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences``.
     """
 
     roles: tuple[str, ...] = ("any",)
     count: int = 1
     spread: bool = False
     optional: bool = False
+    sentences: tuple[int, int] = (0, 0)
+    name: str = ""
 
     def __post_init__(self) -> None:
         require(self.count >= 1, "count", self.count, "at least 1")
+        least, most = self.sentences
+        fine = self.sentences == (0, 0) or 1 <= least <= most
+        require(fine, "sentences", [least, most], "two numbers with 1 <= least <= greatest, or [0, 0] for whole captions")
+        require(bool(self.name) or not most, "name", self.name, 'given with sentences, such as name = "crop"')
         require(len(self.roles) > 0, "roles", list(self.roles), 'at least one role, or "any"')
 
 
@@ -124,7 +134,7 @@ class ModelRecipe:
     Attributes:
         head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors),
             ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes),
-            ``fusion`` (a network that reads image and text together).
+            ``fusion`` (a network that reads image and text together), ``cosmos`` (images and words that attend to each other).
         branches: number of image branches with ``head = "branches"``.
         head_settings: further fields of ``towers.heads.HeadConfig``.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what

@@ -5,6 +5,7 @@
 * :class:`BranchHead`: Holistic CLIP's branches (Wang et al., CVPR 2025) through one shared projection.
 * :mod:`wholegrain.towers.pair_heads`: heads of methods that score pairs jointly (FILIP, PACL, FLAIR, Llip), and MGCA's prototypes.
 * :mod:`wholegrain.towers.fusion`: a network that reads image and text together (ALBEF, X-VLM).
+* :mod:`wholegrain.towers.cosmos`: images and words that attend to each other in training (COSMOS).
 
 Any head can start from another's projections (:func:`convert_head`), so that a fine-tuning recipe begins as its base model.
 """
@@ -42,14 +43,14 @@ class HeadConfig:
         branch_blocks: K, the last blocks of which ``mlp`` makes streams.
         patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`; also of Llip's mixture tokens.
         mixtures: K mixture tokens, for ``llip``; they come from where ``source`` says.
-        attention_heads: G, for ``flair``, ``llip`` and ``fusion``; the largest number up to it that divides the width.
+        attention_heads: G, for ``flair``, ``llip``, ``fusion`` and ``cosmos``; the largest number up to it that divides the width.
         pool_temperature: of ``llip``'s and ``pacl``'s softmax; 0 is the method's default.
         prototypes: K, for ``mgca``.
         layers, fusion_width, score_cosine: of ``fusion``: how many, their width (0 is the shared width), and the weight of the
             cosine in the score.
     """
 
-    kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion"] = "plain"
+    kind: Literal["plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos"] = "plain"
     hidden: int = 0
     branches: int = 5
     source: Literal["auto", "tokens", "readout", "mlp"] = "auto"
@@ -252,9 +253,10 @@ class BranchHead(PlainHead):
 
 def head_kinds() -> dict[str, type[PlainHead]]:
     """Every head by its name in recipes and saved models."""
-    from wholegrain.towers import fusion, pair_heads
+    from wholegrain.towers import cosmos, fusion, pair_heads
 
-    return {kind.kind: kind for kind in (PlainHead, SparcHead, BranchHead, *pair_heads.HEADS, fusion.FusionHead)}
+    others = (*pair_heads.HEADS, fusion.FusionHead, cosmos.CosmosHead)
+    return {kind.kind: kind for kind in (PlainHead, SparcHead, BranchHead, *others)}
 
 
 def build_head(config: dict[str, Any]) -> PlainHead:
@@ -299,10 +301,12 @@ def _converted(model: Model, old: PlainHead, config: HeadConfig) -> PlainHead:
         return SparcHead(widths, config.hidden)
     if config.kind == "branches":
         return BranchHead(widths, config.branches, branch_source(model, config, config.branches), config.noise)
-    from wholegrain.towers import fusion, pair_heads
+    from wholegrain.towers import cosmos, fusion, pair_heads
 
     if config.kind == "fusion":
         return fusion.converted(widths, config)
+    if config.kind == "cosmos":
+        return cosmos.converted(widths, config)
     return pair_heads.converted(model, widths, config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
@@ -10,9 +11,10 @@ import numpy as np
 
 from wholegrain.data.batch import Text
 from wholegrain.data.record import Caption, Negative, Record
-from wholegrain.objectives.schema import DataRecipe, NegativeDraw, selects
+from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw, selects
 
 Item = TypeVar("Item")
+_END = re.compile(r"(?<=[.!?])\s+|\n+")
 Negatives = Mapping[tuple[str, str], Sequence[Negative]]
 
 
@@ -29,7 +31,8 @@ def draw_texts(
     kinds: Mapping[str, int],
     random: np.random.Generator,
 ) -> tuple[Text, ...]:
-    """The texts of one image: its drawn captions in the order of the recipe's draws, each followed by its drawn negatives.
+    """The texts of one image: its drawn captions in the order of the recipe's draws, each followed by its drawn negatives; then
+    texts made of drawn sentences.
 
     Args:
         record: the image's record.
@@ -39,22 +42,56 @@ def draw_texts(
         random: the sample's own stream.
     """
     texts: list[Text] = []
-    for caption in _captions(record, recipe, random):
-        place = len(texts)
-        texts.append(Text(caption.text, roles[caption.role]))
+    for caption, name in _captions(record, recipe, random):
+        place, role = len(texts), roles[name or caption.role]
+        texts.append(Text(caption.text, role))
         for false in _negatives(negatives.get((record.key, caption.id), ()), recipe.negatives, random):
-            texts.append(Text(false.text, roles[caption.role], place, kinds[false.kind]))
+            texts.append(Text(false.text, role, place, kinds[false.kind]))
+    for draw in recipe.captions:
+        if draw.sentences[1]:
+            texts += [Text(text, roles[draw.name]) for text in text_crops(record.captions, draw, random)]
     return tuple(texts)
 
 
-def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -> list[Caption]:
+def text_crops(captions: Sequence[Caption], draw: CaptionDraw, random: np.random.Generator) -> list[str]:
+    """Texts of a few random sentences each, out of all captions that the draw takes; none if there is no such caption.
+
+    COSMOS's text cropping (Kim et al., CVPR 2025, arXiv 2412.01814, section 3.2): "global" texts of one to five sentences, "local" ones
+    of one. A text of more than one sentence takes them without replacement; texts of one take turns through a shuffled deck.
+    """
+    pool = [s for caption in captions if selects(draw.roles, caption.role) for s in sentences_of(caption.text)]
+    if not pool:
+        return []
+    least, most = draw.sentences
+    if most == 1:
+        decks = [random.permutation(len(pool)) for _ in range(-(-draw.count // len(pool)))]
+        return [pool[number] for number in np.concatenate(decks)[: draw.count]]
+    counts = [min(int(random.integers(least, most + 1)), len(pool)) for _ in range(draw.count)]
+    return [". ".join(pool[number] for number in random.permutation(len(pool))[:count]) for count in counts]
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text without their full stops; a text without any mark is one sentence.
+
+    Example:
+        >>> sentences_of("A dog runs. It is 3.5 years old! A ball")
+        ['A dog runs', 'It is 3.5 years old!', 'A ball']
+    """
+    parts = (part.strip().rstrip(".").rstrip() for part in _END.split(text))
+    return [part for part in parts if part]
+
+
+def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -> list[tuple[Caption, str]]:
+    """Whole captions, and the name that their draw gives them."""
     left = list(record.captions)
-    drawn: list[Caption] = []
+    drawn: list[tuple[Caption, str]] = []
     for draw in recipe.captions:
+        if draw.sentences[1]:
+            continue
         fitting = [caption for caption in left if selects(draw.roles, caption.role)]
         mixed = [fitting[number] for number in random.permutation(len(fitting))]
         taken = (one_of_each(mixed, lambda caption: caption.role) if draw.spread else mixed)[: draw.count]
-        drawn += taken
+        drawn += [(caption, draw.name) for caption in taken]
         left = [caption for caption in left if caption not in taken]
     return drawn
 

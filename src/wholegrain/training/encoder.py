@@ -15,6 +15,8 @@ from wholegrain.training.teacher import Teacher
 
 MADE_HERE = frozenset({"teacher", "views"})
 """Needs that are met here, and are no business of a model."""
+STUDENTS_ALONE = frozenset({"cross"})
+"""Needs that no term has of a teacher."""
 
 
 class Encoder(nn.Module):
@@ -43,8 +45,9 @@ class Encoder(nn.Module):
         text = self._read(model, batch, plain)
         if "teacher" in needs and self.teacher is not None:
             with torch.no_grad():
-                seen = self._see(self.teacher.model, batch, plain, min(self.teacher.views, 1 + len(image.views)))
-                read = self._read(self.teacher.model, batch, plain)
+                other, asked = self.teacher.model, plain - STUDENTS_ALONE
+                seen = self._see(other, batch, asked, min(self.teacher.views, 1 + len(image.views)))
+                read = self._read(other, batch, asked)
             image, text = _beside(image, seen), replace(text, teacher=read)
         if len(batch.row_N) > len(batch.texts):  # rows are numbered as they first appear: without repeats they are in place
             text = text.select(batch.row_N)

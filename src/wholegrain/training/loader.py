@@ -47,7 +47,9 @@ def names_of(dataset: Dataset, recipe: DataRecipe) -> Names:
         if not draw.optional and not any(selects(draw.roles, role) for role in known):
             wanted = ", ".join(draw.roles)
             raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; change the roles.")
-    drawable = tuple(role for role in known if any(selects(draw.roles, role) for draw in recipe.captions))
+    own = {role for role in known if any(not draw.name and selects(draw.roles, role) for draw in recipe.captions)}
+    named = {d.name for d in recipe.captions if d.name and any(selects(d.roles, role) for role in known)}
+    drawable = tuple(sorted(own | named))
     kinds = dataset.negative_kinds if recipe.negatives.count else ()
     for kind in recipe.negatives.kinds:
         if recipe.negatives.count and kinds and kind not in kinds:

@@ -302,7 +302,7 @@ def make_encoder(
     needs = needs - MADE_HERE
     if model.image_frozen and still and drawn >= len(keys):
         images = freeze_images(model, dataset, keys, needs, precision, workers, say, cache)
-    if model.text_frozen:
+    if model.text_frozen and not any(draw.sentences[1] for draw in recipe.data.captions):  # these are too many to list
         wanted = drawable_texts(dataset, keys, recipe.data)
         if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
             texts = freeze_texts(model, sorted(wanted), needs, precision, say, cache)

@@ -30,7 +30,8 @@ class Teacher:
         recipe: kind ``ema`` or ``frozen``.
 
     Attributes:
-        model: the copy, without gradient, in eval mode.
+        model: the copy, in eval mode, to be called without gradient. What is frozen in it is what is frozen in the student: all else
+            moves, and must not be taken for a tower whose features may be kept.
         views: how many views of an image it sees.
     """
 
@@ -38,7 +39,7 @@ class Teacher:
         shared: dict[int, object] = {id(p): p for p in student.parameters() if not p.requires_grad}
         self.names = [name for name, p in student.named_parameters() if p.requires_grad]
         shared[id(student.tokenizer)] = student.tokenizer
-        self.model: Model = copy.deepcopy(student, shared).requires_grad_(False).eval()
+        self.model: Model = copy.deepcopy(student, shared).eval()
         self.kind, self.views = recipe.kind, recipe.views
         self._average = get_ema_multi_avg_fn(recipe.momentum)
 

@@ -165,7 +165,7 @@ def _more(image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor])
     (images, width), (texts, tokens) = image.pooled_BD.shape, text.mask_NL.shape
     heads, inner = HEAD[0], HEAD[2]
     cross = {f"cross_{side}_DA": made(width, heads * inner) for side in ("image", "text")}
-    cross |= {f"cross_{side}_D": made(width) for side in ("image", "text")} | {"cross_scale_1": made(1)}
+    cross |= {f"cross_{side}_D": made(width) for side in ("image", "text")} | {"cross_log_scale_1": made(1)}
     teacher, second, third = (ImageFeatures(made(images, width)) for _ in range(3))
     views = (
         replace(second, query_BGE=made(images, heads, inner), teacher=ImageFeatures(made(images, width))),

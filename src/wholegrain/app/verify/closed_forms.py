@@ -222,6 +222,16 @@ def _distillation(loss: Any) -> Iterator[ClosedForm]:
     yield ClosedForm(f"a teacher opposite to the model, 4 images and captions: {value}", turned, value)
 
 
+def _cosmos(loss: Any) -> Iterator[ClosedForm]:
+    weights = loss.contrast + (loss.distillation if not loss.whole or "web" in loss.whole else loss.distillation / 4)
+    said = "4 images, 4 captions, all alike: ln 4 from the contrast, ln 4 from the teacher"
+    yield ClosedForm(said, _same(), weights * math.log(IMAGES))
+    yield ClosedForm(
+        "4 images of two captions each, all alike: the same", alike(IMAGES, 0, TOKENS, captions=2), weights * math.log(IMAGES)
+    )
+    yield ClosedForm("one image and its caption: 0", lone_pair(_same()), 0.0)
+
+
 _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ClipLoss": _clip,
     "NegclipLoss": _negclip,
@@ -239,6 +249,7 @@ _BY_CLASS: dict[str, Callable[[Any], Iterator[ClosedForm]]] = {
     "ManyToManyLoss": _many_to_many,
     "DiversityLoss": _diversity,
     "TgcLoss": _tgc,
+    "CosmosLoss": _cosmos,
     "DistillationLoss": _distillation,
     "TextConditionedLoss": _conditioned,
     "ItmLoss": _itm,

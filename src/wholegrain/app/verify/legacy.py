@@ -20,6 +20,7 @@ _BALANCED = "the targets are balanced over the whole batch, in which every sampl
 _KEPT = "which patches an image keeps depends on its own texts, and so texts reach whatever the image is compared with"
 _DRAWN = "which pairs are drawn hangs on their ids, so copies are drawn otherwise"
 _CHOSEN = "which branch a text takes depends on its image and decides whose rival the text is"
+_FELLOWS = "vectors that have seen both sides are fellow rivals of a third, whatever is known of the two"
 _DETACHED = "the alignment weights are constants in the backward pass"
 
 
@@ -80,7 +81,12 @@ def _itm(loss: Any) -> dict[str, str]:
     return {"duplicates": _DRAWN} if loss.duplicates == "negative" else {}
 
 
+def _cosmos(loss: Any) -> dict[str, str]:
+    return {"text_order": _LISTED} | ({"duplicates": _FELLOWS} if loss.duplicates == "ignore" else {})
+
+
 _BY_CLASS = {
+    "CosmosLoss": _cosmos,
     "ItmLoss": _itm,
     "FscLocalLoss": _fsc_local,
     "FilipLoss": _filip,

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.cmr import CmrLoss
+from wholegrain.losses.cosmos import CosmosLoss
 from wholegrain.losses.distillation import DistillationLoss
 from wholegrain.losses.diversity import DiversityLoss
 from wholegrain.losses.dreamlip import DreamlipLoss
@@ -78,6 +79,9 @@ TEACHERS: dict[str, Any] = {
     "distillation": DistillationLoss(),
     "distillation-sum": DistillationLoss(reduction="sum"),
     "distillation-image": DistillationLoss(sides="image"),
+    "cosmos": CosmosLoss(),
+    "cosmos-whole": CosmosLoss(whole=("overview", "web"), duplicates="negative"),
+    "cosmos-whole-ignore": CosmosLoss(whole=("style",), contrast=0.5, distillation=2.0),
     "distillation-text": DistillationLoss(sides="text", reduction="sum"),
 }
 MATCHING: dict[str, Any] = {
