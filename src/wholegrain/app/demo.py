@@ -17,19 +17,17 @@ from rich.progress import Progress
 from rich.table import Table
 
 from wholegrain.app.base import load_base, load_weak_kinds
+from wholegrain.app.runs import measured, trained
 from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
 from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
-from wholegrain.evaluation.result import TaskResult, load_results, save_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.result import TaskResult
 from wholegrain.report.report import Entry, write_report
 from wholegrain.report.terminal import show_twin
-from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
-from wholegrain.training.loop import train
 
 METHODS = ("clip", "negclip", "sparc", "ce_clip", "holistic", "wholegrain")
 NAMES = {
@@ -76,12 +74,12 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     console.print(
         f"{size.steps} steps of 128 pictures each, the same pictures, captions and seed; tested on scenes, wordings and combinations never trained on.\n"
     )
-    entries = [Entry(NAMES["base"], None, base, measured(base, dataset, out / "runs" / "base", "test", seed))]
+    entries = [Entry(NAMES["base"], None, base, results_of(base, dataset, out / "runs" / "base", seed))]
     for place, method in enumerate(size.methods, 1):
         console.print(f"[bold]{NAMES[method]}[/] ({place} of {len(size.methods)})")
         run = out / "runs" / method
-        model = fine_tuned(method, load_base(world), dataset, run, size.steps, seed)
-        entries.append(Entry(NAMES[method], run, model, measured(model, dataset, run / "test", "test", seed)))
+        model = fine_tuned(method, dataset, run, size.steps, seed, world)
+        entries.append(Entry(NAMES[method], run, model, results_of(model, dataset, run / "test", seed)))
     console.print(show_twin(console, entries[-1].model, dataset, twin))
     console.print(comparison(entries, weak))
     report = out / "report.html"
@@ -106,7 +104,7 @@ def act_one(base: Model, dataset: Dataset, out: Path, console: Console, seed: in
     """Shows a twin pair of a weak kind that the base model gets wrong; returns it with the weak kinds."""
     console.rule("[bold]Act one: two pictures, two captions, one model")
     weak = load_weak_kinds()
-    found = measured(base, dataset, out / "runs" / "base-twins", "test", seed, tasks=("composition",))[0]
+    found = results_of(base, dataset, out / "runs" / "base-twins", seed, tasks=("composition",))[0]
     twin = failed_twin(found, dataset, weak)
     console.print(show_twin(console, base, dataset, twin))
     shown = ", ".join(f"{kind} {found.figure(f'{kind}/picks_caption').value:.0%}" for kind in weak)
@@ -124,32 +122,15 @@ def failed_twin(composition: TaskResult, dataset: Dataset, kinds: Sequence[str])
     return next(iter(twins.values())) if worst is None else twins[worst["group"], worst["item"]]
 
 
-def fine_tuned(method: str, start: Model, dataset: Dataset, run: Path, steps: int, seed: int) -> Model:
+def fine_tuned(method: str, dataset: Dataset, run: Path, steps: int, seed: int, world: World) -> Model:
     """The base fine-tuned by one method; a run that is finished is loaded, one that was interrupted goes on."""
-    if not (run / "finished").exists():
-        begun = (run / "run.json").exists()
-        recipe = scene_recipe(method, [f"--optimiser.steps={steps}", f"--seed={seed}"])
-        train(
-            recipe,
-            dataset,
-            load_model(str(run / "model")) if begun else start,
-            run,
-            resume=begun,
-            origin={"command": "wholegrain demo"},
-        )
-        (run / "finished").touch()
-    return load_model(str(run / "model"))
+    recipe = scene_recipe(method, [f"--optimiser.steps={steps}", f"--seed={seed}"])
+    return trained(recipe, lambda: load_base(world), dataset, run, origin={"command": "wholegrain demo"})
 
 
-def measured(
-    model: Model, dataset: Dataset, folder: Path, split: str, seed: int, tasks: Sequence[str] = TASKS
-) -> list[TaskResult]:
-    """The model's results on a split, kept in ``folder`` so that an interrupted demo need not measure twice."""
-    if not (folder / "results.json").exists():
-        settings = {task: SETTINGS[task] for task in tasks if task in SETTINGS}
-        results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=settings, left_out={})
-        save_results(results, folder, {"dataset": "scenes", "split": split, "content_hash": dataset.content_hash, "seed": seed})
-    return load_results(folder)[0]
+def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: Sequence[str] = TASKS) -> list[TaskResult]:
+    """The model's results on the test split, kept in ``folder`` so that an interrupted demo need not measure twice."""
+    return measured(model, dataset, folder, "test", tasks, settings=SETTINGS, seed=seed)
 
 
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:

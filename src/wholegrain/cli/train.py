@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from wholegrain.objectives.schema import Recipe
     from wholegrain.towers.model import Model
 
-FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epochs": "20"}
-"""Optimiser values in place of the recipe's fine-tuning ones where nothing that is trained has been trained before."""
-
 
 def train(
     recipe: tyro.conf.Positional[str] = "",
@@ -49,7 +46,8 @@ def train(
     Args:
         recipe: a packaged recipe (see "wholegrain methods") or a TOML file.
         data: a prepared data set.
-        model: where to start: small (from scratch), ViT-B-32:openai, hf-hub:..., a saved model, a run, or a pair in TOML.
+        model: where to start: small (from scratch), base (the scenes' own), ViT-B-32:openai, hf-hub:..., a saved model, a run, or
+            a pair in TOML.
         out: the run's folder; by default runs/RECIPE-DATA-TIME.
         resume: go on with this run, such as runs/latest; recipe, data and model are then the run's own.
         seed: of everything random; the recipe's by default.
@@ -62,6 +60,7 @@ def train(
         quiet: no progress.
         cache: a folder that keeps what frozen towers make of the data, so that the next run need not encode them again.
     """
+    from wholegrain.app.begin import begin
     from wholegrain.app.validation import validation
     from wholegrain.training.loop import train as run_training
 
@@ -77,7 +76,7 @@ def train(
     else:
         if not recipe or data is None:
             raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
-        chosen, dataset, start = _begun(recipe, data, model, dotted)
+        chosen, dataset, start = begin(recipe, data, model, dotted)
         folder = out or Path("runs") / f"{chosen.name}-{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
         origin = {"command": shlex.join(["wholegrain", *sys.argv[1:]]), "data": str(data.resolve()), "model": model}
     trained = run_training(
@@ -98,25 +97,6 @@ def train(
     return 0
 
 
-def _begun(recipe: str, data: Path, model: str, dotted: list[str]) -> tuple[Recipe, Dataset, Model]:
-    from wholegrain.data.dataset import Dataset
-    from wholegrain.objectives.recipe import load_recipe
-    from wholegrain.towers.io import needs_tokenizer
-    from wholegrain.training.loop import fit_model
-    from wholegrain.training.step import seed_everything
-
-    chosen, dataset = load_recipe(recipe, dotted), Dataset(data)
-    seed_everything(chosen.seed)
-    start = starting_model(model, dataset, chosen.data.split)
-    fit_model(start, chosen)
-    fresh = needs_tokenizer(model) or (start.image_frozen and start.text_frozen)
-    if fresh and not recipe.endswith(".toml"):  # a file of one's own means what it says
-        chosen = load_recipe(recipe, [*(f"--optimiser.{key}={value}" for key, value in FROM_SCRATCH.items()), *dotted])
-        said = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
-        print(f"What is trained has not been trained before: optimiser values for that, unless given ({said}).", file=sys.stderr)
-    return chosen, dataset, start
-
-
 def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     from wholegrain.data.dataset import Dataset
     from wholegrain.towers.io import load_model
@@ -129,23 +109,6 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
             f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."
         )
     return read_recipe(run), Dataset(facts["data"]), load_model(run / "model"), run
-
-
-def starting_model(spec: str, dataset: Dataset, split: str) -> Model:
-    """The model to start from; ``small`` gets a tokeniser trained on the split's captions and on their negatives."""
-    from wholegrain.text.tokenizer import train_tokenizer
-    from wholegrain.towers.io import load_model, needs_tokenizer
-
-    if not needs_tokenizer(spec):
-        return load_model(spec)
-
-    def texts():
-        for record in dataset.records(split):
-            for caption in record.captions:
-                yield caption.text
-                yield from (row.text for row in dataset.negatives.get((record.key, caption.id), ()))
-
-    return load_model(spec, tokenizer=train_tokenizer(texts()))
 
 
 def _workers() -> int:

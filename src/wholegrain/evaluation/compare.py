@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.intervals import Difference, paired_difference
+from wholegrain.evaluation.intervals import Difference, bootstrap_over_seeds, paired_difference
 from wholegrain.evaluation.result import TaskResult
 
 
@@ -33,9 +36,46 @@ def compare(a: TaskResult, b: TaskResult, name: str, *, seed: int = 0) -> Differ
     Raises:
         UserError: when the two results are not over the same items.
     """
-    ids_a, clusters, values_a = figure_items(a, name)
-    ids_b, _, values_b = figure_items(b, name)
-    place = {item: n for n, item in enumerate(ids_b)}
-    if set(ids_a) != set(ids_b) or len(place) != len(ids_a) or not ids_a:
-        raise UserError(f"The two results of {a.task} do not hold the same items for {name!r}; evaluate both on the same data.")
-    return paired_difference(values_a, values_b[[place[item] for item in ids_a]], clusters, seed=seed)
+    ids, clusters, values = figure_items(a, name)
+    return paired_difference(values, _in_order(b, name, ids), clusters, seed=seed)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A figure over several training seeds.
+
+    Attributes:
+        value, low, high: the mean over seeds, and its 95% interval over seeds and images.
+        by_seed: the figure of each seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+
+
+def mean_over_seeds(results: Sequence[TaskResult], name: str, minus: Sequence[TaskResult] = (), *, seed: int = 0) -> Mean:
+    """The figure ``name`` over the results of one method's seeds; with ``minus``, the paired difference from another method's.
+
+    Args:
+        results: one per training seed, over the same items.
+        minus: the other method's results, seed by seed.
+
+    Raises:
+        UserError: when the results are not over the same items, or the figure is no mean of items.
+    """
+    ids, clusters, _ = figure_items(results[0], name)
+    values_SN = np.stack([_in_order(result, name, ids) for result in results])
+    if minus:
+        values_SN = values_SN - np.stack([_in_order(result, name, ids) for result in minus])
+    low, high = bootstrap_over_seeds(values_SN, clusters, seed=seed)
+    return Mean(float(values_SN.mean()), low, high, tuple(values_SN.mean(1).tolist()))
+
+
+def _in_order(result: TaskResult, name: str, ids: Sequence[str]) -> np.ndarray:
+    found, _, values = figure_items(result, name)
+    place = {item: n for n, item in enumerate(found)}
+    if set(place) != set(ids) or len(found) != len(ids) or not ids:
+        raise UserError(f"The results of {result.task} do not hold the same items for {name!r}; evaluate all on the same data.")
+    return values[[place[item] for item in ids]]

@@ -1,0 +1,132 @@
+"""A competition: equal conditions, one table, and nothing done twice."""
+
+import csv
+import io
+import itertools
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wholegrain.app.compete import Rules, compete
+from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.world import World
+from wholegrain.errors import UserError
+from wholegrain.evaluation.compare import mean_over_seeds
+from wholegrain.evaluation.intervals import bootstrap_mean, bootstrap_over_seeds
+from wholegrain.evaluation.result import load_results
+from wholegrain.report.standings import Standing, Standings
+
+RULES = Rules(
+    "base",
+    seeds=(0, 1),
+    overrides=("--optimiser.steps=2", "--optimiser.batch=32", "--optimiser.lr=1e-3"),
+    tasks=("retrieval", "composition"),
+)
+
+
+def quiet(sentence: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    build_scenes(folder, World(), SceneCounts(train=64, val=20, test=20, crowded=0, twins=8), workers=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("compete")
+    return out, *compete(["clip", "negclip"], scenes, out, RULES, quiet)
+
+
+def test_every_method_trains_with_the_same_steps_seeds_and_batches(finished):
+    out, standings, _ = finished
+    assert [row.name for row in standings.rows][:3] == ["start", "clip", "negclip"]
+    for name in ("clip", "negclip"):
+        for seed in (0, 1):
+            assert json.loads((out / f"{name}-{seed}" / "run.json").read_text())["seed"] == seed
+            lines = (out / f"{name}-{seed}" / "metrics.jsonl").read_text().splitlines()
+            assert len([line for line in lines if '"loss"' in line]) == 2
+
+
+def test_a_second_call_trains_nothing_and_gives_the_same_table(finished, scenes):
+    out, standings, _ = finished
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again, _ = compete(["clip", "negclip"], scenes, out, RULES, quiet)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == stamps
+    assert again.as_csv() == standings.as_csv()
+
+
+def test_the_table_holds_means_over_seeds_and_paired_differences(finished):
+    out, standings, _ = finished
+    rows = list(csv.DictReader(io.StringIO((out / "standings.csv").read_text())))
+    row = next(r for r in rows if r["method"] == "negclip" and r["figure"] == "image_retrieval_recall@1")
+    values = [
+        {seed: load_results(out / f"{name}-{seed}" / "test")[0][0].metrics["image_retrieval_recall@1"] for seed in (0, 1)}
+        for name in ("negclip", "clip")
+    ]
+    assert float(row["value"]) == pytest.approx(np.mean(list(values[0].values())), abs=1e-5)
+    assert float(row["difference"]) == pytest.approx(np.mean([values[0][s] - values[1][s] for s in (0, 1)]), abs=1e-5)
+    assert float(row["difference_low"]) <= float(row["difference"]) <= float(row["difference_high"])
+    for text in (standings.as_markdown(), standings.as_latex()):
+        assert "negclip" in text
+        assert "clip" in standings.note
+
+
+def test_what_cannot_take_part_is_said_and_the_others_go_on(scenes, tmp_path):
+    (tmp_path / "roles.toml").write_text('[[terms]]\nloss = "clip"\n[data]\ncaptions = [{ roles = ["nowhere"] }]\n')
+    rules = Rules("base", overrides=RULES.overrides, tasks=("retrieval",))
+    standings, left_out = compete(["clip", str(tmp_path / "roles.toml")], scenes, tmp_path / "out", rules, quiet)
+    assert [row.name for row in standings.rows] == ["start", "clip"]
+    assert "nowhere" in left_out["roles"]
+    assert "nowhere" in (tmp_path / "out" / "standings.md").read_text()
+    with pytest.raises(UserError, match="nosuch"):
+        compete(["nosuch"], scenes, tmp_path / "other", rules, quiet)
+
+
+def test_every_method_tries_the_same_rates_and_keeps_its_best(scenes, tmp_path):
+    rules = Rules("base", rates=(1e-4, 1e-2), overrides=RULES.overrides[:2], tasks=("retrieval",))
+    compete(["clip"], scenes, tmp_path, rules, quiet)
+    tried = json.loads((tmp_path / "tuning" / "clip.json").read_text())
+    best = max(tried, key=lambda rate: tried[rate])
+    assert set(tried) == {"0.0001", "0.01"}
+    assert f"lr = {float(best)}" in (tmp_path / "clip-0" / "recipe.toml").read_text()
+
+
+def test_at_equal_time_the_number_of_steps_follows_the_speed(scenes, tmp_path, monkeypatch):
+    clock = itertools.count(step=0.25)
+    rules = Rules("base", seconds=1.0, overrides=RULES.overrides[1:], tasks=("retrieval",))
+    with monkeypatch.context() as patched:
+        patched.setattr("wholegrain.app.compete.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        compete(["clip"], scenes, tmp_path, rules, quiet)
+    lines = [json.loads(line) for line in (tmp_path / "clip-0" / "metrics.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if "loss" in line]) == 4  # one second, a quarter of a second each
+
+
+def test_one_seed_gives_the_interval_over_images_alone():
+    values = np.random.default_rng(0).random((1, 200))
+    clusters = np.arange(200) // 2
+    low, high = bootstrap_over_seeds(values, clusters)
+    one_low, one_high = bootstrap_mean(values[0], clusters, shares=False)
+    assert (low, high) == (pytest.approx(float(one_low)), pytest.approx(float(one_high)))
+
+
+def test_seeds_widen_the_interval_and_pairing_narrows_it(finished):
+    out, _, _ = finished
+    noise = np.random.default_rng(1).random(300)
+    apart = np.stack([noise * 0.1, noise * 0.1 + 0.5])
+    low, high = bootstrap_over_seeds(apart, np.arange(300))
+    one_low, one_high = bootstrap_over_seeds(apart[:1], np.arange(300))
+    assert high - low > 5 * (one_high - one_low)
+    results = [load_results(out / f"clip-{seed}" / "test")[0][0] for seed in (0, 1)]
+    same = mean_over_seeds(results, "image_retrieval_recall@1", minus=results)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def test_standings_refuse_two_rows_of_one_name():
+    with pytest.raises(UserError, match="one row for each name"):
+        Standings([Standing("a", []), Standing("a", [])], "a")
