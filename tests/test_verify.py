@@ -123,7 +123,7 @@ def test_table_of_all_variants_of_one_loss(capsys, monkeypatch):
     code, out, _ = run(capsys, "imc", "--all")
     assert code == 0
     assert "imc variant=released: breaks text_order: the target is the first hard negative" in out
-    assert "All 5 losses and variants keep their promises." in out
+    assert f"All {len(_variants('imc'))} losses and variants keep their promises." in out
     code, out, _ = run(capsys, "diversity", "--all", "--json")
     assert [verdict["loss"] for verdict in json.loads(out)] == ["diversity", "diversity ceiling=-0.3", "diversity ceiling=0.9"]
 
