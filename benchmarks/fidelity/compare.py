@@ -20,6 +20,7 @@ from pathlib import Path
 import sources
 import torch
 from fine_grained import fine_grained
+from negatives import negatives_and_teachers
 from originals import MissingError, Original, Originals
 from problem import Difference, compare, draw
 from rows import Row, branched, contrastive
@@ -72,6 +73,7 @@ def rows(originals: Originals) -> dict[str, list[Row]]:
     """Every comparison, by the page's headings."""
     return {
         "CLIP, SigLIP, hard negatives": [*contrastive()],
+        "A caption's own negatives, teachers": [*negatives_and_teachers()],
         "Several captions, several branches": [*branched()],
         "Patches and tokens": [*fine_grained(originals)],
     }

@@ -30,6 +30,9 @@ FSC_CLIP = Original(
     "loss",
     "src/training/losses",
 )
+DEGLA = Original(
+    "xiaoxing2001/DeGLA", "1c5e960644d885203005001958fee82771bd800f", ("src/open_clip/loss.py",), "loss", "src/open_clip"
+)
 HOLISTIC = Original(
     "anakin-skywalker-Joseph/Holistic-CLIP",
     "67c84b1ad0476dc4337a35263064b5e90c2292a3",
@@ -117,5 +120,7 @@ NOT_HAD = {
     "SigLIP (google-research/big_vision)": "its loss is written inside the training step (JAX) and cannot be called by itself; open_clip's stands in"
     " the table",
     "CE-CLIP for X-VLM": "not released",
+    "Image-text matching (ALBEF, X-VLM)": "written inside their models' forward pass, with the sampling of negatives; not compared",
+    "Query, key and value maps of MGCA's attention": "off in its defaults; we have none",
     "LaCLIP": "its CLIP loss works only in a process group; it is CLIP's",
 }
