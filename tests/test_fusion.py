@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import cache
 
 import gloo
@@ -40,7 +41,8 @@ def encoder(**settings):
 def inputs(pairs=4, patches=5, tokens=4):
     torch.manual_seed(1)
     mask = torch.arange(tokens) < torch.randint(1, tokens + 1, (pairs, 1))
-    return torch.randn(pairs, patches, 6).double(), torch.randn(pairs, tokens, 6).double(), mask
+    image = ImageFeatures(torch.randn(pairs, 6).double(), patches_BPD=torch.randn(pairs, patches, 6).double())
+    return image, TextFeatures(torch.randn(pairs, 6).double(), torch.randn(pairs, tokens, 6).double(), mask)
 
 
 def norm(x, layer):
@@ -62,12 +64,19 @@ def attend(layer, asks, offers, heads):
     return torch.cat(found, -1) @ layer.out_proj.weight.T + layer.out_proj.bias
 
 
+def even(x):
+    return x / x.norm(dim=-1, keepdim=True) * x.shape[-1] ** 0.5
+
+
 def test_the_network_is_its_formula():
-    net, (patches, tokens, mask) = encoder(), inputs()
-    got = net(patches, tokens, mask)
-    for m in range(len(patches)):
-        seen = norm(patches[m] @ net.patch.weight.T + net.patch.bias, net.norm_patch)
-        x = torch.cat([net.ask_F[None], tokens[m][mask[m]] @ net.token.weight.T + net.token.bias])
+    net, (image, text) = encoder(), inputs()
+    got = net(image, text)
+    for m in range(len(got)):
+        seen = torch.cat([image.pooled_BD[m][None], image.patches_BPD[m]])
+        seen = norm(even(seen) @ net.patch.weight.T + net.patch.bias, net.norm_patch)
+        said = torch.cat([text.pooled_ND[m][None], text.tokens_NLD[m][text.mask_NL[m]]])
+        x = even(said) @ net.token.weight.T + net.token.bias
+        x = torch.cat([x[:1] + net.ask_F, x[1:]])
         for layer in net.layers:
             y = norm(x, layer.norm1)
             x = x + attend(layer.self_attn, y, y, 2)
@@ -79,46 +88,62 @@ def test_the_network_is_its_formula():
 
 
 def test_two_way_cross_entropy_is_the_loss_of_the_log_odds():
-    net, (patches, tokens, mask) = encoder(), inputs()
+    net = encoder()
     kept = []
     net.answer.register_forward_hook(lambda module, args, output: kept.append(output))
-    z = net(patches, tokens, mask)
+    z = net(*inputs())
     label = torch.tensor([1, 0, 0, 1])
     expected = nn.functional.cross_entropy(kept[0], label)
     torch.testing.assert_close(nn.functional.softplus(torch.where(label == 1, -z, z)).mean(), expected)
 
 
 def test_padding_plays_no_part_and_a_text_without_tokens_is_fine():
-    net, (patches, tokens, mask) = encoder(), inputs()
-    plain = net(patches, tokens, mask)
+    net, (image, text) = encoder(), inputs()
+    plain, mask = net(image, text), text.mask_NL
     for filling in (torch.nan, torch.inf, 1e6):
-        longer = torch.cat([torch.where(mask[..., None], tokens, filling), torch.full((4, 3, 6), filling).double()], 1)
-        torch.testing.assert_close(net(patches, longer, nn.functional.pad(mask, (0, 3))), plain)
-    assert net(patches, tokens, torch.zeros_like(mask)).isfinite().all()
+        tokens = torch.where(mask[..., None], text.tokens_NLD, filling)
+        longer = torch.cat([tokens, torch.full((4, 3, 6), filling).double()], 1)
+        torch.testing.assert_close(net(image, replace(text, tokens_NLD=longer, mask_NL=nn.functional.pad(mask, (0, 3)))), plain)
+    assert net(image, replace(text, mask_NL=torch.zeros_like(mask))).isfinite().all()
 
 
-def test_it_sees_which_patch_goes_with_which_word_through_both():
-    net, (patches, tokens, mask) = encoder(), inputs()
-    plain = net(patches, tokens, mask)
-    torch.testing.assert_close(net(patches.flip(1), tokens, mask), plain)  # a set of patches; places are in their vectors
-    assert (net(patches.roll(1, 0), tokens, mask) - plain).abs().min() > 1e-3
-    assert (net(patches, tokens.roll(1, 0), mask.roll(1, 0)) - plain).abs().max() > 1e-3
+def test_every_input_matters_and_its_length_does_not():
+    net, (image, text) = encoder(), inputs()
+    plain = net(image, text)
+    patches = image.patches_BPD
+    torch.testing.assert_close(net(replace(image, patches_BPD=patches.flip(1)), text), plain)  # a set; places are in the vectors
+    torch.testing.assert_close(net(image.select(slice(None)), replace(text, pooled_ND=7 * text.pooled_ND)), plain)
+    for other in ({"patches_BPD": patches.roll(1, 0)}, {"pooled_BD": image.pooled_BD.roll(1, 0)}):
+        assert (net(replace(image, **other), text) - plain).abs().max() > 1e-3
+    for other in ({"tokens_NLD": text.tokens_NLD.roll(1, 0)}, {"pooled_ND": text.pooled_ND.roll(1, 0)}):
+        assert (net(image, replace(text, **other)) - plain).abs().max() > 1e-3
+
+
+def test_at_the_start_a_text_looks_where_it_is_alike():
+    torch.manual_seed(0)
+    net = FusionEncoder(16, 16, 1, 1)
+    assert torch.equal(net.token.weight, net.patch.weight)
+    things = torch.eye(16)[:4] * 30  # four patches, four texts of one of them each
+    seen = net.norm_patch(net.patch(net._even(things)))
+    _, weight = net.layers[0].multihead_attn(
+        nn.functional.layer_norm(net.token(net._even(things)), (16,))[None], seen[None], seen[None]
+    )
+    assert weight[0].argmax(1).tolist() == [0, 1, 2, 3]
+    assert weight[0].diagonal().min() > 0.7
 
 
 def test_gradients_of_inputs_and_of_every_parameter():
-    net, (patches, tokens, mask) = encoder(layers=1), inputs(2, 3, 3)
-    image = ImageFeatures(
-        torch.zeros(2, 6).double(), patches_BPD=patches.requires_grad_(), learned=dict(net.named_parameters(PREFIX[:-1]))
-    )
-    names, match = list(image.learned), Match(net)
+    net, (image, text) = encoder(layers=1), inputs(2, 3, 3)
+    names, match = [PREFIX + name for name, _ in net.named_parameters()], Match(net)
 
-    def value(patches, tokens, *learned):
-        there = ImageFeatures(image.pooled_BD, patches_BPD=patches, learned=dict(zip(names, learned, strict=True)))
-        return match(there, TextFeatures(image.pooled_BD, tokens, mask))
+    def value(pooled, patches, said, tokens, *learned):
+        there = ImageFeatures(pooled, patches_BPD=patches, learned=dict(zip(names, learned, strict=True)))
+        return match(there, TextFeatures(said, tokens, text.mask_NL))
 
-    leaves = [x.detach().clone().requires_grad_() for x in image.learned.values()]
-    assert torch.autograd.gradcheck(value, [patches, tokens.requires_grad_(), *leaves], fast_mode=True)
-    value(patches, tokens, *image.learned.values()).square().sum().backward()  # the parameters themselves get it
+    given = [image.pooled_BD, image.patches_BPD, text.pooled_ND, text.tokens_NLD]
+    leaves = [x.detach().clone().requires_grad_() for x in (*given, *net.parameters())]
+    assert torch.autograd.gradcheck(value, leaves, fast_mode=True)
+    value(*given, *net.parameters()).square().sum().backward()  # the parameters themselves get it
     assert all(p.grad is not None and p.grad.abs().max() > 0 for name, p in net.named_parameters() if "in_proj_bias" not in name)
 
 
@@ -287,7 +312,8 @@ def test_it_learns_what_a_dot_product_of_means_cannot(dataset):
         patches = torch.cat([things, -things], 1)
         other = torch.randn(64, 1, 8)
         said = torch.where(label[:, None, None], things * signs, other)
-        z = net(patches, torch.cat([said, -said], 1), torch.ones(64, 2, dtype=torch.bool))
+        image, nothing = ImageFeatures(torch.zeros(64, 8), patches_BPD=patches), torch.zeros(64, 8)
+        z = net(image, TextFeatures(nothing, torch.cat([said, -said], 1), torch.ones(64, 2, dtype=torch.bool)))
         loss = nn.functional.softplus(torch.where(label, -z, z)).mean()
         optimiser.zero_grad()
         loss.backward()

@@ -4,11 +4,17 @@ The joint half of ALBEF (Li et al., NeurIPS 2021, arXiv 2107.07651, section 3.1)
 2111.08276): layers of self-attention among tokens, cross-attention to patches and a perceptron, then a two-way output, "image-text
 matching". Two towers score a pair by one dot product; this reads both at once, at the price of a network pass for every pair.
 
-Differences. There the upper six layers of BERT are the fusion encoder, 768 wide, and BERT's class token is read; here a few layers of
-a width of their own stand on the projected patches and tokens of any two towers, and a learned query beside the tokens is read (a
-CLIP text tower has no class token that has seen the text). Layers normalise first (BERT: afterwards). The last map is zero at the
-start, so every pair begins with log-odds 0. There the score at test time is the raw output of the class "match"; here it is the
-log-odds, the difference of both outputs, which is what the loss learns.
+As there, what the towers contrast takes part: the image's pooled vector stands before its patches, and what is read at the end begins as
+the text's pooled vector (plus a learned one) before its tokens; there both are class tokens.
+
+Differences. There the upper six layers of BERT are the fusion encoder, 768 wide and pre-trained; here a few layers of a width of their
+own stand on the shared space of any two towers. They start from nothing, but not from noise, for in that space like things are
+alike: vectors are made equally long, both sides go through the same map at first, and the cross-attention starts as the identity
+with a minus, "what the text says without what it finds". (Frozen towers of the base model, 1,300 scenes, 64 pairs a step, half of them
+right, width 64, one trial each: with random maps and without pooled vectors nothing was learned in 150 steps; so, 90% were
+answered right after 120.) Layers normalise first (BERT: afterwards). The last map is zero at the start, so every pair begins with
+log-odds 0. There the score at test time is the raw output of the class "match"; here it is the log-odds, the difference of both
+outputs, which is what the loss learns.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from torch.nn.functional import cosine_similarity, pad
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.contract import unit
 from wholegrain.losses.pair_scores import blocks, joined
 from wholegrain.towers.heads import HeadConfig, PlainHead, Widths
 from wholegrain.towers.pair_heads import split_heads
@@ -32,7 +39,7 @@ PREFIX = "fusion."
 
 
 class FusionEncoder(nn.Module):
-    """Patches and tokens of M pairs to log-odds ``[M]``.
+    """Pooled vectors, patches and tokens of M pairs to log-odds ``[M]``.
 
     Args:
         shared: D, the width of patches and tokens.
@@ -42,7 +49,8 @@ class FusionEncoder(nn.Module):
 
     Example:
         >>> net = FusionEncoder(8, width=4, layers=1, heads=2)
-        >>> net(torch.ones(3, 6, 8), torch.ones(3, 5, 8), torch.ones(3, 5, dtype=torch.bool)).tolist()
+        >>> image, text = ImageFeatures(torch.ones(3, 8), patches_BPD=torch.ones(3, 6, 8)), TextFeatures(torch.ones(3, 8))
+        >>> net(image, replace(text, tokens_NLD=torch.ones(3, 5, 8), mask_NL=torch.ones(3, 5, dtype=torch.bool))).tolist()
         [0.0, 0.0, 0.0]
     """
 
@@ -57,24 +65,42 @@ class FusionEncoder(nn.Module):
         )
         self.norm_patch, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.answer = nn.Linear(width, 2)
-        nn.init.zeros_(self.answer.weight)
-        nn.init.zeros_(self.answer.bias)
+        self._start()
 
-    def forward(self, patches_MPD: Tensor, tokens_MLD: Tensor, mask_ML: Tensor) -> Tensor:
-        """``[M, P, D]``, ``[M, L, D]`` and bool ``[M, L]`` to ``[M]``; what padded positions hold plays no part, be it NaN."""
-        if len(patches_MPD) == 0:  # torch's attention refuses it; every parameter still gets its gradient, zero
-            parts = (*self.parameters(), patches_MPD, tokens_MLD)
+    @torch.no_grad()
+    def _start(self) -> None:
+        """See the module."""
+        for parameter in (self.answer.weight, self.answer.bias, self.patch.bias, self.token.bias):
+            parameter.zero_()
+        nn.init.orthogonal_(self.patch.weight)
+        self.token.weight.copy_(self.patch.weight)
+        same = torch.eye(len(self.ask_F))
+        for layer in self.layers:
+            across: Any = layer.multihead_attn
+            across.in_proj_weight.copy_(same.repeat(3, 1))
+            across.out_proj.weight.copy_(-same / len(self.layers))
+
+    def forward(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Features of M images and M texts to ``[M]``; what padded positions hold plays no part, be it NaN."""
+        patches, tokens, mask = image.patches_BPD, text.tokens_NLD, text.mask_NL
+        if patches is None or tokens is None or mask is None:
+            raise ValueError("the fusion model reads patches and tokens; encode with needs={'patches', 'tokens'}")
+        if len(patches) == 0:  # torch's attention refuses it; everything still gets its gradient, zero
+            parts = (*self.parameters(), image.pooled_BD, patches, text.pooled_ND, tokens)
             return torch.stack([part.sum().to(self.ask_F.dtype) for part in parts]).sum().expand(0)
-        kind = self.patch.weight.dtype
-        tokens_MLD = torch.where(mask_ML[..., None], tokens_MLD, 0.0)
-        seen_MPF = self.norm_patch(self.patch(patches_MPD.to(kind)))
-        said_MLF = self.token(tokens_MLD.to(kind))
-        ask_M1F = self.ask_F.to(said_MLF.dtype).expand(len(said_MLF), 1, -1)
-        x, empty = torch.cat([ask_M1F, said_MLF], 1), pad(~mask_ML, (1, 0))
+        tokens = torch.where(mask[..., None], tokens, 0.0)
+        seen_MPF = self.norm_patch(self.patch(self._even(torch.cat([image.pooled_BD[:, None], patches], 1))))
+        said_MLF = self.token(self._even(torch.cat([text.pooled_ND[:, None], tokens], 1)))
+        x = torch.cat([said_MLF[:, :1] + self.ask_F.to(said_MLF.dtype), said_MLF[:, 1:]], 1)
+        empty = pad(~mask, (1, 0))
         for layer in self.layers:
             x = layer(x, seen_MPF, tgt_key_padding_mask=empty)
         no_M, yes_M = self.answer(self.norm(x[:, 0])).unbind(-1)
         return yes_M - no_M
+
+    def _even(self, x: Tensor) -> Tensor:
+        """Vectors of length sqrt(D), in the network's own type."""
+        return (unit(x) * x.shape[-1] ** 0.5).to(self.patch.weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -85,10 +111,8 @@ class Match:
 
     def __call__(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Log-odds ``[M]`` of M images with M texts, row by row."""
-        if image.patches_BPD is None or text.tokens_NLD is None or text.mask_NL is None:
-            raise ValueError("the fusion model reads patches and tokens; encode with needs={'patches', 'tokens'}")
         learned = {name.removeprefix(PREFIX): x for name, x in image.learned.items() if name.startswith(PREFIX)}
-        return functional_call(self.encoder, learned, (image.patches_BPD, text.tokens_NLD, text.mask_NL))
+        return functional_call(self.encoder, learned, (image, text))
 
 
 class FusionHead(PlainHead):
