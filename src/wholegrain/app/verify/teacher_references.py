@@ -1,6 +1,6 @@
 """The packaged losses that look at a teacher, as loops over single samples, written from the published formulas."""
 
-# pyright: basic, reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false, reportReturnType=false
+# pyright: basic, reportOptionalMemberAccess=false, reportOptionalSubscript=false, reportArgumentType=false, reportReturnType=false, reportCallIssue=false
 
 from __future__ import annotations
 
