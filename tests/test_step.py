@@ -11,11 +11,11 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, names_of
+from wholegrain.training.precision import resolve_precision
 from wholegrain.training.step import (
     NonFiniteLossError,
     learning_rate,
     make_optimiser,
-    resolve_precision,
     seed_everything,
     take_step,
 )

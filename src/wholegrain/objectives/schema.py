@@ -9,7 +9,7 @@ from typing import Any
 
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
 SCHEDULES = ("cosine", "constant")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
 
 
@@ -206,10 +206,13 @@ class Term:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """AdamW with one cycle of learning rate. Gains, biases and the temperature never decay; there is no layer-wise decay.
+    """AdamW with one cycle of learning rate, and how a step is computed. Gains, biases and the temperature never decay.
 
     Attributes:
         lr: peak learning rate.
+        layer_decay: factor on the learning rate from each stage of a tower to the one before it: the last stage has ``lr * layer_decay``,
+            the one before that ``lr * layer_decay ** 2``, and so on; what is in no tower (head, temperature, bias) has ``lr``. 1 is the
+            same everywhere (BEiT, Bao et al., ICLR 2022, uses 0.65 to 0.75).
         weight_decay, betas, eps: AdamW's.
         warmup_steps: linear warm-up; at most half of all steps are used for it.
         schedule: ``cosine`` to zero or ``constant``, after the warm-up.
@@ -217,10 +220,18 @@ class Optimiser:
         epochs: passes over the training split; ignored if ``steps`` is given.
         steps: optimiser steps; 0 means ``epochs``.
         batch: images per step over all processes together.
-        precision: ``auto`` is bf16 where the device computes it faster, else fp32.
+        micro_batch: images that one process encodes at once; 0 is all of them. Smaller ones need less memory and a second forward
+            pass; the step is the same to rounding (``training/accumulate.py``).
+        recompute: towers keep only what enters each block, and compute the rest again in the backward pass: less memory, about a third
+            more time, the same step bit for bit on a CPU.
+        precision: ``auto`` is bf16 where the device computes it faster, else fp32; ``fp16``, with a scaler, is for CUDA devices without
+            bf16.
+        skip_nonfinite: leave a step out, and go on, where the loss is not a finite number (never more than ten steps in succession);
+            otherwise training stops there. The batch's keys are saved either way.
     """
 
     lr: float = 5e-4
+    layer_decay: float = 1.0
     weight_decay: float = 0.2
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -230,15 +241,19 @@ class Optimiser:
     epochs: float = 5
     steps: int = 0
     batch: int = 256
+    micro_batch: int = 0
+    recompute: bool = False
     precision: str = "auto"
+    skip_nonfinite: bool = False
 
     def __post_init__(self) -> None:
         choose("schedule", self.schedule, SCHEDULES)
         choose("precision", self.precision, PRECISIONS)
         for name in ("lr", "batch", "epochs", "eps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("weight_decay", "warmup_steps", "grad_clip", "steps"):
+        for name in ("weight_decay", "warmup_steps", "grad_clip", "steps", "micro_batch"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
         require(all(0 <= beta < 1 for beta in self.betas), "betas", list(self.betas), "two numbers in [0, 1)")
 
 

@@ -25,6 +25,7 @@ from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
 from wholegrain.training.feature_files import features_name, read_features, write_features
+from wholegrain.training.precision import autocast
 
 SHARE_OF_MEMORY = 0.4
 """Raw features may take this share of the memory that is free when training starts."""
@@ -216,7 +217,7 @@ class _Pixels(torch.utils.data.Dataset):
 @torch.no_grad()
 def _raw_images(model: Model, pixels_BCHW: Tensor, needs: frozenset[str], precision: str) -> RawImage:
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(device, precision):
         raw = model.raw_images(pixels_BCHW.to(device), needs)
     patches_BPV, classes_BHV = (None if part is None else part.float().cpu() for part in (raw.patches_BPV, raw.classes_BHV))
     return RawImage(raw.pooled_BV.float().cpu(), patches_BPV, classes_BHV, raw.grid)
@@ -225,7 +226,7 @@ def _raw_images(model: Model, pixels_BCHW: Tensor, needs: frozenset[str], precis
 @torch.no_grad()
 def _raw_texts(model: Model, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str], precision: str) -> RawText:
     device = next(model.parameters()).device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(device, precision):
         raw = model.raw_texts(tokens_NL.to(device), length_N.to(device), needs)
     tokens_NLV = None if raw.tokens_NLV is None else raw.tokens_NLV.float().cpu()
     return RawText(raw.pooled_NV.float().cpu(), tokens_NLV, raw.mask_NL.cpu())

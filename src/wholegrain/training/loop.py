@@ -23,6 +23,7 @@ from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
 from wholegrain.towers.heads import HeadConfig, convert_head
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
+from wholegrain.training.accumulate import refuse_batchnorm
 from wholegrain.training.distributed import Place, processes
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
@@ -30,13 +31,14 @@ from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, make_loader, names_of
 from wholegrain.training.meters import Meters, Reporter, Silent
 from wholegrain.training.plan import Plan
+from wholegrain.training.precision import make_scaler, resolve_precision
+from wholegrain.training.recompute import recomputed
 from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,
     learning_rate,
     make_optimiser,
-    resolve_precision,
     seed_everything,
     take_step,
 )
@@ -44,6 +46,7 @@ from wholegrain.training.teacher import Teacher, make_teacher
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 OnStep = Callable[[Outcome], bool | None]
+SKIPPED_MOST = 10  # steps in succession whose loss is not a finite number, before training stops all the same
 
 
 @dataclass
@@ -78,8 +81,10 @@ class Run:
     total: int
     notes: list[str]
     teacher: Teacher | None = None
+    scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
     best: Best = field(default_factory=Best)
     step: int = 0
+    skipped: int = 0  # in succession
 
     @property
     def kept(self) -> Model:
@@ -141,7 +146,7 @@ def train(
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
             encoder.teacher = run.teacher
             batches = _batches(encoder, run, dataset, place, workers)
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, recomputed(model, run.recipe.optimiser.recompute):
                 _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
             if evaluate is None and place.first:
                 folder.save_model(run.kept)
@@ -163,29 +168,17 @@ def _loop(
     on_step: OnStep | None,
 ) -> None:
     """Step after step: draw, learn, report; now and then evaluate and save; stop when it is time, or asked."""
-    recipe, saving = run.recipe, run.recipe.saving
+    saving = run.recipe.saving
     save_every = saving.every or run.plan.steps_per_epoch
     evaluate_every = saving.evaluate_every or run.plan.steps_per_epoch
     for batch, waited in _timed(batches):
-        seed_everything(recipe.seed, run.step, place.rank)
-        try:
-            outcome = take_step(
-                encoder,
-                run.objective,
-                run.optimiser,
-                batch.to(place.device, non_blocking=True),
-                step=run.step,
-                lr=learning_rate(run.step, run.total, recipe.optimiser),
-                grad_clip=recipe.optimiser.grad_clip,
-                precision=recipe.optimiser.precision,
-                group=place.group,
-            )
-        except NonFiniteLossError:
-            raise _explained(folder, run.step, batch, recipe) from None
-        if run.teacher is not None:
-            run.teacher.follow(run.model)
-        meters.step(outcome, waited)
-        stopped = on_step is not None and bool(on_step(outcome))
+        outcome = _step(run, encoder, batch, place, folder, meters)
+        stopped = False
+        if outcome is not None:
+            if run.teacher is not None:
+                run.teacher.follow(run.model)
+            meters.step(outcome, waited)
+            stopped = on_step is not None and bool(on_step(outcome))
         run.step += 1
         done = run.step == run.total or place.any(stopped)
         interrupted = place.any(interrupts.asked is not None)
@@ -193,8 +186,7 @@ def _loop(
         if evaluate is not None and place.first and not interrupted and (done or run.step % evaluate_every == 0):
             _evaluate(run, evaluate, folder, meters)
         if place.first and (done or interrupted or run.step % save_every == 0):
-            saved = checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, best=vars(run.best))
-            checkpoint.save(saved, folder.checkpoints, saving.keep)
+            checkpoint.save(_packed(run), folder.checkpoints, saving.keep)
         place.wait()
         if done:
             return
@@ -204,6 +196,43 @@ def _loop(
             )
             interrupts.obey()
             raise SystemExit(143)  # another process was asked
+
+
+def _step(run: Run, encoder: nn.Module, batch: Batch, place: Place, folder: RunFolder, meters: Meters) -> Outcome | None:
+    """One step; ``None`` if its loss is not a finite number and it is to be left out."""
+    settings = run.recipe.optimiser
+    seed_everything(run.recipe.seed, run.step, place.rank)
+    try:
+        outcome = take_step(
+            encoder,
+            run.objective,
+            run.optimiser,
+            batch.to(place.device, non_blocking=True),
+            step=run.step,
+            lr=learning_rate(run.step, run.total, settings),
+            grad_clip=settings.grad_clip,
+            precision=settings.precision,
+            micro_batch=settings.micro_batch,
+            scaler=run.scaler,
+            group=place.group,
+        )
+    except NonFiniteLossError:
+        run.skipped += 1
+        if not settings.skip_nonfinite or run.skipped > SKIPPED_MOST:
+            raise _explained(folder, run.step, batch, run.recipe, place) from None
+        path = _noted(folder, run.step, batch, place, f"nonfinite-{run.step}")
+        meters.say(f"Step {run.step} is left out: its loss is not a finite number; the batch is in {path}.")
+        return None
+    run.skipped = 0
+    return outcome
+
+
+def _packed(run: Run) -> checkpoint.Checkpoint:
+    """All that the run's next step depends on."""
+    facts: dict[str, Any] = {"best": vars(run.best), "skipped": run.skipped}
+    if run.scaler is not None:
+        facts["scaler"] = run.scaler.state_dict()
+    return checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, **facts)
 
 
 def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters) -> None:
@@ -224,13 +253,17 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     model.to(place.device).train()
     precision = resolve_precision(recipe.optimiser.precision, place.device)
     recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
+    for key, asked in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
+        if asked:
+            refuse_batchnorm(model, f"optimiser.{key}")
     names = names_of(dataset, recipe.data)
     terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
     keys = dataset.keys(recipe.data.split)
     plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
-    return Run(recipe, model, Objective(terms), optimiser, plan, names, total, list(notes), teacher)
+    scaler = make_scaler(place.device, precision)
+    return Run(recipe, model, Objective(terms), optimiser, plan, names, total, list(notes), teacher, scaler)
 
 
 def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
@@ -240,7 +273,9 @@ def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
     run.notes += broken
     if saved is not None:
         checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
-        run.best, run.step = Best(**saved.facts["best"]), saved.step
+        run.best, run.step, run.skipped = Best(**saved.facts["best"]), saved.step, saved.facts.get("skipped", 0)
+        if run.scaler is not None and "scaler" in saved.facts:
+            run.scaler.load_state_dict(saved.facts["scaler"])
 
 
 def fit_model(model: Model, recipe: Recipe) -> None:
@@ -326,10 +361,16 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
         started = time.perf_counter()
 
 
-def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe) -> UserError:
-    path = folder.note("nonfinite.json", {"step": step, "keys": list(batch.keys), "texts": list(batch.texts)})
+def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, place: Place) -> UserError:
+    path = _noted(folder, step, batch, place, "nonfinite")
     first = ", ".join(batch.keys[:3])
     return UserError(
         f"The loss is not a finite number at step {step} (images {first}, …; all are in {path}); nothing was updated: look at "
         f"them, or lower optimiser.lr (now {recipe.optimiser.lr}) and resume from the last checkpoint."
     )
+
+
+def _noted(folder: RunFolder, step: int, batch: Batch, place: Place, name: str) -> Path:
+    """Writes down this process's part of a batch."""
+    whose = "" if place.world == 1 else f"-process{place.rank}"
+    return folder.note(f"{name}{whose}.json", {"step": step, "keys": list(batch.keys), "texts": list(batch.texts)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from wholegrain.data.batch import Batch
+from wholegrain.losses.contract import LossOutput
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
+from wholegrain.towers.tower import TunedModule
+from wholegrain.training.accumulate import backward_in_parts
+from wholegrain.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Outcome:
         loss: the objective.
         parts: its parts, named as in ``Objective``.
         lr: the learning rate it was taken with.
-        grad_norm: before clipping.
+        grad_norm: before clipping; with fp16 not a finite number where the gradients did not fit and nothing was updated.
         scale: the temperature's inverse, before the step.
         images, texts: how many the step saw, over all processes.
     """
@@ -59,26 +64,31 @@ def learning_rate(step: int, total: int, settings: Optimiser) -> float:
 
 
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
-    """Fused AdamW over what is trained; vectors and scalars (gains, biases, the temperature) and gates do not decay."""
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    still = [p for name, p in trained if p.ndim < 2 or "gate" in name.rpartition(".")[2]]
-    ids = {id(p) for p in still}
-    groups = [
-        {"params": [p for _, p in trained if id(p) not in ids], "weight_decay": settings.weight_decay},
-        {"params": still, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    """Fused AdamW over what is trained; vectors and scalars (gains, biases, the temperature) and gates do not decay.
+
+    A group's ``lr_share`` is the part of the learning rate that it takes: ``layer_decay`` to the power of its depth below the head.
+    """
+    share = _lr_shares(module, settings.layer_decay)
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for decay, wanted in ((settings.weight_decay, False), (0.0, True)):
+        for name, parameter in module.named_parameters():
+            still = parameter.ndim < 2 or "gate" in name.rpartition(".")[2]
+            if parameter.requires_grad and still == wanted:
+                groups.setdefault((decay, share.get(id(parameter), 1.0)), []).append(parameter)
+    made = [{"params": group, "weight_decay": decay, "lr_share": share} for (decay, share), group in groups.items()]
+    return torch.optim.AdamW(made, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
-def resolve_precision(wanted: str, device: torch.device) -> str:
-    """``fp32`` or ``bf16``; ``auto`` takes bf16 where the machine has units for it: CUDA, or a CPU with AMX or AVX512-BF16."""
-    if wanted != "auto":
-        return wanted
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+def _lr_shares(module: nn.Module, decay: float) -> dict[int, float]:
+    """id of a tower's parameter -> decay ** d: d is 1 in the last stage, one more in each stage before it, and most below the first."""
+    shares: dict[int, float] = {}
+    for tower in module.modules():
+        if isinstance(tower, TunedModule) and decay != 1:
+            stages = tower.stages()
+            shares |= {id(p): decay ** (len(stages) + 1) for p in tower.parameters()}
+            for place, stage in enumerate(stages):
+                shares |= {id(p): decay ** (len(stages) - place) for p in stage.parameters()}
+    return shares
 
 
 def seed_everything(*parts: int) -> None:
@@ -97,6 +107,8 @@ def take_step(
     lr: float,
     grad_clip: float = 0.0,
     precision: str = "fp32",
+    micro_batch: int = 0,
+    scaler: torch.amp.GradScaler | None = None,  # pyright: ignore[reportPrivateImportUsage]
     group: dist.ProcessGroup | None = None,
 ) -> Outcome:
     """Takes one step and says what it did.
@@ -108,32 +120,68 @@ def take_step(
         batch: this process's part of the global batch, on the encoder's device.
         step, lr: the step's number and rate.
         grad_clip: largest gradient norm, 0 for no limit.
-        precision: ``fp32`` or ``bf16`` (autocast).
+        precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast).
+        micro_batch: images that this process encodes at once (:mod:`wholegrain.training.accumulate`), 0 for all.
+        scaler: of gradients of ``fp16``: where they do not fit, it halves its factor and nothing is updated.
         group: the processes that share the batch.
 
     Raises:
-        NonFiniteLossError: before anything is updated, in every process alike.
+        NonFiniteLossError: before anything is updated, in every process alike; the objective's state is as before the step.
     """
     world = dist.get_world_size(group) if group is not None else 1
     for settings in optimiser.param_groups:
-        settings["lr"] = lr
-    device = batch.row_N.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-        image, text, scale, bias = encoder(batch, objective.needs)
-        output = objective(image, text, batch.pairing, scale, bias, group=group)
-    # DDP averages gradients over processes; the shares add up to the loss, so the mean of W times a share is what is wanted.
-    (output.value * world).backward()
+        settings["lr"] = lr * settings.get("lr_share", 1.0)
+    carried, device = objective.state_dict(), batch.row_N.device
+
+    def cast() -> torch.autocast:
+        return autocast(device, precision)
+
+    def root(share: Tensor) -> Tensor:
+        # DDP averages gradients over processes; the shares add up to the loss, so the mean of W times a share is what is wanted.
+        return share * world if scaler is None else scaler.scale(share * world)
+
+    if 0 < micro_batch < len(batch.keys):
+        output, scale = backward_in_parts(encoder, objective, batch, micro_batch, cast=cast, root=root, group=group)
+    else:
+        output, scale = _backward(encoder, objective, batch, cast=cast, root=root, group=group)
+    if scaler is not None:
+        scaler.unscale_(optimiser)
     parameters = [p for settings in optimiser.param_groups for p in settings["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, grad_clip if grad_clip > 0 else math.inf)
     counts = (len(batch.keys), len(batch.pairing.owner_N))
     loss, *values, images, texts = _sums([output.value.detach(), *output.parts.values(), *map(float, counts)], device, group)
-    if not math.isfinite(loss) or not math.isfinite(norm.item()):
+    too_large = scaler is not None and scaler.get_scale() > 1  # gradients that a smaller factor may make fit
+    if not math.isfinite(loss) or not (math.isfinite(norm.item()) or too_large):
         optimiser.zero_grad(set_to_none=True)
+        objective.load_state_dict(carried)
+        if scaler is not None:
+            scaler.update()
         raise NonFiniteLossError
-    optimiser.step()
+    if scaler is None:
+        optimiser.step()
+    else:
+        scaler.step(optimiser)
+        scaler.update()
     optimiser.zero_grad(set_to_none=True)
     parts = dict(zip(output.parts, values, strict=True))
     return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts))
+
+
+def _backward(
+    encoder: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    *,
+    cast: Callable[[], torch.autocast],
+    root: Callable[[Tensor], Tensor],
+    group: dist.ProcessGroup | None,
+) -> tuple[LossOutput, Tensor]:
+    """Adds the batch's gradients to the parameters; gives the objective's output and the temperature's inverse."""
+    with cast():
+        image, text, scale, bias = encoder(batch, objective.needs)
+        output = objective(image, text, batch.pairing, scale, bias, group=group)
+    root(output.value).backward()
+    return output, scale
 
 
 def _sums(shares: list[Tensor | float], device: torch.device, group: dist.ProcessGroup | None) -> list[float]:
