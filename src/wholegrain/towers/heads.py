@@ -40,7 +40,7 @@ class HeadConfig:
         source: where branches come from: ``tokens`` (class tokens inside the image tower), ``readout`` (H learned attention
             read-outs of the patches, for CNNs and frozen towers), ``mlp`` (streams of a Vision Transformer's last blocks, see
             :mod:`wholegrain.towers.mlp_branches`), ``auto`` (tokens where the tower can hold and train them).
-        branch_blocks: K, the last blocks of which ``mlp`` makes streams.
+        branch_blocks: K, the last blocks of which ``mlp`` makes streams; 0 is the paper's three, or all of a tower with fewer.
         patches_see, legacy_plus_one, noise: see :mod:`wholegrain.towers.branches`; also of Llip's mixture tokens.
         mixtures: K mixture tokens, for ``llip``; they come from where ``source`` says.
         attention_heads: G, for ``flair``, ``llip``, ``fusion`` and ``cosmos``; the largest number up to it that divides the width.
@@ -54,7 +54,7 @@ class HeadConfig:
     hidden: int = 0
     branches: int = 5
     source: Literal["auto", "tokens", "readout", "mlp"] = "auto"
-    branch_blocks: int = 3
+    branch_blocks: int = 0
     patches_see: Literal["auto", "shared", "all", "none"] = "auto"
     legacy_plus_one: bool = False
     noise: float = 0.02
@@ -320,7 +320,7 @@ def branch_source(model: Model, config: HeadConfig, count: int) -> str:
         if config.kind != "branches" or model.image_frozen:
             why = "the image tower is frozen" if config.kind == "branches" else f"the head is {config.kind!r}"
             raise UserError(f"source = 'mlp' makes branches of the image tower's own blocks, and {why}; use source = 'auto'")
-        tower.add_mlp_branches(count, config.branch_blocks)
+        tower.add_mlp_branches(count, config.branch_blocks or min(3, len(tower.stages())))
     if source == "auto":
         source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
     if source == "tokens":
