@@ -171,6 +171,6 @@ def test_parts_in_two_processes_are_the_whole_in_one(dataset):
 def test_batch_normalisation_is_refused(dataset, tmp_path):
     model = make_model(dataset)
     model.image_tower = timm_tower("resnet10t", 16, fixed_batchnorm=False)
-    with pytest.raises(UserError, match=r"optimiser.micro_batch cannot be exact with image_tower.*batch normalisation"):
-        recipe = make_recipe("clip", "--optimiser.micro_batch", "2")
+    recipe = make_recipe("clip", "--optimiser.micro_batch", "2")
+    with pytest.raises(UserError, match=r"optimiser.micro_batch cannot be exact with image_tower.*batch"):
         train(recipe, dataset, model, tmp_path / "run", device="cpu", quiet=True)
