@@ -29,8 +29,9 @@ section 3). There is no agreement on the formula, so it is a setting:
 
     -log e^{s cos(T_n, T_first)} / sum_{k in H} e^{s cos(T_n, T_k)},  T_first: the first hard negative of the global batch
 
-    The released code at all other times, with which the published models agree best: the target is an arbitrary negative, the
-    same for every caption. Its floor is ln |H|, ln(4B) with four negatives a caption, once the texts cannot be told apart. To
+    The released code since 27 March 2024: the target is an arbitrary negative, the same for every caption. Its floor is ln |H|, ln(4B)
+    with four negatives a caption, once the texts cannot be told apart. ``"first_release"`` (June 2023 to 31 January 2024, and 8 to 27
+    March 2024; with which the published models agree best) has ``e^{s cos(I_n, T_n)}`` in the sum, too: one rival more. Both to
     reproduce, not to recommend.
 
 ``scores="joint"``, for a fusion model (CE-XVLM), in the first two: the cosine of two texts gives way to the log-odds z of
@@ -44,7 +45,7 @@ text vectors (``"cosine"`` here, which works with a fusion model, too) or pairs 
 In the first two the scale is not learned from this term: there is no image in it, and its gradient would push the scale one way.
 
 The mean is over all captions of the global batch that have a negative (``own``, ``paper``), or over all captions. A negative that
-is word for word its caption is left out, except in ``"released"``, which leaves nothing out.
+is word for word its caption is left out, except in the two released ones, which leave nothing out.
 
 Duplicates: in ``"cross_modal"`` a hard negative that is known to be true of the image is ignored; else they play no part.
 Cost: ``own`` and ``paper``: one dot product a negative (``"joint"``: one pass of the network for every text, true or false), nothing
@@ -92,7 +93,7 @@ class ImcLoss:
             (with the caption as its own positive) and ``paper``.
     """
 
-    variant: Literal["own", "paper", "cross_modal", "released"] = "own"
+    variant: Literal["own", "paper", "cross_modal", "released", "first_release"] = "own"
     positive: Literal["self", "sibling"] = "self"
     scaled: bool = True
     scores: Literal["cosine", "joint"] = "cosine"
@@ -164,12 +165,13 @@ class ImcLoss:
             torch.tensor(len(caption), device=scale.device),
         )
         row = torch.arange(len(caption), device=foil_F.device)
-        if self.variant == "released":
-            found = tiled_softmax(logits, Nothing(), row, torch.zeros_like(row))
-            return found.by_row[0] - found.pair_P, count
         owner = pairing.owner_N[caption]
-        known = KnownTrue(pairing, everyone, "ignore", image_R=owner, text_C=foil_F)
         true = scale * (image_BD[owner] * text_ND[caption]).sum(1)
+        if self.variant in ("released", "first_release"):
+            found = tiled_softmax(logits, Nothing(), row, torch.zeros_like(row))
+            rivals = found.by_row[0] if self.variant == "released" else torch.logaddexp(found.by_row[0], true)
+            return rivals - found.pair_P, count
+        known = KnownTrue(pairing, everyone, "ignore", image_R=owner, text_C=foil_F)
         return -logsigmoid(true - tiled_softmax(logits, known, row[:0], row[:0]).by_row[0]), count
 
 

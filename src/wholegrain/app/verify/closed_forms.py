@@ -106,7 +106,7 @@ def _imc(loss: Any) -> Iterator[ClosedForm]:
         peak = ALIKE if loss.scores == "joint" else SCALE if loss.scaled else 1.0
         yield ClosedForm("3 foils like their caption: their score + ln 3", _same(), peak + math.log(FOILS))
     else:
-        rivals = FOILS * IMAGES + (loss.variant == "cross_modal")
+        rivals = FOILS * IMAGES + (loss.variant in ("cross_modal", "first_release"))
         yield ClosedForm(f"12 foils like everything: ln {rivals}", _same(), math.log(rivals))
     yield ClosedForm("no foils: 0", _same(0), 0.0)
 

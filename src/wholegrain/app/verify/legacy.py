@@ -33,7 +33,7 @@ def known_breaks(loss: Any) -> dict[str, str]:
 
 
 def _imc(loss: Any) -> dict[str, str]:
-    found = {"text_order": _FIRST} if loss.variant == "released" else {}
+    found = {"text_order": _FIRST} if loss.variant in ("released", "first_release") else {}
     if loss.variant == "own" and loss.positive == "sibling":
         found["text_order"] = _NEXT
     if loss.variant in ("own", "paper") and loss.scaled and loss.scores == "cosine":

@@ -145,9 +145,10 @@ def _imc(loss, batch, facts, scale, bias, state):
         elif loss.variant == "cross_modal" and facts.foils:
             rivals = [s * cos(text[n], text[k]) for k in facts.foils if not facts.known(i, k)]
             losses.append(entropy(s * cos(batch.image.pooled_BD[i], text[n]), rivals))
-        elif loss.variant == "released" and facts.foils:
+        elif loss.variant in ("released", "first_release") and facts.foils:
             logits = [s * cos(text[n], text[k]) for k in facts.foils]
-            losses.append(lse(logits) - logits[0])
+            image = [s * cos(batch.image.pooled_BD[i], text[n])] if loss.variant == "first_release" else []
+            losses.append(lse([*logits, *image]) - logits[0])
     return torch.stack(losses).mean() if losses else 0 * text.sum()
 
 

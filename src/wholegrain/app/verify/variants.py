@@ -48,6 +48,7 @@ CASES: dict[str, Any] = {
     "imc-paper": ImcLoss(variant="paper"),
     "imc-cross": ImcLoss(variant="cross_modal"),
     "imc-released": ImcLoss(variant="released"),
+    "imc-first": ImcLoss(variant="first_release"),
     "cmr": CmrLoss(),
     "cmr-grid": CmrLoss(reduction="grid", gap="paired"),
     "cmr-max": CmrLoss(margin="max"),
