@@ -114,7 +114,7 @@ def test_recomputed_blocks_give_the_same_bits_and_keep_less(dataset, name):
         assert all("forward" not in vars(module) for module in model.modules())
         seen.append((kept.bytes, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
     (much, one), (little, other) = seen
-    assert little < 0.5 * much
+    assert little < 0.7 * much
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
 

@@ -247,11 +247,11 @@ def _saved_folder(spec: str) -> Path | None:
     path = Path(spec)
     base, _, name = spec.rpartition(":")
     if path.is_dir():
-        places = [path, path / "model"]
+        places = [path, path / "model", path / ".model.old"]  # the last one: of a run killed while it put a new model there
     elif base and Path(base).is_dir():
         run = Path(base)
         places = [p for top in (run, run / "checkpoints") for p in (top / name, top / name / "model")]
-        places += [run / "model"] if name == "last" else []
+        places += [run / "model", run / ".model.old"] if name == "last" else []
     else:
         return None
     return next((place for place in places if (place / MODEL_FILE).is_file()), None)

@@ -159,7 +159,10 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
 
 @contextmanager
 def aside(final: Path) -> Iterator[Path]:
-    """A folder to fill beside ``final`` that takes its place, whole, when the block ends well, and vanishes when it does not."""
+    """A folder to fill beside ``final`` that takes its place, whole, when the block ends well, and vanishes when it does not.
+
+    A kill between the two renames leaves what was there before under the name ``.NAME.old``, where ``load_model`` looks, too.
+    """
     part, old = final.with_name(f".{final.name}.part"), final.with_name(f".{final.name}.old")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -168,8 +171,8 @@ def aside(final: Path) -> Iterator[Path]:
         for file in part.rglob("*"):
             if file.is_file():
                 _sync(file)
-        shutil.rmtree(old, ignore_errors=True)
         if final.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(final, old)
         os.replace(part, final)
         _sync(final.parent)

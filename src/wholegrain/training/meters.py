@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -109,6 +111,7 @@ class Reporter:
         self._board.close()
 
     def _write(self, line: dict[str, Any]) -> None:
+        line = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()
 
@@ -150,7 +153,9 @@ def _continued(path: Path, start: int) -> TextIO:
                     kept.append(line)
             except (ValueError, KeyError):
                 continue  # the last line of a killed run may be cut
-    path.write_text("".join(line + "\n" for line in kept))
+    part = path.with_name(f".{path.name}.part")
+    part.write_text("".join(line + "\n" for line in kept))
+    os.replace(part, path)
     return path.open("a")
 
 
