@@ -27,6 +27,7 @@ COMMANDS = {
     "scenes": "make pictures with known truth: objects, relations, negatives, twins",
     "train": "train or fine-tune a model by a recipe",
     "compete": "train several methods under equal conditions; one table",
+    "interpolate": "a model between two: before and after fine-tuning",
     "evaluate": "measure a model: retrieval, composition, dense, with controls",
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",
