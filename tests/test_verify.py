@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import planted_bugs
@@ -16,6 +17,8 @@ from wholegrain.app.verify.variants import CASES, label, packaged, settings_of, 
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
 from wholegrain.losses.clip import ClipLoss
+from wholegrain.objectives.resolve import resolve_loss
+from wholegrain.objectives.schema import Term
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "verify.md"
@@ -31,6 +34,32 @@ def test_every_packaged_loss_keeps_its_promises(name):
         status = {finding.check: finding.status for finding in verdict.findings}
         assert set(status) == {check.name for check in CHECKS}
         assert status["processes"] == status["precision"] == "pass"
+
+
+def _louder(image, text, output):
+    return replace(output, value=1.001 * output.value)
+
+
+def _deaf(image, text, output):
+    return replace(output, value=output.value.detach() + 0 * output.value)
+
+
+def _short_sighted(image, text, output):
+    """One image, or the first numbers of a vector, count a little more."""
+    return replace(output, value=output.value + 1e-4 * image.pooled_BD[0].square().sum())
+
+
+@pytest.mark.parametrize("breaking", [_louder, _deaf, _short_sighted])
+@pytest.mark.parametrize("name", packaged())
+def test_breaking_any_loss_turns_it_red(name, breaking, monkeypatch):
+    kind = type(resolve_loss(Term(name)))
+    right = kind.__call__
+    monkeypatch.setattr(
+        kind,
+        "__call__",
+        lambda self, image, text, *rest, **named: breaking(image, text, right(self, image, text, *rest, **named)),
+    )
+    assert not verify(name, checks=("reference", "gradients")).right
 
 
 def test_every_variant_of_the_table_is_verified():

@@ -30,6 +30,8 @@ def verify(
     """
     import json as text
 
+    from rich.console import Console
+
     from wholegrain.app.verify.settings import parse_settings
     from wholegrain.app.verify.show import show_exactness, show_verdict
     from wholegrain.app.verify.verdict import verify as run
@@ -41,7 +43,8 @@ def verify(
     if not all and not loss:
         raise UserError('Say which loss: "wholegrain verify clip", "… verify losses.py:MyLoss", or "… verify --all".')
     if all:
-        verdicts = verify_all([loss] if loss else None)
+        with Console(stderr=True).status("verifying") as status:
+            verdicts = verify_all([loss] if loss else None, lambda verdict: status.update(f"verified {verdict.loss}"))
     else:
         verdicts = [run(loss, parse_settings(settings), like or None, checks or None)]
     if json:

@@ -145,7 +145,9 @@ def make_batch(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    image = ImageFeatures(normal(images, width), normal(images, branches, width), normal(images, patches, width), _grid(patches))
+    pooled_BD, branches_BHD = normal(images, width), normal(images, branches, width)
+    branches_BHD[::2] = branches_BHD[::2, :1] + 0.4 * branches_BHD[::2]  # alike: what holds branches apart has something to do
+    image = ImageFeatures(pooled_BD, branches_BHD, normal(images, patches, width), _grid(patches))
     length = torch.randint(1, tokens + 1, (texts,), generator=draw)
     mask = torch.arange(tokens) < length[:, None]
     text = TextFeatures(normal(texts, width), normal(texts, tokens, width), mask)
