@@ -168,6 +168,18 @@ def test_parts_in_two_processes_are_the_whole_in_one(dataset):
             same(seen[name, 3], alone, within=1e-9)
 
 
+def test_features_kept_from_frozen_towers_come_in_parts_too(dataset, tmp_path):
+    losses = {}
+    for micro in ("0", "3"):
+        seen = losses.setdefault(micro, [])
+        recipe = make_recipe("pacl", "--data.crop_scale", "[1.0, 1.0]", "--optimiser.micro_batch", micro)
+        model = make_model(dataset)
+        run = {"device": "cpu", "quiet": True, "on_step": lambda outcome, seen=seen: seen.append(outcome.loss)}
+        train(recipe, dataset, model, tmp_path / micro, **run)
+    assert losses["3"] == pytest.approx(losses["0"], rel=1e-5)
+    assert len(set(losses["0"])) == 10
+
+
 def test_batch_normalisation_is_refused(dataset, tmp_path):
     model = make_model(dataset)
     model.image_tower = timm_tower("resnet10t", 16, fixed_batchnorm=False)

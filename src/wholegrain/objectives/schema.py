@@ -212,7 +212,7 @@ class Optimiser:
         lr: peak learning rate.
         layer_decay: factor on the learning rate from each stage of a tower to the one before it: the last stage has ``lr * layer_decay``,
             the one before that ``lr * layer_decay ** 2``, and so on; what is in no tower (head, temperature, bias) has ``lr``. 1 is the
-            same everywhere (BEiT, Bao et al., ICLR 2022, uses 0.65 to 0.75).
+            same everywhere.
         weight_decay, betas, eps: AdamW's.
         warmup_steps: linear warm-up; at most half of all steps are used for it.
         schedule: ``cosine`` to zero or ``constant``, after the warm-up.

@@ -1,7 +1,7 @@
 """A model between two: every weight interpolated on a line from one to the other.
 
 A fine-tuned model that gained on its data and lost elsewhere often keeps most of the gain, and loses little, half way back to where
-it began (WiSE-FT: Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022, arXiv 2109.01903, equation 1). It costs nothing to
+it began (WiSE-FT: Wortsman et al., *Robust fine-tuning of zero-shot models*, CVPR 2022, arXiv 2109.01903). It costs nothing to
 use: one model of the same size. It needs two models that were one once, such as a run and its start; between models that were trained
 apart a line leads nowhere.
 """
