@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -122,8 +123,13 @@ def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
 def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(tmp_path):
     data, operations = whole_run(tmp_path, world=2)
     assert killed(data, tmp_path / "cut", operation=operations // 2, world=2)
+    shutil.copytree(tmp_path / "cut", tmp_path / "alone")
     assert not killed(data, tmp_path / "cut", world=2)
     same(outcome_of(tmp_path / "cut"), outcome_of(tmp_path / "whole"))
+    assert not killed(data, tmp_path / "alone")  # another number of processes: the same to rounding
+    losses = [[line["loss"] for line in outcome_of(tmp_path / name)[1] if "loss" in line] for name in ("alone", "whole")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] != losses[1]
 
 
 def test_a_kill_between_two_renames_leaves_a_model_to_load(tmp_path, monkeypatch):
