@@ -8,12 +8,12 @@ from rich.console import Console
 
 from wholegrain.app.base import base_folder, load_base, load_weak_kinds
 from wholegrain.app.demo import METHODS, Size, demo, failed_twin
-from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
+from wholegrain.objectives.recipe import load_recipe
 
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))
 
@@ -62,7 +62,7 @@ def test_the_base_knows_its_world():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_all_methods_draw_the_same_captions_and_take_the_same_steps(method):
-    clip, other = scene_recipe("clip"), scene_recipe(method)
+    clip, other = load_recipe("scenes/clip"), load_recipe(f"scenes/{method}")
     assert other.data.captions == clip.data.captions
     assert other.optimiser == clip.optimiser
     assert not set(other.data.negatives.kinds) & {"count", "swap_fill"}

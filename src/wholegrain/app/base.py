@@ -18,7 +18,6 @@ from rich.console import Console
 from torch import Tensor
 
 from wholegrain.app.gates import weak_kinds
-from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.regions import crop_regions
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
@@ -26,6 +25,7 @@ from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.suite import evaluate
+from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
@@ -76,7 +76,7 @@ def make_base(
     whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts))
     crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
     first, second = (
-        scene_recipe(name, [f"--optimiser.steps={n}", f"--seed={seed}"])
+        load_recipe(f"scenes/{name}", [f"--optimiser.steps={n}", f"--seed={seed}"])
         for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)
     )
     seed_everything(seed)

@@ -53,7 +53,9 @@ class Rules:
             recipe's own.
         seconds: training time of each run, in place of a number of steps; 0 is equal steps.
         overrides: dotted, for all recipes alike.
-        split, tasks, settings: of the evaluation; see ``evaluation.suite.evaluate``.
+        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``.
+        roles: retrieval with captions in these roles alone; empty is all.
+        shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
     """
 
     model: str = "small"
@@ -63,7 +65,8 @@ class Rules:
     overrides: tuple[str, ...] = ()
     split: str = "test"
     tasks: tuple[str, ...] = ("retrieval", "composition", "hard_positives", "grounding")
-    settings: Mapping[str, Mapping[str, object]] | None = None
+    roles: tuple[str, ...] = ()
+    shortlist: int = 0
 
 
 def compete(
@@ -72,7 +75,7 @@ def compete(
     """Trains and measures every recipe, and writes the standings.
 
     Args:
-        recipes: packaged names or TOML files; the first is what the others are compared with.
+        recipes: packaged names (``scenes/NAME`` is called NAME) or TOML files; the first is what the others are compared with.
         data: a prepared data set.
         out: the competition's folder.
         say: is told what is going on.
@@ -83,7 +86,7 @@ def compete(
     Raises:
         UserError: unknown recipes or data; or the first recipe cannot take part.
     """
-    names = [Path(recipe).stem if recipe.endswith(".toml") else recipe for recipe in recipes]
+    names = [Path(recipe).stem for recipe in recipes]
     if len(set(names)) < len(names):
         raise UserError(f"Two of the recipes have one name ({', '.join(names)}); name each once.")
     rows: list[Standing] = []
@@ -156,7 +159,10 @@ def _best_rate(name: str, recipe: str, data: Path, out: Path, rules: Rules, say:
 
 
 def _results(model: Model, dataset: Dataset, folder: Path, rules: Rules) -> list[TaskResult]:
-    return measured(model, dataset, folder, rules.split, rules.tasks, settings=rules.settings, seed=0)
+    retrieval: dict[str, object] = {"roles": rules.roles} if rules.roles else {}
+    if rules.shortlist and model.score is not None:
+        retrieval["shortlist"] = rules.shortlist
+    return measured(model, dataset, folder, rules.split, rules.tasks, settings={"retrieval": retrieval}, seed=0)
 
 
 def _start(data: Path, out: Path, rules: Rules) -> Standing:

@@ -18,13 +18,13 @@ from rich.table import Table
 
 from wholegrain.app.base import load_base, load_weak_kinds
 from wholegrain.app.runs import measured, trained
-from wholegrain.app.scene_recipes import scene_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
 from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
 from wholegrain.evaluation.result import TaskResult
+from wholegrain.objectives.recipe import load_recipe
 from wholegrain.report.report import Entry, write_report
 from wholegrain.report.terminal import show_twin
 from wholegrain.towers.model import Model
@@ -124,7 +124,7 @@ def failed_twin(composition: TaskResult, dataset: Dataset, kinds: Sequence[str])
 
 def fine_tuned(method: str, dataset: Dataset, run: Path, steps: int, seed: int, world: World) -> Model:
     """The base fine-tuned by one method; a run that is finished is loaded, one that was interrupted goes on."""
-    recipe = scene_recipe(method, [f"--optimiser.steps={steps}", f"--seed={seed}"])
+    recipe = load_recipe(f"scenes/{method}", [f"--optimiser.steps={steps}", f"--seed={seed}"])
     return trained(recipe, lambda: load_base(world), dataset, run, origin={"command": "wholegrain demo"})
 
 
@@ -189,7 +189,7 @@ def _role_recall(entry: Entry) -> float:
     result = entry.result("branches")
     assert result is not None
     known = {figure.name for figure in result.figures}
-    roles = enumerate(scene_recipe("holistic").terms[0].settings["roles"])
+    roles = enumerate(load_recipe("scenes/holistic").terms[0].settings["roles"])
     names = [(f"{role}/branch_{h}_recall@1", f"{role}/single_recall@1") for h, role in roles]
     found = [result.figure(own if own in known else single).value for own, single in names if {own, single} & known]
     return sum(found) / len(found)

@@ -23,6 +23,7 @@ def compete(
     split: str = "test",
     suite: str = "retrieval,composition,hard_positives,grounding",
     roles: tuple[str, ...] = (),
+    shortlist: int = 0,
     overrides: tuple[str, ...] = (),
 ) -> None:
     """Trains methods from one model on the same data and seeds, measures them, and prints one table; interrupted, the same line
@@ -42,6 +43,7 @@ def compete(
         split: the split to test on.
         suite: tasks or suites, separated by commas.
         roles: retrieval with captions in these roles alone.
+        shortlist: models that score pairs jointly re-rank that many candidates of each query, found by the cosine; 0 is all.
     """
     from rich.console import Console
 
@@ -56,9 +58,7 @@ def compete(
     chosen = ("clip", *(name for name in recipe_names() if name != "clip")) if recipes == ("all",) else recipes
     shortcuts = {"optimiser.steps": steps, "optimiser.batch": batch, "optimiser.lr": lr}
     dotted = (*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None))
-    tasks = expand(suite)
-    settings = {"retrieval": {"roles": roles}} if roles and "retrieval" in tasks else {}
-    rules = Rules(model, seeds, rates, seconds, dotted, split, tasks, settings)
+    rules = Rules(model, seeds, rates, seconds, dotted, split, expand(suite), roles, shortlist)
     console = Console()
     standings, left_out = run(chosen, data, out, rules, console.print)
     console.print(standings.as_table())

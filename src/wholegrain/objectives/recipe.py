@@ -58,7 +58,8 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     """A recipe from the package, a TOML file or a dict, with overrides.
 
     Args:
-        source: the name of a packaged recipe, the path of a ``.toml`` file, or nested dicts.
+        source: the name of a packaged recipe (``scenes/NAME`` for one that names roles which only scenes have), the path of a ``.toml``
+            file, or nested dicts.
         overrides: ``--dotted.key value`` as two items or ``--dotted.key=value`` as one. Values are TOML, or else plain text.
 
     Raises:
@@ -78,10 +79,11 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     return recipe if recipe.name else replace(recipe, name=name)
 
 
-def recipe_names() -> tuple[str, ...]:
-    """The packaged recipes, sorted."""
-    names = [file.name for file in resources.files("wholegrain.recipes").iterdir()]
-    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+def recipe_names(folder: str = "") -> tuple[str, ...]:
+    """The packaged recipes, sorted; with ``folder="scenes"`` those for scenes alone, as ``scenes/NAME``."""
+    place = resources.files("wholegrain.recipes").joinpath(folder)
+    names = [file.name.removesuffix(".toml") for file in place.iterdir() if file.name.endswith(".toml")]
+    return tuple(sorted(f"{folder}/{name}" if folder else name for name in names))
 
 
 def to_table(recipe: Recipe) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     text = str(source)
     path = Path(text)
     if not text.endswith(".toml"):
-        if text not in recipe_names():
+        if text not in (*recipe_names(), *recipe_names("scenes")):
             raise UserError(
                 f'There is no packaged recipe "{text}"; {closest(text, recipe_names())} A file of your own ends in .toml.'
             )
