@@ -29,7 +29,7 @@ FORK.set_forkserver_preload(["wholegrain.training.loop", "wholegrain.towers.io",
 
 
 def train_here(data, folder, operation, delay, place):
-    """In a process of its own: begins or resumes the run, and kills itself before the given file operation on its folder, or after a delay.
+    """In a process of its own: begins or resumes the run, and kills itself before a file operation on its folder, or some time after.
 
     Operations are those of Python alone: opening, renaming, removing, making folders. ``place`` is rank, world, port.
     """
@@ -43,16 +43,16 @@ def train_here(data, folder, operation, delay, place):
         nonlocal seen
         if event in ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove") and str(folder) in str(arguments[0]):
             seen += 1
-            if seen == operation:
+            if seen == operation and not delay:
                 os.kill(os.getpid(), signal.SIGKILL)
+            if seen == operation:
+                threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
     dataset, folder = Dataset(data), Path(folder)
-    recipe = make_recipe("ce_clip", "--optimiser.steps", str(STEPS), "--saving.every", "2", "--saving.evaluate_every", "1", *EMA)
+    recipe = make_recipe("ce_clip", "--optimiser.steps", str(STEPS), "--saving.every", "1", "--saving.evaluate_every", "3", *EMA)
     resume = (folder / "run.json").is_file()
     model = load_model(folder) if resume else make_model(dataset)
     sys.addaudithook(watch)
-    if delay:
-        threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
     train(recipe, dataset, model, folder, device="cpu", quiet=True, resume=resume, evaluate=rising)
     if place[0] == 0:
         (folder.parent / f"{folder.name}.count").write_text(str(seen))
@@ -112,9 +112,14 @@ def whole_run(tmp_path, world=1):
 def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
     data, operations = whole_run(tmp_path)
     draw = random.Random(0)
-    points = [(draw.randrange(1, operations // 8), 0.0) for _ in range(7)] + [(0, draw.uniform(0.01, 0.3)) for _ in range(3)]
-    draw.shuffle(points)
-    assert sum(killed(data, tmp_path / "cut", *point) for point in points) >= 9
+    points = [(draw.randrange(1, operations // 6), late * draw.uniform(0.001, 0.03)) for late in (0, 1) * 5]
+    stops, reached = 0, set()
+    for operation, delay in points:
+        stops += killed(data, tmp_path / "cut", operation, delay)
+        saved, _ = checkpoint.load_newest(tmp_path / "cut" / "checkpoints")
+        reached.add(0 if saved is None else saved.step)
+    assert stops >= 9
+    assert len(reached & set(range(1, STEPS))) >= 4, "kills came in the midst of the run, too"
     assert not killed(data, tmp_path / "cut")
     same(outcome_of(tmp_path / "cut"), outcome_of(tmp_path / "whole"))
 
