@@ -7,13 +7,14 @@ import pytest
 from rich.console import Console
 
 from wholegrain.app.base import base_folder, load_base, load_weak_kinds
-from wholegrain.app.demo import METHODS, Size, demo, failed_twin
+from wholegrain.app.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.objectives.recipe import load_recipe
+from wholegrain.report.entry import Entry
 
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))
 
@@ -51,6 +52,31 @@ def test_act_one_shows_a_pair_that_the_base_gets_wrong(folder):
     twin = failed_twin(found, dataset, load_weak_kinds())
     row = next(r for r in found.items.to_pylist() if r["item"] == twin.item and r["group"] == twin.kind)
     assert row["group_score"] == 0
+
+
+def entry_of(folder, method):
+    run = folder / "runs" / method
+    return Entry(method, run, str(run / "model"), load_results(run / "test")[0])
+
+
+def test_a_pair_counts_as_told_apart_only_if_all_four_choices_are_right(folder):
+    rows = entry_of(folder, "clip").result("composition").items.to_pylist()
+    for kind in {row["group"] for row in rows}:
+        right = {row["item"] for row in rows if row["group"] == kind and row["text_score"] and row["image_score"]}
+        assert told_apart(entry_of(folder, "clip"), kind) == right
+    assert any(row["group_score"] for row in rows)
+    assert not all(row["group_score"] for row in rows)
+
+
+def test_the_pair_is_shown_repaired_only_by_a_model_that_repairs_it(folder):
+    dataset, entries = Dataset(folder / "scenes"), [entry_of(folder, method) for method in ("ce_clip", "clip")]
+    twins = [twin for twin in dataset.twins if twin.split == "test"]
+    right = {kind: told_apart(entries[1], kind) for kind in {twin.kind for twin in twins}}
+    for wanted, sentence in ((True, "Told apart by clip"), (False, "No method repairs this pair")):
+        twin = next(twin for twin in twins if right[twin.kind] and (twin.item in right[twin.kind]) == wanted)
+        out = io.StringIO()
+        show_repaired(entries, dataset, twin, Console(file=out, width=200))
+        assert sentence in out.getvalue()
 
 
 def test_the_base_knows_its_world():

@@ -80,7 +80,7 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
         run = out / "runs" / method
         model = fine_tuned(method, dataset, run, size.steps, seed, world)
         entries.append(Entry(NAMES[method], run, model, results_of(model, dataset, run / "test", seed)))
-    console.print(show_twin(console, entries[-1].model, dataset, twin))
+    show_repaired(entries, dataset, twin, console)
     console.print(comparison(entries, weak))
     report = out / "report.html"
     write_report(
@@ -120,6 +120,34 @@ def failed_twin(composition: TaskResult, dataset: Dataset, kinds: Sequence[str])
     wrong = [row for row in rows if row["group"] in order and not row["group_score"]]
     worst = min(wrong, key=lambda row: (order[row["group"]], row["text_score"] + row["image_score"], row["item"]), default=None)
     return next(iter(twins.values())) if worst is None else twins[worst["group"], worst["item"]]
+
+
+def show_repaired(entries: Sequence[Entry], dataset: Dataset, twin: Twin, console: Console) -> None:
+    """Shows act one's pair after the last method that tells it apart; if none does, says so and shows another of its kind."""
+    able = [entry for entry in entries[1:] if twin.item in told_apart(entry, twin.kind)]
+    if able:
+        console.print(f"[bold]The same pair after {able[-1].name}.[/] Told apart by {', '.join(entry.name for entry in able)}.")
+        console.print(show_twin(console, able[-1].loaded, dataset, twin))
+    else:
+        console.print(f"No method repairs this pair in so few steps. {_shares(entries, twin.kind)}")
+        best = max(entries[1:], key=lambda entry: len(told_apart(entry, twin.kind)))
+        repaired = sorted(told_apart(best, twin.kind) - told_apart(entries[0], twin.kind))
+        if repaired:
+            other = next(t for t in dataset.twins if (t.split, t.kind, t.item) == ("test", twin.kind, repaired[0]))
+            console.print(f"[bold]One that {entries[0].name} confuses, after {best.name}:[/]")
+            console.print(show_twin(console, best.loaded, dataset, other))
+
+
+def _shares(entries: Sequence[Entry], kind: str) -> str:
+    counts = ", ".join(f"{entry.name} {len(told_apart(entry, kind))}" for entry in entries)
+    return f"Pairs of its kind that are told apart, all four choices right: {counts}."
+
+
+def told_apart(entry: Entry, kind: str) -> set[str]:
+    """The pairs of a kind in which a model gives both pictures their captions and both captions their pictures."""
+    result = entry.result("composition")
+    rows = [] if result is None else result.items.to_pylist()
+    return {row["item"] for row in rows if row["group"] == kind and row["group_score"]}
 
 
 def fine_tuned(method: str, dataset: Dataset, run: Path, steps: int, seed: int, world: World) -> Model:
