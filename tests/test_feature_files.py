@@ -6,10 +6,11 @@ import pytest
 import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.app.validation import Validation, validation
+from wholegrain.app.validation import SHORTLIST, Validation, validation
 from wholegrain.errors import MachineError
 from wholegrain.evaluation.encode import encode_split
 from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.towers.heads import convert_head
 from wholegrain.training import feature_files
 from wholegrain.training.frozen import freeze_images, freeze_texts
 from wholegrain.training.loop import train
@@ -142,6 +143,18 @@ def test_validation_is_retrieval_on_val_with_frozen_towers_run_once(dataset, tmp
     evaluate(model)
     assert calls["image"] == before["image"]
     assert (calls["text"] == before["text"]) == (tuned == "none")
+
+
+def test_a_model_that_scores_pairs_is_validated_by_its_own_score(dataset):
+    model = convert_head(frozen_model(dataset), "filip")
+    found = Validation(dataset, say=lambda _: None)(model)
+    encoded = encode_split(model, dataset, "val")
+    own = retrieval(encoded, truths=dataset.truths, by_role=False, model=model, shortlist=SHORTLIST).metrics
+    for way in ("text", "image"):
+        assert found[f"{way}_retrieval_recall@1"] == pytest.approx(own[f"{way}_retrieval_recall@1_expected"], abs=1e-6)
+    cosine = retrieval(encoded, truths=dataset.truths, by_role=False).metrics
+    differs = [found[f"{way}_retrieval_recall@1"] - cosine[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image")]
+    assert any(abs(gap) > 1e-6 for gap in differs)
 
 
 def test_there_is_no_validation_on_what_is_trained(dataset, tmp_path):

@@ -20,6 +20,8 @@ from wholegrain.training.frozen import FrozenImages, FrozenTexts, freeze_images,
 
 IMAGES = 1000
 """Validation looks at this many images of the split ``val`` at most."""
+JOINT_IMAGES, SHORTLIST = 200, 16
+"""Of a model that scores pairs jointly: this many images, and candidates of each query, found by the cosine, that are scored."""
 
 
 def validation(dataset: Dataset, recipe: Recipe, *, cache: Path | None = None) -> Validation | None:
@@ -33,7 +35,8 @@ def validation(dataset: Dataset, recipe: Recipe, *, cache: Path | None = None) -
 class Validation:
     """Model -> R@1 of both directions and their mean, over images evenly spread over ``val`` and all their captions.
 
-    What a frozen tower makes of them is computed once, so that an evaluation costs no more than the heads.
+    By the model's own score: the cosine, or what a head makes of pairs, which then re-ranks a shortlist. What a frozen tower makes of
+    them is computed once, so that an evaluation costs no more than the heads.
 
     Args:
         dataset: with a split ``val``.
@@ -48,12 +51,13 @@ class Validation:
     _texts: FrozenTexts | None = field(default=None, init=False)
 
     def __call__(self, model: Model) -> dict[str, float]:
-        found = retrieval(self._encoded(model), truths=self.dataset.truths, by_role=False).metrics
+        joint = {"model": model, "shortlist": SHORTLIST} if model.score is not None else {}
+        found = retrieval(self._encoded(model), truths=self.dataset.truths, by_role=False, **joint).metrics
         text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
         return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
 
     def _encoded(self, model: Model) -> Encoded:
-        keys = spread(self.dataset.keys("val"), IMAGES)
+        keys = spread(self.dataset.keys("val"), IMAGES if model.score is None else JOINT_IMAGES)
         captions = [(place, caption) for place, key in enumerate(keys) for caption in self.dataset.record(key).captions]
         texts = tuple(caption.text for _, caption in captions)
         distinct, place_N = distinct_texts(texts)
