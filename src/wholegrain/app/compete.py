@@ -91,18 +91,21 @@ def compete(
         raise UserError(f"Two of the recipes have one name ({', '.join(names)}); name each once.")
     rows: list[Standing] = []
     left_out: dict[str, str] = {}
-    for place, (name, recipe) in enumerate(zip(names, recipes, strict=True)):
-        say(f"{name} ({place + 1} of {len(names)})")
-        try:
-            rows.append(_competitor(name, recipe, data, out, rules, say))
-        except UserError as problem:
+    try:
+        for place, (name, recipe) in enumerate(zip(names, recipes, strict=True)):
+            say(f"{name} ({place + 1} of {len(names)})")
+            try:
+                rows.append(_competitor(name, recipe, data, out, rules, say))
+            except UserError as problem:
+                if place == 0:
+                    raise
+                left_out[name] = str(problem)
+                say(f"left out: {problem}")
             if place == 0:
-                raise
-            left_out[name] = str(problem)
-            say(f"left out: {problem}")
-        if place == 0:
-            rows.insert(0, _start(data, out, rules))
-        _write(Standings(rows, names[0]), left_out, out)
+                rows.insert(0, _start(data, out, rules))
+    finally:  # also after Ctrl-C: what is done is in the table
+        if len(rows) > 1:
+            _write(Standings(rows, names[0]), left_out, out)
     return Standings(rows, names[0]), left_out
 
 
