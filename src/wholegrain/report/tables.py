@@ -173,8 +173,8 @@ def _column_cells(entries: Sequence[Entry], column: Column, reference: int | Non
     values = [column.better * f.value for f in found if f is not None]
     cells = []
     for place, figure in enumerate(found):
-        compared = reference is not None and place != reference and figure is not None
-        gap = _difference(entries[reference], entries[place], column) if compared else None
+        other = None if reference in (None, place) or figure is None else entries[reference]
+        gap = None if other is None else _difference(other, entries[place], column)
         mark = ""
         if gap is not None and column.better and (gap.low > _ROUNDING or gap.high < -_ROUNDING):
             mark = "better" if gap.value * column.better > 0 else "worse"
