@@ -15,6 +15,7 @@ def mixed(x: Tensor) -> Tensor:
     """Every bit of the answer depends on every bit of ``x`` (int64; a bijection).
 
     Example:
+        >>> import torch
         >>> mixed(torch.tensor([0, 1])).tolist()
         [0, 6238072747940578789]
     """

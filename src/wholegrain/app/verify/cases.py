@@ -200,8 +200,8 @@ def padded_with(batch: Batch, filling: float, more: int = 3) -> Batch:
     mask = batch.text.mask_NL
     assert mask is not None
     longer = {}
-    for name in OF_TOKENS:
-        x = getattr(batch.text, name)
+    given = {name: x for name in OF_TOKENS if (x := getattr(batch.text, name)) is not None}
+    for name, x in given.items():
         extra = torch.full((len(x), more, *x.shape[2:]), filling, dtype=x.dtype)
         longer[name] = torch.cat([torch.where(mask.view(*mask.shape, *[1] * (x.ndim - 2)), x, filling), extra], 1)
     return replace(batch, text=replace(batch.text, **longer, mask_NL=torch.nn.functional.pad(mask, (0, more))))
