@@ -65,7 +65,9 @@ def report(
         results, left_out = _results(folder, model, dataset, data, split, tasks, fresh, seed, batch, spec)
         entries.append(Entry(name, folder, model, results, left_out))
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
-    print(write_report(out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed))
+    print(
+        write_report(out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed)
+    )
 
 
 def _folder(spec: str) -> Path | None:
