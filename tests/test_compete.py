@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,6 +60,13 @@ def test_a_second_call_trains_nothing_and_gives_the_same_table(finished, scenes)
     again, _ = compete(["clip", "negclip"], scenes, out, RULES, quiet)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == stamps
     assert again.as_csv() == standings.as_csv()
+
+
+def test_results_of_other_settings_are_not_taken_for_these(finished, scenes):
+    out, standings, _ = finished
+    other, _ = compete(["clip", "negclip"], scenes, out, replace(RULES, roles=("overview",)), quiet)
+    assert other.as_csv() != standings.as_csv()
+    compete(["clip", "negclip"], scenes, out, RULES, quiet)
 
 
 def test_the_table_holds_means_over_seeds_and_paired_differences(finished):

@@ -238,6 +238,6 @@ def notes(size: Size, weak: Sequence[str], world: World) -> list[str]:
         "count and swap_fill are never trained on by any method: they measure transfer.",
         "R@1, own role: caption to picture, mean over five roles; through the role's own branch (Holistic) or the one vector (all others).",
         "One seed; intervals are over pictures. The differences between methods are paired, item by item.",
-        "What methods lose in retrieval they lose on combinations of things and colours that no step has shown: with known ones, and wordings "
-        "just as new, the combination finds as many pictures as CLIP. Three seeds, and what was tried: docs/base.md.",
+        "Some methods lose retrieval here; trials on development pictures point to combinations that no step has shown as the reason, and do "
+        "not prove it. Three seeds, and what was tried: docs/base.md.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def measured(
     seed: int = 0,
     progress: bool = True,
 ) -> list[TaskResult]:
-    """The model's results on a split, kept in ``folder``; tasks that data or model cannot serve are left out."""
-    if not (folder / "results.json").exists():
-        chosen = {task: of for task, of in (settings or {}).items() if task in tasks}
+    """The model's results on a split, kept in ``folder`` and made anew for other settings; what data or model cannot serve is left out."""
+    chosen = {task: of for task, of in (settings or {}).items() if task in tasks}
+    kept = load_results(folder)[1].get("settings") if (folder / "results.json").exists() else None
+    if kept != json.loads(json.dumps(chosen)):
         results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, left_out={}, progress=progress)
         facts = {"dataset": str(dataset.folder), "split": split, "content_hash": dataset.content_hash, "seed": seed}
         save_results(results, folder, {**facts, "settings": chosen})
