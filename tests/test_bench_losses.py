@@ -9,7 +9,7 @@ import torch
 
 from wholegrain.app import bench_losses
 from wholegrain.app.bench_losses import Cost, LossCosts, measure_losses, step_ratio
-from wholegrain.cli import bench as command
+from wholegrain.cli import bench_losses as command
 from wholegrain.errors import UserError
 
 
@@ -33,7 +33,7 @@ def test_peak_memory_counts_what_is_held_at_once():
 
 def test_command_prints_a_table_and_writes_json(quick, tmp_path, capsys):
     out = tmp_path / "costs.json"
-    assert command.bench("losses", sizes=(600,), images=2, rounds=1, out=out) == 0
+    assert command.bench_losses(sizes=(600,), images=2, rounds=1, out=out) == 0
     found = json.loads(out.read_text())
     assert [row["name"] for row in found["core"]] == ["softmax, dense", "softmax, tiled", "sigmoid, dense", "sigmoid, tiled"]
     assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 and row["size"] == 600 for row in found["core"])
@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_left_out(quick, monkeypatch):
 
 def test_bad_input_is_one_sentence(quick, tmp_path):
     with pytest.raises(UserError, match="at least 1"):
-        command.bench("losses", sizes=(0,))
+        command.bench_losses(sizes=(0,))
     with pytest.raises(UserError, match="cannot be written"):
         LossCosts((), (), 1.0, 1, (0.0, 0.0), "2").save(tmp_path / "nowhere" / "costs.json")
 

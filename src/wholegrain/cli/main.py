@@ -34,8 +34,13 @@ COMMANDS = {
     "methods": "list the packaged recipes",
     "gates": "check that the scenes are what the comparison needs them to be",
     "verify": "is this loss right? ours, or your own",
-    "bench": "measure what the losses cost on this machine",
+    "bench": "measure what losses and loading cost on this machine",
     "base": "make the demo's base model anew",
+}
+GROUPS = {  # commands of two words: "bench data" is the function bench_data in cli/bench_data.py
+    "bench": {
+        "losses": "time and memory of the losses, against dense autograd and against CLIP's",
+    },
 }
 
 
@@ -75,9 +80,21 @@ def _run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(COMMANDS)}."
         raise UserError(f'There is no {kind} "{name}"; {hint}')
+    if name in GROUPS:
+        if not rest or rest[0] not in GROUPS[name]:
+            return _ask(name, rest)
+        name, rest = f"{name}_{rest[0]}", rest[1:]
     _keep_freed_memory()
-    result = _call(_function(name), name, rest)
+    result = _call(_function(name), name.replace("_", " "), rest)
     return result if isinstance(result, int) else 0
+
+
+def _ask(group: str, rest: list[str]) -> int:
+    """The second word of a command is missing, or wrong."""
+    if rest and rest[0] not in ("-h", "--help"):
+        raise UserError(f'There is no "{group} {rest[0]}"; there are {", ".join(f"{group} {word}" for word in GROUPS[group])}.')
+    print("\n".join(f"  wholegrain {group} {word:8}  {said}" for word, said in GROUPS[group].items()))
+    return 0
 
 
 def _keep_freed_memory() -> None:

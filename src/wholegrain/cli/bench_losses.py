@@ -1,11 +1,9 @@
-"""``wholegrain bench``: what things cost on this machine."""
+"""``wholegrain bench losses``: time and memory of the losses on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import tyro
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,19 +11,17 @@ if TYPE_CHECKING:
     from wholegrain.app.bench_losses import LossCosts
 
 
-def bench(
-    what: tyro.conf.Positional[Literal["losses"]],
+def bench_losses(
     *,
     sizes: tuple[int, ...] = (4096, 16384),
     images: int = 64,
     rounds: int = 3,
     out: Path | None = None,
 ) -> int:
-    """Measures time and memory, and prints a table. "losses": contrastive losses in tiles against dense autograd, and losses over
-    patches and tokens against CLIP's.
+    """Measures time and memory, and prints a table: contrastive losses in tiles against dense autograd, and losses over patches and
+    tokens against CLIP's.
 
     Args:
-        what: what is measured.
         sizes: images, and as many texts, of the contrastive losses.
         images: images, and as many texts, of the losses over patches and tokens.
         rounds: times that each is run; the fastest counts.
