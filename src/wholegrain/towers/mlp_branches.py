@@ -27,11 +27,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.towers.blocks import SparingBlock
 
 
 @dataclass(frozen=True)
@@ -102,27 +102,6 @@ class SplitTimmBlock(nn.Module):
         return x.repeat_interleave(self.count, 0) + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-class SplitOpenClipBlock(nn.Module):
-    """The same of a block of open_clip."""
-
-    def __init__(self, block: ResidualAttentionBlock, count: int) -> None:
-        super().__init__()
-        self.block: Any = block
-        self.count = count
-
-    def get_weight_dtype(self) -> torch.dtype:
-        """As the block's."""
-        return self.block.get_weight_dtype()
-
-    def forward(
-        self, q_x: Tensor, k_x: Tensor | None = None, v_x: Tensor | None = None, attn_mask: Tensor | None = None
-    ) -> Tensor:
-        """As the block's; keys and values are ``q_x``."""
-        block = self.block
-        x = q_x + block.ls_1(block.attention(q_x=block.ln_1(q_x), attn_mask=attn_mask))
-        return x.repeat_interleave(self.count, 0) + block.ls_2(block.mlp(block.ln_2(x)))
-
-
 def split_blocks(blocks: Any, count: int, changed: int) -> MlpBranches:
     """Splits a tower's list of blocks, in place: H second matrices in the last ``changed`` blocks.
 
@@ -140,14 +119,14 @@ def split_blocks(blocks: Any, count: int, changed: int) -> MlpBranches:
         block, splits = blocks[place], place == first
         mlp, name = _second_matrix(block)
         setattr(mlp, name, BranchLinear(getattr(mlp, name), count, splits))
-        if splits:
-            blocks[place] = SplitTimmBlock(block, count) if isinstance(block, Block) else SplitOpenClipBlock(block, count)
+        if splits and isinstance(block, Block):
+            blocks[place] = SplitTimmBlock(block, count)
     return MlpBranches(count, changed)
 
 
 def _second_matrix(block: nn.Module) -> tuple[nn.Module, str]:
     """The MLP that holds it, and its name there."""
-    name = "fc2" if type(block) is Block else "c_proj" if type(block) is ResidualAttentionBlock else ""
+    name = "fc2" if type(block) is Block else "c_proj" if type(block) is SparingBlock else ""
     mlp: Any = getattr(block, "mlp", None)
     if not name or not isinstance(getattr(mlp, name, None), nn.Linear):
         kind = type(block).__name__

@@ -22,6 +22,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer, text_globa
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.towers.blocks import Grid, Packed, spare
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.heads import PlainHead, Widths
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
@@ -43,16 +44,16 @@ class OpenClipImageTower(TunedModule):
         self._config = config
         self.width = int(visual.class_embedding.shape[0])
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
+        self._spares = spare(visual.transformer)
 
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
         """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them."""
         net, branches, H = self.net, self.branches, 0
         if branches is None:
-            x = net.transformer(net._embeds(pixels_BCHW))
+            x = self._blocks(net._embeds(pixels_BCHW), None, needs)
         else:
             H = branches.count
-            x = self._embed_with_branches(branches, pixels_BCHW)
-            x = net.transformer(x, attn_mask=branches.mask_SS)
+            x = self._blocks(self._embed_with_branches(branches, pixels_BCHW), branches.mask_SS, needs)
         if not net.final_ln_after_pool:
             x = net.ln_post(x)
         own, x = x[:, :H], x[:, H:]
@@ -76,6 +77,17 @@ class OpenClipImageTower(TunedModule):
         patches = net.ln_post(patches) if net.final_ln_after_pool else patches
         grid = (int(net.grid_size[0]), int(net.grid_size[1]))
         return RawImage(pooled_BV, patches if streams is None else streams.apart(patches).mean(1), classes, grid)
+
+    def _blocks(self, x_BSV: Tensor, mask_SS: Tensor | None, needs: frozenset[str]) -> Tensor:
+        """Through all blocks; only the class tokens if nobody reads the others."""
+        net = self.net
+        if not self._spares:
+            return net.transformer(x_BSV, attn_mask=mask_SS)
+        *first, last = net.transformer.resblocks
+        layout = Grid(mask_SS, 1 if self.branches is None else self.branches.count)
+        for block in first:
+            x_BSV = block(x_BSV, layout)
+        return last(x_BSV, layout, net.pool_type == "tok" and "patches" not in needs)
 
     def _embed_with_branches(self, branches: BranchTokens, pixels_BCHW: Tensor) -> Tensor:
         net = self.net
@@ -182,15 +194,19 @@ class OpenClipTextTower(TunedModule):
         self._config = config
         self.pad_id = pad_id
         self.width, self.context_length = int(net.width), int(net.context_length)
-        self.true_length = bool(true_length)
+        self.true_length, self._spares = bool(true_length), False
         if true_length is None:
             end_id = net.eos_id if net.pool_type == "eos" else net.vocab_size - 1
             self.true_length = keeps_true_length(self, end_id, pad_id)
+        ends = net.attn_mask is not None and net.pool_type in ("argmax", "eos")  # causal, read at the end
+        self._spares = self.true_length and ends and spare(net.transformer)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
         net, given = self.net, tokens_NL.shape[1]
         mask_NL = real_tokens(length_N, given)
+        if self._spares:
+            return self._packed(tokens_NL, mask_NL, needs)
         if not self.true_length:
             tokens_NL = nn.functional.pad(tokens_NL, (0, self.context_length - given), value=self.pad_id)
         L = tokens_NL.shape[1]
@@ -200,6 +216,19 @@ class OpenClipTextTower(TunedModule):
         x = net.ln_final(x)
         pooled = text_global_pool(x, tokens_NL, pool_type=net.pool_type, eos_token_id=net.eos_id)
         return RawText(pooled, x[:, :given] if "tokens" in needs else None, mask_NL)
+
+    def _packed(self, tokens_NL: Tensor, real_NL: Tensor, needs: frozenset[str]) -> RawText:
+        """The same without padding; only the ends in the last block if nobody reads the other tokens."""
+        net, packed, some = self.net, Packed.of(real_NL), "tokens" not in needs
+        dtype = net.transformer.get_cast_dtype()
+        tokens_T = tokens_NL.flatten().index_select(0, packed.place_T)
+        positions_TV = nn.functional.embedding(packed.place_T % tokens_NL.shape[1], net.positional_embedding)
+        x = net.token_embedding(tokens_T).to(dtype) + positions_TV.to(dtype)
+        *first, last = net.transformer.resblocks
+        for block in first:
+            x = block(x, packed)
+        x = net.ln_final(last(x, packed, some))
+        return RawText(x, None, real_NL) if some else RawText(packed.wanted(x), packed.pad(x), real_NL)
 
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm belongs to the last."""
