@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
@@ -35,13 +36,15 @@ def train(
     device: str | None = None,
     quiet: bool = False,
     cache: Path | None = None,
+    timeout: float = 600.0,
     overrides: tuple[str, ...] = (),
 ) -> int:
     """Trains or fine-tunes a model by a recipe. Any key of the recipe may be set by its dotted name:
 
     wholegrain train ce_clip --data data/photos --model ViT-B-32:openai --data.negatives.count 2 --terms.cmr.weight 0.3
 
-    Under torchrun the same line uses all processes; the batch is that of all of them together.
+    Under torchrun or srun the same line uses all processes; the batch is that of all of them together. Where the launcher starts them
+    anew after one was lost (torchrun --max-restarts, a requeued SLURM job), the same line goes on with the run in --out.
 
     Args:
         recipe: a packaged recipe (see "wholegrain methods") or a TOML file.
@@ -59,30 +62,37 @@ def train(
         device: such as cpu or cuda:0; by default CUDA where there is one.
         quiet: no progress.
         cache: a folder that keeps what frozen towers make of the data, so that the next run need not encode them again.
+        timeout: seconds to wait for another process before it is taken for lost.
     """
     from wholegrain.app.begin import begin
     from wholegrain.app.validation import validation
+    from wholegrain.training.launch import launch
     from wholegrain.training.loop import train as run_training
 
+    start, command = launch(), shlex.join(["wholegrain", *sys.argv[1:]])
+    if start.may_restart and out is None and resume is None:
+        raise UserError("The launcher may start this run anew (--max-restarts): name its folder with --out, so that it is found.")
     shortcuts = {"seed": seed, "optimiser.steps": steps, "optimiser.epochs": epochs, "optimiser.batch": batch, "optimiser.lr": lr}
     dotted = [*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None)]
     if epochs is not None and steps is None:
         dotted.append("--optimiser.steps=0")
+    if resume is not None and (recipe or data or out or dotted):
+        raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --out and recipe options.")
+    if start.may_restart and out is not None and _is_of(out, command):
+        resume = out
     if resume is not None:
-        if recipe or data or out or dotted:
-            raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --out and recipe options.")
-        chosen, dataset, start, folder = _resumed(resume)
+        chosen, dataset, begun, folder = _resumed(resume)
         origin = {}
     else:
         if not recipe or data is None:
             raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
-        chosen, dataset, start = begin(recipe, data, model, dotted)
+        chosen, dataset, begun = begin(recipe, data, model, dotted)
         folder = out or Path("runs") / f"{chosen.name}-{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        origin = {"command": shlex.join(["wholegrain", *sys.argv[1:]]), "data": str(data.resolve()), "model": model}
+        origin = {"command": command, "data": str(data.resolve()), "model": model}
     trained = run_training(
         chosen,
         dataset,
-        start,
+        begun,
         folder,
         evaluate=validation(dataset, chosen, cache=cache),
         resume=resume is not None,
@@ -91,10 +101,19 @@ def train(
         origin=origin,
         quiet=quiet,
         cache=cache,
+        timeout=timeout,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if start.rank == 0:
         print(trained)
     return 0
+
+
+def _is_of(folder: Path, command: str) -> bool:
+    """Whether a folder holds a run that this very command began."""
+    try:
+        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("command") == command
+    except (OSError, ValueError):
+        return False
 
 
 def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:

@@ -1,15 +1,31 @@
-"""One process or many: who this one is, and what only the first does. Several are started by ``torchrun``."""
+"""One process or many: who this one is, what only the first does, and what holds when one of them fails.
+
+Several are started by ``torchrun`` or SLURM's ``srun`` (:mod:`wholegrain.training.launch`). They speak through gloo, on CUDA devices
+through NCCL; what lies on the CPU goes through gloo there, too.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from wholegrain.errors import MachineError, UserError
+from wholegrain.training.launch import Launch, launch
+
+TIMEOUT = 600.0
+"""Seconds for which a process waits for another one that should be doing the same, before it takes it for lost."""
+_LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "tcpstore", "broken pipe", "rendezvous", "socket")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -20,12 +36,15 @@ class Place:
         device: what it computes on.
         rank, world: its number and how many there are.
         group: all of them, or ``None`` for one alone.
+        store: what they meet at.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
     group: dist.ProcessGroup | None = None
+    store: Store | None = None
+    _asked: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @property
     def first(self) -> bool:
@@ -52,24 +71,172 @@ class Place:
         if self.group is not None:
             dist.barrier(group=self.group)
 
+    def of_all(self, value: Made) -> list[Made]:
+        """What each process gave, in the order of their ranks."""
+        if self.group is None:
+            return [value]
+        found: list[Made | None] = [None] * self.world
+        dist.all_gather_object(found, value, group=self.group)
+        return found  # pyright: ignore[reportReturnType]
+
+    def together(self, make: Callable[[], Made]) -> Made:
+        """Every process makes something; where any fails with a sentence for the user, all end with that sentence.
+
+        Raises:
+            UserError, MachineError: the first process's that failed.
+        """
+        made, failed = None, None
+        try:
+            made = make()
+        except (UserError, MachineError) as error:
+            failed = error
+        if self.group is None:
+            if failed is not None:
+                raise failed
+        else:
+            told = self.of_all(None if failed is None else (type(failed) is UserError, str(failed)))
+            rank = next((rank for rank, said in enumerate(told) if said is not None), None)
+            if rank is not None:
+                users, sentence = told[rank]  # pyright: ignore[reportGeneralTypeIssues]
+                whose = "" if all(said == told[rank] for said in told) else f"Process {rank}: "
+                raise (UserError if users else MachineError)(whose + sentence) from failed
+        return made  # pyright: ignore[reportReturnType]
+
+    def first_alone(self, do: Callable[[], Made]) -> Made | None:
+        """The first process does something that may take hours; the others wait without a limit, but not for a dead one.
+
+        Returns:
+            what it gave, in the first process; elsewhere ``None``.
+
+        Raises:
+            UserError, MachineError: in all processes, if it failed with a sentence for the user.
+        """
+        if self.group is None or self.store is None:
+            return self.together(lambda: do() if self.first else None)
+        self._asked["alone"] += 1
+        key = f"wholegrain/alone/{self._asked['alone']}"
+
+        def act() -> Made | None:
+            if self.first:
+                try:
+                    return do()
+                finally:
+                    self.store.set(key, "done")  # pyright: ignore[reportOptionalMemberAccess]
+            pause = 0.005
+            while not self.store.check([key]):  # pyright: ignore[reportOptionalMemberAccess]
+                time.sleep(pause)
+                pause = min(1.0, 1.5 * pause)
+            return None
+
+        return self.together(act)
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Refuses to go on unless these facts are the same in all processes.
+
+        Raises:
+            UserError: in every process alike; the first fact that differs, and in which processes.
+        """
+        told = self.of_all(dict(facts))
+        for name in facts:
+            values = [other.get(name, "unknown") for other in told]
+            if len(set(values)) > 1:
+                usual = Counter(values).most_common(1)[0][0]
+                odd = [rank for rank, value in enumerate(values) if value != usual]
+                most = values.index(usual)
+                raise UserError(
+                    f"The processes do not agree on the {name}: {values[odd[0]]} in process {_listed(odd)}, {usual} in process {most}"
+                    f"{' and the others' if self.world > len(odd) + 1 else ''}; start all of them alike."
+                )
+
+
+def _listed(ranks: list[int]) -> str:
+    return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+
+
+def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> torch.device:
+    """The device that was asked for; else CUDA where there is one, else MPS for a process alone, else the CPU.
+
+    Raises:
+        UserError: it is not there, or there are more processes than devices, or several for MPS.
+    """
+    mps = torch.backends.mps.is_available()
+    automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world == 1 else "cpu"
+    try:
+        chosen = torch.device(device or automatic)
+    except RuntimeError:
+        raise UserError(f"There is no device {device!r}; use cpu, cuda, cuda:1 or mps.") from None
+    if chosen.type == "mps" and (world > 1 or not mps):
+        why = "serves one process alone" if mps else "is not there"
+        raise UserError(f"The device mps {why}; use --device cpu.")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"There is no device {chosen} (torch sees no CUDA device here); use --device cpu.")
+        index = local if chosen.index is None else chosen.index
+        if index >= torch.cuda.device_count():
+            raise UserError(
+                f"Process {local} of this machine has no CUDA device of its own (there are {torch.cuda.device_count()}); "
+                f"start fewer processes."
+            )
+        chosen = torch.device("cuda", index)
+        torch.cuda.set_device(chosen)
+    return chosen
+
 
 @contextmanager
-def processes(device: str | None = None) -> Iterator[Place]:
-    """This process's place; joins and leaves the others if ``torchrun`` started it (``WORLD_SIZE`` says so)."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", local)
-        torch.cuda.set_device(chosen)
-    if world == 1:
+def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Place]:
+    """This process's place; joins and leaves the others if ``torchrun`` or ``srun`` started several.
+
+    Args:
+        device: see :func:`choose_device`.
+        timeout: seconds to wait for another process before it is taken for lost.
+
+    Raises:
+        MachineError: the processes did not meet, or one was lost on the way.
+    """
+    start = launch()
+    chosen = choose_device(device, start.local, start.world)
+    if start.world == 1:
         yield Place(chosen)
         return
     ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    with _contact(start, met=False):
+        store = _join(start, chosen, timeout) if ours else None
+    with _contact(start, met=True):
+        try:
+            yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store)
+        finally:
+            if ours:
+                dist.destroy_process_group()
+
+
+def _join(start: Launch, device: torch.device, timeout: float) -> Store:
+    limit = timedelta(seconds=timeout)
+    if start.by == "torchrun":  # it has a store already, or says where to open one
+        store, _, _ = next(dist.rendezvous("env://", start.rank, start.world, timeout=limit))  # pyright: ignore[reportPrivateImportUsage]
+    else:
+        store = TCPStore(start.address, start.port, start.world, is_master=start.rank == 0, timeout=limit)
+    store.set_timeout(limit)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=start.rank, world_size=start.world, timeout=limit)
+    return store
+
+
+@contextmanager
+def _contact(start: Launch, met: bool) -> Iterator[None]:
+    """Says in one sentence, a :class:`MachineError`, that another process was lost, where torch says it in many."""
     try:
-        yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        yield
+    except (dist.DistError, RuntimeError) as problem:
+        said = str(problem).lower()
+        if not (isinstance(problem, dist.DistError) or any(word in said for word in _LOST)):
+            raise
+        first = str(problem).strip().splitlines()[0][:160]
+        what = (
+            "lost another one, which ended or did not answer"
+            if met
+            else f"did not meet the others at {start.address}:{start.port}"
+        )
+        hint = "" if met or start.by != "srun" else " (in a batch script, start the command with srun)"
+        raise MachineError(
+            f"Process {start.rank} of {start.world} {what}{hint}: {first}; look at what the others said, then go on with --resume."
+        ) from problem

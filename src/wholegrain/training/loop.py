@@ -24,7 +24,8 @@ from wholegrain.towers.heads import HeadConfig, convert_head
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
 from wholegrain.training.accumulate import refuse_batchnorm
-from wholegrain.training.distributed import Place, processes
+from wholegrain.training.agreement import facts_to_agree_on
+from wholegrain.training.distributed import TIMEOUT, Place, processes
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.interrupts import Interrupts
@@ -106,6 +107,7 @@ def train(
     origin: Mapping[str, Any] | None = None,
     quiet: bool = False,
     cache: Path | None = None,
+    timeout: float = TIMEOUT,
 ) -> Path:
     """Trains a model by a recipe.
 
@@ -122,22 +124,27 @@ def train(
         origin: further facts for ``run.json``, such as the command.
         quiet: no progress.
         cache: a folder that keeps raw features of frozen towers from run to run.
+        timeout: seconds to wait for another process before it is taken for lost.
 
     Returns:
         the folder of the trained model, ``run_folder/model``: the best by ``evaluate`` if there is one, else the last.
 
     Raises:
-        UserError: data, model and recipe do not fit each other; or the loss is not finite (the batch's keys are then saved).
+        UserError: data, model and recipe do not fit each other, or those of the processes differ, or the loss is not finite (the
+            batch's keys are then saved).
+        MachineError: the disk is full, or another process was lost.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
-    folder = RunFolder(Path(run_folder), resume)
-    with processes(device) as place:
-        run = _assemble(recipe, dataset, model, place)
+    with processes(device, timeout) as place:
+        path = Path(place.of_all(str(run_folder))[0])
+        folder = place.together(lambda: RunFolder(path, resume))
+        run = place.together(lambda: _assemble(recipe, dataset, model, place))
         if resume:
-            _go_on(run, folder, dataset)
-        elif place.first:
-            folder.begin(run.recipe, model, dataset, origin or {})
-        place.wait()
+            place.together(lambda: _go_on(run, folder, dataset))
+        if place.world > 1:
+            place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, run.step, resume))
+        if not resume:
+            place.first_alone(lambda: folder.begin(run.recipe, model, dataset, origin or {}))
         meters = Reporter(folder.path, run.step, run.total, quiet=quiet) if place.first else Silent()
         try:
             for sentence in run.notes:
@@ -260,6 +267,7 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
     keys = dataset.keys(recipe.data.split)
     plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
+    PlanSampler(plan, 0, 0, place.rank, place.world)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
     scaler = make_scaler(place.device, precision)
