@@ -1,6 +1,7 @@
 """Tokenisers: rows, lengths, cuts, word spans, saving."""
 
 import json
+import random
 from itertools import pairwise
 
 import open_clip
@@ -173,3 +174,13 @@ def test_faults_name_the_file(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(UserError, match="no token '<s>'"):
         FileTokenizer(_engine(), 8, start="<s>")
+
+
+@pytest.mark.parametrize("clean", ["lower", "whitespace", "canonicalize"])
+def test_plain_text_is_encoded_word_by_word_as_open_clip_does(clean):
+    tokenizer, draw = ClipTokenizer(clean=clean), random.Random(0)
+    words = ["It's", "a", "DOG's", "'tis", "don't", "I'LL", "3.5", "x-ray", "''s", "!'s", "?!...", "(left)", "zqxjk", "2026", '"', "a~b", "'"]
+    words += ["".join(map(chr, range(32, 127))), "<start_of_text>", "&amp;", "caf\u00e9", "tab\there", "\x1b[31m"]
+    for _ in range(500):
+        text = draw.choice(["", " ", "  "]).join(draw.choices(words, k=draw.randrange(6)))
+        assert list(tokenizer._ids(text)) == tokenizer._engine.encode(text), text

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from wholegrain.errors import UserError
 Span = tuple[int, int, int, int]
 SETTINGS_FILE = "wholegrain_tokenizer.json"
 _CACHE_LIMIT = 1 << 17
+_PLAIN = re.compile(r"[ -%'-;=-~]*")  # printable ASCII but & and <: nothing that CLIP's repairs of text would touch
+_PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.IGNORECASE | re.ASCII)  # CLIP's pattern on these
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Tokenizer(Protocol):
         """(char_start, char_end, token_start, token_end) per word; code points of ``text``, positions in ``encode``'s row."""
         ...
 
+    def with_context(self, context_length: int) -> Tokenizer: ...
     def save(self, folder: str | Path) -> None: ...
 
 
@@ -109,13 +113,27 @@ class ClipTokenizer:
         self.vocab_size: int = self._engine.vocab_size
         self.pad_id = 0
         self._seen: dict[str, tuple[int, ...]] = {}
+        self._pieces: dict[str, list[int]] = {}
 
     def _ids(self, text: str) -> tuple[int, ...]:
         ids = self._seen.get(text)
         if ids is None:
             if len(self._seen) >= _CACHE_LIMIT:
                 self._seen.clear()
-            ids = self._seen[text] = tuple(self._engine.encode(text))
+            plain = self.clean != "canonicalize" and _PLAIN.fullmatch(text)
+            ids = self._seen[text] = tuple(self._plain_ids(text) if plain else self._engine.encode(text))
+        return ids
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """What open_clip's ``encode`` gives for plain text, word by word from a cache: a third of its time."""
+        ids: list[int] = []
+        for piece in _PIECE.findall(text.lower() if self.clean == "lower" else text):
+            known = self._pieces.get(piece)
+            if known is None:
+                if len(self._pieces) >= _CACHE_LIMIT:
+                    self._pieces.clear()
+                known = self._pieces[piece] = [self._engine.encoder[part] for part in self._engine.bpe(piece).split(" ")]
+            ids += known
         return ids
 
     def encode(self, texts: Sequence[str]) -> Tokens:
@@ -138,6 +156,10 @@ class ClipTokenizer:
             spans = _match_both_ends(pieces, whole)
         room = self.context_length - 2
         return [(a, b, s + 1, min(e, room) + 1) for a, b, s, e in spans if s < room]
+
+    def with_context(self, context_length: int) -> ClipTokenizer:
+        """The same, with rows of another length at most."""
+        return ClipTokenizer(context_length, self.clean)
 
     def save(self, folder: str | Path) -> None:
         """Writes the settings; the vocabulary itself comes with open_clip."""
@@ -241,6 +263,22 @@ class FileTokenizer:
                 spans.append((start, end, place, place + 1))
             last = word
         return [_without_space(text, span) for span in spans if span[0] < span[1]]
+
+    def with_context(self, context_length: int) -> FileTokenizer:
+        """The same, with rows of another length at most."""
+        start, end = self._around
+        stored = Engine.from_str(self._stored)
+        return FileTokenizer(stored, context_length, self.clean, start=start, end=end, pad_id=self.pad_id)
+
+    def whole_engine(self) -> Engine:
+        """A tokeniser of the ``tokenizers`` library that does all that this one does but cut: cleaning and special tokens included."""
+        engine = Engine.from_str(self._engine.to_str())
+        engine.no_truncation()
+        return engine
+
+    def given_engine(self) -> Engine:
+        """The ``tokenizer.json`` that this one was made from."""
+        return Engine.from_str(self._stored)
 
     def save(self, folder: str | Path) -> None:
         """Writes ``tokenizer.json`` and the settings beside it."""
