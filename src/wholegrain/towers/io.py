@@ -29,11 +29,14 @@ from torch import Tensor, nn
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
+from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
 from wholegrain.towers.heads import HeadConfig, build_head, convert_head
 from wholegrain.towers.hf_text import build_hf_text
+from wholegrain.towers.hub import fetch_tokenizer, from_hub, on_hub
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
 from wholegrain.towers.pair import load_pair
+from wholegrain.towers.positions import fitted, split_options
 from wholegrain.towers.small import SmallConfig, SmallImageTower, small_model, small_text_tower
 from wholegrain.towers.timm_image import timm_tower
 from wholegrain.towers.tower import TunedModule
@@ -42,20 +45,34 @@ FORMAT = 1
 MODEL_FILE, WEIGHTS_FILE, OPEN_CLIP_FILE = "model.json", "model.safetensors", "open_clip_config.json"
 
 
-def load_model(spec: str | Path, *, tokenizer: Tokenizer | None = None, head: HeadConfig | str | None = None) -> Model:
+def load_model(
+    spec: str | Path,
+    *,
+    tokenizer: Tokenizer | None = None,
+    head: HeadConfig | str | None = None,
+    context_length: int | None = None,
+    positions: str | None = None,
+    image_size: int | None = None,
+) -> Model:
     """A model by name or path, in float32 on the CPU and in eval mode.
 
     Args:
         spec: one of
 
             * ``small``, or ``small:image_size=96,pool=class``: the from-scratch preset; needs ``tokenizer``;
-            * ``ViT-B-32`` (random weights), ``ViT-B-32:openai`` (a tag of open_clip, or a weights file);
-            * ``hf-hub:org/name``, or a folder with ``open_clip_config.json``;
+            * ``ViT-B-32`` (random weights), ``ViT-B-32:openai`` (a tag of open_clip), ``ViT-B-32:FILE`` (a weights file, also
+              OpenAI's own);
+            * ``hf-hub:org/name``, or a folder: of open_clip, of transformers (CLIP, SigLIP; needs ``wholegrain[hf]``), or of
+              :func:`save_model`;
             * a folder that :func:`save_model` wrote, a run that holds one in ``model/``, or ``RUN:last`` for a named checkpoint
               of a run;
             * ``pair.toml``: see :mod:`wholegrain.towers.pair`.
+
+            Behind it may stand ``,context=248``, ``,positions=interpolate`` and ``,image_size=336``.
         tokenizer: for ``small``; other models bring theirs.
         head: converts the head after loading (:func:`wholegrain.towers.heads.convert_head`).
+        context_length, positions, image_size: a longer or shorter context, and another picture size, by interpolated positions; see
+            :mod:`wholegrain.towers.positions`.
 
     Raises:
         UserError: an unknown name (with close ones), a broken or foreign folder, weights that do not fit or cannot be fetched.
@@ -65,10 +82,23 @@ def load_model(spec: str | Path, *, tokenizer: Tokenizer | None = None, head: He
         Traceback (most recent call last):
         wholegrain.errors.UserError: there is no model 'ViT-B-23'; did you mean ViT-B-32, ViT-S-32, ViT-M-32?
     """
-    model = _load(str(spec), tokenizer)
+    name, options = split_options(str(spec))
+    model = fitted(
+        _load(name, tokenizer),
+        context=_whole(options, "context") if context_length is None else context_length,
+        positions=positions or options.get("positions", "stretch"),
+        image_size=_whole(options, "image_size") if image_size is None else image_size,
+    )
     if head is not None:
         convert_head(model, head)
     return model.eval()
+
+
+def _whole(options: dict[str, str], name: str) -> int | None:
+    value = options.get(name)
+    if value is not None and not value.isdigit():
+        raise UserError(f"{name} is {value!r}; it must be a whole number")
+    return None if value is None else int(value)
 
 
 def needs_tokenizer(spec: str | Path) -> bool:
@@ -85,16 +115,30 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
         return _load_saved(folder)
     if (Path(spec) / OPEN_CLIP_FILE).is_file():
         return _load_open_clip(f"local-dir:{spec}", None)
+    if kind_of(spec) is not None:
+        return load_transformers(spec)
     if Path(spec).is_dir():
-        raise UserError(f"{spec} holds no model; a model's folder has {MODEL_FILE} or {OPEN_CLIP_FILE}, a run's has model/")
+        names = f"{MODEL_FILE}, {OPEN_CLIP_FILE} or transformers' config.json"
+        raise UserError(f"{spec} holds no model; a model's folder has {names}, a run's has model/")
     if spec.startswith("hf-hub:"):
-        return _load_open_clip(spec, None)
+        return _load_hub(spec)
     name, _, tag = spec.partition(":")
     if name not in open_clip.list_models():
         raise UserError(_unknown(spec, name))
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
         raise UserError(f"{name} has no weights {tag!r}; open_clip knows {', '.join(tags) or 'none'}")
     return _load_open_clip(name, tag or None)
+
+
+def _load_hub(spec: str) -> Model:
+    """From the Hub or its cache; a repository may hold a folder of open_clip, one of :func:`save_model`, or one of transformers."""
+    repository = spec.removeprefix("hf-hub:")
+    if on_hub(repository, OPEN_CLIP_FILE) is None:
+        if on_hub(repository, MODEL_FILE) is not None:
+            return _load_saved(from_hub(repository, (MODEL_FILE, WEIGHTS_FILE, "*tokenizer.json")))
+        if (config := on_hub(repository, CONFIG_FILE)) is not None and kind_of(config.parent) is not None:
+            return load_transformers(from_hub(repository, FILES))
+    return _load_open_clip(spec, None)
 
 
 def _unknown(spec: str, name: str) -> str:
@@ -157,19 +201,12 @@ def _open_clip_tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
         return ClipTokenizer(context, settings.get("clean", "lower"))
     if text_cfg.get("tokenizer_mode"):
         raise UserError(f"{name} has the tokeniser mode {text_cfg['tokenizer_mode']!r}, not served here; choose another model")
-    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else _fetch_tokenizer(source)
+    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else fetch_tokenizer(source)
     clean = settings.get("clean", "whitespace")
     if settings.get("strip_sep_token"):
         # CLIPA turns the end token into padding: so there is none, and one position less for the text
         return FileTokenizer.from_folder(folder, context - 1, clean=clean, start="[CLS]")
     return FileTokenizer.from_folder(folder, context, clean=clean)
-
-
-def _fetch_tokenizer(source: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    hf_hub_download(source, "tokenizer_config.json")
-    return Path(hf_hub_download(source, "tokenizer.json")).parent
 
 
 def build_image_tower(config: dict[str, Any]) -> TunedModule:

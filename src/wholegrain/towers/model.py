@@ -53,8 +53,12 @@ class Model(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """exp(log_scale), capped at 100 as in CLIP. At the cap the gradient is zero, so it cannot run away."""
-        return self.log_scale.exp().clamp(max=MAX_SCALE)
+        """exp(log_scale), capped at 100 as in CLIP; at the cap the gradient is zero, so it cannot run away.
+
+        A model with a bias has no cap: SigLIP's scales are above 100.
+        """
+        scale = self.log_scale.exp()
+        return scale.clamp(max=MAX_SCALE) if self.bias is None else scale
 
     def add_bias(self, bias: float = -10.0, scale: float = 10.0) -> None:
         """Gives the model the bias and temperature that a sigmoid loss starts from (SigLIP, Zhai et al., ICCV 2023, section 3.2).

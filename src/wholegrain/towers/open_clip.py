@@ -12,6 +12,9 @@ inside open_clip (a pair in TOML serves those).
 
 from __future__ import annotations
 
+import warnings
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -28,6 +31,7 @@ from wholegrain.towers.heads import PlainHead, Widths
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keeps_true_length, real_tokens
+from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
 
 
 class OpenClipImageTower(TunedModule):
@@ -98,6 +102,13 @@ class OpenClipImageTower(TunedModule):
             own = (net.class_embedding.to(x.dtype) + positions[0]).expand(len(x), 1, -1)
             x = torch.cat([own, x], dim=1)
         return net.ln_pre(branches.prepend(x))
+
+    def set_positions(self, table_SV: nn.Parameter, image_size: int) -> None:
+        """Another table of positions, class token first, for pictures of another size."""
+        net, side = self.net, image_size // int(self.net.patch_size[0])
+        net.positional_embedding, net.image_size, net.grid_size = table_SV, (image_size, image_size), (side, side)
+        self._config = deepcopy(self._config)
+        self._config["model"]["vision_cfg"]["image_size"] = image_size
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branches`."""
@@ -230,6 +241,16 @@ class OpenClipTextTower(TunedModule):
         x = net.ln_final(last(x, packed, some))
         return RawText(x, None, real_NL) if some else RawText(packed.wanted(x), packed.pad(x), real_NL)
 
+    def set_positions(self, table_LV: nn.Parameter) -> None:
+        """Another table of positions, and with it another context."""
+        net = self.net
+        net.positional_embedding = table_LV
+        self.context_length = net.context_length = net.num_pos = len(table_LV)
+        if net.attn_mask is not None:
+            net.attn_mask = net.build_causal_mask().to(table_LV.device)
+        self._config = deepcopy(self._config)
+        self._config["model"]["text_cfg"]["context_length"] = self.context_length
+
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm belongs to the last."""
         blocks = self.net.transformer.resblocks
@@ -295,7 +316,10 @@ def build_open_clip_image(config: dict[str, Any]) -> TunedModule:
     """The image tower of a saved configuration, random weights."""
     model = config["model"]
     vision: Any = dict(model["vision_cfg"])
-    return _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
+    tower = _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
+    if isinstance(tower, TimmImageTower):
+        tower.set_image_size(vision["image_size"])  # open_clip builds timm's networks at timm's size
+    return tower
 
 
 def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool) -> OpenClipTextTower:
@@ -312,14 +336,30 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
 
     Args:
         name: a built-in name, ``hf-hub:org/name`` or ``local-dir:PATH``.
-        tag: a pretrained tag or a weights file, for built-in names; ``None`` gives random weights.
+        tag: a pretrained tag or a weights file, for built-in names; ``None`` gives random weights. The activation is the one that
+            the weights were trained with, where the tag or the file says so.
     """
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
     if "multimodal_cfg" in model_cfg:
         raise UserError(f"{name} is a CoCa model with a caption decoder, which cannot be used here; choose a two-tower model")
-    clip = open_clip.create_model(
-        name, pretrained=tag, precision="fp32", force_custom_text=True, require_pretrained=tag is not None or ":" in name
-    )
+    stated = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+    file = Path(tag) if tag and not stated else None
+    state, openai = read_clip_weights(file) if file is not None else ({}, False)
+    # open_clip only warns where weights were trained with quick GELU and the name says plain GELU, as "ViT-B-32:openai" does
+    quick = openai or bool(stated.get("quick_gelu", False)) or bool(model_cfg.get("quick_gelu", False))
+    model_cfg["quick_gelu"] = quick
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "QuickGELU mismatch")
+        clip = open_clip.create_model(
+            name,
+            pretrained=None if file is not None else tag,
+            precision="fp32",
+            force_custom_text=True,
+            force_quick_gelu=quick,
+            require_pretrained=(tag is not None and file is None) or ":" in name,
+        )
+    if file is not None:
+        load_clip_weights(clip, state, file)  # type: ignore[arg-type]
     return clip, model_cfg, dict(open_clip.get_model_preprocess_cfg(clip))  # type: ignore[return-value]

@@ -213,6 +213,11 @@ class RecurrentTextTower(TunedModule):
         x, mask_NL = self.value(words) * self.gate(self.norm(read)), real_tokens(length_N, L)
         return RawText(masked_mean(x, mask_NL), x if "tokens" in needs else None, mask_NL)
 
+    def set_context(self, context: int) -> None:
+        """Reads rows of another length; there is no table of positions."""
+        self.context_length = context
+        self._config = {**self._config, "small": {**self._config["small"], "context": context}}
+
     def stages(self) -> list[nn.Module]:
         """The reader and its gated read-out, as one stage."""
         return [nn.ModuleList([self.reader, self.norm, self.value, self.gate])]
@@ -262,6 +267,12 @@ class SmallTextTower(TunedModule):
         else:
             pooled = masked_mean(x, mask_NL)
         return RawText(pooled, x if "tokens" in needs else None, mask_NL)
+
+    def set_positions(self, table_LV: nn.Parameter) -> None:
+        """Another table of positions, and with it another context."""
+        self.positions_LV = table_LV
+        self.context_length = len(table_LV)
+        self._config = {**self._config, "small": {**self._config["small"], "context": self.context_length}}
 
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm belongs to the last."""

@@ -9,6 +9,7 @@ pooled vector. A Vision Transformer's patches have passed its last LayerNorm, al
 from __future__ import annotations
 
 import difflib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,15 @@ class TimmImageTower(TunedModule):
         if self.mlp_branches is not None and patches is not None:
             patches = self.mlp_branches.apart(patches).mean(1)
         return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
+
+    def set_image_size(self, image_size: int) -> None:
+        """Brings a Vision Transformer to pictures of another size, with its positions interpolated; other networks take any size."""
+        if not self.is_vit or self.net.patch_embed.img_size == (image_size, image_size):
+            return
+        self.net.set_input_size(img_size=(image_size, image_size))
+        self._config = deepcopy(self._config)
+        place = self._config["model"]["vision_cfg"] if self._config["kind"] == "open_clip" else self._config
+        place["image_size"] = image_size
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into a Vision Transformer; see :mod:`wholegrain.towers.branches`."""
