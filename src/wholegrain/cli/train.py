@@ -96,7 +96,7 @@ def train(
         folder,
         evaluate=validation(dataset, chosen, cache=cache),
         resume=resume is not None,
-        workers=_workers() if workers is None else workers,
+        workers=workers_by_default() if workers is None else workers,
         device=device,
         origin=origin,
         quiet=quiet,
@@ -130,6 +130,7 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     return read_recipe(run), Dataset(facts["data"]), load_model(run / "model"), run
 
 
-def _workers() -> int:
+def workers_by_default() -> int:
+    """Processes that load: up to 8, one core left free; none on two cores or fewer."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if cores <= 2 else min(8, cores - 1)

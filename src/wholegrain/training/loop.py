@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
 from wholegrain.training.accumulate import refuse_batchnorm
 from wholegrain.training.agreement import facts_to_agree_on
+from wholegrain.training.compiled import compiled
 from wholegrain.training.distributed import TIMEOUT, Place, processes
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
@@ -32,7 +34,7 @@ from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, make_loader, names_of
 from wholegrain.training.meters import Meters, Reporter, Silent
 from wholegrain.training.plan import Plan
-from wholegrain.training.precision import make_scaler, resolve_precision
+from wholegrain.training.precision import autocast, make_scaler, resolve_precision
 from wholegrain.training.recompute import recomputed
 from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.step import (
@@ -153,7 +155,13 @@ def train(
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
             encoder.teacher = run.teacher
             batches = _batches(encoder, run, dataset, place, workers)
-            with Interrupts() as interrupts, recomputed(model, run.recipe.optimiser.recompute):
+            settings = run.recipe.optimiser
+            cast = partial(autocast, place.device, settings.precision)
+            with (
+                Interrupts() as interrupts,
+                compiled(model, settings.compile, cast),
+                recomputed(model, settings.recompute),
+            ):
                 _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
             if evaluate is None and place.first:
                 folder.save_model(run.kept)

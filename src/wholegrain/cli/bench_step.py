@@ -1,0 +1,123 @@
+"""``wholegrain bench step``: what a training step costs on this machine, beside open_clip's own trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wholegrain.app.bench_step.measure import Rival, StepCosts
+
+BEST = ("--torchcompile",)
+FUSED = ("--opt-kwargs", "fused=True")  # where open_clip's trainer has that flag
+
+
+def bench_step(
+    *,
+    data: str = "",
+    model: str = "ViT-B-32",
+    batch: int = 32,
+    precision: str = "auto",
+    device: str = "",
+    rounds: int = 3,
+    source: Path | None = None,
+    compile: bool = False,
+    workers: int | None = None,
+    only: tuple[str, ...] = (),
+    out: Path | None = None,
+) -> int:
+    """Measures training steps in turn with open_clip's trainer, at its defaults and at its best flags, and ours with each other:
+    CLIP, CE-CLIP with four negatives, Holistic CLIP with five texts, SPARC.
+
+    Args:
+        data: a prepared data set whose captions are used; without it some are made. Pictures are noise.
+        model: an architecture of open_clip, from scratch.
+        batch: images in a step.
+        precision: auto, fp32, bf16 or fp16, of all rivals.
+        device: such as cpu or cuda; by default CUDA where there is one.
+        rounds: turns of each pair.
+        source: a folder with another version of open_clip (the one that holds "open_clip" and "open_clip_train"), for further pairs.
+        compile: compile ours, too.
+        workers: processes that load for ours; by default as "wholegrain train" chooses. open_clip's batches are ready in memory.
+        only: pairs, by their numbers in the table, from 1.
+        out: a JSON file for the figures.
+    """
+    import torch
+    from rich.console import Console
+
+    from wholegrain.app.bench_step.measure import Setting, measure_steps
+    from wholegrain.cli.train import workers_by_default
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.errors import UserError
+    from wholegrain.towers.io import load_model
+    from wholegrain.training.precision import resolve_precision
+
+    if min(batch, rounds) < 1:
+        raise UserError("Batch and rounds must be at least 1; change the option that is not.")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if source is not None and not (source / "open_clip_train").is_dir():
+        raise UserError(f"{source} has no folder open_clip_train; give the folder src of open_clip's source.")
+    pairs = pairs_to_run(source, only)
+    console = Console()
+    setting = Setting(
+        model,
+        batch,
+        resolve_precision(precision, place),
+        str(place),
+        rounds,
+        compile,
+        workers_by_default() if workers is None else workers,
+    )
+    captions = Dataset(data) if data else None
+    costs = measure_steps(setting, pairs, captions, load_model(model), say=lambda said: console.print(f"[dim]{said} …"))
+    if out is not None:
+        costs.save(out)
+    _print(costs, console)
+    return 0
+
+
+def pairs_to_run(source: Path | None, only: tuple[str, ...] = ()) -> list[tuple[Rival, Rival]]:
+    """Ours, and what it is compared with."""
+    from wholegrain.app.bench_step.measure import Rival
+    from wholegrain.errors import UserError
+
+    ours = {name: Rival(name, recipe=name) for name in ("clip", "ce_clip", "holistic", "sparc")}
+    theirs = Rival("open_clip, defaults")
+    pairs = [(ours["clip"], theirs), (ours["clip"], Rival("open_clip, best flags", flags=BEST))]
+    if source is not None:
+        other = str(source)
+        pairs.append((ours["clip"], Rival("open_clip of --source, defaults", source=other)))
+        pairs.append((ours["clip"], Rival("open_clip of --source, best flags", flags=(*BEST, *FUSED), source=other)))
+    pairs += [(ours["ce_clip"], theirs), (ours["holistic"], theirs)]
+    pairs += [(ours["ce_clip"], Rival("ce_clip, padded", recipe="ce_clip", padded=True)), (ours["sparc"], ours["clip"])]
+    wrong = [number for number in only if not number.isdigit() or not 1 <= int(number) <= len(pairs)]
+    if wrong:
+        raise UserError(f"--only {wrong[0]} is no pair; they are numbered from 1 to {len(pairs)}.")
+    return [pairs[int(number) - 1] for number in only] if only else pairs
+
+
+def _print(costs: StepCosts, console: Console) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Column, Table
+
+    setting, style = costs.setting, {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
+    title = f"{setting.model}, {setting.batch} images, {setting.precision}, captions of {costs.lengths[0]:.1f} tokens (at most {costs.lengths[1]})"
+    table = Table("ours", "beside", Column("times as fast", justify="right"), "turns", title=title, **style)
+    for pair in costs.pairs:
+        ratios = sorted(pair.ratios)
+        table.add_row(pair.ours, pair.other, f"{ratios[len(ratios) // 2]:.2f}", " ".join(f"{ratio:.2f}" for ratio in pair.ratios))
+    console.print(table)
+    columns = ("images/s", "texts/s", "of the peak", "padded", "MB")
+    table = Table("", *(Column(name, justify="right") for name in columns), title="medians of all turns", **style)
+    for name, texts in costs.texts.items():
+        seconds = costs.median_seconds(name)
+        shares = [f"{work / seconds / costs.peak:.2f}" for work in costs.flops[name]]
+        table.add_row(name, f"{setting.batch / seconds:.2f}", f"{texts / seconds:.2f}", *shares, f"{costs.megabytes[name]:,.0f}")
+    console.print(table)
+    console.print(
+        f"Fastest matrix product: {costs.peak / 1e9:,.0f} GFLOP/s. Of the peak: matrix products that are computed; padded: those that"
+    )
+    console.print("texts at the whole context would take. Ours with loading; open_clip's batches are ready in memory.")
+    console.print(", ".join(f"{name}: {fact}" for name, fact in costs.facts.items()))
