@@ -40,6 +40,8 @@ COMMANDS = {
 GROUPS = {  # commands of two words: "bench data" is the function bench_data in cli/bench_data.py
     "bench": {
         "losses": "time and memory of the losses, against dense autograd and against CLIP's",
+        "step": "a training step, beside open_clip's own trainer",
+        "data": "images a second of the loader, beside bare decoding and open_clip's loaders",
     },
 }
 
