@@ -56,7 +56,9 @@ class Place:
         if self.group is None:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(module, device_ids=ids, process_group=self.group)
+        wrapped = nn.parallel.DistributedDataParallel(module, device_ids=ids, process_group=self.group)
+        _settle(wrapped)
+        return wrapped
 
     def any(self, asked: bool) -> bool:
         """Whether any process says yes."""
@@ -147,6 +149,22 @@ class Place:
                     f"The processes do not agree on the {name}: {values[odd[0]]} in process {_listed(odd)}, {usual} in process {most}"
                     f"{' and the others' if self.world > len(odd) + 1 else ''}; start all of them alike."
                 )
+
+
+def _settle(wrapped: nn.parallel.DistributedDataParallel) -> None:
+    """Has DDP arrange its buckets of gradients now, always alike.
+
+    It does so after its first backward pass, in the order in which gradients came. Then the first step after a resume would sum in
+    another order than the same step of a run that was never interrupted.
+    """
+    trained = [parameter for parameter in wrapped.module.parameters() if parameter.requires_grad]
+    wrapped.module.forward = lambda: torch.stack([parameter.flatten()[0] for parameter in trained]).sum()
+    try:
+        wrapped().backward()
+        wrapped()  # arranges them
+    finally:
+        del wrapped.module.forward  # the class's own is there again
+    wrapped.zero_grad(set_to_none=True)
 
 
 def _listed(ranks: list[int]) -> str:
