@@ -1,17 +1,21 @@
 """The loader: draws, batches that do not depend on the number of workers, collation."""
 
+from functools import partial
+
 import pytest
 import torch
 from tiny_training import SIZE, make_dataset, make_model, make_recipe
+from torch.utils.data import DataLoader
 
 from wholegrain.data.batch import Sample, Text, collate, stable_id
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw
-from wholegrain.text.tokenizer import Tokens
-from wholegrain.training.draw import draw_texts, stream
+from wholegrain.text.tokenizer import Tokens, train_tokenizer
+from wholegrain.training.draw import draw_texts
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.plan import Plan
+from wholegrain.training.streams import stream, streams
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +161,35 @@ def test_roles_and_kinds_that_the_data_lack_are_named(dataset):
 def test_a_batch_that_processes_cannot_share_is_refused(dataset):
     with pytest.raises(UserError, match="multiple of the 3 processes"):
         PlanSampler(Plan(dataset.keys("train"), 8, 0), 0, 1, 0, 3)
+
+
+def test_streams_by_the_batch_are_those_of_each_sample():
+    for seed in (0, 7, 2**32 - 1, 2**40):
+        positions, purposes = [0, 3, 2**31, 2**32 - 1], [0, 1, 100]
+        for row, position in zip(streams(seed, positions, purposes), positions, strict=True):
+            for made, purpose in zip(row, purposes, strict=True):
+                own = stream(seed, position, purpose)
+                assert (made.random(3).tolist(), made.integers(9)) == (own.random(3).tolist(), own.integers(9))
+    assert streams(0, [2**40], [5])[0][0].random() == stream(0, 2**40, 5).random()
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_batches_that_came_through_slots_are_kept(dataset, context, monkeypatch):
+    """More batches than places, all kept to the end, of two views: none overwrites another."""
+    recipe = make_recipe("clip", "--data.crop_scale", "[0.5, 1.0]", "--data.views", "[{count = 1, crop_scale = [0.2, 0.6]}]")
+    monkeypatch.setattr("wholegrain.training.loader._AHEAD", 1)
+    monkeypatch.setattr("wholegrain.training.loader.DataLoader", partial(DataLoader, multiprocessing_context=context))
+    stop = 12 if context == "fork" else 4
+    many = batches_of(dataset, recipe, stop=stop, workers=1)
+    monkeypatch.undo()
+    for one, other in zip(many, batches_of(dataset, recipe, stop=stop), strict=True):
+        same(one, other)
+        assert torch.equal(one.views[1].pixels_BCHW, other.views[1].pixels_BCHW)
+        assert one.place is None
+
+
+def test_texts_that_lost_their_end_are_counted():
+    long, short = Text("one two three four five six seven eight nine ten", 0), Text("short", 0)
+    tokenizer = train_tokenizer([long.text, short.text], 100, 6)
+    samples = [Sample(str(n), None, (0, 0, 1, 1), texts) for n, texts in enumerate([(long, short), (long,), (short,)])]
+    assert collate(samples, tokenizer, ["web"], []).cut == 2

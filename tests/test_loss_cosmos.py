@@ -22,8 +22,9 @@ from wholegrain.losses.cosmos import CosmosLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.training.draw import draw_texts, sentences_of, stream
+from wholegrain.training.draw import draw_texts, sentences_of
 from wholegrain.training.loop import train
+from wholegrain.training.streams import stream
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 NAMES = [name for name in TEACHERS if name.startswith("cosmos")]

@@ -96,3 +96,32 @@ def test_json_round_trip_and_faults():
         Preprocess.from_json({"size": 8, "colour": 1})
     with pytest.raises(UserError, match="size"):
         Preprocess.from_json({"resize": "crop"})
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 61), (97, 50), (32, 32), (20, 31), (333, 100)])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_the_quick_way_shows_the_same_to_two_levels(height, width, resize, interpolation):
+    pixels, ours = picture(height, width).copy(), Preprocess(32, resize, interpolation)
+    quick = ours.quick(pixels)
+    apart = np.abs(quick.numpy().astype(int) - ours.image(pixels))
+    assert quick.dtype == torch.uint8
+    assert apart.max() <= 2
+    assert (apart > 0).mean() < 0.2
+    box = (3, 2, width - 4, height - 5)
+    cut = np.ascontiguousarray(pixels[2 : height - 5, 3 : width - 4])
+    alone = np.abs(ours.quick(pixels, box).numpy().astype(int) - Preprocess(32, "squash", interpolation).image(cut))
+    assert alone.max() <= 2
+
+
+def test_the_quick_way_is_the_same_with_any_number_of_threads():
+    pixels, before = picture(333, 500).copy(), torch.get_num_threads()
+    try:
+        shown = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            shown.append(Preprocess(224).quick(pixels))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(shown[0], shown[2])

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from wholegrain.data.slots import Slots, taken
 from wholegrain.features import Pairing
 from wholegrain.text.tokenizer import Tokenizer
 
@@ -72,6 +75,7 @@ class Batch:
         pairing: which text belongs to which image.
         keys: the B records' keys.
         texts: the U distinct texts.
+        cut: how many of the N texts were longer than the tokeniser's context and lost their end.
     """
 
     views: tuple[View, ...]
@@ -81,6 +85,17 @@ class Batch:
     pairing: Pairing
     keys: tuple[str, ...]
     texts: tuple[str, ...]
+    cut: int = 0
+    place: tuple[int, int, int] | None = field(default=None, repr=False, compare=False)  # of pixels that lie in slots
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes pixels go through memory that is shared, in slots if there are any, and numbers as bytes: sending a tensor
+        costs a descriptor and a mapping each."""
+        numbers = {name: getattr(self, name).numpy(force=True) for name in ("tokens_UL", "length_U", "row_N")}
+        pairing = {name: v.numpy(force=True) if isinstance(v, Tensor) else v for name, v in vars(self.pairing).items()}
+        pixels = self.place or [view.pixels_BCHW for view in self.views]
+        crops = [view.crops_B4.numpy(force=True) for view in self.views]
+        return _arrived, (pixels, crops, numbers, pairing, {"keys": self.keys, "texts": self.texts, "cut": self.cut})
 
     @property
     def tokens_NL(self) -> Tensor:
@@ -106,6 +121,21 @@ class Batch:
         return replace(self, views=views, pairing=replace(self.pairing, **pairs), **pinned)
 
 
+def _arrived(
+    pixels: list[Tensor] | tuple[int, int, int],
+    crops: list[np.ndarray],
+    numbers: dict[str, np.ndarray],
+    pairing: dict[str, Any],
+    words: dict[str, Any],
+) -> Batch:
+    """The inverse of ``Batch.__reduce__``."""
+    pairs: dict[str, Any] = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in pairing.items()}
+    looks = taken(pixels) if isinstance(pixels, tuple) else pixels
+    views = tuple(View(look, torch.from_numpy(crop)) for look, crop in zip(looks, crops, strict=True))
+    tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
+    return Batch(views=views, pairing=Pairing(**pairs), **tensors, **words)
+
+
 def stable_id(text: str) -> int:
     """A 63-bit hash, the same in every process and on every machine.
 
@@ -116,13 +146,20 @@ def stable_id(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def collate(samples: Sequence[Sample], tokenizer: Tokenizer | None, roles: Sequence[str], kinds: Sequence[str]) -> Batch:
+def collate(
+    samples: Sequence[Sample],
+    tokenizer: Tokenizer | None,
+    roles: Sequence[str],
+    kinds: Sequence[str],
+    slots: Slots | None = None,
+) -> Batch:
     """A batch from its samples.
 
     Args:
         samples: B samples.
         tokenizer: encodes the distinct texts in one call; ``None`` leaves ``tokens_UL`` empty (raw features already known).
         roles, kinds: the data set's names, the same in every process.
+        slots: where a loading worker leaves the pixels.
     """
     texts = [(owner, text) for owner, sample in enumerate(samples) for text in sample.texts]
     start_B = np.cumsum([0] + [len(sample.texts) for sample in samples])
@@ -140,19 +177,25 @@ def collate(samples: Sequence[Sample], tokenizer: Tokenizer | None, roles: Seque
         kinds=tuple(kinds),
     )
     tokens_UL, length_U = torch.zeros((len(row), 0), dtype=torch.int64), torch.zeros(len(row), dtype=torch.int64)
+    cut = 0
     if tokenizer is not None and row:
         encoded = tokenizer.encode(list(row))
         tokens_UL, length_U = encoded.tokens_NL, encoded.length_N
-    return Batch(_views(samples), tokens_UL, length_U, _whole(row_N), pairing, tuple(s.key for s in samples), tuple(row))
+        cut = int(encoded.cut_N[row_N].sum())
+    views, place = _views(samples, slots)
+    keys = tuple(sample.key for sample in samples)
+    return Batch(views, tokens_UL, length_U, _whole(row_N), pairing, keys, tuple(row), cut, place)
 
 
-def _views(samples: Sequence[Sample]) -> tuple[View, ...]:
+def _views(samples: Sequence[Sample], slots: Slots | None) -> tuple[tuple[View, ...], tuple[int, int, int] | None]:
     looks = [[(sample.pixels_CHW, sample.crop), *sample.more] for sample in samples if sample.pixels_CHW is not None]
-    views = []
-    for look in zip(*looks, strict=True):
-        pixels = torch.stack([torch.as_tensor(image) for image, _ in look])
-        views.append(View(pixels, torch.tensor([crop for _, crop in look], dtype=torch.float32)))
-    return tuple(views)
+    by_view = list(zip(*looks, strict=True))
+    pixels = [[torch.as_tensor(image) for image, _ in look] for look in by_view]
+    put = slots.put(pixels) if slots is not None and pixels else None
+    # Without slots, in a worker, this stacks straight into memory that is shared.
+    stacked, place = put if put is not None else ([default_collate(images) for images in pixels], None)
+    crops = [torch.tensor([crop for _, crop in look], dtype=torch.float32) for look in by_view]
+    return tuple(View(look, crop) for look, crop in zip(stacked, crops, strict=True)), place
 
 
 def _whole(values: list[int]) -> Tensor:

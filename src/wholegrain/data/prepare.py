@@ -139,8 +139,6 @@ class _BusyError(UserError):
 def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, Any]) -> Manifest:
     workers = options.workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
-        import torchvision.io  # noqa: F401 (whole before threads start: two threads importing it by two ways block each other)
-
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
         bar = stack.enter_context(_progress(options.progress))

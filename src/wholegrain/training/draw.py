@@ -18,11 +18,6 @@ _END = re.compile(r"(?<=[.!?])\s+|\n+")
 Negatives = Mapping[tuple[str, str], Sequence[Negative]]
 
 
-def stream(seed: int, position: int, purpose: int) -> np.random.Generator:
-    """The random stream of one sample: the same in every process, and another one for every purpose."""
-    return np.random.default_rng([seed, position, purpose])
-
-
 def draw_texts(
     record: Record,
     negatives: Negatives,
@@ -92,7 +87,8 @@ def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -
         mixed = [fitting[number] for number in random.permutation(len(fitting))]
         taken = (one_of_each(mixed, lambda caption: caption.role) if draw.spread else mixed)[: draw.count]
         drawn += [(caption, draw.name) for caption in taken]
-        left = [caption for caption in left if caption not in taken]
+        if draw is not recipe.captions[-1]:
+            left = [caption for caption in left if caption not in taken]
     return drawn
 
 

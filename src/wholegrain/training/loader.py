@@ -14,17 +14,21 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from wholegrain.data.batch import Batch, Sample, collate
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.preprocess import Box, Preprocess
+from wholegrain.data.slots import Slots
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import DataRecipe, closest, selects
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.training.draw import Negatives, draw_texts, stream
+from wholegrain.training.draw import Negatives, draw_texts
 from wholegrain.training.plan import Plan
+from wholegrain.training.streams import streams
 
+_AHEAD = 4  # batches that each worker prepares beforehand
 _TEXTS, _CROP, _VIEWS = 0, 1, 100  # purposes of a sample's random streams; view n of the further ones has _VIEWS + n
 
 
@@ -79,27 +83,35 @@ class DrawnSamples(torch.utils.data.Dataset):
         self.negatives: Negatives = dataset.negatives if recipe.negatives.count else {}
 
     def __getitem__(self, item: tuple[str, int]) -> Sample:
-        key, position = item
+        return self.__getitems__([item])[0]
+
+    def __getitems__(self, items: list[tuple[str, int]]) -> list[Sample]:
+        """The samples of a batch; the DataLoader calls this."""
+        scales = [self.recipe.crop_scale, *(view.crop_scale for view in self.recipe.views for _ in range(view.count))]
+        purposes = [_TEXTS] if self.preprocess is None else [_TEXTS, _CROP, *(_VIEWS + n for n in range(len(scales) - 1))]
+        randoms = streams(self.seed, [position for _, position in items], purposes)
+        return [self._sample(key, random, scales) for (key, _), random in zip(items, randoms, strict=True)]
+
+    def _sample(self, key: str, random: list[np.random.Generator], scales: list[tuple[float, float]]) -> Sample:
         record = self.dataset.record(key)
-        random = stream(self.seed, position, _TEXTS)
-        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random)
+        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0])
         if self.preprocess is None:
             return Sample(key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts)
         pixels_HWC = self.dataset.pixels(key)
-        more = [view.crop_scale for view in self.recipe.views for _ in range(view.count)]
-        looks = [self._look(self.preprocess, pixels_HWC, position, _VIEWS + n, scale) for n, scale in enumerate(more)]
-        return Sample(key, *self._look(self.preprocess, pixels_HWC, position, _CROP, self.recipe.crop_scale), texts, tuple(looks))
+        looks = [_look(self.preprocess, pixels_HWC, own, scale) for own, scale in zip(random[1:], scales, strict=True)]
+        return Sample(key, *looks[0], texts, tuple(looks[1:]))
 
-    def _look(
-        self, preprocess: Preprocess, pixels_HWC: np.ndarray, position: int, purpose: int, scale: tuple[float, float]
-    ) -> tuple[np.ndarray, Box]:
-        """One view: pixels of the tower's size, and which part of the image they show."""
-        height, width = pixels_HWC.shape[:2]
-        if scale == (1.0, 1.0):
-            return preprocess.image(pixels_HWC), preprocess.visible_box(width, height)
-        box = preprocess.random_box(stream(self.seed, position, purpose), width, height, scale)
-        x0, y0, x1, y1 = box
-        return preprocess.image(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1))
+
+def _look(
+    preprocess: Preprocess, pixels_HWC: np.ndarray, random: np.random.Generator, scale: tuple[float, float]
+) -> tuple[Tensor, Box]:
+    """One view: pixels of the tower's size, and which part of the image they show."""
+    height, width = pixels_HWC.shape[:2]
+    if scale == (1.0, 1.0):
+        return preprocess.quick(pixels_HWC), preprocess.visible_box(width, height)
+    box = preprocess.random_box(random, width, height, scale)
+    x0, y0, x1, y1 = box
+    return preprocess.quick(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1))
 
 
 class PlanSampler(Sampler[list[tuple[str, int]]]):
@@ -137,14 +149,18 @@ def make_loader(
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for a CUDA device.
     """
+    slots = None
+    if workers and samples.preprocess is not None:
+        views, images = 1 + sum(view.count for view in samples.recipe.views), len(range(sampler.plan.size)[sampler.slice])
+        slots = Slots(workers, _AHEAD, (views, images, 3, samples.preprocess.size, samples.preprocess.size))
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork
     return DataLoader(
         samples,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]
-        collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds),
+        collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds, slots=slots),
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=_AHEAD if workers else None,
         pin_memory=pin,
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # workers draw nothing from torch; without this, starting them would move its global stream
