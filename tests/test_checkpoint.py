@@ -2,15 +2,21 @@
 
 import json
 import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.errors import UserError
+from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.training import checkpoint
+from wholegrain.training.loop import train
+from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.step import make_optimiser
 
 
@@ -79,7 +85,7 @@ def test_only_the_newest_stay_and_nothing_half_written(dataset, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MachineError, match=r"step-00000200 could not be written .*No space.*make room"):
         checkpoint.save(checkpoint.pack(200, *parts(dataset)), tmp_path, keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000020", "step-00000100"]
 
@@ -115,3 +121,60 @@ def test_no_file_of_a_checkpoint_is_a_pickle(dataset, tmp_path):
     folder = checkpoint.save(checkpoint.pack(1, *parts(dataset)), tmp_path, keep=1)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
     json.loads((folder / "state.json").read_text())
+
+
+OLD = Path(__file__).parent / "checkpoints"
+SMALL = {"image_width": 8, "text_width": 8, "width": 4, "heads": 1}
+
+
+@pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
+def test_checkpoints_of_all_formats_are_read(dataset, tmp_path, number):
+    """Each was written by the version that had that format, after three steps of CE-CLIP with a teacher."""
+    shutil.copytree(OLD / f"format-{number}", tmp_path / "run" / "checkpoints")
+    found, notes = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    assert (found.step, found.facts["format"], notes) == (3, checkpoint.FORMAT, ())
+    assert found.facts["best"] == {"metric": "score", "value": 0.25, "step": 3}
+    assert set(found.facts["files"]) == {"state.safetensors"}
+    recipe = make_recipe("ce_clip", "--optimiser.steps", "4", "--teacher.kind", "ema")
+    model = make_model(dataset, **SMALL)
+    RunFolder(tmp_path / "run", resume=False).begin(recipe, model, dataset, {})
+    train(recipe, dataset, model, tmp_path / "run", device="cpu", quiet=True, resume=True)
+    assert [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [3]
+    moved = (model.head.image.weight - found.tensors["model/head.image.weight"]).abs().max().item()
+    assert 0 < moved < 2e-3, "one step on from what was saved"
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_not_passed_over(dataset, tmp_path):
+    for step in (1, 2):
+        checkpoint.save(checkpoint.pack(step, *parts(dataset)), tmp_path, keep=9)
+    state = tmp_path / "step-00000002" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": checkpoint.FORMAT + 1}))
+    with pytest.raises(UserError, match=rf"step-00000002 has format {checkpoint.FORMAT + 1} and this version.*up to"):
+        checkpoint.load_newest(tmp_path)
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from wholegrain.cli import main as cli
+from wholegrain.training import checkpoint
+def command(_):
+    big = checkpoint.Checkpoint(2, {"model/x": torch.zeros(100_000)}, {})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    checkpoint.save(big, Path(sys.argv[1]), keep=1)
+cli._run = command
+cli.main([])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of processes")
+def test_a_file_that_does_not_fit_leaves_the_older_checkpoint(dataset, tmp_path):
+    checkpoint.save(checkpoint.Checkpoint(1, {"model/x": torch.zeros(10)}, {}), tmp_path, keep=1)
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "could not be written" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.load_newest(tmp_path)[0].step == 1

@@ -1,8 +1,11 @@
 """Checkpoints: safetensors and JSON, written aside and renamed, verified on reading; nothing is ever unpickled.
 
 ``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, the teacher's copy of them, optimiser moments,
-the objective's carried state, torch's random state) and ``state.json`` (step, Python's and numpy's random states, SHA-256 of the tensors). Frozen parts
-of the model lie in the run's ``model/`` and are not repeated.
+the objective's carried state, torch's random state) and ``state.json`` (number of the format, step, Python's and numpy's random states,
+SHA-256 of every file). Frozen parts of the model lie in the run's ``model/`` and are not repeated. Of a sharded run every process wrote
+a part of the tensors (:mod:`wholegrain.training.sharded`).
+
+A checkpoint of an older format is brought up to date on reading, one number after the other (:data:`MIGRATIONS`).
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +31,8 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.training.teacher import Teacher
 
-FORMAT = 1
-_PREFIX = "step-"
+FORMAT = 2
+_PREFIX, STATE, TENSORS = "step-", "state.json", "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -132,29 +135,93 @@ def save(saved: Checkpoint, folder: Path, keep: int) -> Path:
         MachineError: the disk is full; older checkpoints stay.
     """
     final = folder / f"{_PREFIX}{saved.step:08d}"
-    with aside(final) as part:
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in saved.tensors.items()}
-        save_file(contiguous, part / "state.safetensors")
-        digest = _sha256(part / "state.safetensors")
-        facts = {"format": FORMAT, "step": saved.step, "sha256": digest, **saved.facts}
-        (part / "state.json").write_text(json.dumps(facts))
-    for old in _folders(folder)[keep:]:
-        shutil.rmtree(old)
+    try:
+        with aside(final) as part:
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in saved.tensors.items()}
+            save_file(contiguous, part / TENSORS)
+            write_facts(part, saved.step, {TENSORS: sha256(part / TENSORS)}, saved.facts)
+    except OSError as problem:
+        raise unwritable(final, problem) from problem
+    keep_newest(folder, keep)
     return final
 
 
+def unwritable(final: Path, problem: Exception) -> MachineError:
+    """The sentence of a full disk."""
+    return MachineError(f"{final} could not be written ({problem}); make room on the disk and resume.")
+
+
+def write_facts(part: Path, step: int, files: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+    """``state.json``, last of all; ``files`` are names and SHA-256."""
+    (part / STATE).write_text(json.dumps({"format": FORMAT, "step": step, "files": dict(files), **facts}))
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest."""
+    for old in folders(folder)[keep:]:
+        shutil.rmtree(old)
+
+
 def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
-    """The newest intact checkpoint, and a sentence about each newer one that is broken."""
+    """The newest intact checkpoint, brought up to date, and a sentence about each newer one that is broken.
+
+    Raises:
+        UserError: it was written by a newer version.
+    """
     notes = []
-    for place in _folders(folder):
+    for place in folders(folder):
         try:
-            facts = json.loads((place / "state.json").read_text())
-            if facts["format"] != FORMAT or _sha256(place / "state.safetensors") != facts["sha256"]:
-                raise ValueError("its checksum does not match")
-            return Checkpoint(facts["step"], load_file(place / "state.safetensors"), facts), tuple(notes)
+            return load(place), tuple(notes)
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
             notes.append(f"The checkpoint {place} is broken ({problem}) and is passed over.")
     return None, tuple(notes)
+
+
+def load(place: Path) -> Checkpoint:
+    """One checkpoint, verified and brought up to date; of a sharded one, what is whole.
+
+    Raises:
+        OSError, ValueError, KeyError, SafetensorError: it is broken.
+        UserError: it was written by a newer version.
+    """
+    facts = read_facts(place)
+    tensors = load_file(place / TENSORS)
+    for number in range(facts["format"], FORMAT):
+        facts, tensors = MIGRATIONS[number](facts, tensors)
+    return Checkpoint(facts["step"], tensors, facts)
+
+
+def read_facts(place: Path, mine: slice = slice(None)) -> dict[str, Any]:
+    """``state.json``, with the files' checksums verified; ``mine`` is which of them, where processes share that work. As :func:`load`."""
+    facts = json.loads((place / STATE).read_text())
+    if facts["format"] > FORMAT:
+        raise UserError(
+            f"{place} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "
+            f"resume with the version that wrote it, or a newer one."
+        )
+    files = facts["files"] if facts["format"] > 1 else {TENSORS: facts["sha256"]}
+    for name, digest in sorted(files.items())[mine]:
+        if sha256(place / name) != digest:
+            raise ValueError(f"the checksum of {name} does not match")
+    return facts
+
+
+# ---- formats ----------------------------------------------------------------------------------------------------------------
+
+Contents = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def _from_1(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Contents:
+    """Format 2 has checksums of several files, where 1 had one."""
+    files = {TENSORS: facts["sha256"]}
+    return {name: value for name, value in facts.items() if name != "sha256"} | {"format": 2, "files": files}, tensors
+
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Tensor]], Contents]] = {1: _from_1}
+"""Number of a format -> what makes the next one of a checkpoint's facts and tensors."""
+
+
+# ---- folders ----------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -178,17 +245,18 @@ def aside(final: Path) -> Iterator[Path]:
         _sync(final.parent)
         shutil.rmtree(old, ignore_errors=True)
     except SafetensorError as problem:  # the library wraps the operating system's errors
-        raise MachineError(f"{final} could not be written ({problem}); make room on the disk and resume.") from None
+        raise unwritable(final, problem) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
     """Finished checkpoints, newest first."""
     return sorted((p for p in folder.glob(f"{_PREFIX}*") if p.is_dir()), reverse=True)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
