@@ -85,8 +85,8 @@ def test_prepare_after_ctrl_c_says_how_to_go_on_and_goes_on(tmp_path, monkeypatc
 FAULTS = """
 import resource, sys
 import numpy as np
-from wholegrain.cli.main import _keep_freed_memory
-_keep_freed_memory()
+from wholegrain.app.memory import keep_freed_memory
+keep_freed_memory()
 def fill(): np.empty(2**26, np.uint8).fill(1)
 fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -99,6 +99,8 @@ def pairs_to_run(source: Path | None, only: tuple[str, ...] = ()) -> list[tuple[
 
 
 def _print(costs: StepCosts, console: Console) -> None:
+    from statistics import median
+
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
@@ -106,8 +108,7 @@ def _print(costs: StepCosts, console: Console) -> None:
     title = f"{setting.model}, {setting.batch} images, {setting.precision}, captions of {costs.lengths[0]:.1f} tokens (at most {costs.lengths[1]})"
     table = Table("ours", "beside", Column("times as fast", justify="right"), "turns", title=title, **style)
     for pair in costs.pairs:
-        ratios = sorted(pair.ratios)
-        table.add_row(pair.ours, pair.other, f"{ratios[len(ratios) // 2]:.2f}", " ".join(f"{ratio:.2f}" for ratio in pair.ratios))
+        table.add_row(pair.ours, pair.other, f"{median(pair.ratios):.2f}", " ".join(f"{ratio:.2f}" for ratio in pair.ratios))
     console.print(table)
     columns = ("images/s", "texts/s", "of the peak", "padded", "MB")
     table = Table("", *(Column(name, justify="right") for name in columns), title="medians of all turns", **style)

@@ -9,7 +9,6 @@ Exit codes: 0 done, 1 the machine failed, 2 the input cannot be used, 130 and 14
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import errno
 import importlib
@@ -28,6 +27,7 @@ COMMANDS = {
     "train": "train or fine-tune a model by a recipe",
     "compete": "train several methods under equal conditions; one table",
     "interpolate": "a model between two: before and after fine-tuning",
+    "export": "a model for open_clip, transformers, onnxruntime or the Hub",
     "evaluate": "measure a model: retrieval, composition, dense, with controls",
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",
@@ -86,7 +86,9 @@ def _run(arguments: list[str]) -> int:
         if not rest or rest[0] not in GROUPS[name]:
             return _ask(name, rest)
         name, rest = f"{name}_{rest[0]}", rest[1:]
-    _keep_freed_memory()
+    from wholegrain.app.memory import keep_freed_memory
+
+    keep_freed_memory()
     result = _call(_function(name), name.replace("_", " "), rest)
     return result if isinstance(result, int) else 0
 
@@ -97,24 +99,6 @@ def _ask(group: str, rest: list[str]) -> int:
         raise UserError(f'There is no "{group} {rest[0]}"; there are {", ".join(f"{group} {word}" for word in GROUPS[group])}.')
     print("\n".join(f"  wholegrain {group} {word:8}  {said}" for word, said in GROUPS[group].items()))
     return 0
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc keep large blocks that are freed, for the next step needs the same again.
-
-    By default every activation above 32 MiB is fresh memory that the kernel must clear: two thirds of the time in which a CPU
-    encodes photos (MobileNetV2, 160 pixels, 64 at a time: 52 ms a photo, 15 with this), for 3% more memory at the peak.
-    """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mmap_max, trim_threshold, top_pad = -4, -1, -2
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # not glibc
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(top_pad, 2**26)
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -1,10 +1,12 @@
 """The residual blocks of open_clip's transformers, run on no more tokens than are needed.
 
-Two things are left out, and the result is the same to rounding:
+Three things are left out, and the result is the same to rounding:
 
-* *Padding.* A batch of texts is one packed list of its real tokens, ``[T, V]`` with T the sum of the lengths, through every norm and
-  every matrix; only attention, a small part of the work, sees it as ``[N, L]`` rows. That takes a causal tower: what
-  follows a text's end is never looked at.
+* *Padding.* A batch of texts is one packed list of tokens, ``[T, V]``, through every norm and every matrix; only attention, a small part
+  of the work, sees it as ``[N, L]`` rows. That takes a causal tower: what follows a text's end is never looked at.
+* *What was read before.* In a causal tower a token's vector depends on the tokens up to it, so texts that begin alike share those
+  vectors: each distinct beginning is one token of the list. Captions begin with "a", and a hard negative is its caption up to
+  the word that was changed.
 * *What nobody reads.* If only one vector per sequence is wanted (the end of a text, the class token of an image), the last block asks
   for that token alone: keys and values of all tokens, but one query, one MLP. It saves ten twelfths of a block.
 
@@ -48,34 +50,47 @@ class Grid:
 
 @dataclass(frozen=True)
 class Packed:
-    """Causal sequences of any lengths, one behind the other without padding: ``[T, V]``.
+    """Causal sequences of any lengths as one list of their distinct beginnings: ``[T, V]``.
 
     Attributes:
-        place_T: where each token stands in padded rows, N * L of them.
-        end_N: the last token of each sequence, which is the one that is read.
+        node_NL: the place in the list of each token of padded rows; 0 at padding.
+        cell_T: for each place of the list, a token in the N * L padded ones that it stands for.
+        end_N: the place of each sequence's last token, which is the one that is read.
         real_NL: False at padding.
+
+    Example:
+        >>> packed = Packed.of(torch.tensor([[1, 5, 6, 2], [1, 5, 2, 0]]), torch.tensor([4, 3]))
+        >>> packed.node_NL.tolist(), packed.end_N.tolist()  # "1 5" is read once
+        ([[0, 1, 3, 4], [0, 1, 2, 0]], [4, 2])
     """
 
-    place_T: Tensor
+    node_NL: Tensor
+    cell_T: Tensor
     end_N: Tensor
     real_NL: Tensor
 
     @classmethod
-    def of(cls, real_NL: Tensor) -> Packed:
-        """From a mask of real tokens, which stand at the beginning of each row."""
-        return cls(real_NL.flatten().nonzero().squeeze(1), real_NL.sum(1).cumsum(0) - 1, real_NL)
-
-    def pack(self, x_NLV: Tensor) -> Tensor:
-        """The real tokens of padded rows."""
-        return x_NLV.flatten(0, 1).index_select(0, self.place_T)
+    def of(cls, tokens_NL: Tensor, length_N: Tensor) -> Packed:
+        """From rows of token ids and their lengths, at least 1."""
+        N, L = tokens_NL.shape
+        real_NL = torch.arange(L, device=length_N.device) < length_N[:, None]
+        sorted_UL, row_N = torch.unique(tokens_NL.masked_fill(~real_NL, -1), dim=0, return_inverse=True)
+        new_UL = sorted_UL >= 0  # rows that begin alike stand together, so each needs to be compared with the one before only
+        new_UL[1:] &= (sorted_UL[1:] != sorted_UL[:-1]).cumsum(1) > 0
+        number_UL = new_UL.flatten().cumsum(0).unflatten(0, new_UL.shape) - 1
+        node_UL = number_UL.where(new_UL, -1).cummax(0).values.clamp(min=0)
+        node_NL = node_UL[row_N].masked_fill(~real_NL, 0)
+        row_U = row_N.new_zeros(len(sorted_UL)).scatter_(0, row_N, torch.arange(N, device=row_N.device))
+        cell_T = new_UL.flatten().nonzero().squeeze(1)
+        cell_T = row_U[cell_T // L] * L + cell_T % L
+        return cls(node_NL, cell_T, node_NL.gather(1, length_N[:, None] - 1).squeeze(1), real_NL)
 
     def pad(self, x_TV: Tensor) -> Tensor:
-        """Padded rows ``[N, L, V]``, zero where there is no token."""
-        rows = x_TV.new_zeros(self.real_NL.numel(), x_TV.shape[1])
-        return rows.index_copy(0, self.place_T, x_TV).unflatten(0, self.real_NL.shape)
+        """Padded rows ``[N, L, V]``; padding has the first place's vector."""
+        return x_TV.index_select(0, self.node_NL.flatten()).unflatten(0, self.node_NL.shape)
 
     def wanted(self, x_TV: Tensor) -> Tensor:
-        """The tokens that are read."""
+        """The tokens that are read, ``[N, V]``."""
         return x_TV.index_select(0, self.end_N)
 
     def attend(self, q_QV: Tensor, k_TV: Tensor, v_TV: Tensor, heads: int, some: bool) -> Tensor:
@@ -86,7 +101,8 @@ class Packed:
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in rows)
         if some:
             return scaled_dot_product_attention(q, k, v, attn_mask=self.real_NL[:, None, None]).transpose(1, 2).flatten(1)
-        return self.pack(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        seen_NLV = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        return seen_NLV.flatten(0, 1).index_select(0, self.cell_T)
 
 
 class SparingBlock(nn.Module):

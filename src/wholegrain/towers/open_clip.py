@@ -217,7 +217,7 @@ class OpenClipTextTower(TunedModule):
         net, given = self.net, tokens_NL.shape[1]
         mask_NL = real_tokens(length_N, given)
         if self._spares:
-            return self._packed(tokens_NL, mask_NL, needs)
+            return self._packed(tokens_NL, length_N, needs)
         if not self.true_length:
             tokens_NL = nn.functional.pad(tokens_NL, (0, self.context_length - given), value=self.pad_id)
         L = tokens_NL.shape[1]
@@ -228,18 +228,20 @@ class OpenClipTextTower(TunedModule):
         pooled = text_global_pool(x, tokens_NL, pool_type=net.pool_type, eos_token_id=net.eos_id)
         return RawText(pooled, x[:, :given] if "tokens" in needs else None, mask_NL)
 
-    def _packed(self, tokens_NL: Tensor, real_NL: Tensor, needs: frozenset[str]) -> RawText:
+    def _packed(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str]) -> RawText:
         """The same without padding; only the ends in the last block if nobody reads the other tokens."""
-        net, packed, some = self.net, Packed.of(real_NL), "tokens" not in needs
+        net, packed, some = self.net, Packed.of(tokens_NL, length_N), "tokens" not in needs
         dtype = net.transformer.get_cast_dtype()
-        tokens_T = tokens_NL.flatten().index_select(0, packed.place_T)
-        positions_TV = nn.functional.embedding(packed.place_T % tokens_NL.shape[1], net.positional_embedding)
+        tokens_T = tokens_NL.flatten().index_select(0, packed.cell_T)
+        positions_TV = nn.functional.embedding(packed.cell_T % tokens_NL.shape[1], net.positional_embedding)
         x = net.token_embedding(tokens_T).to(dtype) + positions_TV.to(dtype)
         *first, last = net.transformer.resblocks
         for block in first:
             x = block(x, packed)
         x = net.ln_final(last(x, packed, some))
-        return RawText(x, None, real_NL) if some else RawText(packed.wanted(x), packed.pad(x), real_NL)
+        if some:
+            return RawText(x, None, packed.real_NL)
+        return RawText(packed.wanted(x), packed.pad(x).masked_fill(~packed.real_NL[..., None], 0.0), packed.real_NL)
 
     def set_positions(self, table_LV: nn.Parameter) -> None:
         """Another table of positions, and with it another context."""

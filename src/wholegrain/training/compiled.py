@@ -55,9 +55,10 @@ def _try_out(block: SparingBlock, cast: Callable[[], torch.autocast]) -> None:
     """Compiles on eight texts of sixteen tokens, forward and backward, all tokens and the ends alone."""
     weight = block.ln_1.weight
     assert isinstance(weight, nn.Parameter)
-    real_NL = torch.ones(8, 16, dtype=torch.bool, device=weight.device)
-    x_TV = torch.zeros(real_NL.numel(), len(weight), device=weight.device, requires_grad=True)
+    tokens_NL = torch.arange(8 * 16, device=weight.device).unflatten(0, (8, 16))
+    packed = Packed.of(tokens_NL, torch.full((8,), 16, device=weight.device))
+    x_TV = torch.zeros(tokens_NL.numel(), len(weight), device=weight.device, requires_grad=True)
     for some in (False, True):
         with cast():
-            y = block(x_TV, Packed.of(real_NL), some)
+            y = block(x_TV, packed, some)
         torch.autograd.grad(y.float().sum(), x_TV)

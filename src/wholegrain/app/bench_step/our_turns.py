@@ -19,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from wholegrain.app.begin import begin
+from wholegrain.app.memory import keep_freed_memory
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipTextTower, build_open_clip_text
 from wholegrain.training.loop import train
@@ -71,6 +72,7 @@ def main() -> None:
     """Trains until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    keep_freed_memory()  # as the command does
     settings = json.loads(sys.argv[1])
     recipe, dataset, model = begin(settings["recipe"], Path(settings["data"]), settings["model"], settings["overrides"])
     if settings["padded"]:
