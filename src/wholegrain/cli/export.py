@@ -1,0 +1,56 @@
+"""``wholegrain export``: a model for open_clip, transformers, onnxruntime or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+def export(
+    model: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path | None] = None,
+    *,
+    to: Literal["open_clip", "transformers", "onnx", "wholegrain"],
+    approximate: bool = False,
+    data: Path | None = None,
+    split: str = "test",
+    results: Path | None = None,
+    push: str = "",
+    private: bool = False,
+) -> int:
+    """Writes a model for other libraries, reads it back with theirs, and says how far apart both are; with a model card.
+
+    wholegrain export runs/latest models/mine --to transformers
+
+    What a format has no place for is refused, naming the part.
+
+    Args:
+        model: as in "train --model", such as a run.
+        out: a new folder; may be left out with --push.
+        to: open_clip, transformers, onnx, or wholegrain for everything that a model here can have.
+        approximate: where open_clip or transformers cannot hold the model, export the nearest ordinary CLIP and measure what it loses.
+        data: a prepared data set to measure that on (retrieval).
+        split: of the data set.
+        results: a folder of "evaluate --out", for the card.
+        push: org/name on the Hugging Face Hub.
+        private: for a repository that is made now.
+    """
+    from wholegrain.app.export import Wish
+    from wholegrain.app.export import export as run
+
+    done = run(Wish(model, out, to, approximate, data, split, results, push, private))
+    if done.approximation:
+        where = "on the data's pictures" if data is not None else "on pictures of noise; --data measures retrieval"
+        print(f"exported is an approximation: {done.approximation}")
+        print(f"mean cosine of its image vectors with the model's own: {done.agreement:.4f} ({where})")
+        for name, (exact, ours) in done.recalls.items():
+            print(f"  {name:26}  exact {exact:6.1%}   exported {ours:6.1%}   {100 * (ours - exact):+.1f} points")
+    print(f"read back with {to} and compared; largest difference as a share of the largest number:")
+    for part, far in done.differences.items():
+        print(f"  {part:16} {far:.1e}")
+    for place in (done.folder, done.url):
+        if place:
+            print(place)
+    return 0

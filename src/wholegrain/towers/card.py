@@ -1,0 +1,139 @@
+"""The card of an exported model: ``README.md`` with the front matter that the Hugging Face Hub reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wholegrain.errors import UserError
+
+LIBRARY = {"open_clip": "open_clip", "transformers": "transformers", "onnx": "onnx", "wholegrain": "wholegrain"}
+LOAD = {
+    "open_clip": """import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("{open_clip}")
+tokenizer = open_clip.get_tokenizer("{open_clip}")""",
+    "transformers": """from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+model, tokenizer = AutoModel.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+processor = AutoImageProcessor.from_pretrained("{name}")""",
+    "onnx": """import onnxruntime
+image = onnxruntime.InferenceSession("{name}/image.onnx")    # pixels: uint8 [B, 3, S, S]; see wholegrain_onnx.json
+text = onnxruntime.InferenceSession("{name}/text.onnx")      # tokens: int64 [N, L]; length: int64 [N]""",
+    "wholegrain": """from wholegrain.towers import load_model
+model = load_model("{wholegrain}")
+image = model.encode_images(pixels_BCHW).pooled_BD    # uint8, resized by model.preprocess""",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure for the card.
+
+    Attributes:
+        task, metric: such as ``retrieval`` and ``image_retrieval_recall@1``.
+        dataset, split: what it was measured on.
+        value: as measured.
+    """
+
+    task: str
+    metric: str
+    dataset: str
+    split: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a card tells.
+
+    Attributes:
+        name: the model's, for the title.
+        to: the format.
+        place: where it lies: ``org/name`` on the Hub, or a folder.
+        on_hub: which of the two.
+        training: what made it, row by row, such as recipe, data, seed.
+        paper: of the method.
+        dataset, base: names, for the front matter; empty where they are none of the Hub's.
+        scores: of the model that is exported.
+        differences: what was compared after writing, and how far apart it was.
+        notes: paragraphs that a reader must know, such as what an approximation loses.
+    """
+
+    name: str
+    to: str
+    place: str
+    on_hub: bool = False
+    training: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
+    dataset: str = ""
+    base: str = ""
+    scores: Sequence[Score] = ()
+    differences: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def card(facts: Facts) -> str:
+    """The text of ``README.md``."""
+    return f"---\n{_front(facts)}\n---\n\n{_body(facts)}"
+
+
+def _front(facts: Facts) -> str:
+    try:
+        from huggingface_hub import EvalResult, ModelCardData
+    except ImportError as error:
+        raise UserError("writing a model's card needs huggingface_hub; install it") from error
+
+    results = [
+        EvalResult(
+            task_type=score.task.replace("_", "-"),
+            dataset_type=score.dataset,
+            dataset_name=score.dataset,
+            dataset_split=score.split,
+            metric_type=score.metric,
+            metric_value=round(score.value, 4),
+        )
+        for score in facts.scores
+    ]
+    data = ModelCardData(
+        library_name=LIBRARY[facts.to],
+        pipeline_tag="zero-shot-image-classification",
+        tags=["clip", "vision-language", "wholegrain", *([str(facts.training["recipe"])] if "recipe" in facts.training else [])],
+        base_model=facts.base or None,
+        datasets=facts.dataset or None,
+        metrics=sorted({score.metric for score in facts.scores}) or None,
+        eval_results=results or None,
+        model_name=facts.name,
+    )
+    return data.to_yaml().rstrip()
+
+
+def _body(facts: Facts) -> str:
+    parts = [f"# {facts.name}", "A CLIP model: images and texts in one space, compared by cosine. Made with Wholegrain."]
+    prefix = {"open_clip": "hf-hub:" if facts.on_hub else "local-dir:", "wholegrain": "hf-hub:" if facts.on_hub else ""}
+    names = {"name": facts.place, **{to: start + facts.place for to, start in prefix.items()}}
+    parts += ["## Use", f"```python\n{LOAD[facts.to].format(**names)}\n```"]
+    parts += list(facts.notes)
+    if facts.training:
+        rows = {**facts.training, **({"paper": facts.paper} if facts.paper else {})}
+        parts += ["## Training", _table(("", ""), [(key, _cell(value)) for key, value in rows.items()])]
+    if facts.scores:
+        rows = [(s.task, s.metric, f"{s.dataset}, {s.split}", f"{s.value:.4g}") for s in facts.scores]
+        parts += ["## Results", _table(("task", "figure", "data", "value"), rows)]
+    if facts.differences:
+        said = ", ".join(f"{part} {far:.0e}" for part, far in facts.differences.items())
+        parts += [
+            "## Check",
+            f"Written, read back with {facts.to} and compared; largest difference as a share of the largest number: {said}.",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items())
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,93 @@
+"""ONNX graphs, run by onnxruntime at sizes that they were not made with; joint scores in their dense form."""
+
+import json
+
+import pytest
+import torch
+from test_export import of_open_clip, of_transformers
+from test_model_io import small
+from tiny_models import pixels, randomised
+
+from wholegrain.errors import UserError
+from wholegrain.text.tokenizer import load_tokenizer
+from wholegrain.towers import HeadConfig, convert_head
+from wholegrain.towers.dense_scores import dense_score
+from wholegrain.towers.export import export_model
+from wholegrain.towers.sameness import TEXTS, distance
+
+HEADS = {
+    "branches": HeadConfig("branches", branches=3),
+    "filip": HeadConfig("filip"),
+    "pacl": HeadConfig("pacl"),
+    "flair": HeadConfig("flair"),
+    "llip": HeadConfig("llip", mixtures=4),
+    "fusion": HeadConfig("fusion", layers=1, score_cosine=0.5),
+}
+
+
+def with_head(tmp_path, name):
+    return randomised(convert_head(of_open_clip(tmp_path), HEADS[name]), std=0.2)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "branches"])
+def test_dense_scores_are_the_heads_scores(name, tmp_path):
+    model = with_head(tmp_path, name)
+    tokens = model.tokenizer.encode(TEXTS)
+    with torch.no_grad():
+        image = model.encode_images(pixels(), model.score_needs)
+        text = model.encode_texts(tokens.tokens_NL, tokens.length_N, model.score_needs)
+        assert distance(dense_score(model.head, image, text), model.score(image, text)) < 1e-5
+
+
+def run(folder, name, **inputs):
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(folder / f"{name}.onnx"))
+    return dict(zip([o.name for o in session.get_outputs()], map(torch.from_numpy, session.run(None, inputs)), strict=True))
+
+
+def test_branches_and_texts_of_any_number_and_length(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = with_head(tmp_path, "branches")
+    distances = export_model(model, tmp_path / "out", "onnx")
+    assert set(distances) == {"image", "branches", "text"}
+    assert max(distances.values()) <= 1e-5
+    tokens = load_tokenizer(tmp_path / "out").encode(["a " * 70, "cat"])
+    images = pixels(count=7)
+    with torch.no_grad():
+        seen, read = model.encode_images(images), model.encode_texts(tokens.tokens_NL, tokens.length_N)
+    out = run(tmp_path / "out", "image", pixels=images.numpy())
+    assert out["branches"].shape == (7, 3, 16)
+    assert distance(out["branches"], seen.branches_BHD) < 1e-5
+    assert distance(out["image"], seen.pooled_BD) < 1e-5
+    rows = tokens.tokens_NL.clone()
+    rows[1, 3:] = 400  # beyond a text's length anything may stand
+    assert (
+        distance(run(tmp_path / "out", "text", tokens=rows.numpy(), length=tokens.length_N.numpy())["text"], read.pooled_ND)
+        < 1e-5
+    )
+    settings = json.loads((tmp_path / "out/wholegrain_onnx.json").read_text())
+    assert settings["preprocess"] == model.preprocess.to_json()
+    assert settings["scale"] == pytest.approx(model.scale.item())
+
+
+@pytest.mark.slow
+def test_a_text_tower_that_reads_its_padding(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = of_transformers(tmp_path, "siglip")
+    assert max(export_model(model, tmp_path / "out", "onnx").values()) <= 1e-5
+    assert json.loads((tmp_path / "out/wholegrain_onnx.json").read_text())["bias"] == pytest.approx(model.bias.item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["filip", "fusion", "flair"])
+def test_joint_scores(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    distances = export_model(with_head(tmp_path, name), tmp_path / "out", "onnx")
+    assert distances["score"] <= 1e-5
+
+
+def test_a_recurrent_reader_is_named(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match="recurrent reader"):
+        export_model(small(), tmp_path / "out", "onnx")
