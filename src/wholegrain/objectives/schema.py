@@ -266,12 +266,14 @@ class Saving:
     Attributes:
         every: steps between checkpoints; 0 is once per epoch.
         keep: how many checkpoints stay.
+        asynchronous: training goes on while a checkpoint is written; takes the memory of one more copy of it.
         evaluate_every: steps between evaluations, where there is something to evaluate with; 0 is once per epoch.
         metric: the evaluation's number, higher is better, by which the best model is kept; empty is the first number.
     """
 
     every: int = 0
     keep: int = 2
+    asynchronous: bool = False
     evaluate_every: int = 0
     metric: str = ""
 

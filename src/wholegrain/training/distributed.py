@@ -7,6 +7,7 @@ through NCCL; what lies on the CPU goes through gloo there, too.
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,13 +61,13 @@ class Place:
         _settle(wrapped)
         return wrapped
 
-    def any(self, asked: bool) -> bool:
-        """Whether any process says yes."""
+    def any(self, *asked: bool) -> tuple[bool, ...]:
+        """Of each question, whether any process says yes."""
         if self.group is None:
             return asked
-        votes = torch.tensor([float(asked)], device=self.device)
+        votes = torch.tensor([float(yes) for yes in asked], device=self.device)
         dist.all_reduce(votes, group=self.group)
-        return bool(votes.item())
+        return tuple(vote > 0 for vote in votes.tolist())
 
     def wait(self) -> None:
         """Waits for all processes."""
@@ -234,9 +235,41 @@ def _join(start: Launch, device: torch.device, timeout: float) -> Store:
     else:
         store = TCPStore(start.address, start.port, start.world, is_master=start.rank == 0, timeout=limit)
     store.set_timeout(limit)
+    store = PrefixStore(_attempt(store, start.rank, start.world, timeout), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=PrefixStore("group", store), rank=start.rank, world_size=start.world, timeout=limit)
     return store
+
+
+def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
+    """A name that the processes of this attempt share and no earlier one had.
+
+    torchrun's store outlives its processes: those that it starts anew would find the addresses of the dead ones there. The first
+    process draws a name; the others answer to it, and go on once it has their very answer. (The count of restarts is no such name: torchrun
+    counts on each node by itself.)
+    """
+    deadline, own = time.monotonic() + timeout, uuid.uuid4().hex
+
+    def pause() -> None:
+        if time.monotonic() > deadline:
+            raise MachineError(f"Process {rank} of {world} timed out waiting for the others to start; start all of them again.")
+        time.sleep(0.02)
+
+    if rank == 0:
+        store.set("wholegrain/attempt", own)
+        answers = [f"wholegrain/{own}/{other}" for other in range(1, world)]
+        while not store.check(answers):
+            pause()
+        store.set(f"wholegrain/{own}/met", ",".join(store.get(answer).decode() for answer in answers))
+        return own
+    while True:
+        if store.check(["wholegrain/attempt"]):
+            name = store.get("wholegrain/attempt").decode()
+            store.set(f"wholegrain/{name}/{rank}", own)
+            met = f"wholegrain/{name}/met"
+            if store.check([met]) and own in store.get(met).decode().split(","):
+                return name
+        pause()
 
 
 @contextmanager

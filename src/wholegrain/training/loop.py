@@ -37,6 +37,7 @@ from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, make_scaler, resolve_precision
 from wholegrain.training.recompute import recomputed
 from wholegrain.training.run_folder import RunFolder
+from wholegrain.training.saver import Saver
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,
@@ -46,6 +47,8 @@ from wholegrain.training.step import (
     take_step,
 )
 from wholegrain.training.teacher import Teacher, make_teacher
+from wholegrain.training.trackers import Tracker
+from wholegrain.training.work import matrix_peak, peak_megabytes, step_work
 
 Evaluate = Callable[[Model], Mapping[str, float]]
 OnStep = Callable[[Outcome], bool | None]
@@ -109,6 +112,7 @@ def train(
     origin: Mapping[str, Any] | None = None,
     quiet: bool = False,
     cache: Path | None = None,
+    tracker: tuple[str, str] | None = None,
     timeout: float = TIMEOUT,
 ) -> Path:
     """Trains a model by a recipe.
@@ -126,6 +130,7 @@ def train(
         origin: further facts for ``run.json``, such as the command.
         quiet: no progress.
         cache: a folder that keeps raw features of frozen towers from run to run.
+        tracker: ``wandb`` or ``trackio``, and the project there.
         timeout: seconds to wait for another process before it is taken for lost.
 
     Returns:
@@ -147,26 +152,30 @@ def train(
             place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, run.step, resume))
         if not resume:
             place.first_alone(lambda: folder.begin(run.recipe, model, dataset, origin or {}))
-        meters = Reporter(folder.path, run.step, run.total, quiet=quiet) if place.first else Silent()
+        follow = Tracker(*tracker, folder.path) if tracker is not None and place.first else None
+        meters = Reporter(folder.path, run.step, run.total, quiet=quiet, tracker=follow) if place.first else Silent()
+        saver = Saver(folder.checkpoints, run.recipe.saving.keep, place, run.recipe.saving.asynchronous)
         try:
             for sentence in run.notes:
                 meters.say(sentence)
             needs = run.objective.needs
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
             encoder.teacher = run.teacher
-            batches = _batches(encoder, run, dataset, place, workers)
             settings = run.recipe.optimiser
             cast = partial(autocast, place.device, settings.precision)
+            batches = _timed(_batches(encoder, run, dataset, place, workers))
+            if place.first:
+                batches = _measured(batches, encoder, run, place, cast, meters)
             with (
                 Interrupts() as interrupts,
                 compiled(model, settings.compile, cast),
                 recomputed(model, settings.recompute),
             ):
-                _loop(run, place.wrap(encoder), batches, place, folder, meters, interrupts, evaluate, on_step)
-            if evaluate is None and place.first:
-                folder.save_model(run.kept)
-            place.wait()
+                _loop(run, place.wrap(encoder), batches, place, folder, saver, meters, interrupts, evaluate, on_step)
+            if evaluate is None:
+                place.first_alone(lambda: folder.save_model(run.kept))
         finally:
+            saver.close()
             meters.close()
     return folder.model
 
@@ -174,9 +183,10 @@ def train(
 def _loop(
     run: Run,
     encoder: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[tuple[Batch, float]],
     place: Place,
     folder: RunFolder,
+    saver: Saver,
     meters: Meters,
     interrupts: Interrupts,
     evaluate: Evaluate | None,
@@ -186,7 +196,7 @@ def _loop(
     saving = run.recipe.saving
     save_every = saving.every or run.plan.steps_per_epoch
     evaluate_every = saving.evaluate_every or run.plan.steps_per_epoch
-    for batch, waited in _timed(batches):
+    for batch, waited in batches:
         outcome = _step(run, encoder, batch, place, folder, meters)
         stopped = False
         if outcome is not None:
@@ -195,14 +205,17 @@ def _loop(
             meters.step(outcome, waited)
             stopped = on_step is not None and bool(on_step(outcome))
         run.step += 1
-        done = run.step == run.total or place.any(stopped)
-        interrupted = place.any(interrupts.asked is not None)
-
-        if evaluate is not None and place.first and not interrupted and (done or run.step % evaluate_every == 0):
-            _evaluate(run, evaluate, folder, meters)
-        if place.first and (done or interrupted or run.step % save_every == 0):
-            checkpoint.save(_packed(run), folder.checkpoints, saving.keep)
-        place.wait()
+        stopped, interrupted, failed = place.any(stopped, interrupts.asked is not None, saver.failed)
+        done = run.step == run.total or stopped
+        if failed:
+            saver.finish()  # says what failed
+        if evaluate is not None and not interrupted and (done or run.step % evaluate_every == 0):
+            _evaluate(run, evaluate, folder, meters, place)
+        if done or interrupted or run.step % save_every == 0:
+            saver.save(lambda: _packed(run))
+        if done or interrupted:
+            saver.finish()
+            place.first_alone(lambda: folder.save_last(run.kept, evaluate is None or run.best.step == run.step))
         if done:
             return
         if interrupted:
@@ -250,12 +263,17 @@ def _packed(run: Run) -> checkpoint.Checkpoint:
     return checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, **facts)
 
 
-def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters) -> None:
-    numbers = evaluate(run.kept)
+def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, place: Place) -> None:
+    """In the first process, which the others may help with the encoding."""
+
+    def act() -> None:
+        numbers = evaluate(run.kept)
+        meters.evaluation(run.step, numbers)
+        if run.best.improves(numbers, run.recipe.saving.metric, run.step):
+            folder.save_model(run.kept)
+
+    place.first_alone(act)
     run.model.train()
-    meters.evaluation(run.step, numbers)
-    if run.best.improves(numbers, run.recipe.saving.metric, run.step):
-        folder.save_model(run.kept)
 
 
 # ---- before the loop --------------------------------------------------------------------------------------------------------
@@ -375,6 +393,23 @@ def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
     for batch in batches:
         yield batch, time.perf_counter() - started
         started = time.perf_counter()
+
+
+def _measured(
+    batches: Iterable[tuple[Batch, float]],
+    encoder: Encoder,
+    run: Run,
+    place: Place,
+    cast: Callable[[], torch.autocast],
+    meters: Meters,
+) -> Iterator[tuple[Batch, float]]:
+    """The same; at the first batch, meters are told what a step is and what the device can do."""
+    device, precision = place.device, run.recipe.optimiser.precision
+    for number, (batch, waited) in enumerate(batches):
+        if number == 0:
+            work = step_work(encoder, run.objective, batch.to(device), cast)
+            meters.device(work, matrix_peak(device, precision), partial(peak_megabytes, device))
+        yield batch, waited
 
 
 def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, place: Place) -> UserError:

@@ -8,6 +8,7 @@
     tensorboard/     the same for TensorBoard
     checkpoints/     see training/checkpoint.py
     model/           the model to use: the starting one, then the best evaluated one, or the last
+    last/            the last one, where another is the best (``RUN:last`` loads it)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,13 @@ class RunFolder:
         """Puts a model into ``model/``, whole or not at all."""
         with aside(self.model) as part:
             save_model(model, part)
+
+    def save_last(self, model: Model, same: bool) -> None:
+        """Puts the last model into ``last/``, unless it is the one in ``model/`` anyway."""
+        shutil.rmtree(self.path / "last", ignore_errors=True)
+        if not same:
+            with aside(self.path / "last") as part:
+                save_model(model, part)
 
     def note(self, name: str, facts: Mapping[str, Any]) -> Path:
         """Writes a small JSON file into the run's folder."""
