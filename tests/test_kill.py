@@ -23,7 +23,7 @@ from wholegrain.training.run_folder import RunFolder
 
 STEPS = 16
 EMA = ("--teacher.kind", "ema")
-TIMES = ("images_per_s", "texts_per_s", "data_wait")
+TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 FORK = multiprocessing.get_context("forkserver")  # processes that start quickly, and have computed nothing yet
 FORK.set_forkserver_preload(["wholegrain.training.loop", "wholegrain.towers.io", "torch.utils.tensorboard"])
 

@@ -15,7 +15,7 @@ from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loop import train
 
-TIMES = ("images_per_s", "texts_per_s", "data_wait")
+TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 
 
 @pytest.fixture(scope="module")

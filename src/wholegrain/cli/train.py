@@ -37,6 +37,8 @@ def train(
     quiet: bool = False,
     cache: Path | None = None,
     timeout: float = 600.0,
+    tracker: str = "",
+    project: str = "wholegrain",
     overrides: tuple[str, ...] = (),
 ) -> int:
     """Trains or fine-tunes a model by a recipe. Any key of the recipe may be set by its dotted name:
@@ -49,8 +51,8 @@ def train(
     Args:
         recipe: a packaged recipe (see "wholegrain methods") or a TOML file.
         data: a prepared data set.
-        model: where to start: small (from scratch), base (the scenes' own), ViT-B-32:openai, hf-hub:..., a saved model, a run, or
-            a pair in TOML.
+        model: where to start: small (from scratch), base (the scenes' own), ViT-B-32:openai, hf-hub:..., a folder, a run, or a
+            pair in TOML; ",context=248" behind it makes its texts longer.
         out: the run's folder; by default runs/RECIPE-DATA-TIME.
         resume: go on with this run, such as runs/latest; recipe, data and model are then the run's own.
         seed: of everything random; the recipe's by default.
@@ -62,13 +64,18 @@ def train(
         device: such as cpu or cuda:0; by default CUDA where there is one.
         quiet: no progress.
         cache: a folder that keeps what frozen towers make of the data, so that the next run need not encode them again.
+        tracker: report to wandb or trackio, too (pip install "wholegrain[wandb]", "wholegrain[trackio]").
+        project: the tracker's project.
         timeout: seconds to wait for another process before it is taken for lost.
     """
     from wholegrain.app.begin import begin
     from wholegrain.app.validation import validation
     from wholegrain.training.launch import launch
     from wholegrain.training.loop import train as run_training
+    from wholegrain.training.trackers import require_tracker
 
+    if tracker:
+        require_tracker(tracker)
     start, command = launch(), shlex.join(["wholegrain", *sys.argv[1:]])
     if start.may_restart and out is None and resume is None:
         raise UserError("The launcher may start this run anew (--max-restarts): name its folder with --out, so that it is found.")
@@ -102,6 +109,7 @@ def train(
         quiet=quiet,
         cache=cache,
         timeout=timeout,
+        tracker=(tracker, project) if tracker else None,
     )
     if start.rank == 0:
         print(trained)

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a live line on a terminal, plain lines elsewhere, ``metrics.jsonl`` and TensorBoard."""
+"""What a run tells while it runs: a live line on a terminal, plain lines elsewhere, ``metrics.jsonl``, TensorBoard, a tracker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wholegrain.training.step import Outcome
+from wholegrain.training.trackers import Tracker
 
 SMOOTH = 0.95  # of the rates and of the loss on the live line
 LINE_EVERY = 20.0  # seconds between plain lines
@@ -24,6 +25,7 @@ class Meters(Protocol):
     """Where a run reports to."""
 
     def say(self, sentence: str) -> None: ...
+    def device(self, work: float, peak: float, megabytes: Callable[[], float]) -> None: ...
     def step(self, outcome: Outcome, waited: float) -> None: ...
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None: ...
     def close(self) -> None: ...
@@ -33,6 +35,9 @@ class Silent:
     """Reports nothing: every process but the first."""
 
     def say(self, sentence: str) -> None:
+        pass
+
+    def device(self, work: float, peak: float, megabytes: Callable[[], float]) -> None:
         pass
 
     def step(self, outcome: Outcome, waited: float) -> None:
@@ -52,13 +57,23 @@ class Reporter:
         folder: the run's.
         start, total: the first step to come, and the number of all steps.
         quiet: files only.
+        tracker: an experiment tracker that is told the same, or ``None``.
         stream: where progress goes; by default the standard error stream.
 
     Lines of ``metrics.jsonl`` from ``start`` on, which an interrupted run left beyond its last checkpoint, are dropped.
     """
 
-    def __init__(self, folder: Path, start: int, total: int, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self.total = total
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        total: int,
+        quiet: bool = False,
+        tracker: Tracker | None = None,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.total, self._tracker = total, tracker
+        self._work, self._peak, self._megabytes = 0.0, 0.0, lambda: 0.0
         self._lines = _continued(folder / "metrics.jsonl", start)
         self._board = _board(folder / "tensorboard", start)
         self._console = Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
@@ -74,6 +89,11 @@ class Reporter:
     def say(self, sentence: str) -> None:
         """One sentence for the user."""
         (self._progress.console if self._progress else self._console).print(sentence, markup=False, soft_wrap=True)
+
+    def device(self, work: float, peak: float, megabytes: Callable[[], float]) -> None:
+        """What a step is measured by: its arithmetic (FLOP, of this process), the device's peak (FLOP/s), the memory in use at most."""
+        self._work, self._peak, self._megabytes = work, peak, megabytes
+        self._last = time.perf_counter()
 
     def step(self, outcome: Outcome, waited: float) -> None:
         """Records a step; ``waited`` is how many of its seconds were spent waiting for data."""
@@ -91,6 +111,9 @@ class Reporter:
             "images_per_s": rate,
             "texts_per_s": outcome.texts / seconds,
             "data_wait": min(1.0, waited / seconds),
+            "truncated": outcome.cut / max(1, outcome.texts),
+            "peak_share": self._work / seconds / self._peak if self._peak else 0.0,
+            "memory_mb": self._megabytes(),
         }
         self._write({"step": outcome.step, **numbers})
         self._scalars(outcome.step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
@@ -109,6 +132,8 @@ class Reporter:
             self._progress.stop()
         self._lines.close()
         self._board.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _write(self, line: dict[str, Any]) -> None:
         line = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
@@ -118,6 +143,8 @@ class Reporter:
     def _scalars(self, step: int, numbers: Mapping[str, float]) -> None:
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
+        if self._tracker is not None:
+            self._tracker.log(numbers, step)
 
     def _tell(self, outcome: Outcome, numbers: Mapping[str, float], now: float) -> None:
         parts = " ".join(f"{name} {value:.3f}" for name, value in outcome.parts.items() if "/" not in name)
@@ -125,6 +152,8 @@ class Reporter:
             f"loss {self._loss:.3f} ({parts})  {self._rate:.0f} images/s  {numbers['texts_per_s']:.0f} texts/s  "
             f"lr {outcome.lr:.2g}  grad {outcome.grad_norm:.2f}  scale {outcome.scale:.1f}  data wait {numbers['data_wait']:.0%}"
         )
+        said += f"  {numbers['peak_share']:.0%} of peak  {numbers['memory_mb'] / 1024:.1f} GB" if self._peak else ""
+        said += f"  cut {numbers['truncated']:.1%}" if outcome.cut else ""
         if self._progress and self._task is not None:
             self._progress.update(self._task, completed=outcome.step + 1, said=said)
         elif now - self._told > LINE_EVERY or outcome.step + 1 == self.total:

@@ -32,6 +32,7 @@ class Outcome:
         grad_norm: before clipping; with fp16 not a finite number where the gradients did not fit and nothing was updated.
         scale: the temperature's inverse, before the step.
         images, texts: how many the step saw, over all processes.
+        cut: how many of the texts were longer than the tokeniser's context and lost their end.
     """
 
     step: int
@@ -42,6 +43,7 @@ class Outcome:
     scale: float
     images: int
     texts: int
+    cut: int = 0
 
 
 class NonFiniteLossError(Exception):
@@ -148,8 +150,8 @@ def take_step(
         scaler.unscale_(optimiser)
     parameters = [p for settings in optimiser.param_groups for p in settings["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, grad_clip if grad_clip > 0 else math.inf)
-    counts = (len(batch.keys), len(batch.pairing.owner_N))
-    loss, *values, images, texts = _sums([output.value.detach(), *output.parts.values(), *map(float, counts)], device, group)
+    counts = (len(batch.keys), len(batch.pairing.owner_N), batch.cut)
+    loss, *values, images, texts, cut = _sums([output.value.detach(), *output.parts.values(), *map(float, counts)], device, group)
     too_large = scaler is not None and scaler.get_scale() > 1  # gradients that a smaller factor may make fit
     if not math.isfinite(loss) or not (math.isfinite(norm.item()) or too_large):
         optimiser.zero_grad(set_to_none=True)
@@ -164,7 +166,7 @@ def take_step(
         scaler.update()
     optimiser.zero_grad(set_to_none=True)
     parts = dict(zip(output.parts, values, strict=True))
-    return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts))
+    return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts), int(cut))
 
 
 def _backward(

@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.towers.model import Model
+from wholegrain.training.work import matrix_peak
 
 BATCHES = 4
 NEVER = 10**9
@@ -221,7 +221,7 @@ def _in_turn(ours: Rival, other: Rival, setting: Setting, folder: Path, costs: S
         for _ in range(setting.rounds):
             answers = [turns.step() for turns in both]
             pair.seconds.append((answers[0]["seconds"], answers[1]["seconds"]))
-            costs.peak = max(costs.peak, matrix_peak(setting.device, setting.precision))
+            costs.peak = max(costs.peak, matrix_peak(torch.device(setting.device), setting.precision))
             for rival, answer in zip((ours, other), answers, strict=True):
                 costs.megabytes[rival.name] = max(costs.megabytes.get(rival.name, 0.0), answer["megabytes"])
         for rival, turns in zip((ours, other), both, strict=True):
@@ -277,21 +277,6 @@ def _ready_batches(path: Path, dataset: Dataset, tokenizer: Tokenizer, batch: in
     pixels = np.random.default_rng(0).integers(0, 256, (BATCHES, batch, 3, size, size), dtype=np.uint8)
     np.savez(path, pixels=pixels, tokens=rows_NL.unflatten(0, (BATCHES, batch)).numpy())
     return float(encoded.length_N.float().mean()), int(encoded.length_N.max())
-
-
-def matrix_peak(device: str, precision: str, size: int = 2048) -> float:
-    """FLOP/s of the fastest of some products of two square matrices (four times as wide on a GPU)."""
-    place = torch.device(device)
-    size *= 4 if place.type == "cuda" else 1
-    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    a, b, best = torch.randn(size, size).to(place, kind), torch.randn(size, size).to(place, kind), float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        a @ b
-        if place.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
 
 
 def _facts(setting: Setting) -> dict[str, Any]:

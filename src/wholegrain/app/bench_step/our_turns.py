@@ -24,6 +24,7 @@ from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipTextTower, build_open_clip_text
 from wholegrain.training.loop import train
 from wholegrain.training.step import Outcome
+from wholegrain.training.work import peak_megabytes
 
 
 class Turns:
@@ -43,7 +44,10 @@ class Turns:
             if self.counter is not None:
                 os._exit(0)
         else:
-            self._tell(seconds=time.perf_counter() - self.started, megabytes=_peak_megabytes())
+            self._tell(
+                seconds=time.perf_counter() - self.started,
+                megabytes=peak_megabytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            )
         if not sys.stdin.readline():
             os._exit(0)
         self.started = time.perf_counter()
@@ -51,13 +55,6 @@ class Turns:
 
     def _tell(self, **facts: Any) -> None:
         print(json.dumps(facts), file=self.answers, flush=True)
-
-
-def _peak_megabytes() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(peak.split()[1]) / 2**10
 
 
 def padded(model: Model) -> None:
