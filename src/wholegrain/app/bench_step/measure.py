@@ -13,13 +13,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from wholegrain.app.bench_step.count import recipe_work
 from wholegrain.app.bench_step.data import ROLES, captions_of, made_captions, write_data
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
@@ -104,7 +105,7 @@ class StepCosts:
     setting: Setting
     pairs: list[Pair]
     texts: dict[str, int]
-    flops: dict[str, tuple[int, int]]
+    flops: dict[str, tuple[float, float]]
     megabytes: dict[str, float]
     lengths: tuple[float, int]
     peak: float
@@ -188,29 +189,23 @@ def measure_steps(
         dataset = write_data(folder / "data", texts, images, model.preprocess.size)
         lengths = _ready_batches(folder / "batches.npz", dataset, model.tokenizer, setting.batch, model.preprocess.size)
         costs = StepCosts(setting, [], {}, {}, {}, lengths, 0.0, _facts(setting))
+        say("counting the arithmetic")
+        known: dict[tuple[str, bool], float] = {}
         for rival in dict.fromkeys(rival for pair in pairs for rival in pair):
-            if rival.recipe:
-                say(f"{rival.name}: counting its arithmetic")
-            costs.flops[rival.name] = _work(rival, setting, folder, costs.flops)
+            costs.flops[rival.name] = _work(rival, setting, folder, known)
         for ours, other in pairs:
             say(f"{ours.name} and {other.name}: {setting.rounds} turns each")
             costs.pairs.append(_in_turn(ours, other, setting, folder, costs))
     return costs
 
 
-def _work(rival: Rival, setting: Setting, folder: Path, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def _work(rival: Rival, setting: Setting, folder: Path, known: dict[tuple[str, bool], float]) -> tuple[float, float]:
     """A step's arithmetic as it is, and with every text at the whole context, which is what open_clip's CLIP takes."""
-    if not rival.recipe:
-        rival = Rival("", recipe="clip", padded=True)
-    counts = []
-    for padded in (rival.padded, True):
-        name = f"{rival.recipe}, {padded}"
-        if name not in known:
-            counted = _start(replace(rival, padded=padded), setting, folder, count=True)
-            known[name] = (counted.facts["flops"],) * 2
-            counted.close()
-        counts.append(known[name][0])
-    return counts[0], counts[1]
+    recipe, pad = rival.recipe or "clip", rival.padded or not rival.recipe
+    for way in (pad, True):
+        if (recipe, way) not in known:
+            known[recipe, way] = recipe_work(recipe, folder / "data", setting.model, setting.batch, way)
+    return known[recipe, pad], known[recipe, True]
 
 
 def _in_turn(ours: Rival, other: Rival, setting: Setting, folder: Path, costs: StepCosts) -> Pair:
@@ -234,17 +229,17 @@ def _in_turn(ours: Rival, other: Rival, setting: Setting, folder: Path, costs: S
     return pair
 
 
-def _start(rival: Rival, setting: Setting, folder: Path, count: bool = False) -> Turns:
-    command, environment = (_ours if rival.recipe else _theirs)(rival, setting, folder, count)
+def _start(rival: Rival, setting: Setting, folder: Path) -> Turns:
+    command, environment = (_ours if rival.recipe else _theirs)(rival, setting, folder)
     return Turns([sys.executable, *command], environment, folder / "rival.log")
 
 
-def _ours(rival: Rival, setting: Setting, folder: Path, count: bool) -> tuple[list[str], dict[str, str]]:
+def _ours(rival: Rival, setting: Setting, folder: Path) -> tuple[list[str], dict[str, str]]:
     values = {
         "optimiser.batch": setting.batch,
         "optimiser.steps": NEVER,
         "optimiser.precision": setting.precision,
-        "optimiser.compile": str(setting.compile and not count).lower(),
+        "optimiser.compile": str(setting.compile).lower(),
         "saving.every": NEVER,
     }
     facts = {
@@ -253,14 +248,13 @@ def _ours(rival: Rival, setting: Setting, folder: Path, count: bool) -> tuple[li
         "model": setting.model,
         "overrides": [f"--{key}={value}" for key, value in values.items()],
         "padded": rival.padded,
-        "count": count,
         "workers": setting.workers,
         "device": setting.device,
     }
     return ["-m", "wholegrain.app.bench_step.our_turns", json.dumps(facts)], {}
 
 
-def _theirs(rival: Rival, setting: Setting, folder: Path, count: bool) -> tuple[list[str], dict[str, str]]:
+def _theirs(rival: Rival, setting: Setting, folder: Path) -> tuple[list[str], dict[str, str]]:
     precision = setting.precision if setting.precision == "fp32" else f"amp_{setting.precision}".replace("amp_fp16", "amp")
     flags = ["--model", setting.model, "--batch-size", str(setting.batch), "--precision", precision, "--device", setting.device]
     script = Path(__file__).with_name("open_clip_turns.py")
