@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wholegrain.app.base import base_folder
 from wholegrain.data.dataset import Dataset
+from wholegrain.data.mixture import open_data
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
 from wholegrain.text.tokenizer import train_tokenizer
@@ -20,18 +21,20 @@ FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epo
 """Optimiser values in place of the recipe's fine-tuning ones where nothing that is trained has been trained before."""
 
 
-def begin(recipe: str, data: Path, model: str, overrides: Sequence[str] = ()) -> tuple[Recipe, Dataset, Model]:
+def begin(
+    recipe: str, data: str | Path | Sequence[str], model: str, overrides: Sequence[str] = ()
+) -> tuple[Recipe, Dataset, Model]:
     """The recipe, the data and the starting model that a command named.
 
     Args:
         recipe: a packaged recipe's name, or a TOML file.
-        data: a prepared data set.
+        data: a prepared data set, or several (:func:`~wholegrain.data.mixture.open_data`).
         model: see :func:`starting_model`.
         overrides: dotted, as in ``--optimiser.lr=1e-5``.
 
     Where nothing that is trained has been trained before, a packaged recipe's optimiser values give way to :data:`FROM_SCRATCH`.
     """
-    chosen, dataset = load_recipe(recipe, overrides), Dataset(data)
+    chosen, dataset = load_recipe(recipe, overrides), open_data(data)
     seed_everything(chosen.seed)
     start = starting_model(model, dataset, chosen.data.split)
     fit_model(start, chosen)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def train(
     recipe: tyro.conf.Positional[str] = "",
     *,
-    data: Path | None = None,
+    data: tuple[str, ...] = (),
     model: str = "small",
     out: Path | None = None,
     resume: Path | None = None,
@@ -50,7 +50,7 @@ def train(
 
     Args:
         recipe: a packaged recipe (see "wholegrain methods") or a TOML file.
-        data: a prepared data set.
+        data: a prepared data set, or its address (https://..., s3://...); several are mixed, with weights such as photos:3 scenes:1.
         model: where to start: small (from scratch), base (the scenes' own), ViT-B-32:openai, hf-hub:..., a folder, a run, or a
             pair in TOML; ",context=248" behind it makes its texts longer.
         out: the run's folder; by default runs/RECIPE-DATA-TIME.
@@ -70,6 +70,7 @@ def train(
     """
     from wholegrain.app.begin import begin
     from wholegrain.app.validation import validation
+    from wholegrain.data.mixture import absolute
     from wholegrain.training.launch import launch
     from wholegrain.training.loop import train as run_training
     from wholegrain.training.trackers import require_tracker
@@ -91,11 +92,12 @@ def train(
         chosen, dataset, begun, folder = _resumed(resume)
         origin = {}
     else:
-        if not recipe or data is None:
+        if not recipe or not data:
             raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
         chosen, dataset, begun = begin(recipe, data, model, dotted)
-        folder = out or Path("runs") / f"{chosen.name}-{data.resolve().name}-{time.strftime('%Y%m%d-%H%M%S')}"
-        origin = {"command": command, "data": str(data.resolve()), "model": model}
+        folder = out or Path("runs") / f"{chosen.name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        named = [absolute(source) for source in data]
+        origin = {"command": command, "data": named if len(named) > 1 else named[0], "model": model}
     trained = run_training(
         chosen,
         dataset,
@@ -125,7 +127,7 @@ def _is_of(folder: Path, command: str) -> bool:
 
 
 def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
-    from wholegrain.data.dataset import Dataset
+    from wholegrain.data.mixture import open_data
     from wholegrain.towers.io import load_model
     from wholegrain.training.run_folder import read_recipe, read_run
 
@@ -135,7 +137,7 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
         raise UserError(
             f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."
         )
-    return read_recipe(run), Dataset(facts["data"]), load_model(run / "model"), run
+    return read_recipe(run), open_data(facts["data"]), load_model(run / "model"), run
 
 
 def workers_by_default() -> int:

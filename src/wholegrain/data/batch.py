@@ -172,7 +172,7 @@ def collate(
         role_N=_whole([text.role for _, text in texts]),
         kind_N=_whole([text.kind for _, text in texts]),
         text_id_N=_whole([identity_U[place] for place in row_N]),
-        image_id_B=_whole([stable_id(sample.key) for sample in samples]),
+        image_id_B=_whole([stable_id(sample.key.rpartition(":")[2]) for sample in samples]),  # of any data set of a mixture
         roles=tuple(roles),
         kinds=tuple(kinds),
     )

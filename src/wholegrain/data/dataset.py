@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 from PIL import Image
 
+from wholegrain.data.layout import Layout
 from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
 from wholegrain.data.shards import disk_errors, pread_exactly, record_from_json
 from wholegrain.errors import UserError
@@ -125,15 +126,33 @@ class Dataset:
         names = self.manifest["splits"]
         return tuple(s for s in known if s in names) + tuple(sorted(s for s in names if s not in known))
 
-    def keys(self, split: str) -> list[str]:
-        """The keys of a split, sorted by shard and offset. Raises :class:`UserError` for a split that is not there."""
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    def _require(self, split: str) -> None:
         if split not in self.manifest["splits"]:
             raise UserError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+
+    def keys(self, split: str) -> list[str]:
+        """The keys of a split, sorted by shard and offset. Raises :class:`UserError` for a split that is not there."""
+        self._require(split)
         if split not in self._keys_of:
             index = self._index
             chosen = index["split_names"][index["split"]] == split
             self._keys_of[split] = [key.decode() for key in index["key"][chosen].tolist()]
         return list(self._keys_of[split])
+
+    def layout(self, split: str) -> Layout:
+        """Where the samples of a split lie; see :meth:`keys`."""
+        self._require(split)
+        index = self._index
+        chosen = index["split_names"][index["split"]] == split
+        shard_N = index["shard"][chosen]
+        return Layout(
+            index["key"][chosen], shard_N - shard_N.min(initial=0), np.zeros(len(shard_N), dtype=np.int32), (self.name,)
+        )
 
     def _read(self, row: int, what: str) -> bytes:
         index = self._index

@@ -3,7 +3,14 @@
 An epoch is a fresh permutation of the keys, cut into whole batches; the ``len(keys) % batch`` images that remain are left out of
 that epoch (other ones in each epoch). The loader's whole state is one integer, the step.
 
-Two images are *twins* if they differ in one fact. ``twin_share`` is the exact share of images, rounded to whole pairs, whose
+*Windows.* With ``window`` above 0 the shards are shuffled, and then samples within windows of so many shards: data that lie far away
+or do not fit into the page cache are read nearly in sequence. One window at a time is in use.
+
+*Sources.* Several data sets may be mixed by weight (:class:`~wholegrain.data.mixture.Mixture`). An epoch has as many images as all
+sources together, of each its exact share. Each source goes through passes of its own, every pass in a fresh order, from epoch to epoch: an
+image comes at most once in a pass. With ``per_source`` each batch is of one source.
+
+*Twins* are two images that differ in one fact. ``twin_share`` is the exact share of images, rounded to whole pairs, whose
 twin is in the same batch; every other pair of twins is kept apart. The dose is spread evenly over the batches.
 """
 
@@ -13,21 +20,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from wholegrain.data.layout import Keys, Layout, exact_shares
 from wholegrain.errors import UserError
+from wholegrain.training.twin_doses import dosed, pairs_of
+
+_PASS = 1  # apart from an epoch's own stream, which is [seed, epoch]
 
 
 class Plan:
     """The order of samples.
 
     Args:
-        keys: the keys of the split, in the data set's own order.
+        keys: the keys of the split, in the data set's own order; or its layout, for windows and mixtures.
         batch: images per step, over all processes together.
         seed: of the order.
         twin_share: share of images, in [0, 1], whose twin is in the same batch.
         twin_of: key -> key of its twin, in both directions; keys outside ``keys`` are ignored.
+        window: shards whose samples are mixed at once; 0 mixes all.
+        per_source: every batch is of one source.
 
     Raises:
-        UserError: fewer keys than one batch, or more twins asked for than there are.
+        UserError: fewer keys than one batch, more twins asked for than there are, or settings that exclude each other.
 
     Example:
         >>> plan = Plan(["a", "b", "c", "d", "e"], batch=2, seed=0)
@@ -38,23 +51,35 @@ class Plan:
     """
 
     def __init__(
-        self, keys: Sequence[str], batch: int, seed: int, twin_share: float = 0.0, twin_of: Mapping[str, str] | None = None
+        self,
+        keys: Sequence[str] | Layout,
+        batch: int,
+        seed: int,
+        twin_share: float = 0.0,
+        twin_of: Mapping[str, str] | None = None,
+        window: int = 0,
+        per_source: bool = False,
     ) -> None:
-        if len(keys) < batch:
+        layout = keys if isinstance(keys, Layout) else _layout(keys)
+        if len(layout) < batch:
             raise UserError(
-                f"The split has {len(keys)} images and a batch takes {batch}; set optimiser.batch to {len(keys)} or less."
+                f"The split has {len(layout)} images and a batch takes {batch}; set optimiser.batch to {len(layout)} or less."
             )
-        self.keys = list(keys)
-        self.size = batch
-        self.seed = seed
-        self.steps_per_epoch = len(keys) // batch
-        self._pairs_P2 = _pairs(self.keys, twin_of or {})
+        self.layout, self.size, self.seed, self.window = layout, batch, seed, window
+        self.steps_per_epoch = len(layout) // batch
+        self._mixed = len(layout.names) > 1
+        self._per_source = per_source and self._mixed
+        self._counts = self._shares()
+        self._pairs_P2 = pairs_of(self.keys, twin_of) if twin_of else np.zeros((0, 2), dtype=np.int64)
         self._paired = round(twin_share * self.steps_per_epoch * batch / 2)
-        most = min(len(self._pairs_P2), self.steps_per_epoch * (batch // 2))
-        if self._paired > most:
-            share = 2 * most / (self.steps_per_epoch * batch)
-            raise UserError(f"data.twin_share is {twin_share} and the training images allow {share:.3f} at most; lower it.")
+        self._check_twins(twin_share)
         self._order: tuple[int, np.ndarray] = (-1, np.zeros(0, dtype=np.int64))
+        self._passes: dict[int, tuple[int, np.ndarray]] = {}
+
+    @property
+    def keys(self) -> Keys:
+        """All keys, in the data set's own order."""
+        return self.layout.keys
 
     def batch(self, step: int) -> list[tuple[str, int]]:
         """The (key, position) pairs of one step.
@@ -64,67 +89,108 @@ class Plan:
         """
         epoch, place = divmod(step, self.steps_per_epoch)
         start = place * self.size
-        order = self._epoch(epoch)[start : start + self.size]
+        found = self.layout.key_N[self._epoch(epoch)[start : start + self.size]].tolist()
         first = step * self.size
-        return [(self.keys[index], first + offset) for offset, index in enumerate(order)]
+        return [(key.decode(), first + offset) for offset, key in enumerate(found)]
+
+    def _shares(self) -> np.ndarray:
+        """int64: images of each source in an epoch."""
+        sizes = np.diff(self.layout.starts)
+        weights = self.layout.weights or tuple(sizes.tolist())
+        if self._per_source:
+            return exact_shares(weights, self.steps_per_epoch) * self.size
+        return exact_shares(weights, self.steps_per_epoch * self.size)
+
+    def _check_twins(self, share: float) -> None:
+        if not self._paired:
+            return
+        sizes = np.diff(self.layout.starts)
+        if self._per_source or (self._mixed and bool((self._counts > sizes).any())):
+            raise UserError(
+                "data.twin_share needs batches of all sources and no image twice in an epoch; leave out data.per_source and weights."
+            )
+        most = min(len(self._pairs_P2), self.steps_per_epoch * (self.size // 2))
+        if self._mixed and len(self._pairs_P2):
+            owners = np.bincount(self.layout.source_N[self._pairs_P2[:, 0]], minlength=len(sizes))
+            most = min(most, int(np.minimum(owners, self._counts // 2).sum()))
+        if self._paired > most:
+            allowed = 2 * most / (self.steps_per_epoch * self.size)
+            raise UserError(f"data.twin_share is {share} and the training images allow {allowed:.3f} at most; lower it.")
 
     def _epoch(self, epoch: int) -> np.ndarray:
         if self._order[0] != epoch:
             random = np.random.default_rng([self.seed, epoch])
-            order = random.permutation(len(self.keys))
-            if len(self._pairs_P2):
-                order = self._dosed(order, random)
+            if not self._mixed:
+                order = self._shuffled(0, random)
+                if len(self._pairs_P2):
+                    chosen = self._pairs_P2[random.permutation(len(self._pairs_P2))[: self._paired]]
+                    order = dosed(order, self._pairs_P2, chosen, self.steps_per_epoch, self.size, random, not self.window)
+            elif self._paired:
+                order = self._mixed_with_twins(random)
+            else:
+                order = self._mixture(epoch, random)
             self._order = (epoch, order)
         return self._order[1]
 
-    def _dosed(self, order: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """The epoch's order with exactly the wanted pairs together."""
-        steps, size = self.steps_per_epoch, self.size
-        chosen = self._pairs_P2[random.permutation(len(self._pairs_P2))[: self._paired]]
-        together = set(chosen.ravel().tolist())
-        batches: list[list[int]] = [[] for _ in range(steps)]
-        for place, (one, other) in enumerate(chosen.tolist()):
-            batches[place % steps] += [one, other]
-        singles = iter([index for index in order.tolist() if index not in together])
-        for members in batches:
-            members += [next(singles) for _ in range(size - len(members))]
-        spare = list(singles)
-        _part(batches, spare, self._pairs_P2, together, random)
-        for members in batches:
-            random.shuffle(members)
-        mixed = [batches[place] for place in random.permutation(steps)]
-        return np.array([index for members in mixed for index in members], dtype=np.int64)
+    def _shuffled(self, source: int, random: np.random.Generator) -> np.ndarray:
+        """A fresh order of one source's samples: shards, then samples within windows of shards; or all at once."""
+        start, stop = self.layout.starts[source : source + 2]
+        order = random.permutation(int(stop - start))
+        if self.window:
+            shard_N = self.layout.shard_N[start:stop]
+            first = int(shard_N.min())
+            place = random.permutation(int(shard_N.max()) - first + 1)
+            # A stable sort of a permutation by window leaves a permutation within each window; 16 bits are sorted by counting.
+            windows = place // self.window
+            small = windows.astype(np.uint16 if len(windows) <= 2**16 else np.int64)
+            order = order[np.argsort(small[shard_N[order] - first], kind="stable")]
+        return order + int(start)
+
+    def _mixture(self, epoch: int, random: np.random.Generator) -> np.ndarray:
+        """The epoch of several sources: which source each place has, and the sources' next samples in these places."""
+        if self._per_source:
+            steps = np.repeat(np.arange(len(self._counts)), self._counts // self.size)
+            source_T = np.repeat(random.permutation(steps), self.size)
+        else:
+            source_T = random.permutation(np.repeat(np.arange(len(self._counts)), self._counts))
+        order = np.empty(len(source_T), dtype=np.int64)
+        for source, count in enumerate(self._counts.tolist()):
+            order[source_T == source] = self._next(source, epoch * count, count)
+        return order
+
+    def _next(self, source: int, first: int, count: int) -> np.ndarray:
+        """Samples ``first`` to ``first + count`` of a source that goes through pass after pass."""
+        size = int(np.diff(self.layout.starts)[source])
+        parts = []
+        while count:
+            turn, offset = divmod(first, size)
+            taken = min(count, size - offset)
+            if self._passes.get(source, (-1,))[0] != turn:
+                random = np.random.default_rng([self.seed, turn, _PASS, source])
+                self._passes[source] = (turn, self._shuffled(source, random))
+            parts.append(self._passes[source][1][offset : offset + taken])
+            first, count = first + taken, count - taken
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def _mixed_with_twins(self, random: np.random.Generator) -> np.ndarray:
+        """Exact shares and an exact dose: pairs first, then of each source what its share still lacks."""
+        pairs_P2 = self._pairs_P2[random.permutation(len(self._pairs_P2))]
+        owner_P = self.layout.source_N[pairs_P2[:, 0]]
+        room = self._counts // 2
+        nth_P = np.zeros(len(pairs_P2), dtype=np.int64)  # its number among the pairs of its source
+        for source in range(len(room)):
+            nth_P[owner_P == source] = np.arange(int((owner_P == source).sum()))
+        chosen = pairs_P2[nth_P < room[owner_P]][: self._paired]
+        members = []
+        for source, count in enumerate(self._counts.tolist()):
+            own = chosen[self.layout.source_N[chosen[:, 0]] == source].ravel()
+            order = self._shuffled(source, random)
+            members += [own, order[~np.isin(order, own)][: count - len(own)]]
+        order = random.permutation(np.concatenate(members))
+        return dosed(order, self._pairs_P2, chosen, self.steps_per_epoch, self.size, random, True)
 
 
-def _pairs(keys: list[str], twin_of: Mapping[str, str]) -> np.ndarray:
-    """int64 ``[P, 2]``: places in ``keys`` of disjoint twins, each pair once."""
-    place = {key: index for index, key in enumerate(keys)}
-    used: set[int] = set()
-    pairs = []
-    for key, index in place.items():
-        other = place.get(twin_of.get(key, ""), -1)
-        if other >= 0 and other != index and not {index, other} & used:
-            used |= {index, other}
-            pairs.append((index, other))
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
-
-
-def _part(
-    batches: list[list[int]], spare: list[int], pairs_P2: np.ndarray, together: set[int], random: np.random.Generator
-) -> None:
-    """Swaps single images between batches until no pair outside ``together`` shares one (where that is possible at all)."""
-    twin = {int(a): int(b) for one, other in pairs_P2.tolist() for a, b in ((one, other), (other, one)) if a not in together}
-    groups = [*batches, spare] if spare else batches
-    home = {index: number for number, members in enumerate(groups) for index in members}
-    for one, other in pairs_P2.tolist():
-        if one in together or home[one] != home[other] or groups[home[one]] is spare:
-            continue
-        here = home[one]
-        for _ in range(100):
-            there = int(random.integers(len(groups)))
-            slot = int(random.integers(len(groups[there])))
-            swap = groups[there][slot]
-            if there != here and swap not in together and home.get(twin.get(swap, -1)) != here:
-                groups[here][groups[here].index(one)], groups[there][slot] = swap, one
-                home[one], home[swap] = there, here
-                break
+def _layout(keys: Sequence[str]) -> Layout:
+    key_N = np.array([key.encode() for key in keys], dtype="S")
+    nothing = np.zeros(len(key_N), dtype=np.int32)
+    return Layout(key_N, nothing, nothing)
