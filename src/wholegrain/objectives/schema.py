@@ -112,6 +112,9 @@ class DataRecipe:
         views: further views of each image, for terms that need "views"; the first view is cropped by ``crop_scale``.
         twin_share: share of images, in [0, 1], whose twin is in the same batch (see ``training.plan``).
         split: the split to train on.
+        shuffle_window: how many shards are in use, and their images mixed, at a time; 0 mixes all images. For data that lie far away or are
+            too large for memory.
+        per_source: where several data sets are mixed, every batch is of one of them.
     """
 
     captions: tuple[CaptionDraw, ...] = (CaptionDraw(),)
@@ -120,9 +123,12 @@ class DataRecipe:
     views: tuple[ViewDraw, ...] = ()
     twin_share: float = 0.0
     split: str = "train"
+    shuffle_window: int = 0
+    per_source: bool = False
 
     def __post_init__(self) -> None:
         require_scale(self.crop_scale)
+        require(self.shuffle_window >= 0, "shuffle_window", self.shuffle_window, "0 or more")
         require(0 <= self.twin_share <= 1, "twin_share", self.twin_share, "between 0 and 1")
         require(len(self.captions) > 0, "captions", [], 'at least one draw, such as [{ roles = ["any"], count = 1 }]')
 
