@@ -7,7 +7,7 @@ on a CPU bit for bit, whatever the number of loading workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -291,8 +291,9 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
             refuse_batchnorm(model, f"optimiser.{key}")
     names = names_of(dataset, recipe.data)
     terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
-    keys = dataset.keys(recipe.data.split)
-    plan = Plan(keys, recipe.optimiser.batch, recipe.seed, recipe.data.twin_share, twins_of(dataset, recipe))
+    layout, drawn = dataset.layout(recipe.data.split), recipe.data
+    share, twin_of = drawn.twin_share, twins_of(dataset, recipe)
+    plan = Plan(layout, recipe.optimiser.batch, recipe.seed, share, twin_of, drawn.shuffle_window, drawn.per_source)
     PlanSampler(plan, 0, 0, place.rank, place.world)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
@@ -357,7 +358,7 @@ def make_encoder(
     model: Model,
     recipe: Recipe,
     dataset: Dataset,
-    keys: list[str],
+    keys: Sequence[str],
     needs: frozenset[str],
     total: int,
     workers: int,
