@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from test_export import of_open_clip, of_transformers
-from test_model_io import small
+from test_model_io import CONFIG, TOKENIZER, small
 from tiny_models import pixels, randomised
 
 from wholegrain.errors import UserError
@@ -14,6 +14,7 @@ from wholegrain.towers import HeadConfig, convert_head
 from wholegrain.towers.dense_scores import dense_score
 from wholegrain.towers.export import export_model
 from wholegrain.towers.sameness import TEXTS, distance
+from wholegrain.towers.small import SmallConfig, small_model
 
 HEADS = {
     "branches": HeadConfig("branches", branches=3),
@@ -84,6 +85,14 @@ def test_joint_scores(name, tmp_path):
     pytest.importorskip("onnxscript")
     distances = export_model(with_head(tmp_path, name), tmp_path / "out", "onnx")
     assert distances["score"] <= 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pool", ["mean", "last"])
+def test_the_preset_with_a_transformer(pool, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = small_model(SmallConfig(**{**CONFIG.__dict__, "reader": "transformer", "text_pool": pool}), TOKENIZER)
+    assert max(export_model(model, tmp_path / "out", "onnx").values()) <= 1e-5
 
 
 def test_a_recurrent_reader_is_named(tmp_path):

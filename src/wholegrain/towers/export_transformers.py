@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.activations import GELUTanh, QuickGELU
+from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
@@ -49,7 +51,8 @@ def write_transformers(model: Model, folder: Path) -> None:
     else:
         kind = type(model.image_tower).__name__
         raise UserError(f"transformers' CLIP and SigLIP have no image tower like this one ({kind}); export to open_clip or onnx")
-    made.save_pretrained(folder)
+    with _quiet(transformers):
+        made.save_pretrained(folder)
     masked = isinstance(model.image_tower, OpenClipImageTower)
     write_tokenizer(model.tokenizer, folder, masked=masked)
     (folder / "preprocessor_config.json").write_text(json.dumps(_processor(model, masked), indent=2), encoding="utf-8")
@@ -59,8 +62,9 @@ def write_transformers(model: Model, folder: Path) -> None:
 def transformers_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and what transformers makes of the folder are."""
     transformers = _transformers()
-    theirs = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    with _quiet(transformers):
+        theirs = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     sample = Sample.of(model)
     image, text = features(model, sample)
     settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
@@ -85,6 +89,21 @@ def _transformers() -> Any:
     except ImportError as error:
         raise UserError("exporting to transformers needs transformers; install wholegrain[hf]") from error
     return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Without transformers' progress bars and its remarks on configurations."""
+    log = transformers.utils.logging
+    shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
+    log.disable_progress_bar()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(verbosity)
+        if shown:
+            log.enable_progress_bar()
 
 
 def _clip(transformers: Any, model: Model, text: OpenClipTextTower) -> Any:

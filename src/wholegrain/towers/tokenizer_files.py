@@ -47,7 +47,7 @@ def _write_clip(tokenizer: ClipTokenizer, folder: Path, record: dict[str, Any]) 
     merges = [pair for pair, _ in sorted(own.bpe_ranks.items(), key=lambda item: item[1])]
     # open_clip writes <start_of_text>; the places are the same
     names: dict[str, str] = {"<start_of_text>": START, "<end_of_text>": END}
-    vocabulary: dict[str, int] = {names.get(token, token): place for token, place in own.encoder.items()}
+    vocabulary: dict[str, int] = {str(names.get(token, token)): place for token, place in own.encoder.items()}
     engine = Engine(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=END))
     engine.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
