@@ -75,7 +75,7 @@ def test_what_must_be_alike(tmp_path):
     recipe = make_recipe("ce_clip")
 
     def facts(chosen=recipe, seed=0, total=10):
-        return facts_to_agree_on(chosen, dataset.content_hash, make_model(dataset, seed), total, 0, False)
+        return facts_to_agree_on(chosen, dataset.content_hash, make_model(dataset, seed), total, None, False)
 
     def odd(other):
         return [name for name, value in facts().items() if other[name] != value]

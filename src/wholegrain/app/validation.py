@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
 from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.evaluation.sharing import of_all, sharing
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
@@ -51,8 +54,17 @@ class Validation:
     _texts: FrozenTexts | None = field(default=None, init=False)
 
     def __call__(self, model: Model) -> dict[str, float]:
+        return self._measured(model, self._encoded(model))
+
+    def shared(self, model: Model, group: dist.ProcessGroup) -> Callable[[], dict[str, float]]:
+        """Encodes together with the other processes of the group; the first one then has what measures."""
+        with sharing(group):
+            encoded = self._encoded(model)
+        return partial(self._measured, model, encoded)
+
+    def _measured(self, model: Model, encoded: Encoded) -> dict[str, float]:
         joint = {"model": model, "shortlist": SHORTLIST} if model.score is not None else {}
-        found = retrieval(self._encoded(model), truths=self.dataset.truths, by_role=False, **joint).metrics
+        found = retrieval(encoded, truths=self.dataset.truths, by_role=False, **joint).metrics
         text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
         return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
 
@@ -70,16 +82,18 @@ class Validation:
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
             self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
-        if self._images is None:  # a tower that is trained, or too little memory
+        if not all(of_all(self._images is not None)):  # a tower that is trained, or too little memory
             return encode_keys(model, self.dataset, keys, needs)
+        assert self._images is not None
         with evaluating(model):
             return _plain(model.project_images(self._images.read(keys, model.device), needs))
 
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
             self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
-        if self._texts is None:
+        if not all(of_all(self._texts is not None)):
             return encode_texts(model, texts, needs)
+        assert self._texts is not None
         with evaluating(model):
             return _plain(model.project_texts(self._texts.read(texts, model.device), needs))
 

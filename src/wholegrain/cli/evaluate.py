@@ -30,6 +30,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
 
+    Under torchrun or srun all processes share the encoding.
+
     Args:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run.
         data: a prepared data set.
@@ -39,7 +41,7 @@ def evaluate(
         out: a folder for results.json and the items behind the figures.
         seed: of resamples and permutations.
         batch: images per step.
-        device: "auto" takes the GPU if there is one.
+        device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
         cache: a folder to keep features in, so that the next call need not encode.
         one_caption: retrieval with the first caption of each image alone.
         owner_only: retrieval counts a caption as true of its own image alone.
@@ -50,10 +52,12 @@ def evaluate(
     """
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.result import save_results
+    from wholegrain.evaluation.sharing import sharing
     from wholegrain.evaluation.show import print_results
     from wholegrain.evaluation.suite import evaluate as run
     from wholegrain.evaluation.suite import expand
     from wholegrain.towers import load_model
+    from wholegrain.training.distributed import processes
 
     tasks, dataset = expand(suite), Dataset(data)
     settings: dict[str, dict] = {}
@@ -62,21 +66,15 @@ def evaluate(
         chosen = {name: value for name, value in given.items() if value}
         if chosen and task in tasks:
             settings[task] = chosen
-    loaded = load_model(model).to(_device(device))
     left_out: dict[str, str] = {}
-    results = run(
-        loaded, dataset, split=split, tasks=tasks, seed=seed, batch=batch, cache=cache, settings=settings, left_out=left_out
-    )
+    chosen = {"split": split, "tasks": tasks, "seed": seed, "batch": batch, "cache": cache, "settings": settings}
+    with processes(None if device == "auto" else device) as place, sharing(place.group):
+        loaded = place.together(lambda: load_model(model).to(place.device))
+        results = run(loaded, dataset, progress=place.first, left_out=left_out, **chosen)
+    if not place.first:
+        return
     print_results(results)
     if out is not None:
         facts = {"dataset": str(data), "content_hash": dataset.content_hash, "model": model, "split": split, "seed": seed}
         path = save_results(results, out, facts | {"left_out": left_out, "settings": settings})
         print(f"written: {path}")
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -50,18 +50,18 @@ def report(
         )
     if names and len(names) != len(runs):
         raise UserError(f"There are {len(names)} names for {len(runs)} runs; give one each, or leave --names out.")
-    from wholegrain.cli.evaluate import _device
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.encode import split_keys
     from wholegrain.evaluation.suite import expand
     from wholegrain.report.report import Entry, write_report
     from wholegrain.towers import load_model
+    from wholegrain.training.distributed import choose_device
 
     dataset, tasks = Dataset(data), expand(suite)
     split_keys(dataset, split)
     entries = []
     for spec, name in zip(runs, names or _names(runs), strict=True):
-        folder, model = _folder(spec), load_model(spec).to(_device(device))
+        folder, model = _folder(spec), load_model(spec).to(choose_device(None if device == "auto" else device))
         results, left_out = _results(folder, model, dataset, data, split, tasks, fresh, seed, batch, spec)
         entries.append(Entry(name, folder, model, results, left_out))
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"

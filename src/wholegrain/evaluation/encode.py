@@ -2,7 +2,7 @@
 
 Texts are encoded in batches sorted by length, so that a short caption never pays for a long one's padding. Everything runs in
 inference mode with the model in eval mode (and put back as it was, so a training run may call this). Features come back as
-float32 on the CPU.
+float32 on the CPU. Several processes may share the work (:mod:`wholegrain.evaluation.sharing`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import NotSupportedError
+from wholegrain.evaluation.sharing import alone_or_first, merged, of_all, own
 from wholegrain.features import ImageFeatures, TextFeatures
 
 Progress = Callable[[str, int, int], None]
@@ -100,10 +101,11 @@ def encode_split(
     if cache is not None:
         path = Path(cache) / f"{_cache_key(model, dataset, split, needs, keys, distinct)}.safetensors"
         found = _read_cache(path)
+        found = found if all(of_all(found is not None)) else None
     if found is None:
         image = encode_keys(model, dataset, keys, needs, batch=batch, progress=progress)
         text, cut = _encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
-        if cache is not None:
+        if cache is not None and alone_or_first():
             _write_cache(path, image, text, cut)
     else:
         image, text, cut = found
@@ -168,20 +170,24 @@ def encode_image_batches(
     def pixels(key: str) -> Tensor:
         return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
 
-    groups = [keys[start : start + batch] for start in range(0, len(keys), batch)]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        ahead = [pool.submit(pixels, key) for key in groups[0]] if groups else []
-        done = 0
-        for number, group in enumerate(groups):
-            waiting = ahead
-            ahead = [pool.submit(pixels, key) for key in groups[number + 1]] if number + 1 < len(groups) else []
-            pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
-            with evaluating(model):
-                found = model.encode_images(pixels_BCHW, needs)
-            done += len(group)
-            if progress is not None:
-                progress("images", done, len(keys))
-            yield _to_cpu(found)
+    batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    groups = own(batches)
+
+    def encoded() -> Iterator[ImageFeatures]:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            ahead = [pool.submit(pixels, key) for key in groups[0]] if groups else []
+            for number in range(len(groups)):
+                waiting = ahead
+                ahead = [pool.submit(pixels, key) for key in groups[number + 1]] if number + 1 < len(groups) else []
+                pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
+                with evaluating(model):
+                    found = model.encode_images(pixels_BCHW, needs)
+                yield _to_cpu(found)
+
+    for number, found in enumerate(merged(encoded(), len(batches))):
+        if progress is not None:
+            progress("images", min(len(keys), (number + 1) * batch), len(keys))
+        yield found
 
 
 def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
@@ -237,15 +243,21 @@ def _encode_distinct(
     order = sorted(
         range(len(texts)), key=lambda n: len(texts[n])
     )  # characters stand in for tokens: near enough to save the padding
-    device, parts, cut, done = device_of(model), [], 0, 0
-    for start in range(0, len(order), batch):
-        tokens = model.tokenizer.encode([texts[n] for n in order[start : start + batch]])
-        with evaluating(model):
-            parts.append(_to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs)))
-        cut += int(torch.as_tensor(tokens.cut_N).bool().sum())
-        done += len(tokens.length_N)
+    device, batches = device_of(model), [order[start : start + batch] for start in range(0, len(order), batch)]
+
+    def encoded() -> Iterator[tuple[TextFeatures, int]]:
+        for places in own(batches):
+            tokens = model.tokenizer.encode([texts[n] for n in places])
+            with evaluating(model):
+                found = _to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
+            yield found, int(torch.as_tensor(tokens.cut_N).bool().sum())
+
+    parts, cut = [], 0
+    for found, longer in merged(encoded(), len(batches)):
+        parts.append(found)
+        cut += longer
         if progress is not None:
-            progress("texts", done, len(texts))
+            progress("texts", min(len(texts), len(parts) * batch), len(texts))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
     return _join(parts, TextFeatures).select(back), cut

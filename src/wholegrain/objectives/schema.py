@@ -231,6 +231,8 @@ class Optimiser:
         recompute: towers keep only what enters each block, and compute the rest again in the backward pass: less memory, about a third
             more time, the same step bit for bit on a CPU.
         compile: blocks of the towers go through torch.compile: for GPUs; on a CPU it takes a minute to begin and gains little.
+        shard: every process keeps a part of weights, gradients and moments (``fully_shard``), for models that do not fit otherwise; the
+            step is the same to rounding.
         precision: ``auto`` is bf16 where the device computes it faster, else fp32; ``fp16``, with a scaler, is for CUDA devices without
             bf16.
         skip_nonfinite: leave a step out, and go on, where the loss is not a finite number (never more than ten steps in succession);
@@ -250,6 +252,7 @@ class Optimiser:
     batch: int = 256
     micro_batch: int = 0
     recompute: bool = False
+    shard: bool = False
     compile: bool = False
     precision: str = "auto"
     skip_nonfinite: bool = False

@@ -14,9 +14,12 @@ from torch import nn
 
 import wholegrain
 from wholegrain.objectives.schema import Recipe
+from wholegrain.training.checkpoint import Checkpoint
 
 
-def facts_to_agree_on(recipe: Recipe, data_hash: str, model: nn.Module, total: int, step: int, resume: bool) -> dict[str, str]:
+def facts_to_agree_on(
+    recipe: Recipe, data_hash: str, model: nn.Module, total: int, saved: Checkpoint | None, resume: bool
+) -> dict[str, str]:
     """Name -> value: code, every key of the recipe, data, weights, and where the run stands."""
     return {
         "version of torch": torch.__version__,
@@ -25,7 +28,7 @@ def facts_to_agree_on(recipe: Recipe, data_hash: str, model: nn.Module, total: i
         "data (content hash)": data_hash[:12],
         "number of steps": str(total),
         "question whether a run is resumed": "resumed" if resume else "new",
-        "step to go on from": str(step),
+        "checkpoint to go on from": "none" if saved is None else _named(saved),
         "weights of the model (hash)": weights_hash(model)[:12],
     }
 
@@ -47,6 +50,11 @@ def code_hash() -> str:
     for path in sorted(folder.rglob("*.py")):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
+
+
+def _named(saved: Checkpoint) -> str:
+    files = json.dumps(saved.facts["files"], sort_keys=True)
+    return f"step {saved.step} ({hashlib.sha256(files.encode()).hexdigest()[:12]})"
 
 
 def _flat(tree: Any, prefix: str) -> dict[str, str]:

@@ -146,7 +146,7 @@ def save(saved: Checkpoint, folder: Path, keep: int) -> Path:
     return final
 
 
-def unwritable(final: Path, problem: Exception) -> MachineError:
+def unwritable(final: Path, problem: BaseException) -> MachineError:
     """The sentence of a full disk."""
     return MachineError(f"{final} could not be written ({problem}); make room on the disk and resume.")
 
@@ -162,8 +162,10 @@ def keep_newest(folder: Path, keep: int) -> None:
         shutil.rmtree(old)
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
+def load_newest(folder: Path, load_one: Callable[[Path], Checkpoint] | None = None) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest intact checkpoint, brought up to date, and a sentence about each newer one that is broken.
+
+    ``load_one`` stands for :func:`load`.
 
     Raises:
         UserError: it was written by a newer version.
@@ -171,7 +173,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, tuple[str, ...]]:
     notes = []
     for place in folders(folder):
         try:
-            return load(place), tuple(notes)
+            return (load_one or load)(place), tuple(notes)
         except (OSError, ValueError, KeyError, SafetensorError) as problem:
             notes.append(f"The checkpoint {place} is broken ({problem}) and is passed over.")
     return None, tuple(notes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,6 +38,7 @@ class Place:
         rank, world: its number and how many there are.
         group: all of them, or ``None`` for one alone.
         store: what they meet at.
+        alone: in the first process a group of itself, for what it computes while the others do not.
     """
 
     device: torch.device
@@ -45,6 +46,7 @@ class Place:
     world: int = 1
     group: dist.ProcessGroup | None = None
     store: Store | None = None
+    alone: dist.ProcessGroup | None = None
     _asked: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @property
@@ -221,8 +223,9 @@ def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[P
     with _contact(start, met=False):
         store = _join(start, chosen, timeout) if ours else None
     with _contact(start, met=True):
+        first: Any = dist.new_group([0])
         try:
-            yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store)
+            yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store, first)
         finally:
             if ours:
                 dist.destroy_process_group()

@@ -38,6 +38,7 @@ from wholegrain.training.precision import autocast, make_scaler, resolve_precisi
 from wholegrain.training.recompute import recomputed
 from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.saver import Saver
+from wholegrain.training.sharded import Shards, load_shards, read_shards, refuse_shard
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,
@@ -89,12 +90,15 @@ class Run:
     teacher: Teacher | None = None
     scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
     best: Best = field(default_factory=Best)
+    shards: Shards | None = None
     step: int = 0
     skipped: int = 0  # in succession
 
     @property
     def kept(self) -> Model:
-        """The model that is evaluated and saved to be used."""
+        """The model that is evaluated and saved to be used; of one that is shared out every process asks for it."""
+        if self.shards is not None:
+            return self.shards.whole(self.model)
         return self.model if self.teacher is None or self.recipe.teacher.keep == "student" else self.teacher.model
 
 
@@ -146,15 +150,15 @@ def train(
         path = Path(place.of_all(str(run_folder))[0])
         folder = place.together(lambda: RunFolder(path, resume))
         run = place.together(lambda: _assemble(recipe, dataset, model, place))
-        if resume:
-            place.together(lambda: _go_on(run, folder, dataset))
+        saved = place.together(lambda: _go_on(run, folder, dataset, place)) if resume else None
         if place.world > 1:
-            place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, run.step, resume))
+            place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, saved, resume))
         if not resume:
             place.first_alone(lambda: folder.begin(run.recipe, model, dataset, origin or {}))
         follow = Tracker(*tracker, folder.path) if tracker is not None and place.first else None
         meters = Reporter(folder.path, run.step, run.total, quiet=quiet, tracker=follow) if place.first else Silent()
-        saver = Saver(folder.checkpoints, run.recipe.saving.keep, place, run.recipe.saving.asynchronous)
+        shared = run.recipe.optimiser.shard and place.world > 1
+        saver = Saver(folder.checkpoints, run.recipe.saving.keep, place, run.recipe.saving.asynchronous, shared)
         try:
             for sentence in run.notes:
                 meters.say(sentence)
@@ -163,17 +167,34 @@ def train(
             encoder.teacher = run.teacher
             settings = run.recipe.optimiser
             cast = partial(autocast, place.device, settings.precision)
+            if shared:
+                run.shards = Shards(encoder, place)
+                run.optimiser = make_optimiser(model, settings)
+            if saved is not None:
+                place.together(lambda: _take_up(run, saved, folder, place))
             batches = _timed(_batches(encoder, run, dataset, place, workers))
-            if place.first:
+            if place.first and not shared:
                 batches = _measured(batches, encoder, run, place, cast, meters)
             with (
                 Interrupts() as interrupts,
                 compiled(model, settings.compile, cast),
                 recomputed(model, settings.recompute),
             ):
-                _loop(run, place.wrap(encoder), batches, place, folder, saver, meters, interrupts, evaluate, on_step)
+                _loop(
+                    run,
+                    encoder if shared else place.wrap(encoder),
+                    batches,
+                    place,
+                    folder,
+                    saver,
+                    meters,
+                    interrupts,
+                    evaluate,
+                    on_step,
+                )
             if evaluate is None:
-                place.first_alone(lambda: folder.save_model(run.kept))
+                kept = run.kept
+                place.first_alone(lambda: folder.save_model(kept))
         finally:
             saver.close()
             meters.close()
@@ -215,7 +236,7 @@ def _loop(
             saver.save(lambda: _packed(run))
         if done or interrupted:
             saver.finish()
-            place.first_alone(lambda: folder.save_last(run.kept, evaluate is None or run.best.step == run.step))
+            place.first_alone(partial(folder.save_last, run.kept, evaluate is None or run.best.step == run.step))
         if done:
             return
         if interrupted:
@@ -264,13 +285,20 @@ def _packed(run: Run) -> checkpoint.Checkpoint:
 
 
 def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, place: Place) -> None:
-    """In the first process, which the others may help with the encoding."""
+    """By the first process; the others help to encode where ``evaluate`` can share that, and else wait.
+
+    What can has a method ``shared(model, group)``: all processes call it, and the first one calls what it gives.
+    """
+    kept = run.kept if run.shards is None else run.kept.to(place.device)
+    shared, count = getattr(evaluate, "shared", None), partial(evaluate, kept)
+    if shared is not None and place.group is not None:
+        count = place.together(lambda: shared(kept, place.group))
 
     def act() -> None:
-        numbers = evaluate(run.kept)
+        numbers = count()
         meters.evaluation(run.step, numbers)
         if run.best.improves(numbers, run.recipe.saving.metric, run.step):
-            folder.save_model(run.kept)
+            folder.save_model(kept)
 
     place.first_alone(act)
     run.model.train()
@@ -289,6 +317,8 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     for key, asked in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
         if asked:
             refuse_batchnorm(model, f"optimiser.{key}")
+    if recipe.optimiser.shard:
+        refuse_shard(recipe, model)
     names = names_of(dataset, recipe.data)
     terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
     layout, drawn = dataset.layout(recipe.data.split), recipe.data
@@ -301,16 +331,24 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     return Run(recipe, model, Objective(terms), optimiser, plan, names, total, list(notes), teacher, scaler)
 
 
-def _go_on(run: Run, folder: RunFolder, dataset: Dataset) -> None:
-    """Takes up the newest intact checkpoint, or begins anew if there is none yet."""
+def _go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:
+    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none yet."""
     folder.check(dataset)
-    saved, broken = checkpoint.load_newest(folder.checkpoints)
+    load = load_shards(place) if run.recipe.optimiser.shard else None
+    saved, broken = checkpoint.load_newest(folder.checkpoints, load)
     run.notes += broken
     if saved is not None:
-        checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
         run.best, run.step, run.skipped = Best(**saved.facts["best"]), saved.step, saved.facts.get("skipped", 0)
-        if run.scaler is not None and "scaler" in saved.facts:
-            run.scaler.load_state_dict(saved.facts["scaler"])
+    return saved
+
+
+def _take_up(run: Run, saved: checkpoint.Checkpoint, folder: RunFolder, place: Place) -> None:
+    """Puts a checkpoint's tensors and random states into the run."""
+    if run.recipe.optimiser.shard:
+        saved = read_shards(saved, folder.checkpoints, run.model, place)
+    checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
+    if run.scaler is not None and "scaler" in saved.facts:
+        run.scaler.load_state_dict(saved.facts["scaler"])
 
 
 def fit_model(model: Model, recipe: Recipe) -> None:
@@ -408,7 +446,7 @@ def _measured(
     device, precision = place.device, run.recipe.optimiser.precision
     for number, (batch, waited) in enumerate(batches):
         if number == 0:
-            work = step_work(encoder, run.objective, batch.to(device), cast)
+            work = step_work(encoder, run.objective, batch.to(device), cast, alone=place.alone)
             meters.device(work, matrix_peak(device, precision), partial(peak_megabytes, device))
         yield batch, waited
 

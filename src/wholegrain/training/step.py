@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from wholegrain.data.batch import Batch
 from wholegrain.losses.contract import LossOutput
@@ -17,6 +18,7 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.towers.tower import TunedModule
 from wholegrain.training.accumulate import backward_in_parts
+from wholegrain.training.clip import clip_gradients
 from wholegrain.training.precision import autocast
 
 
@@ -71,13 +73,13 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     A group's ``lr_share`` is the part of the learning rate that it takes: ``layer_decay`` to the power of its depth below the head.
     """
     share = _lr_shares(module, settings.layer_decay)
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}  # what is shared out is no neighbour of what is not
     for decay, wanted in ((settings.weight_decay, False), (0.0, True)):
         for name, parameter in module.named_parameters():
             still = parameter.ndim < 2 or "gate" in name.rpartition(".")[2]
             if parameter.requires_grad and still == wanted:
-                groups.setdefault((decay, share.get(id(parameter), 1.0)), []).append(parameter)
-    made = [{"params": group, "weight_decay": decay, "lr_share": share} for (decay, share), group in groups.items()]
+                groups.setdefault((decay, share.get(id(parameter), 1.0), isinstance(parameter, DTensor)), []).append(parameter)
+    made = [{"params": group, "weight_decay": decay, "lr_share": share} for (decay, share, _), group in groups.items()]
     return torch.optim.AdamW(made, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
 
 
@@ -149,7 +151,7 @@ def take_step(
     if scaler is not None:
         scaler.unscale_(optimiser)
     parameters = [p for settings in optimiser.param_groups for p in settings["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, grad_clip if grad_clip > 0 else math.inf)
+    norm = clip_gradients(parameters, grad_clip if grad_clip > 0 else math.inf)
     counts = (len(batch.keys), len(batch.pairing.owner_N), batch.cut)
     loss, *values, images, texts, cut = _sums([output.value.detach(), *output.parts.values(), *map(float, counts)], device, group)
     too_large = scaler is not None and scaler.get_scale() > 1  # gradients that a smaller factor may make fit

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -22,7 +23,12 @@ _KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def step_work(
-    encoder: nn.Module, objective: Objective, batch: Batch, cast: Callable[[], torch.autocast], sample: int = SAMPLE
+    encoder: nn.Module,
+    objective: Objective,
+    batch: Batch,
+    cast: Callable[[], torch.autocast],
+    sample: int = SAMPLE,
+    alone: dist.ProcessGroup | None = None,
 ) -> float:
     """Multiplications and additions of the matrix products of one step, forward and backward, of this process.
 
@@ -33,6 +39,7 @@ def step_work(
         encoder: ``training.encoder.Encoder`` itself, not DDP of it.
         objective, batch: of the step; the objective is evaluated on this process's images alone.
         cast: a fresh autocast context.
+        alone: of several processes, a group of this one alone, for the others do not count along.
     """
     part = _first(batch, sample)
     carried, training = objective.state_dict(), [module for module in encoder.modules() if module.training]
@@ -43,7 +50,7 @@ def step_work(
         with torch.random.fork_rng(devices), _Counter() as counter:
             with torch.compiler.set_stance("force_eager"), cast():
                 image, text, scale, bias = encoder(part, objective.needs)
-                output = objective(image, text, part.pairing, scale, bias)
+                output = objective(image, text, part.pairing, scale, bias, group=alone)
             torch.autograd.grad(output.value, trained, allow_unused=True)
     finally:
         for module in training:
