@@ -173,6 +173,7 @@ def loses():
 def waits_for_ever():
     """The first process dies while the second waits for it without a limit."""
     with distributed.processes("cpu", timeout=20) as place:
+        place.wait()
         place.first_alone(lambda: os._exit(9))
 
 
