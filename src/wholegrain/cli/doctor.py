@@ -1,0 +1,87 @@
+"""``wholegrain doctor``: what ruins runs, found before the first step."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import tyro
+
+
+def doctor(
+    data: tyro.conf.Positional[str],
+    recipe: tyro.conf.Positional[str] = "",
+    *,
+    model: str = "small",
+    device: str | None = None,
+    workers: int | None = None,
+    out: Path = Path("runs"),
+    caption_column: str = "",
+    caption_columns: str = "",
+    image_column: str = "",
+    split_column: str = "",
+    image_root: Path | None = None,
+    json_out: Path | None = None,
+    every: bool = False,
+    overrides: tuple[str, ...] = (),
+) -> int:
+    """Looks for what would ruin a run: wrong captions, dead pictures, tests that were trained on, a recipe that cannot learn.
+
+    wholegrain doctor data/photos ce_clip --model ViT-B-32:openai --optimiser.batch 512
+
+    Takes two minutes at most. Ends with 0 if nothing would ruin the run, and with 2 if something would.
+
+    Args:
+        data: a prepared data set, or a table, folder or shards as "wholegrain prepare" takes them.
+        recipe: a packaged recipe or a TOML file; without one only the data are looked at.
+        model: where training would start, as in "train".
+        device: such as cpu or cuda:0; by default CUDA where there is one.
+        workers: processes that would load data; by default as in "train".
+        out: the folder where runs would be saved.
+        caption_column: column or field with the caption, of a source that is not prepared.
+        caption_columns: several caption columns with their roles, as in raw=web,long=detail.
+        image_column: column or field with the image.
+        split_column: column or field with the split.
+        image_root: folder that image paths are relative to.
+        json_out: write the findings with all their numbers to this JSON file.
+        every: show what is fine, too.
+    """
+    from rich.console import Console
+
+    from wholegrain.app.doctor.doctor import examine
+    from wholegrain.app.doctor.finding import worst
+    from wholegrain.cli.prepare import column_roles
+    from wholegrain.cli.train import workers_by_default
+    from wholegrain.data.sources import SourceOptions
+
+    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
+    told = SourceOptions(image_column, columns, split_column, image_root=image_root)
+    console, began, findings = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic(), []
+    loading = workers_by_default() if workers is None else workers
+    made = examine(
+        data, recipe, model=model, overrides=overrides, device=device, workers=loading, out=out, options=told, say=_say
+    )
+    for finding in made:
+        findings.append(finding)
+        if finding.level != "fine" or every:
+            console.print(f"{finding.level.upper():5} {finding.check}: {finding.said}", style=_STYLE[finding.level])
+            if finding.do:
+                console.print(f"      -> {finding.do}")
+    counts = {level: sum(finding.level == level for finding in findings) for level in _STYLE}
+    verdict = "something would ruin the run" if counts["stop"] else "look at these first" if counts["look"] else "nothing found"
+    console.print(
+        f"{counts['stop']} to stop for, {counts['look']} to look at, {counts['fine']} fine, in {time.monotonic() - began:.0f} s: {verdict}."
+    )
+    if json_out is not None:
+        json_out.write_text(json.dumps([asdict(finding) for finding in findings], indent=1), encoding="utf-8")
+    return 2 if worst(findings) == "stop" else 0
+
+
+_STYLE = {"stop": "bold red", "look": "yellow", "fine": "dim"}
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
