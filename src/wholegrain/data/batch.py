@@ -54,6 +54,7 @@ class Sample:
         crop: x0, y0, x1, y1 in pixels of the stored image.
         texts: true captions, and negatives after the caption that they contradict.
         more: pixels and crops of further views; as many in every sample of a batch.
+        broken: images that should have stood here and could not be read, and why.
     """
 
     key: str
@@ -61,6 +62,7 @@ class Sample:
     crop: tuple[float, float, float, float]
     texts: tuple[Text, ...]
     more: tuple[tuple[np.ndarray | Tensor, tuple[float, float, float, float]], ...] = ()
+    broken: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Batch:
         keys: the B records' keys.
         texts: the U distinct texts.
         cut: how many of the N texts were longer than the tokeniser's context and lost their end.
+        broken: images that should have been here and could not be read, and why; others take their places.
+        place: where pixels lie that are on their way from a worker; not for you.
     """
 
     views: tuple[View, ...]
@@ -86,7 +90,8 @@ class Batch:
     keys: tuple[str, ...]
     texts: tuple[str, ...]
     cut: int = 0
-    place: tuple[int, int, int] | None = field(default=None, repr=False, compare=False)  # of pixels that lie in slots
+    broken: tuple[tuple[str, str], ...] = ()
+    place: tuple[int, int, int] | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Between processes pixels go through memory that is shared, in slots if there are any, and numbers as bytes: sending a tensor
@@ -95,7 +100,8 @@ class Batch:
         pairing = {name: v.numpy(force=True) if isinstance(v, Tensor) else v for name, v in vars(self.pairing).items()}
         pixels = self.place or [view.pixels_BCHW for view in self.views]
         crops = [view.crops_B4.numpy(force=True) for view in self.views]
-        return _arrived, (pixels, crops, numbers, pairing, {"keys": self.keys, "texts": self.texts, "cut": self.cut})
+        words = {name: getattr(self, name) for name in ("keys", "texts", "cut", "broken")}
+        return _arrived, (pixels, crops, numbers, pairing, words)
 
     @property
     def tokens_NL(self) -> Tensor:
@@ -112,6 +118,12 @@ class Batch:
         views = tuple(View(v.pixels_BCHW.to(device, non_blocking=non_blocking), v.crops_B4) for v in self.views)
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("tokens_UL", "length_U", "row_N")}
         return replace(self, views=views, pairing=self.pairing.to(device, non_blocking), **moved)
+
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keeps the memory of a batch on a CUDA device until what this stream does with it is done."""
+        tensors = [self.tokens_UL, self.length_U, self.row_N, *(view.pixels_BCHW for view in self.views)]
+        for tensor in (*tensors, *(value for value in vars(self.pairing).values() if isinstance(value, Tensor))):
+            tensor.record_stream(stream)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory; the DataLoader calls this."""
@@ -184,7 +196,8 @@ def collate(
         cut = int(encoded.cut_N[row_N].sum())
     views, place = _views(samples, slots)
     keys = tuple(sample.key for sample in samples)
-    return Batch(views, tokens_UL, length_U, _whole(row_N), pairing, keys, tuple(row), cut, place)
+    broken = tuple(pair for sample in samples for pair in sample.broken)
+    return Batch(views, tokens_UL, length_U, _whole(row_N), pairing, keys, tuple(row), cut, broken, place)
 
 
 def _views(samples: Sequence[Sample], slots: Slots | None) -> tuple[tuple[View, ...], tuple[int, int, int] | None]:

@@ -25,6 +25,7 @@ from PIL import Image
 
 from wholegrain.data.layout import Layout
 from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
+from wholegrain.data.remote import Remote, is_remote
 from wholegrain.data.shards import disk_errors, pread_exactly, record_from_json
 from wholegrain.errors import UserError
 
@@ -47,11 +48,16 @@ SIDECARS: dict[str, pa.Schema] = {
 """Name of a sidecar -> its columns. ``truths`` names further images (key) of which a caption (id) is true."""
 
 
+class BrokenImageError(UserError):
+    """An image or its record that cannot be read, in a shard that is whole."""
+
+
 class Dataset:
     """A folder that ``wholegrain prepare`` or :class:`~wholegrain.data.shards.ShardWriter` made.
 
     Args:
-        folder: holds ``manifest.json``, ``index.parquet`` and ``shards/``.
+        folder: holds ``manifest.json``, ``index.parquet`` and ``shards/``; or its address, such as ``https://...`` or ``s3://...``: shards
+            then come when they are asked for, and stay (:mod:`~wholegrain.data.remote`).
 
     Raises:
         UserError: the folder is not a prepared data set, or one of another schema.
@@ -64,24 +70,29 @@ class Dataset:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
+        self.remote = Remote(str(folder)) if is_remote(folder) else None
+        self._begin(self.remote.folder if self.remote is not None else Path(folder))
+
+    def _begin(self, folder: Path) -> None:
+        self.folder = folder
         self._descriptors: dict[str, int] = {}
         self._last = ("", -1)
         self._keys_of: dict[str, list[str]] = {}
         self.manifest: Manifest = _manifest_of(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder}
+        return {"folder": self.folder, "remote": self.remote}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])
+        self.remote = state["remote"]
+        self._begin(state["folder"])
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
             os.close(descriptor)
 
     def __repr__(self) -> str:
-        return f"Dataset({str(self.folder)!r})"
+        return f"Dataset({self.remote.url if self.remote is not None else str(self.folder)!r})"
 
     def __len__(self) -> int:
         """Number of records in all splits."""
@@ -89,6 +100,8 @@ class Dataset:
 
     @cached_property
     def _index(self) -> dict[str, np.ndarray]:
+        if self.remote is not None and not self.remote.refresh("index.parquet"):
+            raise UserError(f"{self.remote.url}/index.parquet is missing; upload the data set again.")
         table = pq.read_table(self.folder / "index.parquet")
         words = {name: table[name].combine_chunks().dictionary_encode() for name in ("split", "shard")}
         columns = {name: table[name].to_numpy() for name in table.column_names if table.schema.field(name).type != pa.string()}
@@ -129,7 +142,7 @@ class Dataset:
     @property
     def name(self) -> str:
         """The folder's own name."""
-        return self.folder.resolve().name
+        return self.folder.resolve().name if self.remote is None else self.remote.name
 
     def _require(self, split: str) -> None:
         if split not in self.manifest["splits"]:
@@ -164,21 +177,49 @@ class Dataset:
         path = self.folder / "shards" / name
         if descriptor is not None:
             return pread_exactly(descriptor, offset, size, path)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing, though the index names it; prepare the data set again") from None
-        # Descriptors are never exchanged, so that threads need no lock: beyond the first shards each read opens its own.
-        keep = len(self._descriptors) < _MOST_OPEN and self._descriptors.setdefault(name, descriptor) == descriptor
+        descriptor = self._opened(name, path)
+        # Descriptors are never exchanged, so that threads need no lock: beyond the first shards each read opens its own. One that
+        # stays open would keep the disk space of a shard that the mirror let go.
+        room = self.remote is None and len(self._descriptors) < _MOST_OPEN
+        keep = room and self._descriptors.setdefault(name, descriptor) == descriptor
         try:
             return pread_exactly(descriptor, offset, size, path)
         finally:
             if not keep:
                 os.close(descriptor)
 
+    def _opened(self, name: str, path: Path) -> int:
+        for _ in range(3):  # another process may take a shard away between these two lines
+            if self.remote is not None:
+                path = self.remote.shard(name)
+            try:
+                return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            except FileNotFoundError:
+                continue
+        raise UserError(f"{path} is missing, though the index names it; prepare the data set again")
+
+    @property
+    def far(self) -> bool:
+        """Whether shards may have to be fetched."""
+        return self.remote is not None
+
+    def fetch(self, key: str) -> None:
+        """Has the shard of this key at hand, where it lies far away."""
+        if self.remote is not None:
+            self.remote.shard(self._shard(key).name)
+
+    def _shard(self, key: str) -> Path:
+        return self.folder / "shards" / self._index["shard_names"].item(self._index["shard"][self._row(key)])
+
     def record(self, key: str) -> Record:
         """The record of a key. Raises :class:`KeyError` for a key that is not there."""
-        return record_from_json(json.loads(self._read(self._row(key), "json")))
+        text = self._read(self._row(key), "json")
+        try:
+            return record_from_json(json.loads(text))
+        except ValueError as error:
+            raise BrokenImageError(
+                f"the record of image {key} in {self._shard(key)} is broken ({error}); prepare the data set again"
+            ) from None
 
     def records(self, split: str) -> Iterator[Record]:
         """The records of a split, in the order of :meth:`keys`."""
@@ -189,8 +230,14 @@ class Dataset:
         return self._read(self._row(key), "image")
 
     def pixels(self, key: str) -> np.ndarray:
-        """The decoded image: uint8 RGB ``[H, W, 3]``; see :func:`decode_rgb`."""
-        return decode_rgb(self.image_bytes(key))
+        """The decoded image: uint8 RGB ``[H, W, 3]``; see :func:`decode_rgb`. Raises :class:`BrokenImageError`."""
+        image = self.image_bytes(key)
+        try:
+            return decode_rgb(image)
+        except ValueError as error:
+            raise BrokenImageError(
+                f"image {key} in {self._shard(key)} cannot be decoded ({error}); prepare the data set again"
+            ) from None
 
     @cached_property
     def negatives(self) -> Mapping[tuple[str, str], tuple[Negative, ...]]:
@@ -223,7 +270,8 @@ class Dataset:
 
     def _sidecar(self, name: str) -> pa.Table:
         path = self.folder / f"{name}.parquet"
-        return pq.read_table(path) if path.exists() else SIDECARS[name].empty_table()
+        there = path.exists() if self.remote is None else self.remote.refresh(path.name)
+        return pq.read_table(path) if there else SIDECARS[name].empty_table()
 
     @cached_property
     def content_hash(self) -> str:
@@ -231,7 +279,7 @@ class Dataset:
         total = hashlib.sha256(json.dumps(self.manifest.get("shards", {}), sort_keys=True).encode())
         for name in ("index", *sorted(SIDECARS)):
             path = self.folder / f"{name}.parquet"
-            if path.exists():
+            if path.exists() if self.remote is None else self.remote.refresh(path.name):
                 with path.open("rb") as file:
                     total.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
         return total.hexdigest()

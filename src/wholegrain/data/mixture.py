@@ -77,7 +77,7 @@ class Mixture(Dataset):
     """
 
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float] = ()) -> None:
-        self.datasets, self.weights = tuple(datasets), tuple(weights)
+        self.datasets, self.weights, self.remote = tuple(datasets), tuple(weights), None
         if any(weight <= 0 for weight in self.weights):
             raise UserError(
                 f"A weight of the data is {min(self.weights)}; give each a number above 0, such as photos:3 scenes:1."
@@ -146,6 +146,16 @@ class Mixture(Dataset):
     def records(self, split: str) -> Iterator[Record]:
         """The records of a split, in the order of :meth:`keys`."""
         return map(self.record, self.keys(split))
+
+    @property
+    def far(self) -> bool:
+        """Whether shards of any data set may have to be fetched."""
+        return any(dataset.far for dataset in self.datasets)
+
+    def fetch(self, key: str) -> None:
+        """Has the shard of this key at hand, where it lies far away."""
+        dataset, _, own = self._find(key)
+        dataset.fetch(own)
 
     def image_bytes(self, key: str) -> bytes:
         """The image's file, byte for byte as it was given."""

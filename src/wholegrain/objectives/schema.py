@@ -115,6 +115,8 @@ class DataRecipe:
         shuffle_window: how many shards are in use, and their images mixed, at a time; 0 mixes all images. For data that lie far away or are
             too large for memory.
         per_source: where several data sets are mixed, every batch is of one of them.
+        broken_share: the share of the split's images that may turn out to be unreadable: another image, drawn by seed and position, takes the
+            place, and the run says so; more of them stop it. With 0 the first one does.
     """
 
     captions: tuple[CaptionDraw, ...] = (CaptionDraw(),)
@@ -125,9 +127,11 @@ class DataRecipe:
     split: str = "train"
     shuffle_window: int = 0
     per_source: bool = False
+    broken_share: float = 0.001
 
     def __post_init__(self) -> None:
         require_scale(self.crop_scale)
+        require(0 <= self.broken_share <= 1, "broken_share", self.broken_share, "between 0 and 1")
         require(self.shuffle_window >= 0, "shuffle_window", self.shuffle_window, "0 or more")
         require(0 <= self.twin_share <= 1, "twin_share", self.twin_share, "between 0 and 1")
         require(len(self.captions) > 0, "captions", [], 'at least one draw, such as [{ roles = ["any"], count = 1 }]')

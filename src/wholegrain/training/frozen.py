@@ -25,6 +25,7 @@ from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
 from wholegrain.training.feature_files import features_name, read_features, write_features
+from wholegrain.training.loader import plainly
 from wholegrain.training.precision import autocast
 
 SHARE_OF_MEMORY = 0.4
@@ -122,7 +123,7 @@ def _encode_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(_told(loader, len(loader), "images", say)):
+    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(loader), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
         parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
         if not filled:

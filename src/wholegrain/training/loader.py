@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +20,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from wholegrain.data.batch import Batch, Sample, collate
-from wholegrain.data.dataset import Dataset
+from wholegrain.data.dataset import BrokenImageError, Dataset
 from wholegrain.data.preprocess import Box, Preprocess
+from wholegrain.data.record import Record
 from wholegrain.data.slots import Slots
-from wholegrain.errors import UserError
+from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.schema import DataRecipe, closest, selects
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.draw import Negatives, draw_texts
 from wholegrain.training.plan import Plan
-from wholegrain.training.streams import streams
+from wholegrain.training.shards_ahead import ShardsAhead
+from wholegrain.training.streams import stream, streams
 
+Tell = Callable[[Mapping[str, str], Mapping[str, str]], None]
 _AHEAD = 4  # batches that each worker prepares beforehand
-_TEXTS, _CROP, _VIEWS = 0, 1, 100  # purposes of a sample's random streams; view n of the further ones has _VIEWS + n
+_REPLACEMENTS = 20  # images in succession that cannot be read
+_TEXTS, _CROP, _INSTEAD, _VIEWS = 0, 1, 2, 100  # purposes of a sample's random streams; view n of the further ones has _VIEWS + n
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,19 @@ class DrawnSamples(torch.utils.data.Dataset):
         recipe: what to draw.
         names: see :func:`names_of`.
         seed: the recipe's.
+        keys: of the plan: one of them, drawn by seed and position, takes the place of an image that cannot be read. Empty: none does.
     """
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess | None, recipe: DataRecipe, names: Names, seed: int) -> None:
-        self.dataset, self.preprocess, self.recipe, self.seed = dataset, preprocess, recipe, seed
+    def __init__(
+        self,
+        dataset: Dataset,
+        preprocess: Preprocess | None,
+        recipe: DataRecipe,
+        names: Names,
+        seed: int,
+        keys: Sequence[str] = (),
+    ) -> None:
+        self.dataset, self.preprocess, self.recipe, self.seed, self.keys = dataset, preprocess, recipe, seed, keys
         self.roles = {name: index for index, name in enumerate(names.roles)}
         self.kinds = {name: index for index, name in enumerate(names.kinds)}
         self.negatives: Negatives = dataset.negatives if recipe.negatives.count else {}
@@ -90,16 +105,36 @@ class DrawnSamples(torch.utils.data.Dataset):
         scales = [self.recipe.crop_scale, *(view.crop_scale for view in self.recipe.views for _ in range(view.count))]
         purposes = [_TEXTS] if self.preprocess is None else [_TEXTS, _CROP, *(_VIEWS + n for n in range(len(scales) - 1))]
         randoms = streams(self.seed, [position for _, position in items], purposes)
-        return [self._sample(key, random, scales) for (key, _), random in zip(items, randoms, strict=True)]
+        return [self._sample(*item, random, scales) for item, random in zip(items, randoms, strict=True)]
 
-    def _sample(self, key: str, random: list[np.random.Generator], scales: list[tuple[float, float]]) -> Sample:
-        record = self.dataset.record(key)
+    def _sample(self, key: str, position: int, random: list[np.random.Generator], scales: list[tuple[float, float]]) -> Sample:
+        record, pixels_HWC, broken = self._read(key, position)
         texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0])
-        if self.preprocess is None:
-            return Sample(key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts)
-        pixels_HWC = self.dataset.pixels(key)
+        if pixels_HWC is None or self.preprocess is None:
+            return Sample(record.key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts, broken=broken)
         looks = [_look(self.preprocess, pixels_HWC, own, scale) for own, scale in zip(random[1:], scales, strict=True)]
-        return Sample(key, *looks[0], texts, tuple(looks[1:]))
+        return Sample(record.key, *looks[0], texts, tuple(looks[1:]), broken)
+
+    def _read(self, key: str, position: int) -> tuple[Record, np.ndarray | None, tuple[tuple[str, str], ...]]:
+        """A record and its picture; those of another image of the same data set where they cannot be read."""
+        broken: list[tuple[str, str]] = []
+        others = self._others(key, position)
+        while True:
+            try:
+                record = self.dataset.record(key)
+                return record, None if self.preprocess is None else self.dataset.pixels(key), tuple(broken)
+            except BrokenImageError as error:
+                broken.append((key, str(error)))
+                if not self.keys or len(broken) > _REPLACEMENTS:
+                    raise
+                key = next(others)
+
+    def _others(self, key: str, position: int) -> Iterator[str]:
+        random, source = stream(self.seed, position, _INSTEAD), key.rpartition(":")[0]
+        while True:
+            other = self.keys[int(random.integers(len(self.keys)))]
+            if other.rpartition(":")[0] == source:
+                yield other
 
 
 def _look(
@@ -121,6 +156,7 @@ class PlanSampler(Sampler[list[tuple[str, int]]]):
         if plan.size % world:
             raise UserError(f"optimiser.batch is {plan.size} and must be a multiple of the {world} processes; change it.")
         self.plan, self.start, self.stop = plan, start, stop
+        self.ahead: ShardsAhead | None = None
         share = plan.size // world
         self.slice = slice(rank * share, (rank + 1) * share)
 
@@ -129,7 +165,107 @@ class PlanSampler(Sampler[list[tuple[str, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[str, int]]]:
         for step in range(self.start, self.stop):
+            if self.ahead is not None:
+                self.ahead.at(step)
             yield self.plan.batch(step)[self.slice]
+
+
+class Loader:
+    """Batches in the plan's order; every error is one sentence, and comes between two batches.
+
+    Attributes:
+        broken: images that could not be read so far, and why.
+        failed: whether loading has come to its end by an error.
+    """
+
+    def __init__(self, batches: DataLoader[Batch], allowed: int, tell: Tell | None) -> None:
+        self.batches, self.allowed, self.tell = batches, allowed, tell
+        self.broken: dict[str, str] = {}
+        self.failed = False
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        try:
+            for batch in plainly(self.batches):
+                self._look_at(batch)
+                yield batch
+        except (UserError, MachineError):
+            self.failed = True
+            raise
+
+    def _look_at(self, batch: Batch) -> None:
+        new = {key: reason for key, reason in batch.broken if key not in self.broken}
+        self.broken |= new
+        if len(self.broken) > self.allowed:
+            said = f"{len(self.broken)} unreadable images are more than data.broken_share allows ({self.allowed}); the last"
+            raise UserError(f"{said}: {list(self.broken.values())[-1]}.")
+        if new and self.tell is not None:
+            self.tell(new, self.broken)
+
+
+def plainly(batches: DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a DataLoader, whose workers' errors keep their one sentence, and whose dead workers get one.
+
+    torch's own handler would raise the death of a worker at any point of a step; without it the next batch is where it shows.
+    """
+    before = signal.getsignal(signal.SIGCHLD) if threading.current_thread() is threading.main_thread() else None
+    iterator = iter(batches)
+    if before is not None:
+        signal.signal(signal.SIGCHLD, before)
+    while True:
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except (UserError, MachineError) as error:
+            raise _plain(error) from None
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise MachineError(
+                "A process that loads data was killed, most likely because memory ran out: use fewer --workers or a smaller "
+                "optimiser.batch, and go on with --resume."
+            ) from error
+        yield batch
+
+
+def _plain(error: UserError | MachineError) -> UserError | MachineError:
+    """The sentence alone, of an error to which a worker has added where it was."""
+    name = type(error).__name__
+    for line in reversed(str(error).splitlines()):
+        _, found, sentence = line.partition(f"{name}: ")
+        if found:
+            return type(error)(sentence)
+    return error
+
+
+class OnDevice:
+    """Batches on a device: on CUDA the next one is copied, on a stream of its own, while the present one is computed with."""
+
+    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
+        self.batches, self.device = batches, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self.device.type != "cuda":
+            yield from self.batches
+            return
+        side, waiting = torch.cuda.Stream(self.device), None
+        for batch in self.batches:
+            with torch.cuda.stream(side):
+                coming = batch.to(self.device, non_blocking=True), side.record_event(), batch  # kept until it is copied
+            if waiting is not None:
+                yield self._arrived(*waiting)
+            waiting = coming
+        if waiting is not None:
+            yield self._arrived(*waiting)
+
+    def _arrived(self, batch: Batch, copied: Any, _: Batch) -> Batch:
+        stream = torch.cuda.current_stream(self.device)
+        stream.wait_event(copied)
+        batch.record_stream(stream)
+        return batch
 
 
 def make_loader(
@@ -140,14 +276,16 @@ def make_loader(
     *,
     workers: int = 0,
     pin: bool = False,
-) -> DataLoader[Batch]:
-    """A loader of :class:`~wholegrain.data.batch.Batch` in the plan's order.
+    tell: Tell | None = None,
+) -> Loader:
+    """A loader of :class:`~wholegrain.data.batch.Batch` in the plan's order: torch's DataLoader.
 
     Args:
         samples, sampler, names: what to load, and in which order.
         tokenizer: the model's; ``None`` leaves the tokens out (the text tower's raw features are known).
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for a CUDA device.
+        tell: called with images that could not be read (key -> why): those that are new, and all so far.
     """
     slots = None
     if workers and samples.preprocess is not None:
@@ -155,7 +293,9 @@ def make_loader(
         slots = Slots(workers, _AHEAD, (views, images, 3, samples.preprocess.size, samples.preprocess.size))
     if workers:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork
-    return DataLoader(
+    if samples.dataset.far:
+        sampler.ahead = ShardsAhead(samples.dataset, sampler.plan)
+    batches: DataLoader[Batch] = DataLoader(
         samples,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]
         collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds, slots=slots),
@@ -165,6 +305,8 @@ def make_loader(
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # workers draw nothing from torch; without this, starting them would move its global stream
     )
+    share = samples.recipe.broken_share
+    return Loader(batches, max(1, int(share * len(sampler.plan.keys))) if share else 0, tell)
 
 
 def _quiet_worker(_: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 
 from wholegrain.data.batch import Batch
 from wholegrain.data.dataset import Dataset
-from wholegrain.errors import UserError
+from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
 from wholegrain.towers.heads import HeadConfig, convert_head
@@ -31,7 +32,7 @@ from wholegrain.training.distributed import TIMEOUT, Place, processes
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.interrupts import Interrupts
-from wholegrain.training.loader import DrawnSamples, Names, PlanSampler, make_loader, names_of
+from wholegrain.training.loader import DrawnSamples, Loader, Names, OnDevice, PlanSampler, Tell, make_loader, names_of
 from wholegrain.training.meters import Meters, Reporter, Silent
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, make_scaler, resolve_precision
@@ -172,13 +173,15 @@ def train(
                 run.optimiser = make_optimiser(model, settings)
             if saved is not None:
                 place.together(lambda: _take_up(run, saved, folder, place))
-            batches = _timed(_batches(encoder, run, dataset, place, workers))
+            loader = _batches(encoder, run, dataset, place, workers, partial(_tell_broken, folder, meters, place))
+            batches = _timed(OnDevice(loader, place.device))
             if place.first and not shared:
                 batches = _measured(batches, encoder, run, place, cast, meters)
             with (
                 Interrupts() as interrupts,
                 compiled(model, settings.compile, cast),
                 recomputed(model, settings.recompute),
+                _saved_if_loading_fails(loader, run, place, saver),
             ):
                 _loop(
                     run,
@@ -417,13 +420,36 @@ def make_encoder(
     return Encoder(model, images, texts)
 
 
-def _batches(encoder: Encoder, run: Run, dataset: Dataset, place: Place, workers: int) -> Iterable[Batch]:
+def _batches(encoder: Encoder, run: Run, dataset: Dataset, place: Place, workers: int, tell: Tell) -> Loader:
     """The batches that remain; what raw features make needless is left out."""
     preprocess = run.model.preprocess if encoder.images is None else None
     tokenizer = run.model.tokenizer if encoder.texts is None else None
-    samples = DrawnSamples(dataset, preprocess, run.recipe.data, run.names, run.recipe.seed)
+    samples = DrawnSamples(dataset, preprocess, run.recipe.data, run.names, run.recipe.seed, run.plan.keys)
     sampler = PlanSampler(run.plan, run.step, run.total, place.rank, place.world)
-    return make_loader(samples, sampler, tokenizer, run.names, workers=workers, pin=place.device.type == "cuda")
+    return make_loader(samples, sampler, tokenizer, run.names, workers=workers, pin=place.device.type == "cuda", tell=tell)
+
+
+def _tell_broken(folder: RunFolder, meters: Meters, place: Place, new: Mapping[str, str], known: Mapping[str, str]) -> None:
+    """Images that could not be read: a sentence for each, and a file with all."""
+    whose = "" if place.world == 1 else f"-process{place.rank}"
+    folder.note(f"broken_images{whose}.json", known)
+    for reason in new.values():
+        meters.say(f"Another image takes the place of one: {reason}.")
+
+
+@contextmanager
+def _saved_if_loading_fails(loader: Loader, run: Run, place: Place, saver: Saver) -> Iterator[None]:
+    """A checkpoint before leaving, where the data or a process that loads them fail, which shows between two steps.
+
+    One of several processes cannot save alone: there the last checkpoint counts.
+    """
+    try:
+        yield
+    except (UserError, MachineError):
+        if loader.failed and place.world == 1:
+            saver.save(lambda: _packed(run))
+            saver.finish()
+        raise
 
 
 def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:

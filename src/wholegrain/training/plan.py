@@ -117,8 +117,18 @@ class Plan:
             allowed = 2 * most / (self.steps_per_epoch * self.size)
             raise UserError(f"data.twin_share is {share} and the training images allow {allowed:.3f} at most; lower it.")
 
-    def _epoch(self, epoch: int) -> np.ndarray:
-        if self._order[0] != epoch:
+    def shards(self, epoch: int) -> list[tuple[int, str]]:
+        """Each shard's first step in an epoch, and the key that is wanted then, in this order."""
+        order = self._epoch(epoch, keep=False)
+        _, first = np.unique(self.layout.shard_N[order], return_index=True)
+        first = np.sort(first)
+        keys = self.layout.key_N[order[first]].tolist()
+        start = epoch * self.steps_per_epoch
+        return [(start + place // self.size, key.decode()) for place, key in zip(first.tolist(), keys, strict=True)]
+
+    def _epoch(self, epoch: int, keep: bool = True) -> np.ndarray:
+        kept, order = self._order
+        if kept != epoch:
             random = np.random.default_rng([self.seed, epoch])
             if not self._mixed:
                 order = self._shuffled(0, random)
@@ -129,8 +139,9 @@ class Plan:
                 order = self._mixed_with_twins(random)
             else:
                 order = self._mixture(epoch, random)
-            self._order = (epoch, order)
-        return self._order[1]
+            if keep:
+                self._order = (epoch, order)
+        return order
 
     def _shuffled(self, source: int, random: np.random.Generator) -> np.ndarray:
         """A fresh order of one source's samples: shards, then samples within windows of shards; or all at once."""
@@ -165,10 +176,11 @@ class Plan:
         while count:
             turn, offset = divmod(first, size)
             taken = min(count, size - offset)
-            if self._passes.get(source, (-1,))[0] != turn:
+            kept = self._passes.get(source)
+            if kept is None or kept[0] != turn:
                 random = np.random.default_rng([self.seed, turn, _PASS, source])
-                self._passes[source] = (turn, self._shuffled(source, random))
-            parts.append(self._passes[source][1][offset : offset + taken])
+                kept = self._passes[source] = (turn, self._shuffled(source, random))
+            parts.append(kept[1][offset : offset + taken])
             first, count = first + taken, count - taken
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
