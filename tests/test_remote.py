@@ -119,7 +119,7 @@ def test_far_and_near_are_the_same_and_each_shard_comes_once(local, server):
     names = sorted(local.manifest["shards"])
     assert len(names) >= 4
     assert {name: server.asked[name] for name in names} == dict.fromkeys(names, 1)
-    again = Dataset(f"{server.url}/photos")
+    again = Dataset(Path(f"{server.url}/photos"))
     assert [again.record(key).key for key in keys] == keys
     assert server.asked[names[0]] == 1, "the mirror is kept"
     assert server.asked["index.parquet"] == 1

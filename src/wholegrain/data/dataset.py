@@ -25,7 +25,7 @@ from PIL import Image
 
 from wholegrain.data.layout import Layout
 from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
-from wholegrain.data.remote import Remote, is_remote
+from wholegrain.data.remote import Remote, address
 from wholegrain.data.shards import disk_errors, pread_exactly, record_from_json
 from wholegrain.errors import UserError
 
@@ -70,7 +70,8 @@ class Dataset:
     """
 
     def __init__(self, folder: Path | str) -> None:
-        self.remote = Remote(str(folder)) if is_remote(folder) else None
+        far = address(folder)
+        self.remote = Remote(far) if far else None
         self._begin(self.remote.folder if self.remote is not None else Path(folder))
 
     def _begin(self, folder: Path) -> None:

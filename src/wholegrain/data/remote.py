@@ -17,6 +17,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import time
 import urllib.error
@@ -39,9 +40,18 @@ _OF_THIS_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno
 Result = TypeVar("Result")
 
 
-def is_remote(folder: object) -> bool:
-    """Whether this is an address rather than a folder."""
-    return "://" in str(folder)
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.]+):/{1,2}(?=[^/])")  # a Path has lost one of the two; a drive has one letter
+
+
+def address(folder: Path | str) -> str | None:
+    """The address that this is, or ``None`` for a folder.
+
+    Example:
+        >>> address("s3://bucket/photos"), address(Path("https://example.org/photos")), address("data/photos:3")
+        ('s3://bucket/photos', 'https://example.org/photos', None)
+    """
+    found = _ADDRESS.match(str(folder))
+    return f"{found.group(1)}://{str(folder)[found.end() :]}" if found else None
 
 
 class _AnswerError(OSError):
