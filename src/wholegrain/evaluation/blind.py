@@ -35,11 +35,12 @@ def words(text: str) -> list[str]:
 
 def shorter_wins(true: Sequence[str], false: Sequence[str]) -> np.ndarray:
     """float64 ``[N]``: 1 where the true text is the shorter one, 1/2 where they are equally long, else 0."""
-    lengths = np.array([[-_length(a), -_length(b)] for a, b in zip(true, false, strict=True)], dtype=np.float64).reshape(-1, 2)
+    lengths = np.array([[-length(a), -length(b)] for a, b in zip(true, false, strict=True)], dtype=np.float64).reshape(-1, 2)
     return wins(lengths[:, 0], lengths[:, 1])[1]
 
 
-def _length(text: str) -> int:
+def length(text: str) -> int:
+    """Words, then characters, as one number that orders texts by both."""
     return len(text.split()) * 1_000_000 + len(text)
 
 
@@ -55,22 +56,38 @@ def unigram_wins(
         folds: parts of the cross-validation. A word's weight is ``log((t + 1) / (f + 1))`` with t and f its counts in the
             true and in the false texts of the other folds.
     """
+    scores = unigram_scores([(a, b) for a, b in zip(true, false, strict=True)], [1] * len(true), images, folds=folds, seed=seed)
+    both = np.array(scores, dtype=np.float64).reshape(-1, 2)
+    return wins(both[:, 0], both[:, 1])[1]
+
+
+def unigram_scores(
+    texts: Sequence[Sequence[str]], true: Sequence[int], images: Sequence[Sequence[str]], *, folds: int = 5, seed: int = 0
+) -> list[list[float]]:
+    """The sum of word log-odds of each text of each item, learned from the other folds; see :func:`unigram_wins`.
+
+    Args:
+        texts: ``[N]`` the texts of each item, the true ones first.
+        true: ``[N]`` how many of them are true. Where there are more false texts than true ones, their words count for less in
+            proportion, so that a word that stands as often in either kind weighs nothing.
+    """
     fold_N = image_folds(images, folds, seed)
-    pairs = [(Counter(words(a)), Counter(words(b))) for a, b in zip(true, false, strict=True)]
+    counts = [[Counter(words(text)) for text in group] for group in texts]
+    false_per_true = sum(len(group) - t for group, t in zip(texts, true, strict=True)) / max(sum(true), 1)
     totals: tuple[Counter, Counter] = (Counter(), Counter())
     parts: dict[int, tuple[Counter, Counter]] = defaultdict(lambda: (Counter(), Counter()))
-    for fold, pair in zip(fold_N.tolist(), pairs, strict=True):
-        for side in (0, 1):
-            totals[side].update(pair[side])
-            parts[fold][side].update(pair[side])
-    scores = np.zeros((len(pairs), 2))
-    for n, (fold, pair) in enumerate(zip(fold_N.tolist(), pairs, strict=True)):
-        here = parts[fold]
-        for side in (0, 1):
-            for word, count in pair[side].items():
-                seen = [totals[s][word] - here[s][word] for s in (0, 1)]
-                scores[n, side] += count * np.log((seen[0] + 1) / (seen[1] + 1))
-    return wins(scores[:, 0], scores[:, 1])[1]
+    for fold, group, t in zip(fold_N.tolist(), counts, true, strict=True):
+        for place, count in enumerate(group):
+            for table in (totals, parts[fold]):
+                table[place >= t].update(count)
+    scores = []
+    for fold, group in zip(fold_N.tolist(), counts, strict=True):
+        here, sums = parts[fold], []
+        for count in group:
+            seen = [(times, [totals[side][word] - here[side][word] for side in (0, 1)]) for word, times in count.items()]
+            sums.append(sum(times * np.log((t + 1) / (f / max(false_per_true, 1e-9) + 1)) for times, (t, f) in seen))
+        scores.append([float(total) for total in sums])
+    return scores
 
 
 def image_folds(images: Sequence[Sequence[str]], folds: int, seed: int = 0) -> np.ndarray:

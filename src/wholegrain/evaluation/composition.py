@@ -22,13 +22,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from wholegrain.evaluation.blind import shorter_wins, unigram_wins
 from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.pair_scores import PairScores
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
-from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.ties import all_above, wins
 
 CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6, "picks_caption": 1 / 2, "picks_picture": 1 / 2}
@@ -52,7 +51,7 @@ def composition(
     twins = [twin for twin in dataset.twins if twin.split == split]
     if not twins:
         raise NotSupportedError(f"The data set has no twins of the split {split!r} in twins.parquet; choose another split.")
-    scores = _PairScores(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch, known)
+    scores = _encoded(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch, known)
     kinds = [twin.kind for twin in twins]
     slots = np.array([[scores.image(key) for key in twin.keys] for twin in twins])
     texts = np.array([[scores.text(caption) for caption in twin.captions] for twin in twins])
@@ -127,7 +126,7 @@ def hard_positives(
         raise NotSupportedError(
             f"The data set has no hard positives of the split {split!r} in hard_positives.parquet; choose a split that has some."
         )
-    scores = _PairScores(
+    scores = _encoded(
         model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch, known
     )
     texts = np.array([[scores.text(t) for t in (*item.captions, item.negative)] for item in found])
@@ -176,7 +175,7 @@ def negatives(
         )
     true, false = [text for text, _ in found], [negative.text for _, negative in found]
     keys, kinds = [negative.key for _, negative in found], [negative.kind for _, negative in found]
-    scores = _PairScores(model, dataset, keys, true + false, batch, known)
+    scores = _encoded(model, dataset, keys, true + false, batch, known)
     images = np.array([scores.image(key) for key in keys])
     texts = np.array([[scores.text(a), scores.text(b)] for a, b in zip(true, false, strict=True)])
 
@@ -249,27 +248,8 @@ def _with_expected(chance: dict[str, float]) -> dict[str, float]:
     return chance | {f"{name}_expected": value for name, value in chance.items() if name.endswith("_score")}
 
 
-class _PairScores:
-    """Scores of (image, text) pairs by position, everything encoded once."""
-
-    def __init__(
-        self, model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
-    ) -> None:
-        self._images = {key: b for b, key in enumerate(dict.fromkeys(keys))}
-        self._texts = {text: n for n, text in enumerate(dict.fromkeys(texts))}
-        needs = default_needs(model)
-        image = encode_keys(model, dataset, list(self._images), needs, batch=batch, known=known)
-        text = encode_texts(model, list(self._texts), needs, batch=4 * batch, known=known)
-        self._scorer = Scorer(image, text, model)
-
-    def image(self, key: str) -> int:
-        return self._images[key]
-
-    def text(self, text: str) -> int:
-        return self._texts[text]
-
-    def __call__(self, image: np.ndarray, text: np.ndarray) -> np.ndarray:
-        """float64 scores of the broadcast positions, in their shape."""
-        image, text = np.broadcast_arrays(image, text)
-        flat = self._scorer.pairs(torch.from_numpy(image.ravel().copy()), torch.from_numpy(text.ravel().copy()))
-        return flat.double().numpy().reshape(image.shape)
+def _encoded(model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None) -> PairScores:
+    """Everything encoded once."""
+    keys, texts, needs = list(dict.fromkeys(keys)), list(dict.fromkeys(texts)), default_needs(model)
+    image = encode_keys(model, dataset, keys, needs, batch=batch, known=known)
+    return PairScores(keys, image, texts, encode_texts(model, texts, needs, batch=4 * batch, known=known), model)

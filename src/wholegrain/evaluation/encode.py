@@ -104,7 +104,8 @@ def encode_split(
         found = found if all(of_all(found is not None)) else None
     if found is None:
         image = encode_keys(model, dataset, keys, needs, batch=batch, progress=progress)
-        text, cut = _encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
+        text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
+        cut = int(cut_N.sum())
         if cache is not None and alone_or_first():
             _write_cache(path, image, text, cut)
     else:
@@ -150,7 +151,7 @@ def encode_keys(
     if not parts:
         raise UserError("There is no image to encode; check the split and the data set.")
     place = have | {key: len(have) + n for n, key in enumerate(fresh)}
-    together = parts[0] if len(parts) == 1 else _join(parts, ImageFeatures)
+    together = parts[0] if len(parts) == 1 else join_features(parts, ImageFeatures)
     return together if list(place) == list(keys) else together.select(torch.tensor([place[key] for key in keys]))
 
 
@@ -220,12 +221,12 @@ def encode_texts(
     fresh = [text for text in dict.fromkeys(texts) if text not in have]
     parts = [known.text] if known is not None else []
     if fresh:
-        parts.append(_encode_distinct(model, fresh, needs, batch=batch, progress=progress)[0])
+        parts.append(encode_distinct(model, fresh, needs, batch=batch, progress=progress)[0])
     if not parts:
         raise UserError("There is no text to encode; check the split and the data set.")
     start = len(known.texts) if known is not None else 0
     place = have | {text: start + n for n, text in enumerate(fresh)}
-    return _join(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
+    return join_features(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -235,9 +236,10 @@ def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
     return list(place), place_N
 
 
-def _encode_distinct(
+def encode_distinct(
     model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
-) -> tuple[TextFeatures, int]:
+) -> tuple[TextFeatures, Tensor]:
+    """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
     if not texts:
         raise NotSupportedError("The split has no captions to encode; choose another one with --split.")
     order = sorted(
@@ -245,22 +247,22 @@ def _encode_distinct(
     )  # characters stand in for tokens: near enough to save the padding
     device, batches = device_of(model), [order[start : start + batch] for start in range(0, len(order), batch)]
 
-    def encoded() -> Iterator[tuple[TextFeatures, int]]:
+    def encoded() -> Iterator[tuple[TextFeatures, Tensor]]:
         for places in own(batches):
             tokens = model.tokenizer.encode([texts[n] for n in places])
             with evaluating(model):
                 found = _to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
-            yield found, int(torch.as_tensor(tokens.cut_N).bool().sum())
+            yield found, torch.as_tensor(tokens.cut_N).bool()
 
-    parts, cut = [], 0
-    for found, longer in merged(encoded(), len(batches)):
+    parts, cut = [], []
+    for found, longer_N in merged(encoded(), len(batches)):
         parts.append(found)
-        cut += longer
+        cut.append(longer_N)
         if progress is not None:
             progress("texts", min(len(texts), len(parts) * batch), len(texts))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return _join(parts, TextFeatures).select(back), cut
+    return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
 
 
 @contextmanager
@@ -292,7 +294,7 @@ def _to_cpu(features):
     )
 
 
-def _join(parts: list, kind: type):
+def join_features(parts: list, kind: type):
     """One features object from several; token tensors are padded to the longest."""
     joined = {}
     for name, first in vars(parts[0]).items():
@@ -300,7 +302,7 @@ def _join(parts: list, kind: type):
         if not isinstance(first, Tensor):
             joined[name] = first
             continue
-        if name in ("tokens_NLD", "mask_NL"):
+        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE"):
             longest = max(v.shape[1] for v in values)
             values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
         joined[name] = torch.cat(values)

@@ -1,0 +1,57 @@
+"""Picture files as the encoder wants them: a key of each by its bytes, and its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from wholegrain.data.dataset import decode_rgb
+from wholegrain.data.record import content_key
+from wholegrain.errors import UserError
+from wholegrain.evaluation.benchmarks.items import Picture
+
+
+class Pictures:
+    """Keys of picture files, so that equal files are one picture wherever they lie, and ``pixels(key)`` for the encoder.
+
+    Args:
+        pictures: all that will be asked for.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+
+    def __init__(self, pictures: Iterable[Picture]) -> None:
+        distinct = list(dict.fromkeys(pictures))
+        paths = list(dict.fromkeys(picture.path for picture in distinct))
+        with ThreadPoolExecutor(4) as pool:
+            hashes = dict(zip(paths, pool.map(_hash, paths), strict=True))
+        self.file: dict[Picture, str] = {picture: hashes[picture.path] for picture in distinct}
+        """The key of the whole file that a picture is, or is cut from: the cluster of its items."""
+        self.key: dict[Picture, str] = {
+            picture: file if picture.box is None else f"{file}@{','.join(map(str, picture.box))}" for picture, file in self.file.items()
+        }
+        self._picture = {key: picture for picture, key in self.key.items()}
+
+    def pixels(self, key: str) -> np.ndarray:
+        """uint8 RGB ``[H, W, 3]``; a box is cut to what lies inside the picture (Pillow's crop would pad with black)."""
+        picture = self._picture[key]
+        try:
+            whole = decode_rgb(picture.path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{picture.path} is no picture that can be read ({error}); get it again.") from error
+        if picture.box is None:
+            return whole
+        height, width = whole.shape[:2]
+        x0, y0, x1, y1 = picture.box
+        x0, y0 = min(max(x0, 0), width - 1), min(max(y0, 0), height - 1)
+        return np.ascontiguousarray(whole[y0 : max(min(y1, height), y0 + 1), x0 : max(min(x1, width), x0 + 1)])
+
+
+def _hash(path) -> str:
+    try:
+        return content_key(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); check it and the folder.") from error
