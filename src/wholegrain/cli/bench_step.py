@@ -44,6 +44,8 @@ def bench_step(
         only: pairs, by their numbers in the table, from 1.
         out: a JSON file for the figures.
     """
+    import logging
+
     import torch
     from rich.console import Console
 
@@ -60,6 +62,7 @@ def bench_step(
     if source is not None and not (source / "open_clip_train").is_dir():
         raise UserError(f"{source} has no folder open_clip_train; give the folder src of open_clip's source.")
     pairs = pairs_to_run(source, only)
+    logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights, which are meant
     console = Console()
     setting = Setting(
         model,
