@@ -27,7 +27,8 @@ class Rates:
     """What a few steps at each of several learning rates did, each time from the same weights.
 
     Attributes:
-        rates, losses: the loss after the last step, relative to the loss before the first one.
+        rates, losses: the loss after the last step, relative to the loss before the first one or to guessing, whichever is lower: what only
+            collapses to the same vector for everything does not fall.
         updates: steps at each rate.
         falls: the lowest rate with a tenth of the best rate's fall; infinite if the loss falls by less than 2% at every rate.
         fastest: the rate at which the loss fell farthest; infinite likewise.
@@ -46,8 +47,7 @@ class Rates:
 def start(trial: Trial, batch: Batch, trained_before: bool) -> list[Finding]:
     """The loss before the first step against that of guessing, and whether every trained part gets a gradient."""
     loss = trial.loss(batch)
-    with torch.no_grad():
-        chance = float(trial.loss(batch, blind=True))
+    chance = guessing(trial, batch)
     images, value = len(batch.keys), float(loss.detach())
     numbers = {"loss": value, "guessing": chance, "log of images": math.log(images), "images": images}
     if not math.isfinite(value):
@@ -63,7 +63,7 @@ def start(trial: Trial, batch: Batch, trained_before: bool) -> list[Finding]:
         said += ": the model was trained before, and finds nothing of these captions in these pictures."
         do = "check that captions belong to their pictures, the caption field, and the language"
         return [*findings, Finding("loss at the start", "look", said, do, numbers)]
-    if value > 2 * chance + 0.5:
+    if value > 3 * chance + 1:
         said += ": far worse than guessing."
         do = "lower the temperature's inverse, or check that captions belong to their pictures"
         return [*findings, Finding("loss at the start", "look", said, do, numbers)]
@@ -109,6 +109,17 @@ def affordable(trial: Trial) -> tuple[Batch, int]:
     raise AssertionError("the last size is always taken")
 
 
+def guessing(trial: Trial, batch: Batch) -> float:
+    """The loss of a model to which all images are the same, and all texts."""
+    with torch.no_grad():
+        return float(trial.loss(batch, blind=True))
+
+
+def base(start: float, chance: float) -> float:
+    """What a fall is counted from: the start, or guessing where that is lower (and no loss without a floor of zero)."""
+    return max(min(start, chance) if chance > 0 else start, 1e-9)
+
+
 def rising(trial: Trial, batch: Batch, steps: int) -> Rates:
     """A few steps at each rate from 1e-7 to 0.1, always from the model as it is.
 
@@ -116,19 +127,21 @@ def rising(trial: Trial, batch: Batch, steps: int) -> Rates:
     rises. A handful of images is learned by heart on the way, long before the high rates come, and the answer would be too low.
     """
     rates = [LOWEST * 10 ** (number / 2) for number in range(13)][:: 1 if steps >= 26 else 2]
-    updates, losses = max(1, steps // len(rates) - 1), []
+    updates, losses, chance = max(1, steps // len(rates) - 1), [], guessing(trial, batch)
+    start = 1.0
     for rate in rates:
         with trial.steps(rate) as step:
             outcomes = [step(batch, rate) for _ in range(updates)]
             with torch.no_grad():
                 end = float(trial.loss(batch))
         first = outcomes[0].loss if outcomes[0] is not None else math.nan
-        losses.append(end / max(first, 1e-9) if None not in outcomes and math.isfinite(end) else math.inf)
-    return read_rates(rates, losses, updates)
+        start = first / base(first, chance)
+        losses.append(end / base(first, chance) if None not in outcomes and math.isfinite(end) else math.inf)
+    return read_rates(rates, losses, updates, start)
 
 
-def read_rates(rates: Sequence[float], losses: Sequence[float], updates: int = 1) -> Rates:
-    """See :class:`Rates`.
+def read_rates(rates: Sequence[float], losses: Sequence[float], updates: int = 1, start: float = 1.0) -> Rates:
+    """See :class:`Rates`; ``start`` is the loss before the first step, relative as they are.
 
     Example:
         >>> found = read_rates([1e-5, 1e-4, 1e-3, 1e-2], [0.99, 0.9, 0.5, 3.0])
@@ -141,7 +154,7 @@ def read_rates(rates: Sequence[float], losses: Sequence[float], updates: int = 1
     limit = 1.2
     if fall >= 0.02:
         limit, fastest = 1 - 0.1 * fall, rates[best]
-        falls = next(rate for rate, loss in zip(rates, losses, strict=True) if loss <= limit)
+        falls = next(rate for rate, loss in zip(rates, losses, strict=True) if loss <= start - 0.1 * (start - losses[best]))
     last = max((n for n, loss in enumerate(losses) if loss <= limit), default=-1)
     diverges = rates[last + 1] if last + 1 < len(rates) else math.inf
     return Rates(tuple(rates), tuple(losses), updates, falls, fastest, diverges)
@@ -162,7 +175,7 @@ def learning_rate(trial: Trial, batch: Batch, rates: Rates) -> list[Finding]:
         tried, last, begun = _tried(trial, batch, rate)
         do = f"try --lr {rates.diverges / 10:.0e}"
         fall = max(0.0, 1 - min(rates.losses))
-        if not last < (1 - 0.1 * fall if fall > 0.2 else 1.2) * begun:
+        if not last < (1 - 0.1 * fall if fall > 0.2 else 1.2) * base(begun, guessing(trial, batch)):
             said = f"{seen}, and {tried} steps at it, warmed up over five, took the loss from {begun:.3g} to {last:.3g}."
             return [Finding("learning rate", "stop", said, do, numbers)]
         return [Finding("learning rate", "look", f"{seen}, which {tried} steps with a warm-up survived.", do, numbers)]
@@ -189,28 +202,28 @@ def by_heart(trial: Trial, batch: Batch, steps: int, rates: Rates) -> list[Findi
     high = min(rates.fastest, rates.diverges / 10)
     rate = high if math.isfinite(high) else trial.recipe.optimiser.lr
     images, losses = len(batch.keys), []
-    with trial.steps(rate) as step, torch.no_grad():
-        chance = float(trial.loss(batch, blind=True))
+    chance = guessing(trial, batch)
+    with trial.steps(rate) as step:
         for number in range(steps):
-            with torch.enable_grad():
-                outcome = step(batch, rate * min(1.0, (number + 1) / 5))
+            outcome = step(batch, rate * min(1.0, (number + 1) / 5))
             losses.append(math.inf if outcome is None else outcome.loss)
         same = _sameness(trial, batch)
     begun, end = losses[0], sum(losses[-3:]) / 3
     said = f"{steps} steps on the same {images} images at {rate:.0e}: the loss goes from {begun:.3g} to {end:.3g} (guessing is {chance:.3g})"
     numbers = {"start": begun, "end": end, "guessing": chance, "log of images": math.log(images), "steps": steps, "lr": rate}
-    if end < 0.7 * begun or end < 0.05 * abs(chance):
+    if end < 0.7 * base(begun, chance) or end < 0.05 * abs(chance):
         return [Finding("one batch by heart", "fine", said + ".", numbers=numbers)]
     cause = (
         f"the model gives {same} nearly the same vector: frozen, dead, or fed with the same thing"
         if same
         else "too little is trained (model.tune_image, model.tune_text), or the loss does not reach it"
     )
-    level = "look" if end < 0.9 * begun else "stop"
+    level = "look" if end < 0.9 * base(begun, chance) else "stop"
     said += ": it should fall well below its start."
     return [Finding("one batch by heart", level, said, f"likely cause: {cause}; see also the other findings", numbers)]
 
 
+@torch.no_grad()
 def _sameness(trial: Trial, batch: Batch) -> str:
     """``all images``, ``all texts`` or nothing: whose vectors differ from their mean by a hundredth at most."""
     image, text, *_ = trial.encoder()(batch, frozenset())
