@@ -8,7 +8,7 @@ The path through this room::
     tables.py        the comparison, with paired differences; summary.py says it in words
     figures.py       charts; heatmaps.py where a model sees a phrase
     examples.py      single items: twins, hard negatives, retrievals; branch_views.py what branches answer to
-    report.html.j2   the page
+    report.html.j2   the page, in style.css.j2's clothes; audit_page.py and audit.html.j2 the page of an audit
     terminal.py      a twin on the terminal; contact_sheet.py a data set's page
 """
 
@@ -78,7 +78,7 @@ def write_report(
     path, entries = Path(path), list(entries)
     _check(entries)
     compared_with = _place(entries, reference)
-    page = _environment().get_template("report.html.j2").render(
+    page = page_environment().get_template("report.html.j2").render(
         title=title,
         notes=[notes] if isinstance(notes, str) else list(notes),
         entries=entries,
@@ -120,7 +120,8 @@ def _place(entries: Sequence[Entry], name: str) -> int:
     return names.index(name) if name else 0
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of this room, with the filters that they use."""
     loader = PackageLoader("wholegrain.report", package_path=".")
     environment = Environment(loader=loader, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {

@@ -1,0 +1,76 @@
+"""``wholegrain audit``: what a model misses on your own photos and captions, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tyro.conf import Positional
+
+
+def audit(
+    model: Positional[str],
+    photos: Positional[str],
+    /,
+    *,
+    out: Path = Path("audit"),
+    split: str = "",
+    images: int = 1000,
+    per_kind: int = 400,
+    pictures: int = 6,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "auto",
+    cache: Path | None = None,
+    image_column: str = "",
+    caption_column: str = "",
+    caption_columns: str = "",
+    split_column: str = "",
+) -> None:
+    """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
+
+    From your captions false texts are made (another colour, number, thing, direction, who does what) and rewordings that stay true; the
+    model is asked which is right. Retrieval, cut texts and heat maps stand beside.
+
+    Args:
+        model: a name ("ViT-B-32:openai", "small"), a folder or a run.
+        photos: a prepared data set, or anything that prepare takes: a table, a folder, shards.
+        out: a folder for audit.html, audit.json, results.json and the items.
+        split: the split to ask about; by default test, else val, else the first.
+        images: at most that many photos, drawn by the seed.
+        per_kind: at most that many questions of each kind.
+        pictures: photos with heat maps.
+        seed: of all draws.
+        batch: photos per step.
+        device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
+        cache: a folder to keep features in, so that the next call need not encode.
+        image_column: column with the photo, if it has an unusual name.
+        caption_column: column with the caption, if it has an unusual name.
+        caption_columns: several caption columns with their roles, as in raw=web,long_caption=detail.
+        split_column: column with the split.
+    """
+    import torch
+    from rich.console import Console
+
+    from wholegrain.app.audit import AuditOptions, open_photos
+    from wholegrain.app.audit import audit as run
+    from wholegrain.cli.prepare import column_roles
+    from wholegrain.data.sources import SourceOptions
+    from wholegrain.errors import UserError
+    from wholegrain.report.audit_page import scorecard_table
+    from wholegrain.towers import load_model
+
+    if min(images, per_kind, batch) < 1 or pictures < 0:
+        raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")
+    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
+    dataset = open_photos(photos, out, SourceOptions(image_column, columns, split_column))
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    found = run(
+        load_model(model).to(place),
+        dataset,
+        out,
+        name=model,
+        options=AuditOptions(split, images, per_kind, pictures, seed, batch, cache),
+    )
+    console = Console()
+    console.print(scorecard_table(found.lines))
+    console.print(f"{found.facts['seconds']:.0f} s; look at {found.page}", highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What is made from a data set's own captions: false texts that differ in one fact, and true texts in other words."""

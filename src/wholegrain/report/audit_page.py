@@ -1,0 +1,211 @@
+"""The page of an audit: a scorecard of single abilities, each beside its controls, then pictures of what went wrong."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from wholegrain.data.shards import disk_errors
+from wholegrain.evaluation.encode import split_keys
+from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
+from wholegrain.evaluation.show import show
+from wholegrain.report import examples
+from wholegrain.report.entry import Entry
+from wholegrain.report.heatmaps import COLOURS, content_phrases, overlay, patch_maps
+from wholegrain.report.pictures import data_uri, seen_part
+from wholegrain.report.report import page_environment
+
+ASKED = {
+    "replace_colour": ("Colour", "a thing’s colour exchanged for another that the captions use"),
+    "replace_number": ("Number", "two dogs, or three?"),
+    "replace_property": ("Size, age, state", "big for small, young for old, wet for dry"),
+    "replace_direction": ("Direction", "left for right, in front of for behind, up for down"),
+    "replace_action": ("Action", "sits for runs"),
+    "replace_object": ("Thing", "a thing exchanged for another of its kind"),
+    "swap_attribute": ("Whose attribute", "two colours or sizes of one caption change places"),
+    "swap_object": ("Who does it to whom", "two beings of one caption change places"),
+    "exchange_and": ("A and B, B and A", "both wordings must beat a false text"),
+    "exchange_colours": ("Black and white, white and black", "both wordings must beat a false text"),
+    "converse": ("A left of B, B right of A", "both wordings must beat a false text"),
+    "number_form": ("Two, 2", "both wordings must beat a false text"),
+    "synonym": ("Synonyms", "both wordings must beat a false text"),
+}
+"""Kind -> title and what is asked."""
+MOST_PHRASES = 3
+
+
+@dataclass(frozen=True)
+class Line:
+    """One ability on the scorecard.
+
+    Attributes:
+        kind, title, hint: what is asked.
+        figure: the share that the model gets right, ties as one half; chance and shuffled beside it.
+        blind: what the texts alone give: name -> share.
+        verdict: ``sees``, ``partly``, ``texts``, ``guesses`` or ``few``; ``said`` has it in words.
+        even: 0 to 1: how far the value is above the best of its controls, as a share of what is left above it.
+    """
+
+    kind: str
+    title: str
+    hint: str
+    figure: Figure
+    blind: Mapping[str, float]
+    verdict: str
+    said: str
+    even: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def scorecard(results: Sequence[TaskResult]) -> list[Line]:
+    """A line per kind of question, the least seen first; kinds with few items last."""
+    lines = []
+    for task, metric in (("negatives", "accuracy_expected"), ("hard_positives", "both_win_expected")):
+        result = next((result for result in results if result.task == task), None)
+        if result is None:
+            continue
+        figures = {figure.name: figure for figure in result.figures}
+        for name, figure in figures.items():
+            kind, _, rest = name.rpartition("/")
+            if kind and rest == metric:
+                blind = {
+                    what: figures[f"{kind}/blind_{what}"].value
+                    for what in ("shorter", "unigram")
+                    if f"{kind}/blind_{what}" in figures
+                }
+                lines.append(_line(kind, figure, blind))
+    return sorted(lines, key=lambda line: (line.verdict == "few", line.even))
+
+
+def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> Line:
+    title, hint = ASKED.get(kind, (kind.replace("_", " "), ""))
+    chance = figure.chance or 0.0
+    bar = max(chance, *blind.values(), figure.shuffled or 0.0) if blind else max(chance, figure.shuffled or 0.0)
+    even = (figure.value - bar) / max(1e-9, 1 - bar)
+    if figure.count < 30:
+        verdict, said = "few", "too few to say"
+    elif figure.low <= chance:
+        verdict, said = "guesses", "no better than guessing"
+    elif figure.low <= bar:
+        verdict, said = "texts", "no better than without seeing"
+    elif even < 0.5:
+        verdict, said = "partly", "sees some of it"
+    else:
+        verdict, said = "sees", "mostly sees it"
+    return Line(kind, title, hint, figure, blind, verdict, said, even)
+
+
+def scorecard_table(lines: Sequence[Line]) -> Table:
+    """The scorecard for the terminal."""
+    table = Table(expand=False)
+    for name in ("asked", "right", "95% interval", "chance", "shuffled", "texts alone", "items", "verdict"):
+        table.add_column(name, justify="left" if name in ("asked", "verdict") else "right")
+    for line in lines:
+        f = line.figure
+        alone = show(max(line.blind.values()), "share") if line.blind else "–"
+        cells = [
+            show(f.value, f.unit),
+            f"{show(f.low, f.unit)} – {show(f.high, f.unit)}",
+            show(f.chance, f.unit),
+            show(f.shuffled, f.unit),
+        ]
+        table.add_row(line.title, *cells, alone, f"{f.count:,}", line.said)
+    return table
+
+
+def write_audit_page(
+    path: Path,
+    *,
+    model: Any,
+    name: str,
+    dataset: Any,
+    split: str,
+    results: Sequence[TaskResult],
+    left_out: Mapping[str, str],
+    lines: Sequence[Line],
+    facts: Mapping[str, Any],
+    pictures: int = 6,
+    seed: int = 0,
+) -> Path:
+    """Writes the page, aside first; it needs no other file and no network.
+
+    Args:
+        dataset: the images that were asked about, with the questions as its sidecars.
+        facts: as :func:`wholegrain.app.audit.audit` counts them.
+        pictures: how many photos are shown with heat maps.
+    """
+    entry = Entry(name, None, model, results)
+    page = page_environment().get_template("audit.html.j2").render(
+        name=name, split=split, folder=getattr(dataset, "name", ""), lines=lines, facts=facts, left_out=left_out,
+        retrieval=_retrieval(entry), maps=_heat_cards(model, dataset, split, pictures, seed), fooled=examples.fooled([entry], dataset),
+        lost=examples.worst_retrievals(entry, dataset, split, count=4), summary=_summary(lines, facts),
+        protocols={result.task: result.protocol for result in results}, colours=COLOURS,
+        version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )  # fmt: skip
+    part = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    return path
+
+
+def _retrieval(entry: Entry) -> list[tuple[str, list[Figure]]]:
+    rows = []
+    for title, way in (("caption finds its photo", "image_retrieval"), ("photo finds a caption of its own", "text_retrieval")):
+        found = [entry.figure("retrieval", f"{way}_recall@{k}") for k in (1, 5, 10)]
+        if all(found):
+            rows.append((title, [figure for figure in found if figure is not None]))
+    return rows
+
+
+def _summary(lines: Sequence[Line], facts: Mapping[str, Any]) -> list[str]:
+    said = []
+    for verdict, words in (
+        ("guesses", "No better than guessing"), ("texts", "No better than without the photo"), ("partly", "Seen in part"),
+        ("sees", "Mostly seen"), ("few", "Too few questions to say"),
+    ):  # fmt: skip
+        named = [f"{line.title} ({show(line.figure.value, 'share')})" for line in lines if line.verdict == verdict]
+        if named:
+            said.append(f"{words}: {'; '.join(named)}.")
+    if facts["cut"]:
+        said.append(f"{facts['cut share']:.1%} of the texts are longer than the {facts['context']} tokens that the model reads.")
+    return said
+
+
+def _heat_cards(model: Any, dataset: Any, split: str, count: int, seed: int) -> list[dict[str, Any]] | str:
+    """Photos with a map for each noun phrase of a caption; a sentence where the model has no patches."""
+    keys = split_keys(dataset, split)
+    cards = []
+    for n in np.random.default_rng(seed).permutation(len(keys)).tolist():
+        if len(cards) >= count:
+            break
+        record = dataset.record(keys[n])
+        caption = max(record.captions, key=lambda c: (len(content_phrases(c.text)[:MOST_PHRASES]), -len(c.text)))
+        phrases = content_phrases(caption.text)[:MOST_PHRASES]
+        if len(phrases) < 2:
+            continue
+        pixels = dataset.pixels(record.key)
+        try:
+            maps = patch_maps(model, [pixels], phrases)[0]
+        except NotSupportedError as reason:
+            return str(reason)
+        seen = model.preprocess.visible_box(*record.size)
+        shown = [
+            {"phrase": phrase, "low": float(m.min()), "high": float(m.max()), "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
+            for phrase, m in zip(phrases, maps, strict=True)
+        ]
+        cards.append({"caption": caption.text, "picture": data_uri(seen_part(pixels, seen)), "maps": shown})
+    return cards
