@@ -8,6 +8,7 @@ tokeniser remembers a text; what they take to start is not counted.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -115,6 +116,7 @@ def measure_loading(
         for number in range(rounds):
             say(f"round {number + 1} of {rounds}, {turn:.0f} s each")
             for name in list(speeds):
+                gc.collect()  # of the workers of the turn before, here and not in the next ones
                 try:
                     speeds[name].append(rivals[name](turn))
                 except Exception as error:
