@@ -142,7 +142,10 @@ def save_shards(saved: Checkpoint, folder: Path, keep: int, place: Place) -> Non
 
 def beside(place: Place) -> Place:
     """The same processes, joined once more through gloo, so that threads of theirs may speak while training goes on."""
-    return replace(place, group=dist.new_group(backend="gloo"), store=None, device=torch.device("cpu"))
+    assert place.group is not None
+    ranks = dist.get_process_group_ranks(place.group)
+    group: Any = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return replace(place, group=group, store=None, device=torch.device("cpu"))
 
 
 def on_cpu(shared: DTensor, local: Tensor, place: Place) -> DTensor:
