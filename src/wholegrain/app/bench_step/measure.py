@@ -76,11 +76,12 @@ class Rival:
 
 @dataclass
 class Pair:
-    """A comparison: seconds of each turn, ours first."""
+    """A comparison: seconds of each turn, ours first, and the device's fastest matrix product after it, FLOP/s."""
 
     ours: str
     other: str
     seconds: list[tuple[float, float]] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
 
     @property
     def ratios(self) -> list[float]:
@@ -98,7 +99,6 @@ class StepCosts:
         texts, megabytes: of a step, by rival's name; megabytes at the peak.
         flops: multiplications and additions of a step's matrix products, as they are and with every text at the whole context.
         lengths: mean and longest caption in tokens.
-        peak: the device's fastest matrix product, FLOP/s.
         facts: versions, threads, the device's name.
     """
 
@@ -108,16 +108,24 @@ class StepCosts:
     flops: dict[str, tuple[float, float]]
     megabytes: dict[str, float]
     lengths: tuple[float, int]
-    peak: float
     facts: dict[str, Any]
+
+    def turns(self, name: str) -> list[tuple[float, float]]:
+        """Seconds and peak of every turn of a rival."""
+        found = []
+        for pair in self.pairs:
+            for side, rival in enumerate((pair.ours, pair.other)):
+                found += [(s[side], peak) for s, peak in zip(pair.seconds, pair.peaks, strict=True) if rival == name]
+        return found
 
     def median_seconds(self, name: str) -> float:
         """Of all turns of a rival."""
-        turns = [pair.seconds for pair in self.pairs]
-        own = [s[0] for pair, seconds in zip(self.pairs, turns, strict=True) for s in seconds if pair.ours == name]
-        return statistics.median(
-            own + [s[1] for p, seconds in zip(self.pairs, turns, strict=True) for s in seconds if p.other == name]
-        )
+        return statistics.median(seconds for seconds, _ in self.turns(name))
+
+    def peak_share(self, name: str, padded: bool) -> float:
+        """The part of the device's peak that a rival's matrix products reach, turn by turn; the median."""
+        work = self.flops[name][padded]
+        return statistics.median(work / seconds / peak for seconds, peak in self.turns(name))
 
     def save(self, path: Path) -> None:
         """As JSON."""
@@ -188,7 +196,7 @@ def measure_steps(
         folder = Path(name)
         dataset = write_data(folder / "data", texts, images, model.preprocess.size)
         lengths = _ready_batches(folder / "batches.npz", dataset, model.tokenizer, setting.batch, model.preprocess.size)
-        costs = StepCosts(setting, [], {}, {}, {}, lengths, 0.0, _facts(setting))
+        costs = StepCosts(setting, [], {}, {}, {}, lengths, _facts(setting))
         say("counting the arithmetic")
         known: dict[tuple[str, bool], float] = {}
         for rival in dict.fromkeys(rival for pair in pairs for rival in pair):
@@ -216,7 +224,7 @@ def _in_turn(ours: Rival, other: Rival, setting: Setting, folder: Path, costs: S
         for _ in range(setting.rounds):
             answers = [turns.step() for turns in both]
             pair.seconds.append((answers[0]["seconds"], answers[1]["seconds"]))
-            costs.peak = max(costs.peak, matrix_peak(torch.device(setting.device), setting.precision))
+            pair.peaks.append(matrix_peak(torch.device(setting.device), setting.precision))
             for rival, answer in zip((ours, other), answers, strict=True):
                 costs.megabytes[rival.name] = max(costs.megabytes.get(rival.name, 0.0), answer["megabytes"])
         for rival, turns in zip((ours, other), both, strict=True):
