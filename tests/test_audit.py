@@ -54,7 +54,8 @@ def test_files_say_the_same(model, data, tmp_path):
     found = audit(model, data, tmp_path, name="my model", options=AuditOptions(progress=False))
     page, told = found.page.read_text(), json.loads((tmp_path / "audit.json").read_text())
     assert "my model" in page
-    assert "<script" not in page and 'src="http' not in page
+    assert "<script" not in page
+    assert 'src="http' not in page
     assert [line["kind"] for line in told["scorecard"]] == [line.kind for line in found.lines]
     results, meta = load_results(tmp_path)
     assert {result.task for result in results} == {"retrieval", "negatives"}

@@ -30,6 +30,7 @@ COMMANDS = {
     "interpolate": "a model between two: before and after fine-tuning",
     "export": "a model for open_clip, transformers, onnxruntime or the Hub",
     "evaluate": "measure a model: retrieval, composition, dense, with controls",
+    "dense": "class names against pixels and boxes: segmentation, boxes, pointing",
     "audit": "what a model misses on your own photos and captions, without training",
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",

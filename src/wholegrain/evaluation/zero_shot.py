@@ -72,14 +72,14 @@ def zero_shot(
     image = encode_keys(model, dataset, keys, default_needs(model), batch=batch, known=known)
     scores_BC = class_scores(model, image, classes, templates, batch)
     true_B = torch.tensor([classes.index(label) for label in labels])
-    values = _values(scores_BC, true_B)
+    values = class_values(scores_BC, true_B)
     mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(keys)))
-    shuffled = _values(scores_BC[mixed_B], true_B)
+    shuffled = class_values(scores_BC[mixed_B], true_B)
     chance = {f"acc{k}{end}": min(k / len(classes), 1.0) for k in (1, 5) for end in ("", "_expected")}
     best = scores_BC.argmax(1).tolist()
     extra = {"label": labels, "predicted": [classes[c] for c in best]}
     rows = Rows(keys, [""] * len(keys), keys, values, chance, shuffled, extra=extra)
-    per_class = _per_class(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
+    per_class = per_class_figure(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
     prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {templates[0]!r}"
     protocol = (
         f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all its labels), {prompts}: the class is "
@@ -88,17 +88,24 @@ def zero_shot(
     return TaskResult("zero_shot", protocol, (*figures(rows, seed=seed), per_class), table(rows))
 
 
+def class_vectors(model: Any, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
+    """Unit vectors ``[C, D]``: the unit mean of each class's filled templates' unit vectors."""
+    sentences = [template.replace("{}", name) for name in classes for template in templates]
+    text = encode_texts(model, sentences, frozenset(), batch=4 * batch)
+    return unit(unit(text.pooled_ND).unflatten(0, (len(classes), len(templates))).mean(1))
+
+
 def class_scores(model: Any, image: ImageFeatures, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
     """Scores ``[B, C]`` of every image with every class."""
-    sentences = [template.replace("{}", name) for name in classes for template in templates]
-    text = encode_texts(model, sentences, batch=4 * batch)
     if getattr(model, "score", None) is not None:
+        sentences = [template.replace("{}", name) for name in classes for template in templates]
+        text = encode_texts(model, sentences, batch=4 * batch)
         return similarity(image, text, model).unflatten(1, (len(classes), len(templates))).mean(2)
-    class_CD = unit(unit(text.pooled_ND).unflatten(0, (len(classes), len(templates))).mean(1))
-    return index_vectors(replace(image, patches_BPD=None)) @ class_CD.T
+    return index_vectors(replace(image, patches_BPD=None)) @ class_vectors(model, classes, templates, batch).T
 
 
-def _values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:
+def class_values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:
+    """``acc1``, ``acc5`` strict and ``_expected``, and ``tie_rate``, each ``[B]``, from scores ``[B, C]`` and true places ``[B]``."""
     if not bool(torch.isfinite(scores_BC).all()):
         raise UserError("The model gave scores that are not finite, so it cannot be scored; use an earlier checkpoint.")
     own_B1 = scores_BC.gather(1, true_B[:, None])
@@ -112,8 +119,15 @@ def _values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:
     return values | {"tie_rate": (tied > 0).astype(np.float64)}
 
 
-def _per_class(
-    hit_B: np.ndarray, shuffled_B: np.ndarray, true_B: np.ndarray, keys: Sequence[str], classes: int, seed: int
+def per_class_figure(
+    hit_B: np.ndarray,
+    shuffled_B: np.ndarray,
+    true_B: np.ndarray,
+    keys: Sequence[str],
+    classes: int,
+    seed: int,
+    k: int = 1,
+    name: str = "mean_per_class_recall",
 ) -> Figure:
     """Mean over the classes that have images of their share of hits; a resample may lose a class, which is then left out of its
     mean."""
@@ -129,4 +143,5 @@ def _per_class(
     low, high = bootstrap_statistic(mean, list(keys), seed=seed)
     note = "ties broken at random" if ((hit_B > 0) & (hit_B < 1)).any() else ""
     value, control = float(mean(once)[0]), float(mean(once, shuffled_B)[0])
-    return Figure("mean_per_class_recall", value, min(low, value), max(high, value), len(hit_B), 1 / classes, control, note=note)
+    chance = min(k / classes, 1.0)
+    return Figure(name, value, min(low, value), max(high, value), len(hit_B), chance, control, note=note)

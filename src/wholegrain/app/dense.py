@@ -1,0 +1,84 @@
+"""All dense tasks on one folder: what it holds decides what can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.boxes import box_classification, pointing
+from wholegrain.evaluation.dense_data import boxed, class_set, segmented
+from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.evaluation.segmentation import Windows, segmentation, sparc_segmentation
+from wholegrain.evaluation.zero_shot import TEMPLATES
+
+DENSE_TASKS = ("segmentation", "sparc_segmentation", "box_classification", "pointing")
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """How to evaluate; see ``wholegrain dense --help``."""
+
+    tasks: Sequence[str] = DENSE_TASKS
+    templates: Sequence[str] = TEMPLATES
+    attention: str = "plain"
+    present_classes: bool = False
+    short: int = 0
+    stride: int = 0
+    scale: float = 40.0
+    threshold: float = 0.1
+    subset: int = 0
+    seed: int = 0
+    batch: int = 64
+
+
+def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tuple[list[TaskResult], dict[str, str]]:
+    """Runs the tasks that the folder and the model allow.
+
+    Returns:
+        the results, and task -> why it was left out.
+
+    Raises:
+        UserError: when none can be done.
+    """
+    options = options or DenseOptions()
+    results, left_out = [], {}
+    for task in options.tasks:
+        try:
+            results.append(_run(task, model, folder, options))
+        except NotSupportedError as reason:
+            left_out[task] = str(reason)
+        except UserError as reason:
+            if len(options.tasks) == 1:
+                raise
+            left_out[task] = str(reason)
+    if not results:
+        raise UserError("No task could be done: " + " ".join(f"{task}: {reason}" for task, reason in left_out.items()))
+    return results, left_out
+
+
+def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResult:
+    common = {"templates": options.templates, "seed": options.seed, "batch": options.batch}
+    if task in ("box_classification", "pointing"):
+        pictures = _some(boxed(folder), options)
+        return (box_classification if task == "box_classification" else pointing)(model, pictures, **common)
+    pictures = _some(segmented(folder), options)
+    present = None
+    if options.present_classes:
+        present = sorted({int(n) for picture in pictures for n in np.unique(picture.labels())})
+    classes = class_set(folder, present=present)
+    if task == "sparc_segmentation":
+        return sparc_segmentation(model, pictures, classes, **common)
+    windows = Windows(options.short, options.stride)
+    more = {"scale": options.scale, "threshold": options.threshold, "attention": options.attention}
+    return segmentation(model, pictures, classes, windows=windows, **common, **more)
+
+
+def _some(found: list, options: DenseOptions) -> list:
+    if not options.subset or options.subset >= len(found):
+        return found
+    return [found[n] for n in np.sort(np.random.default_rng(options.seed).permutation(len(found))[: options.subset])]

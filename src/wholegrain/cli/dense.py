@@ -1,0 +1,78 @@
+"""``wholegrain dense``: segmentation, box classification and pointing on pictures with masks or boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+
+def dense(
+    model: Positional[str],
+    data: Positional[Path],
+    /,
+    *,
+    tasks: str = "segmentation,sparc_segmentation,box_classification,pointing",
+    out: Path | None = None,
+    templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ("photo",),
+    attention: str = "plain",
+    present_classes: bool = False,
+    short: int = 0,
+    stride: int = 0,
+    scale: float = 40.0,
+    threshold: float = 0.1,
+    subset: int = 0,
+    seed: int = 0,
+    batch: int = 64,
+    device: str = "auto",
+) -> None:
+    """What a model's patches know: class names against pixels and boxes, without training.
+
+    Args:
+        model: a name ("ViT-B-32:openai", "small"), a folder or a run.
+        data: a folder of pictures with masks (images/ and masks/, ADE20K, Pascal VOC, Cityscapes) or boxes (boxes.json, COCO's instances).
+        tasks: separated by commas: segmentation, sparc_segmentation, box_classification, pointing.
+        out: a folder for results.json, with every class's IoU, and the items behind the figures.
+        templates: plain, photo, openai (80 sentences), openai7, or sentences with {} for the class.
+        attention: plain or correlative (SCLIP) in the last block, for segmentation.
+        present_classes: let only classes compete that occur in some mask, for a part of a data set.
+        short: shorter side of the picture in pixels; 0 is one and a half times the model's size.
+        stride: of the sliding window in pixels; 0 is half the model's size.
+        scale: factor on cosines, where there is a background class.
+        threshold: least probability of a class, where there is a background class.
+        subset: that many pictures, drawn by the seed; 0 takes all.
+        seed: of draws and resamples.
+        batch: pictures per step.
+        device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
+    """
+    from dataclasses import replace
+
+    import torch
+
+    from wholegrain.app.dense import DENSE_TASKS, DenseOptions
+    from wholegrain.app.dense import dense as run
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.result import save_results
+    from wholegrain.evaluation.show import print_results
+    from wholegrain.evaluation.templates import templates_of
+    from wholegrain.towers import load_model
+
+    names = tuple(name.strip() for name in tasks.split(","))
+    unknown = [name for name in names if name not in DENSE_TASKS]
+    if unknown:
+        raise UserError(f"There is no dense task {unknown[0]!r}; choose from {', '.join(DENSE_TASKS)}.")
+    options = DenseOptions(
+        names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, subset, seed, batch
+    )
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    results, left_out = run(load_model(model).to(place), data, options)
+    print_results(
+        [replace(r, figures=tuple(f for f in r.figures if not f.name.endswith("/iou"))) for r in results]
+    )  # a line a class
+    for task, reason in left_out.items():
+        print(f"left out: {task}. {reason}")
+    if out is not None:
+        facts = {"dataset": str(data), "model": model, "seed": seed, "left_out": left_out, "templates": list(templates)}
+        print(f"written: {save_results(results, out, facts)}")

@@ -1,0 +1,41 @@
+"""Sentences around class names, by the names that papers use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wholegrain.errors import UserError
+
+NAMED = {"plain": ("{}",), "photo": ("a photo of a {}.",)}
+
+
+def templates_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Templates from names and sentences.
+
+    Args:
+        names: ``plain`` (the name alone), ``photo``, ``openai`` (the 80 of CLIP's ImageNet notebook), ``openai7`` (its seven-sentence
+            subset), or sentences with ``{}``.
+
+    Raises:
+        UserError: for a word that is neither.
+
+    Example:
+        >>> len(templates_of(["openai"])), templates_of(["photo", "a sketch of a {}."])
+        (80, ('a photo of a {}.', 'a sketch of a {}.'))
+    """
+    found: list[str] = []
+    for name in names:
+        if name in ("openai", "openai7"):
+            import open_clip
+
+            made = open_clip.OPENAI_IMAGENET_TEMPLATES if name == "openai" else open_clip.SIMPLE_IMAGENET_TEMPLATES
+            found += [template("{}") for template in made]
+        elif name in NAMED:
+            found += NAMED[name]
+        elif "{}" in name:
+            found.append(name)
+        else:
+            raise UserError(
+                f"The template {name!r} has no {{}} for the class name; write it so, or choose {', '.join(NAMED)}, openai, openai7."
+            )
+    return tuple(dict.fromkeys(found))
