@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -13,9 +13,11 @@ def evaluate(
     model: Positional[str],
     /,
     *,
-    data: Path,
+    data: Path | None = None,
     split: str = "test",
     suite: str = "all",
+    benchmark: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER")]] = (),
+    images: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
     out: Path | None = None,
     seed: int = 0,
     batch: int = 64,
@@ -33,11 +35,14 @@ def evaluate(
     Under torchrun or srun all processes share the encoding.
 
     Args:
-        model: a name ("ViT-B-32:openai", "small"), a folder or a run.
+        model: a name ("ViT-B-32:openai", "small"), a folder or a run; or file.py:function, which returns any other model.
         data: a prepared data set.
         split: the split to test on.
-        suite: tasks or suites, separated by commas: all, compositional, dense, classification, retrieval, composition,
-            hard_positives, negatives, grounding, branches, zero_shot, linear_probe.
+        suite: tasks or suites on --data, separated by commas: all, compositional, dense, classification, retrieval, composition,
+            hard_positives, negatives, grounding, branches, zero_shot, linear_probe; or a TOML file with [[benchmark]] tables.
+        benchmark: a benchmark of the field and the folder with its files, as sugarcrepe=data/sugarcrepe (docs/evaluation.md lists
+            them), or file.py:function of your own; may be given again.
+        images: a further folder to look for the benchmarks' pictures in; may be given again.
         out: a folder for results.json and the items behind the figures.
         seed: of resamples and permutations.
         batch: images per step.
@@ -50,31 +55,50 @@ def evaluate(
         roles: retrieval with captions in these roles alone.
         templates: sentences for zero-shot classification, {} is the class.
     """
-    from wholegrain.data.dataset import Dataset
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.benchmarks.run import asked, run_benchmarks, suite_file
+    from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.result import save_results
     from wholegrain.evaluation.sharing import sharing
     from wholegrain.evaluation.show import print_results
-    from wholegrain.evaluation.suite import evaluate as run
-    from wholegrain.evaluation.suite import expand
-    from wholegrain.towers import load_model
     from wholegrain.training.distributed import processes
 
-    tasks, dataset = expand(suite), Dataset(data)
-    settings: dict[str, dict] = {}
-    asked = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
-    for task, given in (("retrieval", asked), ("zero_shot", {"templates": templates})):
-        chosen = {name: value for name, value in given.items() if value}
-        if chosen and task in tasks:
-            settings[task] = chosen
+    wanted = [asked(text, images) for text in benchmark]
+    if suite.endswith(".toml"):
+        wanted, suite = [*wanted, *suite_file(suite)], "all"
+    if data is None and not wanted:
+        raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
+    retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
-    chosen = {"split": split, "tasks": tasks, "seed": seed, "batch": batch, "cache": cache, "settings": settings}
+    common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
+    results, facts = [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
     with processes(None if device == "auto" else device) as place, sharing(place.group):
-        loaded = place.together(lambda: load_model(model).to(place.device))
-        results = run(loaded, dataset, progress=place.first, left_out=left_out, **chosen)
+        loaded = place.together(lambda: load_any(model))
+        loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
+        if data is not None:
+            settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
+            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": place.first})
+            facts |= more
+        found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
     if not place.first:
         return
+    results += found
     print_results(results)
     if out is not None:
-        facts = {"dataset": str(data), "content_hash": dataset.content_hash, "model": model, "split": split, "seed": seed}
-        path = save_results(results, out, facts | {"left_out": left_out, "settings": settings})
+        path = save_results(results, out, facts | {"datasets": {result.task: result.task for result in found}})
         print(f"written: {path}")
+
+
+def _on_data(
+    model: Any, data: Path, split: str, suite: str, settings: dict[str, dict[str, Any]], common: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The tasks of a suite on a prepared data set, and what to keep beside the results."""
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.evaluation.suite import evaluate as run
+    from wholegrain.evaluation.suite import expand
+
+    tasks, dataset = expand(suite), Dataset(data)
+    chosen = {task: {name: value for name, value in given.items() if value} for task, given in settings.items() if task in tasks}
+    chosen = {task: given for task, given in chosen.items() if given}
+    results = run(model, dataset, split=split, tasks=tasks, settings=chosen, **common)
+    return results, {"dataset": str(data), "content_hash": dataset.content_hash, "settings": chosen}

@@ -3,7 +3,8 @@
 On disk a result is a folder::
 
     results.json          {"schema", "meta", "results": [...]}; each result keeps the keys of CLIP_benchmark's output (dataset,
-                          model, pretrained, task, metrics) and adds split, protocol and figures
+                          model, pretrained, task, metrics, language) and adds split, protocol and figures
+    clip_benchmark/*.json one file per result with these keys alone, as `clip_benchmark build` reads them
     items/TASK.parquet    one row per item: item, group, cluster (the image), overall (counts in the figures without a group), one
                           column per metric, and what the task kept beside it
 
@@ -91,8 +92,8 @@ class TaskResult:
 def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mapping[str, Any] | None = None) -> Path:
     """Writes ``results.json`` and ``items/*.parquet``; returns the path of ``results.json``.
 
-    ``meta`` may hold ``dataset``, ``model``, ``split``, ``seed`` and anything else that JSON can hold. ``results.json`` is
-    written last, so it never names items that are not there.
+    ``meta`` may hold ``dataset`` (``datasets``: task -> its own), ``model``, ``split``, ``seed`` and anything else that JSON can hold.
+    ``results.json`` is written last, so it never names items that are not there.
 
     Raises:
         MachineError: when the disk refuses.
@@ -103,6 +104,9 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
         for result in results:
             _aside(folder / "items" / f"{result.task}.parquet", lambda path, result=result: pq.write_table(result.items, path))
         rows = [_as_json(result, meta) for result in results]
+        (folder / "clip_benchmark").mkdir(exist_ok=True)
+        for row in rows:
+            _write_flat(folder / "clip_benchmark" / f"{row['task']}.json", row)
         text = json.dumps({"schema": SCHEMA, "meta": meta, "results": rows}, indent=1, allow_nan=False, default=str) + "\n"
         _aside(folder / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
@@ -111,13 +115,22 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
     return folder / "results.json"
 
 
+def _write_flat(path: Path, row: Mapping[str, Any]) -> None:
+    # its tools join model and pretrained as text, and put each metric into a column
+    flat = {name: row[name] for name in ("dataset", "model", "pretrained", "task", "metrics", "language")}
+    flat |= {name: "" if flat[name] is None else str(flat[name]) for name in ("dataset", "model", "pretrained")}
+    text = json.dumps(flat, allow_nan=False) + "\n"
+    _aside(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
 def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
     figures = [{key: _finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
     return {
-        "dataset": meta.get("dataset"),
+        "dataset": meta.get("datasets", {}).get(result.task, meta.get("dataset")),
         "model": meta.get("model"),
         "pretrained": meta.get("pretrained", ""),
         "task": result.task,
+        "language": meta.get("language", "en"),
         "split": meta.get("split"),
         "metrics": {figure["name"]: figure["value"] for figure in figures},
         "protocol": result.protocol,

@@ -98,7 +98,9 @@ class Folder:
             total += 1
             (lost.append(name) if item is None else kept.append(item))
         if total and not kept:
-            raise UserError(f"No picture of the benchmark is under {self._roots} ({lost[0]} is looked for); get them: {self.source}.")
+            raise UserError(
+                f"No picture of the benchmark is under {self._roots} ({lost[0]} is looked for); get them: {self.source}."
+            )
         note = f"{len(lost):,} of {total:,} {what} left out, their pictures are not there ({lost[0]}, …)" if lost else ""
         return tuple(kept), (note,) if note else ()
 
@@ -119,16 +121,19 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is not JSON ({error}); get it again.") from error
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
     """The rows of a CSV, TSV, JSONL or JSON file (a list, or an object whose values are the rows) as dictionaries.
+
+    Args:
+        lines: the file is JSONL whatever its name says.
 
     Raises:
         UserError: when a line cannot be read, or the file holds something else.
     """
     if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            return list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ","))
-    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            return list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
+    if lines or path.suffix == ".jsonl":
         rows = []
         for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
             try:
@@ -148,9 +153,13 @@ def field(row: dict[str, Any], path: Path, *names: str) -> Any:
     for name in names:
         if row.get(name) is not None:
             return row[name]
-    raise UserError(f"{path}: a row has no {' or '.join(names)}, only {', '.join(map(str, row))}; check that it is the right file.")
+    raise UserError(
+        f"{path}: a row has no {' or '.join(names)}, only {', '.join(map(str, row))}; check that it is the right file."
+    )
 
 
-def each(rows: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], make: Callable[[int, dict[str, Any]], Made | None]):
+def each(
+    rows: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], make: Callable[[int, dict[str, Any]], Made | None]
+):
     """(name of the picture, item or ``None``) of each row, for :meth:`Folder.kept`."""
     return ((name(row), make(number, row)) for number, row in enumerate(rows))

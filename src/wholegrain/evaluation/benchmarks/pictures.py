@@ -31,7 +31,8 @@ class Pictures:
         self.file: dict[Picture, str] = {picture: hashes[picture.path] for picture in distinct}
         """The key of the whole file that a picture is, or is cut from: the cluster of its items."""
         self.key: dict[Picture, str] = {
-            picture: file if picture.box is None else f"{file}@{','.join(map(str, picture.box))}" for picture, file in self.file.items()
+            picture: file if picture.box is None else f"{file}@{','.join(map(str, picture.box))}"
+            for picture, file in self.file.items()
         }
         self._picture = {key: picture for picture, key in self.key.items()}
 

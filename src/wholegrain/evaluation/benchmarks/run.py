@@ -1,0 +1,189 @@
+"""Benchmarks by name, or as a function in the user's own file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.benchmarks import captions as c
+from wholegrain.evaluation.benchmarks.aro import aro
+from wholegrain.evaluation.benchmarks.caption_retrieval import score_captions
+from wholegrain.evaluation.benchmarks.crepe import crepe
+from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, Statements
+from wholegrain.evaluation.benchmarks.negbench import negbench, negbench_retrieval
+from wholegrain.evaluation.benchmarks.pairs import pairs
+from wholegrain.evaluation.benchmarks.quads import cola, colorswap, eqben, winoground
+from wholegrain.evaluation.benchmarks.scoring import score
+from wholegrain.evaluation.benchmarks.statements import score_statements
+from wholegrain.evaluation.benchmarks.sugarcrepe import sugarcrepe, sugarcrepe_plus
+from wholegrain.evaluation.benchmarks.svo_probes import svo_probes
+from wholegrain.evaluation.benchmarks.valse import valse
+from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
+from wholegrain.evaluation.benchmarks.vsr import vsr
+from wholegrain.evaluation.benchmarks.whatsup import whatsup
+from wholegrain.evaluation.feature_store import FeatureStore
+from wholegrain.evaluation.named import is_function, load_function
+from wholegrain.evaluation.result import NotSupportedError, TaskResult
+
+READERS: dict[str, Callable[..., Any]] = {
+    "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
+    "winoground": winoground, "colorswap": colorswap, "eqben": eqben, "cola": cola, "crepe": crepe, "whatsup": whatsup,
+    "svo_probes": svo_probes, "negbench": negbench, "negbench_retrieval": negbench_retrieval, "vsr": vsr, "pairs": pairs,
+    "coco_karpathy": c.karpathy("coco"), "coco_val2017": c.coco_val2017, "flickr30k": c.karpathy("flickr30k"),
+    "flickr8k": c.karpathy("flickr8k"), "urban1k": c.urban1k, "sharegpt4v_1k": c.sharegpt4v(1000),
+    "sharegpt4v_10k": c.sharegpt4v(10_000), "docci": c.docci, "captions": c.captions,
+}  # fmt: skip
+"""name -> reader of a folder (or table)."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark that is asked for.
+
+    Attributes:
+        name: one of :data:`READERS`, or ``file.py:function`` / ``module:function``.
+        folder: where its files are; a function may do without.
+        images: further folders to look for pictures in.
+        settings: further arguments of the reader or function.
+    """
+
+    name: str
+    folder: Path | None = None
+    images: tuple[Path, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def asked(text: str, images: Sequence[Path] = ()) -> Asked:
+    """``NAME=FOLDER``, or a function with or without ``=FOLDER``.
+
+    Raises:
+        UserError: for an unknown name, or a name without a folder.
+
+    Example:
+        >>> asked("winoground=data/winoground").name
+        'winoground'
+    """
+    name, _, folder = text.partition("=")
+    made = Asked(name.strip(), Path(folder.strip()) if folder.strip() else None, tuple(images))
+    _check(made)
+    return made
+
+
+def _check(one: Asked) -> None:
+    if is_function(one.name):
+        return
+    if one.name not in READERS:
+        raise UserError(
+            f"There is no benchmark {one.name!r}; choose from {', '.join(READERS)}, or name a function as file.py:function."
+        )
+    if one.folder is None:
+        raise UserError(f"The benchmark {one.name} needs a folder: --benchmark {one.name}=FOLDER.")
+
+
+def suite_file(path: Path | str) -> list[Asked]:
+    """The benchmarks of a TOML file: tables ``[[benchmark]]`` with ``name``, ``folder``, ``images`` and any arguments of the reader.
+
+    Folders are relative to the file.
+
+    Raises:
+        UserError: when the file is not there or not of this form.
+    """
+    path = Path(path)
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a TOML file with [[benchmark]] tables.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML ({error}); mend it.") from error
+    found = []
+    for row in document.get("benchmark", ()):
+        row = dict(row)
+        name, folder, images = str(row.pop("name", "")), row.pop("folder", None), row.pop("images", [])
+        images = [images] if isinstance(images, str) else images
+        where = path.parent / folder if folder is not None else None
+        if is_function(name) and (path.parent / name.partition(":")[0]).is_file():
+            name = f"{path.parent / name.partition(':')[0]}:{name.partition(':')[2]}"
+        found.append(Asked(name, where, tuple(path.parent / image for image in images), row))
+        _check(found[-1])
+    if not found:
+        raise UserError(f"{path} has no [[benchmark]] table; write one with name and folder.")
+    return found
+
+
+def run_benchmarks(
+    model: Any,
+    wanted: Sequence[Asked],
+    *,
+    batch: int = 64,
+    cache: str | Path | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    left_out: dict[str, str] | None = None,
+) -> list[TaskResult]:
+    """Reads and scores benchmarks; features are made once for all of them.
+
+    Args:
+        cache: a folder for features, kept from run to run.
+        left_out: is filled with benchmark -> reason for those that this model or machine cannot do.
+
+    Raises:
+        UserError: when a folder lacks what a benchmark needs, or no benchmark could be done.
+    """
+    store, results = FeatureStore(model, cache, batch=batch), []
+    reasons: dict[str, str] = {} if left_out is None else left_out
+    console = Console(stderr=True)
+    for one in wanted:
+        try:
+            for found in _read(one, model):
+                if progress:
+                    console.print(f"{getattr(found, 'name', getattr(found, 'task', ''))} …", style="dim", highlight=False)
+                results.append(_named(_scored(found, model, store, seed), results))
+        except NotSupportedError as reason:
+            reasons[one.name] = str(reason)
+            if progress:
+                console.print(f"left out: {one.name}. {reason}", highlight=False, markup=False, soft_wrap=True)
+    if wanted and not results:
+        raise UserError("No benchmark could be done: " + " ".join(f"{name}: {why}" for name, why in reasons.items()))
+    return results
+
+
+def _read(one: Asked, model: Any) -> list[Any]:
+    """What a reader or function gives, as a list of benchmarks and results."""
+    if not is_function(one.name):
+        found = READERS[one.name](one.folder, one.images, **one.settings)
+        return list(found) if isinstance(found, list) else [found]
+    function = load_function(one.name)
+    given = {**one.settings, **({"folder": one.folder} if one.folder is not None else {})}
+    found = function(model, **given)
+    several = list(found) if isinstance(found, list | tuple) else [found]
+    if several and all(isinstance(item, Item) for item in several):
+        title = one.name.rpartition(":")[2]
+        return [Benchmark(title, tuple(several), f"items of {Path(one.name.rpartition(':')[0]).name}")]
+    wrong = next((item for item in several if not isinstance(item, Benchmark | CaptionSet | Statements | TaskResult)), None)
+    if wrong is not None or not several:
+        raise UserError(
+            f"{one.name} gave {type(wrong).__name__ if several else 'nothing'}; it must return a TaskResult, a Benchmark, a CaptionSet or a list of Items."
+        )
+    return several
+
+
+def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> TaskResult:
+    if isinstance(found, TaskResult):
+        return found
+    how = {Benchmark: score, CaptionSet: score_captions, Statements: score_statements}[type(found)]
+    return how(found, model, store, seed=seed)
+
+
+def _named(result: TaskResult, others: Sequence[TaskResult]) -> TaskResult:
+    """A name of its own for each result, as items are kept in a file of that name."""
+    taken, number = {other.task for other in others}, 2
+    name = result.task
+    while name in taken:
+        name, number = f"{result.task}-{number}", number + 1
+    return result if name == result.task else replace(result, task=name)
