@@ -138,6 +138,31 @@ class DataRecipe:
 
 
 @dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters (``towers/lora.py``): the towers stay as they are, and small products learn what is added to their matrices.
+
+    Attributes:
+        rank: of the products; 0 is no adapters.
+        alpha: what is added is ``alpha / rank`` times the product.
+        towers: ``image``, ``text`` or both.
+        parts: the matrices of ``attention``, of ``mlp``, or both.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    towers: tuple[str, ...] = ("image", "text")
+    parts: tuple[str, ...] = ("attention", "mlp")
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, "rank", self.rank, "0 or more")
+        require(self.alpha > 0, "alpha", self.alpha, "above 0")
+        for key, values, known in (("towers", self.towers, ("image", "text")), ("parts", self.parts, ("attention", "mlp"))):
+            require(len(values) > 0, key, list(values), f"one of {', '.join(known)} or both")
+            for value in values:
+                choose(key, value, known)
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """What the method asks of the model.
 
@@ -149,6 +174,7 @@ class ModelRecipe:
         head_settings: further fields of ``towers.heads.HeadConfig``.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what
             the model itself says. Heads are always trained.
+        lora: adapters in place of the towers' own weights.
     """
 
     head: str = "plain"
@@ -156,9 +182,13 @@ class ModelRecipe:
     head_settings: dict[str, Any] = field(default_factory=dict)
     tune_image: str = ""
     tune_text: str = ""
+    lora: LoraRecipe = LoraRecipe()
 
     def __post_init__(self) -> None:
         choose("head", self.head, HEADS)
+        for tower, how in (("image", self.tune_image), ("text", self.tune_text)):
+            adapted = self.lora.rank > 0 and tower in self.lora.towers
+            require(not (adapted and how), f"tune_{tower}", how, "left out for a tower that is in model.lora.towers")
         wanted = self.branches >= 1 if self.head == "branches" else self.branches == 0
         require(wanted, "branches", self.branches, '1 or more with head = "branches", and 0 with any other head')
 
@@ -311,6 +341,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(len(self.terms) > 0, "terms", [], "at least one [[terms]] table")
+        wanted = not (self.model.lora.rank and self.optimiser.shard)
+        require(wanted, "optimiser.shard", True, "false with model.lora, whose adapters take little memory anyway")
         names = [term.name for term in self.terms]
         twice = next((name for name in names if names.count(name) > 1), None)
         require(twice is None, "terms", twice, 'terms of different names (set name = "…" in one of them)')

@@ -33,6 +33,7 @@ from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, loa
 from wholegrain.towers.heads import HeadConfig, build_head, convert_head
 from wholegrain.towers.hf_text import build_hf_text
 from wholegrain.towers.hub import fetch_tokenizer, from_hub, on_hub
+from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
 from wholegrain.towers.pair import load_pair
@@ -277,7 +278,7 @@ def save_model(model: Model, folder: str | Path) -> None:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # compiled blocks carry a prefix in their names
-    return {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in model.state_dict().items()}
+    return {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in plain_state(model).items()}
 
 
 def _saved_folder(spec: str) -> Path | None:

@@ -23,6 +23,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
 from wholegrain.towers.heads import HeadConfig, convert_head
+from wholegrain.towers.lora import add_lora
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
 from wholegrain.training.accumulate import refuse_batchnorm
@@ -36,7 +37,7 @@ from wholegrain.training.loader import DrawnSamples, Loader, Names, OnDevice, Pl
 from wholegrain.training.meters import Meters, Reporter, Silent
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, make_scaler, resolve_precision
-from wholegrain.training.recompute import recomputed
+from wholegrain.training.recompute import blocks_of, recomputed
 from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.saver import Saver
 from wholegrain.training.sharded import Shards, load_shards, read_shards, refuse_shard
@@ -125,7 +126,8 @@ def train(
     Args:
         recipe: the method; its batch is that of all processes together.
         dataset: prepared data.
-        model: where to start; it is changed in place and moved to the device. To resume, the model of the run (``RUN/model``).
+        model: where to start; it is changed in place and moved to the device. To resume, the model of the run (``RUN/model``; a run with
+            adapters begins again from its own ``RUN/start``).
         run_folder: a new folder, or that of the run to resume.
         evaluate: model -> numbers, higher is better for the one by which the best model is kept (``saving.metric``).
         on_step: called after every step; a true answer ends the training there, as if it were the last step.
@@ -150,6 +152,7 @@ def train(
     with processes(device, timeout) as place:
         path = Path(place.of_all(str(run_folder))[0])
         folder = place.together(lambda: RunFolder(path, resume))
+        model = place.together(folder.beginning) or model
         run = place.together(lambda: _assemble(recipe, dataset, model, place))
         saved = place.together(lambda: _go_on(run, folder, dataset, place)) if resume else None
         if place.world > 1:
@@ -370,6 +373,9 @@ def fit_model(model: Model, recipe: Recipe) -> None:
     convert_head(model, head)
     if "bias" in Objective(recipe.terms).needs:
         model.add_bias()
+    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+        if wanted.lora.rank and name in wanted.lora.towers:
+            add_lora(tower, blocks_of(tower), wanted.lora.rank, wanted.lora.alpha, wanted.lora.parts, recipe.seed)
 
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:

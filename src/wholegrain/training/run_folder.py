@@ -8,6 +8,7 @@
     tensorboard/     the same for TensorBoard
     checkpoints/     see training/checkpoint.py
     model/           the model to use: the starting one, then the best evaluated one, or the last
+    start/           the model before the first step, of a run with adapters
     last/            the last one, where another is the best (``RUN:last`` loads it)
 """
 
@@ -26,10 +27,11 @@ from typing import Any
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
-from wholegrain.towers.io import save_model
+from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoint import aside
 
+START = "start"
 PACKAGES = ("wholegrain", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "tokenizers", "safetensors")
 
 
@@ -63,9 +65,16 @@ class RunFolder:
         """Writes what the run is; ``run.json`` comes last, so without it nothing has begun."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.save_model(model)
+        if recipe.model.lora.rank:
+            with aside(self.path / START) as part:
+                save_model(model, part)
         _write(self.path / "recipe.toml", to_toml(recipe))
         _write(self.path / "run.json", json.dumps({**origin, **identity(recipe, dataset)}, indent=2))
         self._link()
+
+    def beginning(self) -> Model | None:
+        """The base of a run with adapters, which checkpoints do not repeat and ``model/`` has no longer; ``None`` for other runs."""
+        return load_model(self.path / START) if (self.path / START).exists() else None
 
     def check(self, dataset: Dataset) -> None:
         """Refuses to go on with other data than the run began with."""

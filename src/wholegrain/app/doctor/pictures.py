@@ -112,7 +112,7 @@ def doubles(looked: Looked, pictures: Sequence[Picture]) -> list[Finding]:
             f"{len(across):,} of {len(others):,} pictures looked at in other splits are also among {len(trained):,} of {looked.split} "
             f"(same bytes or nearly the same picture): {test.item.where} ({test.item.split}) and {train.item.where}."
         )
-        if looked.sizes[looked.split] > len(trained):
+        if looked.sizes[looked.split] > TRAINED:
             said += " There are more among those that were not looked at."
         do = "take them out of one of the splits: figures on them are too good"
         findings.append(
