@@ -263,5 +263,5 @@ def test_templates_by_name():
     assert len(templates_of(["openai"])) == 80
     assert len(templates_of(["openai7"])) == 7
     assert all("{}" in t for t in templates_of(["openai", "plain"]))
-    with pytest.raises(UserError, match="has no {}"):
+    with pytest.raises(UserError, match=r"has no \{\}"):
         templates_of(["imagenet"])

@@ -32,6 +32,7 @@ COMMANDS = {
     "evaluate": "measure a model: retrieval, composition, dense, with controls",
     "dense": "class names against pixels and boxes: segmentation, boxes, pointing",
     "audit": "what a model misses on your own photos and captions, without training",
+    "compare": "models on the same items: paired differences, corrected p values",
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",
     "methods": "list the packaged recipes",
