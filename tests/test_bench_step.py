@@ -7,7 +7,7 @@ import pytest
 
 from wholegrain.app.bench_step.count import recipe_work
 from wholegrain.app.bench_step.data import ROLES, captions_of, made_captions, write_data
-from wholegrain.app.bench_step.measure import Pair, Turns
+from wholegrain.app.bench_step.measure import Pair, Setting, StepCosts, Turns
 from wholegrain.cli.bench_step import bench_step, pairs_to_run
 from wholegrain.errors import MachineError, UserError
 
@@ -32,8 +32,13 @@ def test_a_rival_answers_step_by_step_and_its_end_is_told(tmp_path):
     rival.close()
 
 
-def test_ratios_are_taken_turn_by_turn():
-    assert Pair("a", "b", [(1.0, 2.0), (2.0, 3.0)]).ratios == [2.0, 1.5]
+def test_ratios_and_shares_are_taken_turn_by_turn():
+    pairs = [Pair("a", "b", [(1.0, 2.0), (2.0, 3.0)], [8.0, 4.0]), Pair("c", "a", [(5.0, 4.0)], [2.0])]
+    assert pairs[0].ratios == [2.0, 1.5]
+    costs = StepCosts(Setting("m", 1, "fp32", "cpu", 2, False, 0), pairs, {}, {"a": (8.0, 16.0)}, {}, (9.0, 9), {})
+    assert costs.median_seconds("a") == 2.0
+    assert costs.peak_share("a", False) == 1.0  # of 1, 1 and 1
+    assert costs.peak_share("a", True) == 2.0
 
 
 def test_every_picture_has_five_captions_with_negatives_of_their_length(tmp_path):

@@ -117,11 +117,14 @@ def _print(costs: StepCosts, console: Console) -> None:
     table = Table("", *(Column(name, justify="right") for name in columns), title="medians of all turns", **style)
     for name, texts in costs.texts.items():
         seconds = costs.median_seconds(name)
-        shares = [f"{work / seconds / costs.peak:.2f}" for work in costs.flops[name]]
+        shares = [f"{costs.peak_share(name, padded):.2f}" for padded in (False, True)]
         table.add_row(name, f"{setting.batch / seconds:.2f}", f"{texts / seconds:.2f}", *shares, f"{costs.megabytes[name]:,.0f}")
     console.print(table)
     console.print(
-        f"Fastest matrix product: {costs.peak / 1e9:,.0f} GFLOP/s. Of the peak: matrix products that are computed; padded: those that"
+        "Of the peak: matrix products that are computed, by the fastest product of two large matrices just after; padded: those that "
+        "texts at the whole context would take. Ours with loading; open_clip's batches are ready in memory.",
+        soft_wrap=True,
     )
-    console.print("texts at the whole context would take. Ours with loading; open_clip's batches are ready in memory.")
+    peaks = [peak / 1e9 for pair in costs.pairs for peak in pair.peaks]
+    console.print(f"Peaks: {min(peaks):,.0f} to {max(peaks):,.0f} GFLOP/s.")
     console.print(", ".join(f"{name}: {fact}" for name, fact in costs.facts.items()))
