@@ -216,7 +216,7 @@ class Dataset:
         """The record of a key. Raises :class:`KeyError` for a key that is not there."""
         text = self._read(self._row(key), "json")
         try:
-            return record_from_json(json.loads(text))
+            return record_from_json(json.loads(text.decode()))  # given bytes, it would first guess their encoding
         except ValueError as error:
             raise BrokenImageError(
                 f"the record of image {key} in {self._shard(key)} is broken ({error}); prepare the data set again"

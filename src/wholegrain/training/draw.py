@@ -83,8 +83,9 @@ def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -
     for draw in recipe.captions:
         if draw.sentences[1]:
             continue
-        fitting = [caption for caption in left if selects(draw.roles, caption.role)]
-        mixed = [fitting[number] for number in random.permutation(len(fitting))]
+        fits = {role: selects(draw.roles, role) for role in {caption.role for caption in left}}
+        fitting = [caption for caption in left if fits[caption.role]]
+        mixed = [fitting[number] for number in random.permutation(len(fitting)).tolist()]
         taken = (one_of_each(mixed, lambda caption: caption.role) if draw.spread else mixed)[: draw.count]
         drawn += [(caption, draw.name) for caption in taken]
         if draw is not recipe.captions[-1]:

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from wholegrain.data.batch import Batch, Sample, collate
+from wholegrain.data.batch import Batch, Sample, Text, collate
 from wholegrain.data.dataset import BrokenImageError, Dataset
 from wholegrain.data.preprocess import Box, Preprocess
 from wholegrain.data.record import Record
@@ -105,48 +104,88 @@ class DrawnSamples(torch.utils.data.Dataset):
         scales = [self.recipe.crop_scale, *(view.crop_scale for view in self.recipe.views for _ in range(view.count))]
         purposes = [_TEXTS] if self.preprocess is None else [_TEXTS, _CROP, *(_VIEWS + n for n in range(len(scales) - 1))]
         randoms = streams(self.seed, [position for _, position in items], purposes)
-        return [self._sample(*item, random, scales) for item, random in zip(items, randoms, strict=True)]
+        # All that is not pixels first: between two pictures the same lines would find the processor's caches full of pixels.
+        drafts = [self._draft(*item, random, scales) for item, random in zip(items, randoms, strict=True)]
+        if self.preprocess is None:
+            return [
+                Sample(draft.record.key, None, _floats((0, 0, *draft.record.size)), draft.texts, broken=draft.broken)
+                for draft in drafts
+            ]
+        return [self._shown(draft, position, scales) for draft, (_, position) in zip(drafts, items, strict=True)]
 
-    def _sample(self, key: str, position: int, random: list[np.random.Generator], scales: list[tuple[float, float]]) -> Sample:
-        record, pixels_HWC, broken = self._read(key, position)
-        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0])
-        if pixels_HWC is None or self.preprocess is None:
-            return Sample(record.key, None, (0.0, 0.0, float(record.size[0]), float(record.size[1])), texts, broken=broken)
-        looks = [_look(self.preprocess, pixels_HWC, own, scale) for own, scale in zip(random[1:], scales, strict=True)]
-        return Sample(record.key, *looks[0], texts, tuple(looks[1:]), broken)
-
-    def _read(self, key: str, position: int) -> tuple[Record, np.ndarray | None, tuple[tuple[str, str], ...]]:
-        """A record and its picture; those of another image of the same data set where they cannot be read."""
-        broken: list[tuple[str, str]] = []
-        others = self._others(key, position)
+    def _draft(
+        self,
+        key: str,
+        position: int,
+        random: list[np.random.Generator],
+        scales: list[tuple[float, float]],
+        broken: tuple[tuple[str, str], ...] = (),
+    ) -> _Draft:
+        """A sample without its pixels; of another image of the same data set where the record cannot be read."""
         while True:
             try:
                 record = self.dataset.record(key)
-                return record, None if self.preprocess is None else self.dataset.pixels(key), tuple(broken)
+                break
             except BrokenImageError as error:
-                broken.append((key, str(error)))
-                if not self.keys or len(broken) > _REPLACEMENTS:
-                    raise
-                key = next(others)
+                broken, key = self._instead(key, position, broken, error)
+        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0])
+        boxes = []
+        if self.preprocess is not None:
+            for scale, own in zip(scales, random[1:], strict=True):
+                still = scale == (1.0, 1.0)
+                boxes.append(None if still else self.preprocess.random_box(own, *record.size, scale))
+        return _Draft(record, texts, boxes, broken)
 
-    def _others(self, key: str, position: int) -> Iterator[str]:
-        random, source = stream(self.seed, position, _INSTEAD), key.rpartition(":")[0]
+    def _shown(self, draft: _Draft, position: int, scales: list[tuple[float, float]]) -> Sample:
+        """A sample with its pixels; of another image of the same data set where they cannot be read."""
+        preprocess = self.preprocess
+        assert preprocess is not None
+        while True:
+            key, (width, height) = draft.record.key, draft.record.size
+            try:
+                pixels_HWC = self.dataset.pixels(key)
+                if pixels_HWC.shape[:2] == (height, width):
+                    break
+                shape = f"{pixels_HWC.shape[1]} x {pixels_HWC.shape[0]} pixels, not {width} x {height} as its record says"
+                raise BrokenImageError(f"image {key} has {shape}; prepare the data set again")
+            except BrokenImageError as error:
+                broken, key = self._instead(key, position, draft.broken, error)
+                purposes = [_TEXTS, _CROP, *(_VIEWS + n for n in range(len(scales) - 1))]
+                draft = self._draft(key, position, [stream(self.seed, position, purpose) for purpose in purposes], scales, broken)
+        looks: list[tuple[Any, Box]] = []
+        for box in draft.boxes:
+            shown = preprocess.visible_box(width, height) if box is None else box
+            looks.append((preprocess.quick(pixels_HWC, box), _floats(shown)))
+        pixels, shown = looks[0]
+        return Sample(key, pixels, shown, draft.texts, tuple(looks[1:]), draft.broken)
+
+    def _instead(
+        self, key: str, position: int, broken: tuple[tuple[str, str], ...], error: BrokenImageError
+    ) -> tuple[tuple[tuple[str, str], ...], str]:
+        """What could not be read so far, and the image to try next: a function of seed, position and how many came before."""
+        broken = (*broken, (key, str(error)))
+        if not self.keys or len(broken) > _REPLACEMENTS:
+            raise error
+        random, source = np.random.default_rng([self.seed, position, _INSTEAD, len(broken)]), key.rpartition(":")[0]
         while True:
             other = self.keys[int(random.integers(len(self.keys)))]
             if other.rpartition(":")[0] == source:
-                yield other
+                return broken, other
 
 
-def _look(
-    preprocess: Preprocess, pixels_HWC: np.ndarray, random: np.random.Generator, scale: tuple[float, float]
-) -> tuple[Tensor, Box]:
-    """One view: pixels of the tower's size, and which part of the image they show."""
-    height, width = pixels_HWC.shape[:2]
-    if scale == (1.0, 1.0):
-        return preprocess.quick(pixels_HWC), preprocess.visible_box(width, height)
-    box = preprocess.random_box(random, width, height, scale)
+def _floats(box: Box) -> Box:
     x0, y0, x1, y1 = box
-    return preprocess.quick(pixels_HWC, box), (float(x0), float(y0), float(x1), float(y1))
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """All of a sample but its pixels; a box for each view, or ``None`` for the model's own way to show a whole image."""
+
+    record: Record
+    texts: tuple[Text, ...]
+    boxes: list[tuple[int, int, int, int] | None]
+    broken: tuple[tuple[str, str], ...]
 
 
 class PlanSampler(Sampler[list[tuple[str, int]]]):
