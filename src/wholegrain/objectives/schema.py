@@ -175,6 +175,7 @@ class ModelRecipe:
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what
             the model itself says. Heads are always trained.
         lora: adapters in place of the towers' own weights.
+        patch_dropout: share of its patches, in [0, 1), that an image loses in training, other ones at every step (FLIP).
     """
 
     head: str = "plain"
@@ -183,9 +184,11 @@ class ModelRecipe:
     tune_image: str = ""
     tune_text: str = ""
     lora: LoraRecipe = LoraRecipe()
+    patch_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         choose("head", self.head, HEADS)
+        require(0 <= self.patch_dropout < 1, "patch_dropout", self.patch_dropout, "0 or more and below 1")
         for tower, how in (("image", self.tune_image), ("text", self.tune_text)):
             adapted = self.lora.rank > 0 and tower in self.lora.towers
             require(not (adapted and how), f"tune_{tower}", how, "left out for a tower that is in model.lora.towers")

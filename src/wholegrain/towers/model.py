@@ -100,9 +100,10 @@ class Model(nn.Module):
         """No parameter of the text tower is trained, so raw text features may be cached."""
         return not any(p.requires_grad for p in self.text_tower.parameters())
 
-    def raw_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
-        """uint8 pixels of the model's size to what its head needs of the image tower."""
-        return self.image_tower(self.preprocess.normalise(pixels_BCHW), self.head.raw_needs(needs))
+    def raw_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
+        """uint8 pixels of the model's size to what its head needs of the image tower; ``kept_BK``: from these patches alone."""
+        some = () if kept_BK is None else (kept_BK,)
+        return self.image_tower(self.preprocess.normalise(pixels_BCHW), self.head.raw_needs(needs), *some)
 
     def raw_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """Token rows to what the head needs of the text tower."""
@@ -116,9 +117,12 @@ class Model(nn.Module):
         """Raw text features (fresh, or from a cache) to the shared width."""
         return self.head.project_text(raw, needs)
 
-    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> ImageFeatures:
-        """uint8 ``[B, 3, S, S]``, S the model's ``preprocess.size``; patches and branches come if ``needs`` holds their names."""
-        return self.project_images(self.raw_images(pixels_BCHW, needs), needs)
+    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> ImageFeatures:
+        """uint8 ``[B, 3, S, S]``, S the model's ``preprocess.size``; patches and branches come if ``needs`` holds their names.
+
+        ``kept_BK``: the patches that each image is seen by, of towers that are ``droppable``; all by default.
+        """
+        return self.project_images(self.raw_images(pixels_BCHW, needs, kept_BK), needs)
 
     def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> TextFeatures:
         """int64 token rows and their lengths, as the tokeniser gives them; tokens come if ``needs`` holds ``tokens``."""

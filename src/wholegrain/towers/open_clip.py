@@ -30,7 +30,7 @@ from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.heads import PlainHead, Widths
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.timm_image import TimmImageTower
-from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keeps_true_length, real_tokens
+from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
 from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
 
 
@@ -50,11 +50,18 @@ class OpenClipImageTower(TunedModule):
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
         self._spares = spare(visual.transformer)
 
-    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
-        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them."""
+    @property
+    def droppable(self) -> int:
+        """How many patches there are of which some may be left out; 0 if none may."""
+        plain = self.branches is None and self.mlp_branches is None and isinstance(self.net.patch_dropout, nn.Identity)
+        return int(self.net.grid_size[0] * self.net.grid_size[1]) if plain else 0
+
+    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
+        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them; from the patches ``kept_BK`` alone if given."""
         net, branches, H = self.net, self.branches, 0
         if branches is None:
-            x = self._blocks(net._embeds(pixels_BCHW), None, needs)
+            x = net._embeds(pixels_BCHW)
+            x = self._blocks(x if kept_BK is None else keep_patches(x, kept_BK, 1), None, needs)
         else:
             H = branches.count
             x = self._blocks(self._embed_with_branches(branches, pixels_BCHW), branches.mask_SS, needs)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
-from wholegrain.towers.tower import NOTHING, RawImage, TunedModule
+from wholegrain.towers.tower import NOTHING, RawImage, TunedModule, keep_patches
 
 
 class TimmImageTower(TunedModule):
@@ -50,10 +50,16 @@ class TimmImageTower(TunedModule):
         self.can_branch = self.is_vit and isinstance(self.net.patch_drop, nn.Identity)
         self.width = int(getattr(net, "head_hidden_size", None) or self.net.num_features)
 
-    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
-        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them."""
+    @property
+    def droppable(self) -> int:
+        """How many patches there are of which some may be left out; 0 if none may."""
+        plain = self.can_branch and self.branches is None and self.mlp_branches is None and self.near_SS is None
+        return int(self.net.patch_embed.num_patches) if plain and not isinstance(self.net.norm, nn.Sequential) else 0
+
+    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
+        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them; from the patches ``kept_BK`` alone if given."""
         if self.is_vit:
-            return self._vit(pixels_BCHW, needs)
+            return self._vit(pixels_BCHW, needs, kept_BK)
         features = self.net.forward_features(pixels_BCHW)
         pooled_BV = self.net.forward_head(features, pre_logits=True)
         if "patches" not in needs:
@@ -73,11 +79,20 @@ class TimmImageTower(TunedModule):
         norm = getattr(self.net, "fc_norm", None)
         return RawImage(pooled_BV, patches if norm is None else norm(patches), None, self.net.patch_embed.grid_size)
 
-    def _vit(self, pixels_BCHW: Tensor, needs: frozenset[str]) -> RawImage:
+    def _some(self, pixels_BCHW: Tensor, kept_BK: Tensor) -> Tensor:
+        """timm's ``forward_features`` on some patches."""
+        x = self.net._pos_embed(self.net.patch_embed(pixels_BCHW))
+        x = self.net.norm_pre(keep_patches(x, kept_BK, self.net.num_prefix_tokens))
+        for block in self.net.blocks:
+            x = block(x)
+        return self.net.norm(x)
+
+    def _vit(self, pixels_BCHW: Tensor, needs: frozenset[str], kept_BK: Tensor | None = None) -> RawImage:
         net, branches = self.net, self.branches
         grid = tuple(net.patch_embed.grid_size)
         if branches is None:
-            x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS)
+            whole = kept_BK is None
+            x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS) if whole else self._some(pixels_BCHW, kept_BK)
             pooled_BV, classes, first = net.forward_head(x, pre_logits=True), None, net.num_prefix_tokens
             if self.mlp_branches is not None:
                 classes = self.mlp_branches.apart(pooled_BV)

@@ -100,6 +100,12 @@ def real_tokens(length_N: Tensor, count: int) -> Tensor:
     return torch.arange(count, device=length_N.device) < length_N[:, None]
 
 
+def keep_patches(x_BSV: Tensor, kept_BK: Tensor, first: int) -> Tensor:
+    """The ``first`` tokens and, of the patches behind them, those that each image keeps."""
+    index_BKV = (kept_BK + first)[..., None].expand(-1, -1, x_BSV.shape[-1])
+    return torch.cat([x_BSV[:, :first], x_BSV.gather(1, index_BKV)], dim=1)
+
+
 def masked_mean(tokens_NLV: Tensor, mask_NL: Tensor) -> Tensor:
     """Mean over the real tokens, ``[N, V]``; zero for a row without any. What padded positions hold has no influence, NaN too."""
     kept = tokens_NLV.masked_fill(~mask_NL[..., None], 0.0)

@@ -11,6 +11,7 @@ from wholegrain.data.batch import Batch
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.model import Model
 from wholegrain.training.frozen import FrozenImages, FrozenTexts
+from wholegrain.training.patch_dropout import PatchDropout
 from wholegrain.training.teacher import Teacher
 
 MADE_HERE = frozenset({"teacher", "views"})
@@ -26,6 +27,7 @@ class Encoder(nn.Module):
         model: the two towers and their head.
         images, texts: raw features of frozen towers; ``None`` runs the tower.
         teacher: whose features stand beside the model's where they are needed; it is no part of this module's parameters.
+        dropping: which patches the model sees; a teacher sees all.
     """
 
     def __init__(
@@ -34,14 +36,16 @@ class Encoder(nn.Module):
         images: FrozenImages | None = None,
         texts: FrozenTexts | None = None,
         teacher: Teacher | None = None,
+        dropping: PatchDropout | None = None,
     ) -> None:
         super().__init__()
+        self.dropping = dropping
         self.model, self.images, self.texts, self.teacher = model, images, texts, teacher
 
     def forward(self, batch: Batch, needs: frozenset[str]) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
         """Distinct texts are encoded once and handed to every place that says them."""
         model, plain = self.model, needs - MADE_HERE
-        image = self._see(model, batch, plain, len(batch.views) if "views" in needs else 1)
+        image = self._see(model, batch, plain, len(batch.views) if "views" in needs else 1, self.dropping)
         text = self._read(model, batch, plain)
         if "teacher" in needs and self.teacher is not None:
             with torch.no_grad():
@@ -53,14 +57,17 @@ class Encoder(nn.Module):
             text = text.select(batch.row_N)
         return image, text, model.scale, model.bias
 
-    def _see(self, model: Model, batch: Batch, needs: frozenset[str], views: int) -> ImageFeatures:
+    def _see(
+        self, model: Model, batch: Batch, needs: frozenset[str], views: int, dropping: PatchDropout | None = None
+    ) -> ImageFeatures:
         """The first views of all images, in one pass."""
         if self.images is not None:
             return model.project_images(self.images.read(batch.keys, batch.row_N.device), needs)
+        kept_BK = None if dropping is None else dropping.kept(batch.keys, views).to(batch.row_N.device, non_blocking=True)
         if views == 1:
-            return model.encode_images(batch.views[0].pixels_BCHW, needs)
+            return model.encode_images(batch.views[0].pixels_BCHW, needs, kept_BK)
         all_views, images = torch.cat([view.pixels_BCHW for view in batch.views[:views]]), len(batch.keys)
-        seen = model.encode_images(all_views, needs)
+        seen = model.encode_images(all_views, needs, kept_BK)
         first, *others = (seen.select(slice(k * images, (k + 1) * images)) for k in range(views))
         return replace(first, views=tuple(others))
 

@@ -35,6 +35,7 @@ from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_tex
 from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loader import DrawnSamples, Loader, Names, OnDevice, PlanSampler, Tell, make_loader, names_of
 from wholegrain.training.meters import Meters, Reporter, Silent
+from wholegrain.training.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, make_scaler, resolve_precision
 from wholegrain.training.recompute import blocks_of, recomputed
@@ -91,6 +92,7 @@ class Run:
     notes: list[str]
     teacher: Teacher | None = None
     scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
+    dropping: PatchDropout | None = None
     best: Best = field(default_factory=Best)
     shards: Shards | None = None
     step: int = 0
@@ -168,7 +170,7 @@ def train(
                 meters.say(sentence)
             needs = run.objective.needs
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
-            encoder.teacher = run.teacher
+            encoder.teacher, encoder.dropping = run.teacher, run.dropping
             settings = run.recipe.optimiser
             cast = partial(autocast, place.device, settings.precision)
             if shared:
@@ -257,6 +259,8 @@ def _step(run: Run, encoder: nn.Module, batch: Batch, place: Place, folder: RunF
     """One step; ``None`` if its loss is not a finite number and it is to be left out."""
     settings = run.recipe.optimiser
     seed_everything(run.recipe.seed, run.step, place.rank)
+    if run.dropping is not None:
+        run.dropping.step = run.step
     try:
         outcome = take_step(
             encoder,
@@ -333,8 +337,9 @@ def _assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> R
     PlanSampler(plan, 0, 0, place.rank, place.world)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
-    scaler = make_scaler(place.device, precision)
-    return Run(recipe, model, Objective(terms), optimiser, plan, names, total, list(notes), teacher, scaler)
+    scaler, objective = make_scaler(place.device, precision), Objective(terms)
+    dropping = make_dropping(recipe, model, objective.needs - MADE_HERE)
+    return Run(recipe, model, objective, optimiser, plan, names, total, list(notes), teacher, scaler, dropping)
 
 
 def _go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:

@@ -17,9 +17,10 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
-from wholegrain.training.encoder import Encoder
+from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.loader import DrawnSamples, Names, names_of
 from wholegrain.training.loop import offers
+from wholegrain.training.patch_dropout import make_dropping
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, resolve_precision
 from wholegrain.training.step import NonFiniteLossError, Outcome, make_optimiser, seed_everything, take_step
@@ -96,8 +97,9 @@ class Trial:
             self.model.zero_grad(set_to_none=True)
 
     def encoder(self) -> Encoder:
-        """The model, with a fresh teacher if the recipe has one."""
-        return Encoder(self.model, teacher=make_teacher(self.model, self.recipe.teacher))
+        """The model as it is trained: with a fresh teacher and without the patches that are dropped, if the recipe says so."""
+        dropping = make_dropping(self.recipe, self.model, Objective(self.recipe.terms).needs - MADE_HERE)
+        return Encoder(self.model, teacher=make_teacher(self.model, self.recipe.teacher), dropping=dropping)
 
     def loss(self, batch: Batch, blind: bool = False) -> Tensor:
         """The objective on a batch. Blind: as if the model gave the same for every image, and the same for every text."""
