@@ -122,9 +122,12 @@ def test_round_trip(tmp_path):
     assert document["dataset"] == "photos"
     assert document["task"] == "composition"
     assert sorted(p.name for p in (tmp_path / "out").rglob("*")) == [
+        "clip_benchmark",
+        "composition.json",
         "composition.parquet",
         "items",
         "results.json",
+        "retrieval.json",
         "retrieval.parquet",
     ]
 

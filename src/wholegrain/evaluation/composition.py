@@ -126,9 +126,7 @@ def hard_positives(
         raise NotSupportedError(
             f"The data set has no hard positives of the split {split!r} in hard_positives.parquet; choose a split that has some."
         )
-    scores = _encoded(
-        model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch, known
-    )
+    scores = _encoded(model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch, known)
     texts = np.array([[scores.text(t) for t in (*item.captions, item.negative)] for item in found])
     images = np.array([scores.image(item.key) for item in found])
     kinds = [item.kind for item in found]
@@ -248,7 +246,9 @@ def _with_expected(chance: dict[str, float]) -> dict[str, float]:
     return chance | {f"{name}_expected": value for name, value in chance.items() if name.endswith("_score")}
 
 
-def _encoded(model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None) -> PairScores:
+def _encoded(
+    model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
+) -> PairScores:
     """Everything encoded once."""
     keys, texts, needs = list(dict.fromkeys(keys)), list(dict.fromkeys(texts)), default_needs(model)
     image = encode_keys(model, dataset, keys, needs, batch=batch, known=known)

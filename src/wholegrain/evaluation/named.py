@@ -24,7 +24,7 @@ def is_function(name: str) -> bool:
     """Whether a name reads as ``file.py:function`` or ``module:function``.
 
     Example:
-        >>> is_function("mine.py:load"), is_function("package.module:load"), is_function("ViT-B-32:openai")
+        >>> is_function("mine.py:load"), is_function("os.path:join"), is_function("ViT-B-32:openai")
         (True, True, False)
     """
     where, _, what = name.rpartition(":")

@@ -14,6 +14,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.branches import branches
 from wholegrain.evaluation.composition import composition, hard_positives, negatives
 from wholegrain.evaluation.encode import Encoded, encode_split, split_keys
+from wholegrain.evaluation.faithfulness import faithfulness
 from wholegrain.evaluation.grounding import grounding
 from wholegrain.evaluation.linear_probe import linear_probe
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -26,8 +27,9 @@ SUITES = {
     "compositional": ("composition", "hard_positives", "negatives"),
     "dense": ("grounding",),
     "classification": ("zero_shot", "linear_probe"),
+    "faithfulness": ("faithfulness",),
 }
-"""Names that stand for several tasks."""
+"""Names that stand for several tasks; ``all`` are those that run unasked."""
 
 
 def expand(tasks: Sequence[str] | str) -> tuple[str, ...]:
@@ -148,6 +150,9 @@ class _Room:
                 "The captions have one role and the model has one vector per image, so the table would repeat retrieval."
             )
         return branches(encoded, **{"truths": self.dataset.truths, "model": self.model, "seed": self.seed, **settings})
+
+    def faithfulness(self, settings: dict[str, Any]) -> TaskResult:
+        return faithfulness(self.encoded, **{"model": self.model, "seed": self.seed, **settings})
 
     def zero_shot(self, settings: dict[str, Any]) -> TaskResult:
         return self._on_data(zero_shot, settings, known=self._known)

@@ -12,6 +12,7 @@ from wholegrain.data.record import caption_id
 from wholegrain.evaluation.benchmarks.items import CaptionSet
 from wholegrain.evaluation.benchmarks.pictures import Pictures
 from wholegrain.evaluation.encode import Encoded, Progress, distinct_texts
+from wholegrain.evaluation.faithfulness import faithfulness
 from wholegrain.evaluation.feature_store import FeatureStore
 from wholegrain.evaluation.intervals import bootstrap_mean
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
@@ -46,8 +47,10 @@ def encoded_captions(captions: CaptionSet, store: FeatureStore, progress: Progre
 
 def score_captions(
     captions: CaptionSet, model: Any, store: FeatureStore, *, seed: int = 0, shortlist: int = 0, progress: Progress | None = None
-) -> TaskResult:
+) -> list[TaskResult]:
     """Recall in both directions, a caption true of its own picture alone, and ``texts_cut``, the share of captions that were cut.
+
+    Where pictures have several captions, ``NAME_faithfulness`` comes with it: K-Precision of the captions that are ranked first.
 
     Raises:
         NotSupportedError: when there is a single picture.
@@ -67,4 +70,7 @@ def score_captions(
         note="lost their end at the model's context length",
     )
     protocol = "; ".join((captions.protocol[0].upper() + captions.protocol[1:], *captions.notes, found.protocol))
-    return replace(found, task=captions.name, protocol=protocol, figures=(*found.figures, cut))
+    results = [replace(found, task=captions.name, protocol=protocol, figures=(*found.figures, cut))]
+    if any(len(own) > 1 for own in captions.captions) and all(captions.captions):
+        results.append(replace(faithfulness(encoded, model=model, seed=seed), task=f"{captions.name}_faithfulness"))
+    return results

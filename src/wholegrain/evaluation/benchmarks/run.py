@@ -143,7 +143,8 @@ def run_benchmarks(
             for found in _read(one, model):
                 if progress:
                     console.print(f"{getattr(found, 'name', getattr(found, 'task', ''))} …", style="dim", highlight=False)
-                results.append(_named(_scored(found, model, store, seed), results))
+                for result in _scored(found, model, store, seed):
+                    results.append(_named(result, results))
         except NotSupportedError as reason:
             reasons[one.name] = str(reason)
             if progress:
@@ -173,11 +174,14 @@ def _read(one: Asked, model: Any) -> list[Any]:
     return several
 
 
-def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> TaskResult:
+def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[TaskResult]:
     if isinstance(found, TaskResult):
-        return found
-    how = {Benchmark: score, CaptionSet: score_captions, Statements: score_statements}[type(found)]
-    return how(found, model, store, seed=seed)
+        return [found]
+    if isinstance(found, CaptionSet):
+        return score_captions(found, model, store, seed=seed)
+    if isinstance(found, Statements):
+        return [score_statements(found, model, store, seed=seed)]
+    return [score(found, model, store, seed=seed)]
 
 
 def _named(result: TaskResult, others: Sequence[TaskResult]) -> TaskResult:
