@@ -57,8 +57,16 @@ def first_true_within(k: np.ndarray | int, better: np.ndarray, tied: np.ndarray,
         >>> float(first_true_within(1, np.array(0), np.array(3), np.array(1)))     # four candidates, all equal
         0.25
     """
-    t, m = torch.as_tensor(tied, dtype=torch.float64), torch.as_tensor(true_tied, dtype=torch.float64)
-    r = (torch.as_tensor(k, dtype=torch.float64) - torch.as_tensor(better, dtype=torch.float64)).clamp(min=0)
+    left, t, m = np.broadcast_arrays(np.maximum(np.asarray(k) - np.asarray(better), 0), tied, true_tied)
+    left, t, m = (np.asarray(x, dtype=np.int64) for x in (np.minimum(left, t + 1), t, m))
+    # queries are many, ways of being tied few: each is worked out once
+    code = (left * (t.max(initial=0) + 1) + t) * (m.max(initial=0) + 1) + m
+    _, first, back = np.unique(code, return_index=True, return_inverse=True)
+    return _hit(*(x.ravel()[first] for x in (left, t, m)))[back.reshape(code.shape)]
+
+
+def _hit(left: np.ndarray, tied: np.ndarray, true_tied: np.ndarray) -> np.ndarray:
+    r, t, m = (torch.from_numpy(x.astype(np.float64)) for x in (left, tied, true_tied))
     inside = torch.minimum(r, t)
     log_miss = torch.lgamma(t + 1) - torch.lgamma(t - inside + 1) - torch.lgamma(t + m + 1) + torch.lgamma(t + m - inside + 1)
     hit = 1 - torch.exp(log_miss)
