@@ -141,7 +141,7 @@ class SparingBlock(nn.Module):
 
     def get_weight_dtype(self) -> torch.dtype:
         """As open_clip's block."""
-        return self.mlp.c_fc.weight.dtype
+        return self.attn.in_proj_weight.dtype
 
 
 def spare(transformer: Any) -> bool:
