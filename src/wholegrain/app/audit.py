@@ -49,7 +49,7 @@ class AuditOptions:
 
     split: str = ""
     images: int = 1000
-    per_kind: int = 400
+    per_kind: int = 250
     pictures: int = 6
     seed: int = 0
     batch: int = 64

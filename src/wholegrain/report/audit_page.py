@@ -15,12 +15,13 @@ import numpy as np
 from rich.table import Table
 
 from wholegrain.data.shards import disk_errors
+from wholegrain.enrich.words import ANIMATE, OBJECTS
 from wholegrain.evaluation.encode import split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import show
 from wholegrain.report import examples
 from wholegrain.report.entry import Entry
-from wholegrain.report.heatmaps import COLOURS, content_phrases, overlay, patch_maps
+from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
 from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.report import page_environment
 
@@ -41,6 +42,7 @@ ASKED = {
 }
 """Kind -> title and what is asked."""
 MOST_PHRASES = 3
+NOUNS = sorted(ANIMATE.union(*OBJECTS.values()))
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,10 @@ def write_audit_page(
     """
     entry = Entry(name, None, model, results)
     page = page_environment().get_template("audit.html.j2").render(
-        name=name, split=split, folder=getattr(dataset, "name", ""), lines=lines, facts=facts, left_out=left_out,
+        name=Path(name).name if Path(name).exists() else name, split=split, folder=getattr(dataset, "name", ""), lines=lines, facts=facts, left_out=left_out,
         retrieval=_retrieval(entry), maps=_heat_cards(model, dataset, split, pictures, seed), fooled=examples.fooled([entry], dataset),
         lost=examples.worst_retrievals(entry, dataset, split, count=4), summary=_summary(lines, facts),
-        protocols={result.task: result.protocol for result in results}, colours=COLOURS,
+        protocols={result.task: result.protocol for result in results}, colours=COLOURS, stops=colour_stops(),
         version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
     part = path.with_name(f".{path.name}.part")
@@ -193,8 +195,8 @@ def _heat_cards(model: Any, dataset: Any, split: str, count: int, seed: int) -> 
         if len(cards) >= count:
             break
         record = dataset.record(keys[n])
-        caption = max(record.captions, key=lambda c: (len(content_phrases(c.text)[:MOST_PHRASES]), -len(c.text)))
-        phrases = content_phrases(caption.text)[:MOST_PHRASES]
+        caption = max(record.captions, key=lambda c: (len(content_phrases(c.text, NOUNS)[:MOST_PHRASES]), -len(c.text)))
+        phrases = content_phrases(caption.text, NOUNS)[:MOST_PHRASES]
         if len(phrases) < 2:
             continue
         pixels = dataset.pixels(record.key)
