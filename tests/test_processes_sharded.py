@@ -10,7 +10,8 @@ import torch.distributed as dist
 from test_accumulate import OWN, model_of
 from test_processes import apart
 from tiny_training import make_dataset, make_model, make_recipe
-from torch.distributed.tensor import DTensor
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.tensor import DTensor, Shard
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
@@ -134,9 +135,10 @@ def test_with_layer_decay_recomputation_frozen_parts_and_micro_batches(data, wor
 @pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
 def test_going_on_with_another_number_of_processes(data, tmp_path, beside):
+    gloo.stop()
     (alone,) = in_processes(1, data, "ce_clip", True)
     before, weights = None, None
-    for start, world in ((0, 2), (5, 4), (10, 1), (15, 2)):
+    for start, world in ((0, 2), (5, 1 if beside else 4), (10, 1), (15, 2)):  # a pool cannot make further groups of other sizes
         after = tmp_path / str(start)
         more = {"here": before, "there": after, "beside": beside}
         numbers, gradients, weights = in_processes(world, data, "ce_clip", True, start, start + 5, **more)[0]
@@ -161,11 +163,11 @@ def test_going_on_with_as_many_is_bit_for_bit(data, tmp_path):
 
 def damaged(rank, group, folder):
     """Of two checkpoints the newer is broken in one file that only one process verifies; then the disk is full in one process."""
-    place, mesh = Place(torch.device("cpu"), rank, 2, group), None
+    place = Place(torch.device("cpu"), rank, 2, group)
     mesh = sharded.DeviceMesh.from_group(group, "cpu")
     whole = torch.arange(6.0)
     for step in (1, 2):
-        part = sharded.distribute_tensor(whole * step, mesh, [sharded.Shard(0)])
+        part = sharded.distribute_tensor(whole * step, mesh, [Shard(0)])
         sharded.save_shards(checkpoint.Checkpoint(step, {"model/x": part, "objective/y": torch.ones(1)}, {}), folder, 2, place)
     if place.first:
         victim = max((folder / "step-00000002" / "shards").iterdir())
@@ -175,16 +177,13 @@ def damaged(rank, group, folder):
     assert found.step == 1
     assert "checksum of shards/" in notes[0]
     if rank == 1:
-        checkpoint.sha256 = full
-        sharded.save_file = full
+        FileSystemWriter._write_data = full
     problem = None
     try:
-        import torch.distributed.checkpoint.filesystem as files
-
-        files.FileSystemWriter._write_data = full if rank == 1 else files.FileSystemWriter._write_data
         sharded.save_shards(checkpoint.Checkpoint(3, {"model/x": part}, {}), folder, 2, place)
     except MachineError as error:
         problem = str(error)
+    place.wait()  # the first one tidies up
     return problem, sorted(path.name for path in folder.iterdir())
 
 
