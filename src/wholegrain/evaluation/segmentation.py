@@ -20,7 +20,7 @@ prediction of another picture. Intervals draw pictures with replacement; a class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -224,7 +224,6 @@ class _Counts:
     found: np.ndarray
     shuffled_hit: np.ndarray
     shuffled_found: np.ndarray
-    parts: list[str] = field(default_factory=list)
 
     @classmethod
     def empty(cls, pictures: int, classes: int) -> _Counts:
@@ -289,7 +288,16 @@ def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, p
     for name in ("miou", "pixel_accuracy"):
         note = f"every pixel is {names[most]}"
         short = "majority_miou" if name == "miou" else "majority_accuracy"
-        made.append(Figure(short, float(majority[name][0]), *2 * [float(majority[name][0])], len(pictures), note=note))
+        made.append(
+            Figure(
+                short,
+                float(majority[name][0]),
+                low=float(majority[name][0]),
+                high=float(majority[name][0]),
+                count=len(pictures),
+                note=note,
+            )
+        )
     made += _class_figures(names, once, spread, control, random_iou=true_1C[0] / C / (true_1C[0] + total / C - true_1C[0] / C))
     return TaskResult("segmentation", protocol, tuple(made), table(_rows(pictures, counts)))
 
@@ -313,17 +321,9 @@ def _class_figures(
     for c, name in enumerate(names):
         if once[1][0, c]:
             low, high = np.nanpercentile(spread_rC[:, c], [2.5, 97.5])
-            bounds = min(low, value[c]), max(high, value[c])
-            made.append(
-                Figure(
-                    f"{name}/iou",
-                    float(value[c]),
-                    *map(float, bounds),
-                    int(once[1][0, c]),
-                    float(random_iou[c]),
-                    float(shuffled[c]),
-                )
-            )
+            low, high = float(min(low, value[c])), float(max(high, value[c]))
+            pixels, luck = int(once[1][0, c]), float(random_iou[c])
+            made.append(Figure(f"{name}/iou", float(value[c]), low, high, pixels, luck, float(shuffled[c])))
     return made
 
 
