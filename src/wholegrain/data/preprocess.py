@@ -102,7 +102,9 @@ class Preprocess:
         """
         size = self.size
         if box is not None:
-            pixels_HWC = np.ascontiguousarray(pixels_HWC[box[1] : box[3], box[0] : box[2]])  # torch would copy it, too, and slowly
+            pixels_HWC = np.ascontiguousarray(
+                pixels_HWC[box[1] : box[3], box[0] : box[2]]
+            )  # torch would copy it, too, and slowly
         height, width = pixels_HWC.shape[:2]
         pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
         new = (size, size) if box is not None or self.resize == "squash" else _sides(size, width, height)
