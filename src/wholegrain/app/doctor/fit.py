@@ -16,8 +16,8 @@ from wholegrain.objectives.objective import choose_terms
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.loader import PlanSampler, names_of
-from wholegrain.training.loop import offers, twins_of
 from wholegrain.training.plan import Plan
+from wholegrain.training.run import offers, twins_of
 
 Value = TypeVar("Value")
 

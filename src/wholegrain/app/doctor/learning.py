@@ -16,7 +16,7 @@ from wholegrain.data.batch import Batch
 
 IMAGES = (16, 8, 4)
 """Batch sizes that are tried; the first one that can be afforded."""
-SECONDS = 35.0
+SECONDS = 25.0
 """A test takes about so long at most: slow models get fewer steps."""
 FEWEST, STEPS = 12, 40
 LOWEST, HIGHEST = 1e-7, 1e-1
@@ -168,7 +168,7 @@ def learning_rate(trial: Trial, batch: Batch, rates: Rates) -> list[Finding]:
     fall = f"falls from {rates.falls:.0e} on, farthest at {rates.fastest:.0e}" if math.isfinite(rates.falls) else "hardly falls"
     end = f"gains nothing or rises from {rates.diverges:.0e} on" if math.isfinite(rates.diverges) else "rises nowhere"
     seen = (
-        f"{rates.updates} steps on {images} images at each of {len(rates.rates)} rates from {low:.0e} to {high:.0e}: "
+        f"{rates.updates} {'step' if rates.updates == 1 else 'steps'} on {images} images at each of {len(rates.rates)} rates from {low:.0e} to {high:.0e}: "
         f"the loss {fall} and {end}; the recipe has {rate:.1e}"
     )
     if rate >= rates.diverges:

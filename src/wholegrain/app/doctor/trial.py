@@ -19,10 +19,10 @@ from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.loader import DrawnSamples, Names, names_of
-from wholegrain.training.loop import offers
 from wholegrain.training.patch_dropout import make_dropping
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast, resolve_precision
+from wholegrain.training.run import offers
 from wholegrain.training.step import NonFiniteLossError, Outcome, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
