@@ -63,6 +63,7 @@ def test_two_processes_like_one(data, whole, tmp_path):
     (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
     for line, other in zip(said, also, strict=True):
         assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-4)
+        assert line.get("evaluation") == pytest.approx(other.get("evaluation"), abs=0.05)
     assert all(torch.allclose(one[name], value, rtol=1e-3, atol=1e-3) for name, value in two.items())
 
 
@@ -88,6 +89,24 @@ def test_a_lost_process_is_restarted_and_the_run_ends_with_the_same_bits(data, w
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr, "one was killed"
     same(outcome_of(tmp_path / "run"), outcome_of(whole))
+
+
+@pytest.mark.slow
+def test_a_model_that_is_shared_out_and_a_lost_process(data, whole, tmp_path):
+    """The same run to rounding; its checkpoints are written by both processes, beside the training."""
+    arguments = ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN]
+    arguments += ["--optimiser.shard", "true", "--saving.asynchronous", "true"]
+    done = torchrun("--max-restarts", 1, HERE / "kill_one.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr, "one was killed"
+    assert len(list((tmp_path / "run" / "checkpoints" / "step-00000012" / "shards").iterdir())) == 2
+    (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
+    assert [line["step"] for line in said] == [line["step"] for line in also]
+    for line, other in zip(said, also, strict=True):
+        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-4)
+        assert line.get("evaluation") == other.get("evaluation")
+    assert all(torch.allclose(one[name], value, rtol=1e-3, atol=1e-3) for name, value in two.items())
+    assert "_orig" not in "".join(one)
 
 
 @pytest.mark.slow
