@@ -16,8 +16,9 @@ from wholegrain.training import accumulate
 from wholegrain.training.accumulate import split
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.loop import fit_model, offers, train
+from wholegrain.training.loop import train
 from wholegrain.training.plan import Plan
+from wholegrain.training.run import fit_model, offers
 from wholegrain.training.step import seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 

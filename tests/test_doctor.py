@@ -20,7 +20,7 @@ from wholegrain.data.record import Caption, Negative, Record, caption_id, conten
 from wholegrain.data.shards import ShardWriter
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
-from wholegrain.training.loop import fit_model
+from wholegrain.training.run import fit_model
 from wholegrain.training.step import seed_everything
 
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"

@@ -10,7 +10,8 @@ from torch import nn
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.lora import LowRank, adapters, plain_state
-from wholegrain.training.loop import fit_model, train
+from wholegrain.training.loop import train
+from wholegrain.training.run import fit_model
 from wholegrain.training.step import make_optimiser
 
 LORA = ["--model.lora.rank", "2", "--model.lora.alpha", "4"]

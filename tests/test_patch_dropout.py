@@ -12,8 +12,9 @@ from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.towers.open_clip import OpenClipImageTower
 from wholegrain.towers.timm_image import timm_tower
-from wholegrain.training.loop import fit_model, train
+from wholegrain.training.loop import train
 from wholegrain.training.patch_dropout import PatchDropout, make_dropping
+from wholegrain.training.run import fit_model
 
 DROP = ["--model.patch_dropout", "0.5", "--saving.every", "5"]
 OPEN = {"sight": 0, "places": "added", "patch": 4}  # patches that all see each other

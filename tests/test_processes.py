@@ -17,8 +17,8 @@ from wholegrain.training import checkpoint
 from wholegrain.training.distributed import Place
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.loop import offers
 from wholegrain.training.plan import Plan
+from wholegrain.training.run import offers
 from wholegrain.training.step import make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 

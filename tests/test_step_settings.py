@@ -16,9 +16,10 @@ from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipTextTower
 from wholegrain.towers.timm_image import timm_tower
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.loop import fit_model, train
+from wholegrain.training.loop import train
 from wholegrain.training.plan import Plan
 from wholegrain.training.recompute import blocks_of, recomputed
+from wholegrain.training.run import fit_model
 from wholegrain.training.step import NonFiniteLossError, make_optimiser, take_step
 
 DEEP = {"image_layers": 3, "text_layers": 2, "reader": "transformer"}

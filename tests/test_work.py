@@ -17,9 +17,10 @@ from wholegrain.objectives.recipe import recipe_names
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.loop import offers, train
+from wholegrain.training.loop import train
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast
+from wholegrain.training.run import offers
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.trackers import require_tracker
 from wholegrain.training.work import matrix_peak, peak_megabytes, step_work

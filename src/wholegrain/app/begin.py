@@ -14,7 +14,7 @@ from wholegrain.objectives.schema import Recipe
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.io import load_model, needs_tokenizer
 from wholegrain.towers.model import Model
-from wholegrain.training.loop import fit_model
+from wholegrain.training.run import fit_model
 from wholegrain.training.step import seed_everything
 
 FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epochs": "20"}

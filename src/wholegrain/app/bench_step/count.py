@@ -12,9 +12,9 @@ from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipTextTower, build_open_clip_text
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.loop import offers
 from wholegrain.training.plan import Plan
 from wholegrain.training.precision import autocast
+from wholegrain.training.run import offers
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.work import step_work
 
