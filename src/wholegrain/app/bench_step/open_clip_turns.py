@@ -11,18 +11,11 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-
-answers = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)  # what the trainer prints goes elsewhere
-
-
-def tell(**facts: object) -> None:
-    print(json.dumps(facts), file=answers, flush=True)
-
 
 def peak_megabytes() -> float:
     if torch.cuda.is_available():
@@ -36,8 +29,8 @@ class Turns:
 
     num_batches, num_samples = 10**6, 10**6
 
-    def __init__(self, batches: list) -> None:
-        self.batches = batches
+    def __init__(self, batches: list, tell: Callable) -> None:
+        self.batches, self.tell = batches, tell
 
     def __iter__(self):
         asked = 0
@@ -47,7 +40,7 @@ class Turns:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started
-            tell(seconds=seconds, megabytes=peak_megabytes())
+            self.tell(seconds=seconds, megabytes=peak_megabytes())
             asked += 1
         os._exit(0)
 
@@ -62,10 +55,16 @@ def batches_of(path: str, as_dicts: bool) -> list:
 
 def main() -> None:
     path, *flags = sys.argv[1:]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the trainer prints goes elsewhere
+
+    def tell(**facts: object) -> None:
+        print(json.dumps(facts), file=answers, flush=True)
+
     import open_clip_train.main as trainer
 
     as_dicts = hasattr(trainer, "create_task")  # since its tasks
-    data = SimpleNamespace(dataloader=Turns(batches_of(path, as_dicts)), set_epoch=lambda _: None)
+    data = SimpleNamespace(dataloader=Turns(batches_of(path, as_dicts), tell), set_epoch=lambda _: None)
     trainer.get_data = lambda *_, **__: {"train": data}
     version = getattr(sys.modules["open_clip"], "__version__", None) or importlib.metadata.version("open_clip_torch")
     tell(version=version)
