@@ -14,4 +14,5 @@ def dying(*args, step, **kwargs):
 
 
 taken, loop.take_step = loop.take_step, dying
-main()
+if __name__ == "__main__":
+    main()
