@@ -13,6 +13,6 @@ def dying(*args, step, **kwargs):
     return taken(*args, step=step, **kwargs)
 
 
-taken, loop.take_step = loop.take_step, dying
 if __name__ == "__main__":
+    taken, loop.take_step = loop.take_step, dying
     main()
