@@ -130,7 +130,7 @@ def start(name, world, port, **more):
     ]
 
 
-def ends(processes, seconds=60):
+def ends(processes, seconds=250):
     said = [process.communicate(timeout=seconds)[0] for process in processes]
     return [process.returncode for process in processes], said
 
