@@ -119,7 +119,7 @@ def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
         saved, _ = checkpoint.load_newest(tmp_path / "cut" / "checkpoints")
         reached.add(0 if saved is None else saved.step)
     assert stops >= 9
-    assert len(reached & set(range(1, STEPS))) >= 4, "kills came in the midst of the run, too"
+    assert len(reached & set(range(1, STEPS))) >= 3, "kills came in the midst of the run, too"
     assert not killed(data, tmp_path / "cut")
     same(outcome_of(tmp_path / "cut"), outcome_of(tmp_path / "whole"))
 

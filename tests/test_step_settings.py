@@ -194,11 +194,14 @@ def test_a_scaler_halves_its_factor_until_the_gradients_fit(dataset, micro):
 
 
 def poison(model, steps):
-    """Makes the loss of these steps not a number, by way of the image tower's output."""
+    """Makes the loss of these steps not a number, by way of the image tower's output in training."""
     calls = iter(range(1000))
-    model.image_tower.register_forward_hook(
-        lambda _, __, raw: type(raw)(raw.pooled_BV * (math.nan if next(calls) in steps else 1.0), raw.patches_BPV)
-    )
+
+    def spoil(tower, _, raw):
+        factor = math.nan if tower.training and next(calls) in steps else 1.0
+        return type(raw)(raw.pooled_BV * factor, raw.patches_BPV)
+
+    model.image_tower.register_forward_hook(spoil)
     return model
 
 
