@@ -103,7 +103,7 @@ def test_a_model_that_is_shared_out_and_a_lost_process(data, whole, tmp_path):
     (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
     assert [line["step"] for line in said] == [line["step"] for line in also]
     for line, other in zip(said, also, strict=True):
-        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-4)
+        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-4), f"step {line['step']}"
         assert line.get("evaluation") == other.get("evaluation")
     assert all(torch.allclose(one[name], value, rtol=1e-3, atol=1e-3) for name, value in two.items())
     assert "_orig" not in "".join(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -102,4 +103,4 @@ class Saver:
             copied[name] = on_cpu(given, kept, self._beside) if isinstance(given, DTensor) else kept
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        return Checkpoint(packed.step, copied, packed.facts)
+        return Checkpoint(packed.step, copied, copy.deepcopy(packed.facts))
