@@ -244,6 +244,7 @@ def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, p
         numbers = count()
         meters.evaluation(run.step, numbers)
         if run.best.improves(numbers, run.recipe.saving.metric, run.step):
+            folder.keep_beginning()
             folder.save_model(kept)
 
     place.first_alone(act)

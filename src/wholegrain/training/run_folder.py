@@ -73,8 +73,14 @@ class RunFolder:
         self._link()
 
     def beginning(self) -> Model | None:
-        """The base of a run with adapters, which checkpoints do not repeat and ``model/`` has no longer; ``None`` for other runs."""
+        """The model that the run began with, where ``model/`` is another by now and checkpoints do not hold all of it, or none is there yet."""
         return load_model(self.path / START) if (self.path / START).exists() else None
+
+    def keep_beginning(self) -> None:
+        """Before ``model/`` is first replaced: a run that is killed before its first checkpoint begins anew with what it began with."""
+        if not (self.path / START).exists() and not any(self.checkpoints.glob("step-*")):
+            with aside(self.path / START) as part:
+                shutil.copytree(self.model, part, dirs_exist_ok=True)
 
     def check(self, dataset: Dataset) -> None:
         """Refuses to go on with other data than the run began with."""
