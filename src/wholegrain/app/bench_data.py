@@ -199,7 +199,7 @@ def _open_clip(
             warnings.simplefilter("ignore")
             from open_clip_train.data import get_csv_dataset, get_wds_dataset
     except ImportError as missing:
-        say(f"open_clip's loaders are left out ({missing}); install them with: pip install open_clip_torch[training]")
+        say(f"open_clip's loaders are left out ({missing}); install them with: pip install 'wholegrain[bench]'")
         return {}
     from open_clip import get_tokenizer, image_transform
 

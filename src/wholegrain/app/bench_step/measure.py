@@ -158,7 +158,10 @@ class Turns:
         line = self._process.stdout.readline()
         if not line:
             self._process.wait()
-            raise MachineError(f"A rival ended before its step: {self._last_words()}")
+            said = self._last_words()
+            if said.startswith("ModuleNotFoundError"):
+                raise MachineError(f"open_clip's trainer does not start ({said}); install what it needs: pip install 'wholegrain[bench]'.")
+            raise MachineError(f"A rival ended before its step: {said}")
         return json.loads(line)
 
     def _last_words(self) -> str:

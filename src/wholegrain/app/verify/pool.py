@@ -10,6 +10,7 @@ the call with its traceback, and so does one that hangs in a collective that the
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import pickle
@@ -24,6 +25,7 @@ from typing import Any
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
 SECONDS = 90.0
 STARTING = 300.0
+_CAUSES = "gloo aborts when calls do not fit together, the system kills (-9) when memory runs out"
 
 _pool: list[tuple[Any, Any]] = []
 _folders: list[str] = []
@@ -87,7 +89,9 @@ def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
             try:
                 answers[rank] = pickle.loads(pipe.recv_bytes())
             except (EOFError, ConnectionError):
-                answers[rank] = ("the process died, as gloo has it when processes make calls that do not fit together", None)
+                process = _pool[rank][0]
+                process.join(5)
+                answers[rank] = (f"the process died with exit status {process.exitcode}; {_CAUSES}", None)
             if answers[rank][0]:
                 deadline = min(deadline, time.monotonic() + 5)  # the others may wait for this one for ever
     return answers
@@ -116,6 +120,7 @@ def _serve(rank: int, meeting: str, pipe: Any) -> None:
     import torch
     import torch.distributed as dist
 
+    faulthandler.enable()  # where it was, should it break
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=MOST)
     groups = {size: dist.new_group(list(range(size))) for size in range(1, MOST)} | {MOST: None}
