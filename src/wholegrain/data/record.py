@@ -5,6 +5,7 @@ A prepared data set is a folder::
     manifest.json             what is in it: schema, counts, captions per image, duplicates, broken images, hashes
     index.parquet             one row a record: key, split, label, captions (count), shard, and where the bytes lie in the shard
     shards/SPLIT-000000.tar   WebDataset shards: KEY.jpg (or .png, .webp) with the untouched image bytes, KEY.json with the record
+    captions.parquet          optional sidecar: :class:`GeneratedCaption` rows, read as further captions of their records
     negatives.parquet         optional sidecar: :class:`Negative` rows
     twins.parquet             optional sidecar: :class:`Twin` rows, test items for composition
     hard_positives.parquet    optional sidecar: :class:`HardPositive` rows, test items
@@ -52,6 +53,38 @@ class Caption:
     text: str
     role: str = "web"
     source: str = ""
+
+
+def generated_id(text: str, role: str, source: str) -> str:
+    """The id of a generated caption: ``g`` and 12 hex digits, so it is never the id of a caption of the record itself.
+
+    Texts that two prompts have in common keep an id each.
+    """
+    return "g" + hashlib.sha256("\0".join((role, source, text)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class GeneratedCaption:
+    """A sidecar row: a caption that a model wrote, which a data set shows among the captions of its record.
+
+    Attributes:
+        key: the record.
+        caption: :func:`generated_id`.
+        role: as :attr:`Caption.role`: ``detail``, ``background``, …
+        text: what was written.
+        source: model, prompt with its version, and seed in one text: what :attr:`Caption.source` says.
+        model, prompt, version, seed: the same one by one.
+    """
+
+    key: str
+    caption: str
+    role: str
+    text: str
+    source: str
+    model: str
+    prompt: str
+    version: str
+    seed: int = 0
 
 
 @dataclass(frozen=True)
