@@ -20,7 +20,8 @@ from wholegrain.evaluation.boxes import box_classification, pointing
 from wholegrain.evaluation.correlative import attend, correlative
 from wholegrain.evaluation.dense_data import boxed, class_set, segmented
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.segmentation import Windows, labels_of, mean_iou, segmentation, sparc_segmentation
+from wholegrain.evaluation.segmentation import Windows, labels_of, mean_iou, segmentation
+from wholegrain.evaluation.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.templates import templates_of
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.open_clip import OpenClipImageTower

@@ -210,3 +210,4 @@ def test_a_run_killed_after_an_evaluation_and_before_its_first_checkpoint_begins
     run(dataset, tmp_path / "cut", recipe, load_model(tmp_path / "cut"), evaluate=evaluate, resume=True)
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
     same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+    assert not (tmp_path / "cut" / "start").exists()  # of no use any more

@@ -13,7 +13,8 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.boxes import box_classification, pointing
 from wholegrain.evaluation.dense_data import boxed, class_set, segmented
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.segmentation import Windows, segmentation, sparc_segmentation
+from wholegrain.evaluation.segmentation import Windows, segmentation
+from wholegrain.evaluation.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.zero_shot import TEMPLATES
 
 DENSE_TASKS = ("segmentation", "sparc_segmentation", "box_classification", "pointing")

@@ -48,7 +48,6 @@ def audit(
         caption_columns: several caption columns with their roles, as in raw=web,long_caption=detail.
         split_column: column with the split.
     """
-    import torch
     from rich.console import Console
 
     from wholegrain.app.audit import AuditOptions, open_photos
@@ -58,12 +57,13 @@ def audit(
     from wholegrain.errors import UserError
     from wholegrain.report.audit_page import scorecard_table
     from wholegrain.towers import load_model
+    from wholegrain.training.distributed import choose_device
 
     if min(images, per_kind, batch) < 1 or pictures < 0:
         raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")
     columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
     dataset = open_photos(photos, out, SourceOptions(image_column, columns, split_column))
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = choose_device(None if device == "auto" else device)
     found = run(
         load_model(model).to(place),
         dataset,

@@ -49,8 +49,6 @@ def dense(
     """
     from dataclasses import replace
 
-    import torch
-
     from wholegrain.app.dense import DENSE_TASKS, DenseOptions
     from wholegrain.app.dense import dense as run
     from wholegrain.errors import UserError
@@ -58,6 +56,7 @@ def dense(
     from wholegrain.evaluation.show import print_results
     from wholegrain.evaluation.templates import templates_of
     from wholegrain.towers import load_model
+    from wholegrain.training.distributed import choose_device
 
     names = tuple(name.strip() for name in tasks.split(","))
     unknown = [name for name in names if name not in DENSE_TASKS]
@@ -66,7 +65,7 @@ def dense(
     options = DenseOptions(
         names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, subset, seed, batch
     )
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = choose_device(None if device == "auto" else device)
     results, left_out = run(load_model(model).to(place), data, options)
     print_results(
         [replace(r, figures=tuple(f for f in r.figures if not f.name.endswith("/iou"))) for r in results]

@@ -1,15 +1,10 @@
-"""Zero-shot semantic segmentation: the class names of a data set against the patches, pixel by pixel.
+"""Zero-shot semantic segmentation: the class names of a data set against the patches, pixel by pixel, in sliding windows.
 
-Two protocols:
-
-* :func:`segmentation`, the sliding window of SCLIP and COSMOS: the picture's shorter side is resized, square windows slide over it (the
-  last ones are moved inside, nothing is padded), each window's patches meet the class vectors by cosine, the maps are enlarged
-  bilinearly, averaged where windows overlap, and enlarged to the mask's size; the mask is never resized. A class with several words
-  takes the best of them. Where the data have a background class, a pixel whose greatest probability (softmax of ``scale`` times the
-  cosines) is below ``threshold`` is background; without one such pixels are not counted.
-* :func:`sparc_segmentation`, SPARC's own (Bica et al. 2024, section 4.6): the whole picture in one view, a class per patch, the label map
-  enlarged to the mask's size; intersection over union per class averaged over the classes present in the picture, then over pictures;
-  countable classes only. The paper leaves open whether all classes compete or only those present, so both are given.
+The protocol is that of SCLIP and COSMOS: the picture's shorter side is resized, square windows slide over it (the last ones are moved
+inside, nothing is padded), each window's patches meet the class vectors by cosine, the maps are enlarged bilinearly, averaged where
+windows overlap, and enlarged to the mask's size; the mask is never resized. A class with several words takes the best of them. Where the
+data have a background class, a pixel whose greatest probability (softmax of ``scale`` times the cosines) is below ``threshold`` is
+background; without one such pixels are not counted. SPARC has a protocol of its own (:mod:`wholegrain.evaluation.sparc_segmentation`).
 
 Not zero-shot, and never to be put into one table with these: Cat-Seg and other decoders trained on masks.
 
@@ -35,7 +30,7 @@ from wholegrain.evaluation.dense_data import ClassSet, Segmented
 from wholegrain.evaluation.encode import device_of, evaluating
 from wholegrain.evaluation.intervals import resample_counts
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.rows import Rows, table
 from wholegrain.evaluation.similarity import unit
 from wholegrain.evaluation.zero_shot import TEMPLATES, class_vectors
 
@@ -97,8 +92,8 @@ def segmentation(
     Raises:
         NotSupportedError: when the model gives no patches, or no keys and queries where they are asked for.
     """
-    _check(pictures, classes, attention)
-    counts, order = _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)), _order(len(pictures), seed)
+    check_masks(pictures, classes, attention)
+    counts, order = _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)), shuffled_order(len(pictures), seed)
     words = [(c, word) for c, names in enumerate(classes.words) for word in names]
     owner = torch.tensor([c for c, _ in words])
     word_WD = class_vectors(model, [word for _, word in words], templates, batch)
@@ -107,7 +102,7 @@ def segmentation(
     with correlative(model, attention == "correlative"):
         for n in order:
             picture = pictures[n]
-            true_HW = _true(picture, classes)
+            true_HW = true_places(picture, classes)
             found_HW = _predict(model, picture, word_WD, owner, classes, windows, scale, threshold, true_HW.shape, batch)
             counts.add(n, true_HW, found_HW)
             if before is not None:
@@ -122,19 +117,19 @@ def segmentation(
     )
 
 
-def _check(pictures: Sequence[Segmented], classes: ClassSet, attention: str) -> None:
+def check_masks(pictures: Sequence[Segmented], classes: ClassSet, attention: str) -> None:
     if not pictures or len(classes.ids) < 2:
         raise UserError("Segmentation needs at least one picture with a mask and two classes; check the folder.")
     if attention not in ("plain", "correlative"):
         raise UserError(f"attention is {attention!r}; choose plain or correlative.")
 
 
-def _order(count: int, seed: int) -> list[int]:
+def shuffled_order(count: int, seed: int) -> list[int]:
     """Pictures in random order: the one before is the other picture of the shuffled control."""
     return np.random.default_rng([seed, 3]).permutation(count).tolist()
 
 
-def _true(picture: Segmented, classes: ClassSet) -> np.ndarray:
+def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
     """int64 ``[H, W]``: places in the class list, background behind the last one, -1 where nothing is counted."""
     ids = picture.labels()
     top = max(int(ids.max(initial=0)), *classes.ids, classes.background or 0) + 1
@@ -352,83 +347,3 @@ def _protocol(
         f"{windows.short or round(1.5 * size)}, windows of {size} every {windows.stride or max(1, size // 2)} pixels, cosines averaged and "
         f"enlarged to the mask; {ground}; mIoU over all pixels of the data set and the classes that occur."
     )
-
-
-def sparc_segmentation(
-    model: Any,
-    pictures: Sequence[Segmented],
-    classes: ClassSet,
-    *,
-    templates: Sequence[str] = ("{}",),
-    seed: int = 0,
-    batch: int = 64,
-) -> TaskResult:
-    """SPARC's protocol: ``miou`` where all classes compete, ``miou_present`` where only those present do; countable classes only.
-
-    Raises:
-        NotSupportedError: when the model gives no patches, or no picture holds a countable class.
-    """
-    _check(pictures, classes, "plain")
-    words = [(c, word) for c, names in enumerate(classes.words) for word in names]
-    owner = torch.tensor([c for c, _ in words])
-    word_WD = class_vectors(model, [word for _, word in words], templates, batch)
-    thing_C = np.array(classes.things)
-    order, kept = _order(len(pictures), seed), {}
-    other: Tensor | None = None
-    found: dict[int, dict[str, Any]] = {}
-    for n in [*order, order[0]]:  # the first again, for it needs the last one's map
-        pixels, true_HW = pictures[n].pixels(), _true(pictures[n], classes)
-        view = np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))))
-        patches_VPD, grid = patch_vectors(model, [view], batch)
-        near = (patches_VPD[0] @ word_WD.T).T.unflatten(1, grid)
-        near = torch.stack([near[owner == c].amax(0) for c in range(len(classes.ids))])
-        present = np.flatnonzero(np.bincount(true_HW[true_HW >= 0], minlength=len(thing_C))[: len(thing_C)])
-        things = present[thing_C[present]]
-        if len(things):
-            kept = found.setdefault(n, {"here": _picture_iou(near, true_HW, things, present)})
-            if other is not None:
-                kept["shuffled"] = _picture_iou(other, true_HW, things, present)
-            kept["chance"] = _picture_chance(true_HW, things, present, len(classes.ids))
-        other = near
-    if not found:
-        raise NotSupportedError(
-            "No mask holds a countable class, so SPARC's protocol has nothing to count; use the sliding window."
-        )
-    places = sorted(found)
-    names = [pictures[n].name for n in places]
-
-    def column(part: str) -> dict[str, np.ndarray]:
-        return {m: np.array([found[n].get(part, found[n]["here"])[m] for n in places]) for m in ("miou", "miou_present")}
-
-    rows = Rows(names, [""] * len(names), names, column("here"), column("chance"), column("shuffled"))
-    protocol = (
-        f"{len(names):,} pictures, {int(thing_C.sum()):,} countable of {len(thing_C):,} classes: the whole picture in one view, a class per "
-        f"patch ({grid[0]} x {grid[1]}), labels enlarged to the mask; IoU averaged over the countable classes present in a picture, then "
-        "over pictures; miou_present lets only classes present compete."
-    )
-    return TaskResult("sparc_segmentation", protocol, tuple(figures(rows, seed=seed)), table(rows))
-
-
-def _picture_iou(near_CRQ: Tensor, true_HW: np.ndarray, things: np.ndarray, present: np.ndarray) -> dict[str, float]:
-    return {
-        "miou": _thing_iou(near_CRQ.argmax(0).numpy(), true_HW, things),
-        "miou_present": _thing_iou(present[near_CRQ[torch.from_numpy(present)].argmax(0).numpy()], true_HW, things),
-    }
-
-
-def _thing_iou(label_RQ: np.ndarray, true_HW: np.ndarray, things: np.ndarray) -> float:
-    large = np.asarray(Image.fromarray(label_RQ.astype(np.int32)).resize(true_HW.shape[::-1], Image.Resampling.NEAREST))
-    counted = true_HW >= 0
-    parts = [((large == c) & counted, true_HW == c) for c in things]
-    return float(np.mean([np.count_nonzero(a & b) / np.count_nonzero(a | b) for a, b in parts]))
-
-
-def _picture_chance(true_HW: np.ndarray, things: np.ndarray, present: np.ndarray, classes: int) -> dict[str, float]:
-    """Labels drawn at random pixel by pixel, in expectation of the counts."""
-    counted = max(1, int((true_HW >= 0).sum()))
-    share = np.array([(true_HW == c).sum() / counted for c in things])
-
-    def iou(C: int) -> float:
-        return float(np.mean(share / C / (share + 1 / C - share / C)))
-
-    return {"miou": iou(classes), "miou_present": iou(len(present))}

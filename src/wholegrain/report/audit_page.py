@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from wholegrain.data.shards import disk_errors
 from wholegrain.enrich.words import ANIMATE, OBJECTS
 from wholegrain.evaluation.encode import split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
@@ -23,7 +21,7 @@ from wholegrain.report import examples
 from wholegrain.report.entry import Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
 from wholegrain.report.pictures import data_uri, seen_part
-from wholegrain.report.report import page_environment
+from wholegrain.report.report import page_environment, write_page
 
 ASKED = {
     "replace_colour": ("Colour", "a thing’s colour exchanged for another that the captions use"),
@@ -156,12 +154,7 @@ def write_audit_page(
         protocols={result.task: result.protocol for result in results}, colours=COLOURS, stops=colour_stops(),
         version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
-    part = path.with_name(f".{path.name}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
-    return path
+    return write_page(path, page)
 
 
 def _retrieval(entry: Entry) -> list[tuple[str, list[Figure]]]:

@@ -96,12 +96,7 @@ def write_report(
         reference=entries[compared_with].name,
         **_compared(entries, dataset, split, compared_with),
     )  # fmt: skip
-    part = path.with_name(f".{path.name}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
-    return path
+    return write_page(path, page)
 
 
 def _check(entries: Sequence[Entry]) -> None:
@@ -118,6 +113,16 @@ def _place(entries: Sequence[Entry], name: str) -> int:
     if name and name not in names:
         raise UserError(f'The report has no entry "{name}" to compare with; its entries are {", ".join(names)}.')
     return names.index(name) if name else 0
+
+
+def write_page(path: Path, page: str) -> Path:
+    """Writes a page, aside first, so that it is whole or not there; gives its path."""
+    part = path.with_name(f".{path.name}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        os.replace(part, path)
+    return path
 
 
 def page_environment() -> Environment:

@@ -188,7 +188,7 @@ def _loop(
             saver.save(lambda: packed(run))
         if done or interrupted:
             saver.finish()
-            place.first_alone(partial(folder.save_last, run.kept, evaluate is None or run.best.step == run.step))
+            place.first_alone(partial(_end, run, folder, run.kept, evaluate is None))
         if done:
             return
         if interrupted:
@@ -197,6 +197,12 @@ def _loop(
             )
             interrupts.obey()
             raise SystemExit(143)  # another process was asked
+
+
+def _end(run: Run, folder: RunFolder, last: Model, unevaluated: bool) -> None:
+    folder.save_last(last, same=unevaluated or run.best.step == run.step)
+    if not run.recipe.model.lora.rank:
+        folder.drop_beginning()
 
 
 def _step(run: Run, encoder: nn.Module, batch: Batch, place: Place, folder: RunFolder, meters: Meters) -> Outcome | None:

@@ -8,7 +8,7 @@
     tensorboard/     the same for TensorBoard
     checkpoints/     see training/checkpoint.py
     model/           the model to use: the starting one, then the best evaluated one, or the last
-    start/           the model before the first step, of a run with adapters
+    start/           the model before the first step, of a run with adapters (of another until its first checkpoint)
     last/            the last one, where another is the best (``RUN:last`` loads it)
 """
 
@@ -81,6 +81,10 @@ class RunFolder:
         if not (self.path / START).exists() and not any(self.checkpoints.glob("step-*")):
             with aside(self.path / START) as part:
                 shutil.copytree(self.model, part, dirs_exist_ok=True)
+
+    def drop_beginning(self) -> None:
+        """Once there is a checkpoint that holds all of the model."""
+        shutil.rmtree(self.path / START, ignore_errors=True)
 
     def check(self, dataset: Dataset) -> None:
         """Refuses to go on with other data than the run began with."""

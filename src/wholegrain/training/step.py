@@ -190,7 +190,8 @@ def _backward(
 
 def _sums(shares: list[Tensor | float], device: torch.device, group: dist.ProcessGroup | None) -> list[float]:
     """The sums of all processes' shares, in one transfer."""
-    stacked = torch.stack([torch.as_tensor(share, dtype=torch.float64, device=device) for share in shares])
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no larger type
+    stacked = torch.stack([torch.as_tensor(share, dtype=dtype, device=device) for share in shares])
     if group is not None:
         dist.all_reduce(stacked, group=group)
     return stacked.tolist()
