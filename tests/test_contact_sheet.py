@@ -9,10 +9,11 @@ from PIL import Image
 from rich.console import Console
 
 from wholegrain.cli.inspect import inspect, print_manifest
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.record import Caption, Negative, Record, Region, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.report.contact_sheet import mark_edits, write_contact_sheet
 
 

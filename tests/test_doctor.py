@@ -15,9 +15,10 @@ from wholegrain.app.doctor.doctor import examine
 from wholegrain.app.doctor.looked import look
 from wholegrain.app.doctor.trial import Trial
 from wholegrain.cli import main as cli
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
 from wholegrain.training.run import fit_model

@@ -16,9 +16,10 @@ import pytest
 from tiny_training import make_model, make_recipe
 
 from wholegrain.data import remote
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import MachineError, UserError
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.plan import Plan

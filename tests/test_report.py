@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 
 from wholegrain.cli.main import main
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, HardPositive, Negative, Record, Region, Twin, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.suite import evaluate

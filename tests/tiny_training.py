@@ -5,9 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, Twin, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.tokenizer import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model

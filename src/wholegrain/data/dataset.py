@@ -11,8 +11,10 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,26 +28,13 @@ from PIL import Image
 from wholegrain.data.layout import Layout
 from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
 from wholegrain.data.remote import Remote, address
-from wholegrain.data.shards import disk_errors, pread_exactly, record_from_json
+from wholegrain.data.shards import pread_exactly, record_from_json
+from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows
 from wholegrain.errors import UserError
 
 Manifest = dict[str, Any]
 _MOST_OPEN = 256
 _JPEG_COLOURS = ("YCbCr", "RGB", "Gray")
-_EDIT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("old", pa.string()), ("new", pa.string())])
-
-
-def _schema(*text: str, **other: pa.DataType) -> pa.Schema:
-    return pa.schema([(name, pa.string()) for name in text] + list(other.items()))
-
-
-SIDECARS: dict[str, pa.Schema] = {
-    "negatives": _schema("key", "caption", "kind", "text", "source", edits=pa.list_(_EDIT)),
-    "twins": _schema("item", "kind", "split", keys=pa.list_(pa.string()), captions=pa.list_(pa.string())),
-    "hard_positives": _schema("item", "kind", "key", "negative", "split", captions=pa.list_(pa.string())),
-    "truths": _schema("caption", "key"),
-}
-"""Name of a sidecar -> its columns. ``truths`` names further images (key) of which a caption (id) is true."""
 
 
 class BrokenImageError(UserError):
@@ -213,7 +202,13 @@ class Dataset:
         return self.folder / "shards" / self._index["shard_names"].item(self._index["shard"][self._row(key)])
 
     def record(self, key: str) -> Record:
-        """The record of a key. Raises :class:`KeyError` for a key that is not there."""
+        """The record of a key, with generated captions behind its own. Raises :class:`KeyError` for a key that is not there."""
+        record = self.original(key)
+        generated = self.generated.of(key) if len(self.generated) else ()
+        return replace(record, captions=record.captions + generated) if generated else record
+
+    def original(self, key: str) -> Record:
+        """The record of a key as it was prepared, without generated captions."""
         text = self._read(self._row(key), "json")
         try:
             return record_from_json(json.loads(text.decode()))  # given bytes, it would first guess their encoding
@@ -241,9 +236,20 @@ class Dataset:
             ) from None
 
     @cached_property
+    def generated(self) -> CaptionRows:
+        """Captions that models wrote, which :meth:`record` shows; none without the sidecar."""
+        return CaptionRows(self._sidecar("captions"))
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Role -> number of captions, generated ones among them, sorted; empty where the manifest does not count roles."""
+        own = self.manifest.get("roles")
+        return dict(sorted((Counter(own) + Counter(self.generated.roles)).items())) if own else {}
+
+    @cached_property
     def negatives(self) -> Mapping[tuple[str, str], tuple[Negative, ...]]:
         """(key, caption id) -> its hard negatives, in the order in which they were written; empty without the sidecar."""
-        return _Negatives(self._sidecar("negatives"))
+        return NegativeRows(self._sidecar("negatives"))
 
     @cached_property
     def negative_kinds(self) -> tuple[str, ...]:
@@ -275,6 +281,14 @@ class Dataset:
         return pq.read_table(path) if there else SIDECARS[name].empty_table()
 
     @cached_property
+    def records_hash(self) -> str:
+        """SHA-256 (hex) over the records and their images alone: no sidecar changes it."""
+        total = hashlib.sha256(json.dumps(self.manifest.get("shards", {}), sort_keys=True).encode())
+        with (self.folder / "index.parquet").open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.hexdigest()
+
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) over the index, the shards' hashes and the sidecars: the same data, the same hash, wherever it lies."""
         total = hashlib.sha256(json.dumps(self.manifest.get("shards", {}), sort_keys=True).encode())
@@ -284,74 +298,6 @@ class Dataset:
                 with path.open("rb") as file:
                     total.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
         return total.hexdigest()
-
-
-class _Negatives(Mapping[tuple[str, str], tuple[Negative, ...]]):
-    """Looks rows up in the arrow table and makes objects only for those asked for: millions of negatives cost little."""
-
-    def __init__(self, table: pa.Table) -> None:
-        joined = [f"{key} {caption}" for key, caption in zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True)]
-        names = np.array(joined, dtype="S") if joined else np.array([], dtype="S1")
-        order = np.argsort(names, kind="stable")
-        self._table = table.take(pa.array(order)) if len(order) else table
-        self._names, self._starts = np.unique(names[order], return_index=True)
-        self._ends = np.append(self._starts[1:], len(names))
-
-    def __getitem__(self, pair: tuple[str, str]) -> tuple[Negative, ...]:
-        name = " ".join(pair).encode()
-        place = int(np.searchsorted(self._names, name))
-        if place == len(self._names) or self._names[place] != name:
-            raise KeyError(pair)
-        start, end = int(self._starts[place]), int(self._ends[place])
-        rows = self._table.slice(start, end - start).to_pylist()
-        return tuple(Negative(**{**row, "edits": tuple(tuple(edit.values()) for edit in row["edits"] or ())}) for row in rows)
-
-    def __iter__(self) -> Iterator[tuple[str, str]]:
-        for name in self._names:
-            key, caption = name.decode().split(" ")
-            yield key, caption
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def write_sidecar(folder: Path | str, name: str, rows: Iterable[Negative | Twin | HardPositive | tuple[str, str]]) -> int:
-    """Writes a sidecar of a prepared data set, aside first, with the same column types whatever the rows are.
-
-    Args:
-        folder: the data set.
-        name: ``negatives``, ``twins``, ``hard_positives`` or ``truths``.
-        rows: read once, so they may be made on the way; a truth is (caption id, key).
-
-    Returns:
-        the number of rows written.
-    """
-    if name not in SIDECARS:
-        raise UserError(f"there is no sidecar {name!r}; choose one of {', '.join(SIDECARS)}")
-    schema, target = SIDECARS[name], Path(folder) / f"{name}.parquet"
-    part, count, batch = target.with_name(target.name + ".part"), 0, []
-    try:
-        with disk_errors(folder), pq.ParquetWriter(part, schema, compression="zstd") as writer:
-            for row in rows:
-                batch.append(_plain(row))
-                count += 1
-                if len(batch) == 2**16:
-                    writer.write_table(pa.Table.from_pylist(batch, schema))
-                    batch = []
-            writer.write_table(pa.Table.from_pylist(batch, schema))
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
-    return count
-
-
-def _plain(row: Negative | Twin | HardPositive | tuple[str, str]) -> dict[str, Any]:
-    if isinstance(row, tuple):
-        return {"caption": row[0], "key": row[1]}
-    values = dict(vars(row))
-    if "edits" in values:
-        values["edits"] = [dict(zip(("start", "end", "old", "new"), edit, strict=True)) for edit in values["edits"]]
-    return values
 
 
 def _pairs(row: dict[str, Any], *names: str) -> dict[str, tuple[str, ...]]:

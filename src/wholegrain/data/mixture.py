@@ -143,6 +143,17 @@ class Mixture(Dataset):
         dataset, _, own = self._find(key)
         return replace(dataset.record(own), key=key)
 
+    def original(self, key: str) -> Record:
+        """The record of a key as it was prepared, under this key."""
+        dataset, _, own = self._find(key)
+        return replace(dataset.original(own), key=key)
+
+    @property
+    def roles(self) -> dict[str, int]:
+        """Role -> number of captions in all data sets; empty where one of them does not count roles."""
+        each = [dataset.roles for dataset in self.datasets]
+        return dict(sorted(sum(map(Counter, each), Counter[str]()).items())) if all(each) else {}
+
     def records(self, split: str) -> Iterator[Record]:
         """The records of a split, in the order of :meth:`keys`."""
         return map(self.record, self.keys(split))

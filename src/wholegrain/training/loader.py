@@ -51,7 +51,7 @@ def names_of(dataset: Dataset, recipe: DataRecipe) -> Names:
     Raises:
         UserError: the data have none of the roles of a draw, or not a negative of the kinds asked for.
     """
-    known = sorted(dataset.manifest.get("roles") or _scanned_roles(dataset, recipe.split))
+    known = sorted(dataset.roles or _scanned_roles(dataset, recipe.split))
     for draw in recipe.captions:
         if not draw.optional and not any(selects(draw.roles, role) for role in known):
             wanted = ", ".join(draw.roles)

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.scenes.captions import overview
 from wholegrain.data.scenes.world import World, draw_scene
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
 
 ROLES = ("overview", "main_object", "background", "detail", "style")

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from wholegrain.data.dataset import Dataset, write_sidecar
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, HardPositive, Negative, Record, Region, Twin, caption_id, content_key
 from wholegrain.data.scenes.captions import HELD_OUT_WORDINGS, TRAINING_WORDINGS, Said, noun_phrase, say, singles
 from wholegrain.data.scenes.draw import draw, masks, png
 from wholegrain.data.scenes.twins import TWIN_KINDS, draw_hard_positive, draw_twins, edits_between, negatives
 from wholegrain.data.scenes.world import CROWDED, SPARSE, Mention, Scene, World, draw_scene, holds
 from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 
 _CHUNK = 250
 
