@@ -24,7 +24,8 @@ def written(key, role, text, source="model detail@1 seed=0"):
 @pytest.fixture
 def data(tmp_path):
     dataset = make_dataset(tmp_path / "d", 12)
-    assert len(dataset.generated) == 0  # read before a sidecar is written
+    assert dataset.content_hash  # read before a sidecar is written, as the next line
+    assert len(dataset.generated) == 0
     return tmp_path / "d", dataset.keys("train"), dataset
 
 
