@@ -16,7 +16,7 @@ from wholegrain.data.batch import Batch, View
 from wholegrain.features import Pairing
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.recompute import recomputed

@@ -23,7 +23,7 @@ from wholegrain.evaluation.composition import twin_scores
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.contract import unit
 from wholegrain.losses.negclip import NegclipLoss
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
 
 WIDTH, BATCH = 128, 128

@@ -9,7 +9,7 @@ from test_towers import TEXT, clip_and_config
 from tiny_training import make_dataset, make_recipe
 
 from wholegrain.data.preprocess import Preprocess
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.blocks import Packed, SparingBlock
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import build_open_clip_text, split_open_clip

@@ -19,7 +19,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
 from wholegrain.training.run import fit_model
 from wholegrain.training.step import seed_everything

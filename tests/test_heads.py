@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import gelu, normalize
 
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
 from wholegrain.towers.heads import BranchHead, BranchReadout, PlainHead, SparcHead, Widths, build_head
 from wholegrain.towers.small import SmallConfig, small_model

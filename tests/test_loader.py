@@ -11,7 +11,8 @@ from wholegrain.data.batch import Sample, Text, collate, stable_id
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw
-from wholegrain.text.tokenizer import Tokens, train_tokenizer
+from wholegrain.text.tokenizer import Tokens
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.training.draw import draw_texts
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.plan import Plan

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
-from wholegrain.text.tokenizer import ClipTokenizer, train_tokenizer
+from wholegrain.text.tokenizer import ClipTokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, Model, convert_head, load_model, needs_tokenizer, save_model
 from wholegrain.towers import io as towers_io
 from wholegrain.towers.heads import PlainHead, Widths

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import load_model, save_model
 from wholegrain.towers.pair import load_pair
 

@@ -5,7 +5,7 @@ import torch
 from test_model_io import CONFIG, SPEC, TEXTS, TOKENIZER, assert_same, open_clip_folder
 
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.towers.positions import interpolated, split_options, stretched
 from wholegrain.towers.small import SmallConfig, small_model

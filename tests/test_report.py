@@ -26,7 +26,7 @@ from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
 from wholegrain.report.report import write_report
 from wholegrain.report.summary import summary
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import save_model
 from wholegrain.towers.heads import HeadConfig, convert_head
 from wholegrain.towers.small import SmallConfig, small_model

@@ -9,7 +9,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.small import PlaceMoments, SmallConfig, at_image_size, short_sight, small_model
 
 WORLD = World()

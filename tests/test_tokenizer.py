@@ -13,7 +13,8 @@ from tokenizers import Tokenizer as Engine
 from tokenizers import models, pre_tokenizers
 
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, load_tokenizer, train_tokenizer
+from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, load_tokenizer
+from wholegrain.text.trained import train_tokenizer
 
 CAPTIONS = ["a red cup on the table", "two black cats", "A man's hat, and 25 birds!", "the table and the cup"]
 CLIP = ClipTokenizer()

@@ -7,7 +7,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 
 from wholegrain.errors import UserError
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.hf_text import HfTextTower
 from wholegrain.towers.open_clip import split_open_clip
 from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loop import train

@@ -2,7 +2,7 @@
 
 import torch
 
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 
 TOKENIZER = train_tokenizer(["a red cup left of a blue hat"], 50, 12)
 TEXTS = ["a red cup", "a blue hat left of a cup", "hat"]

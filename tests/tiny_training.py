@@ -10,7 +10,7 @@ from wholegrain.data.record import Caption, Negative, Record, Twin, caption_id, 
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.objectives.recipe import load_recipe
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.small import SmallConfig, small_model
 from wholegrain.training.step import seed_everything
 

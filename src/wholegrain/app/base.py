@@ -26,7 +26,7 @@ from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.objectives.recipe import load_recipe
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.small import SmallConfig, at_image_size, small_model

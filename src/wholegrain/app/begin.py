@@ -11,7 +11,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.mixture import open_data
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
-from wholegrain.text.tokenizer import train_tokenizer
+from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import load_model, needs_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.training.run import fit_model

@@ -290,7 +290,7 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
         UserError: the tokeniser gives rows longer than ``config.context``.
 
     Example:
-        >>> from wholegrain.text.tokenizer import train_tokenizer
+        >>> from wholegrain.text.trained import train_tokenizer
         >>> model = small_model(SmallConfig(image_layers=1, text_layers=1), train_tokenizer(["a red cup"], 100, 32))
         >>> model.encode_images(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).pooled_BD.shape
         torch.Size([2, 128])

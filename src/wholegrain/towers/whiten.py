@@ -25,7 +25,7 @@ def whiten_head(model: Model, pooled_NV: Tensor, *, ridge: float = 0.02) -> None
         ridge: keeps directions without variance from being stretched without bound; 0 would be exact whitening.
 
     Example:
-        >>> from wholegrain.text.tokenizer import train_tokenizer
+        >>> from wholegrain.text.trained import train_tokenizer
         >>> from wholegrain.towers.small import SmallConfig, small_model
         >>> model = small_model(SmallConfig(image_width=8, heads=2, places="added"), train_tokenizer(["a cup"], 50, 32))
         >>> pooled_NV = torch.randn(500, 8) @ torch.randn(8, 8) + 3
