@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import GeneratedCaption, HardPositive, Negative, Record
+from wholegrain.enrich.journal import Journal
 
 Row: TypeAlias = Negative | HardPositive | GeneratedCaption
 Looks: TypeAlias = Literal["no", "pixels", "file"]
@@ -68,4 +69,22 @@ class Stage(Protocol):
             one entry a record: its rows, or a :class:`Failure` for a record that could not be done. A row that could not be made among
             others that could is a :class:`Failure` between them.
         """
+        ...
+
+
+class CallStage(Stage, Protocol):
+    """A stage whose answers cost time or money of somebody else, so they are kept in a journal; it runs in the main process alone."""
+
+    place: Place = "calls"
+
+    def keep_in(self, journal: Journal) -> None:
+        """From now on answers are kept in this journal, and not asked for where it has them."""
+        ...
+
+    def stop(self) -> None:
+        """No further call is made."""
+        ...
+
+    def spent(self) -> str:
+        """What was spent so far, in words."""
         ...
