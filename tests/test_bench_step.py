@@ -74,8 +74,10 @@ def test_pairs_are_chosen_by_number(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_measures_both_trainers(tmp_path, capsys):
+def test_the_command_measures_both_trainers(tmp_path, capsys, monkeypatch):
     pytest.importorskip("open_clip_train.main", exc_type=ImportError)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     bench_step(model=SMALL, batch=2, rounds=1, only=("1",), out=tmp_path / "out.json", device="cpu", precision="fp32")
     costs = json.loads((tmp_path / "out.json").read_text())
     [[ours, theirs]] = costs["pairs"][0]["seconds"]
@@ -83,3 +85,4 @@ def test_the_command_measures_both_trainers(tmp_path, capsys):
     assert costs["texts"] == {"clip": 2, "open_clip, defaults": 2}
     assert costs["flops"]["clip"][0] < costs["flops"]["clip"][1] == costs["flops"]["open_clip, defaults"][0]
     assert "times as fast" in capsys.readouterr().out
+    assert not list((tmp_path / "temporary").iterdir())

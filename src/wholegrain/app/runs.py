@@ -25,18 +25,19 @@ def trained(
     origin: Mapping[str, Any],
     evaluate: Evaluate | None = None,
     quiet: bool = False,
+    cache: Path | None = None,
 ) -> Model:
     """The model that a run makes: trained now, or from where it was interrupted, or read if the run is finished.
 
     Args:
         start: makes the model to begin with; called only if the run has not begun.
         run: the run's folder.
-        origin, evaluate, quiet: as in ``training.loop.train``.
+        origin, evaluate, quiet, cache: as in ``training.loop.train``.
     """
     if not (run / "finished").exists():
         begun = (run / "run.json").exists()
         model = load_model(str(run / "model")) if begun else start()
-        train(recipe, dataset, model, run, resume=begun, origin=origin, evaluate=evaluate, quiet=quiet)
+        train(recipe, dataset, model, run, resume=begun, origin=origin, evaluate=evaluate, quiet=quiet, cache=cache)
         (run / "finished").touch()
     return load_model(str(run / "model"))
 

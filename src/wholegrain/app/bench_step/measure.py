@@ -242,7 +242,9 @@ def _in_turn(ours: Rival, other: Rival, setting: Setting, folder: Path, costs: S
 
 def _start(rival: Rival, setting: Setting, folder: Path) -> Turns:
     command, environment = (_ours if rival.recipe else _theirs)(rival, setting, folder)
-    return Turns([sys.executable, *command], environment, folder / "rival.log")
+    left = folder / "left"  # what a process that is ended leaves behind
+    left.mkdir(exist_ok=True)
+    return Turns([sys.executable, *command], {**environment, "TMPDIR": str(left)}, folder / "rival.log")
 
 
 def _ours(rival: Rival, setting: Setting, folder: Path) -> tuple[list[str], dict[str, str]]:
