@@ -59,11 +59,15 @@ class Brightness(Stage):
 
 def run(folder, size=2, ray="", workers=1, replace=False, max_failed=0.05, cluster=False, **stage):
     """Both stages over all records of a data set, in small units."""
-    units.SMALLEST = units.SMALLEST_WITH_A_MODEL = size
     dataset = Dataset(folder)
     keys = [key for split in dataset.splits for key in dataset.keys(split)]
     options = Options(workers=workers, ray=ray, replace=replace, max_failed=max_failed)
-    return enrich(dataset, [Backwards(**stage), Brightness()], keys, options)
+    before = units.SMALLEST, units.SMALLEST_WITH_A_MODEL
+    try:
+        units.SMALLEST = units.SMALLEST_WITH_A_MODEL = size
+        return enrich(dataset, [Backwards(**stage), Brightness()], keys, options)
+    finally:
+        units.SMALLEST, units.SMALLEST_WITH_A_MODEL = before
 
 
 if __name__ == "__main__":

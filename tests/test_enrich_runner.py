@@ -78,7 +78,6 @@ def test_rows_are_those_of_the_stage_in_the_order_of_the_keys(data):
     told = made_by(data / "negatives.parquet")
     assert told["stages"] == [{"name": "backwards", "method": "backwards", "version": "1", "seed": 0}]
     assert sorted(path.name for path in (data / "enrich").iterdir()) == [".lock", "parts"]
-    assert not list((data / "enrich" / "parts").iterdir())
 
 
 @pytest.mark.parametrize(("size", "workers"), [(1, 1), (7, 2)])
@@ -184,7 +183,10 @@ def test_a_sidecar_of_another_making_is_left_alone(data, expected):
 
 
 def test_stages_of_one_table_are_joined_record_by_record(data, small_units):
-    enrich(Dataset(data), [Backwards(name="first"), Backwards(seed=3, name="second")], keys_of(data), Options(workers=1))
+    """The first stage's rows were made before, and are not made again."""
+    enrich(Dataset(data), [Backwards(name="first")], keys_of(data), Options(workers=1))
+    first = Backwards(name="first", breaks=keys_of(data))
+    enrich(Dataset(data), [first, Backwards(seed=3, name="second")], keys_of(data), Options(workers=1, replace=True))
     dataset = Dataset(data)
     for (key, caption), rows in dataset.negatives.items():
         assert [row.source for row in rows] == ["first", "second"], (key, caption)

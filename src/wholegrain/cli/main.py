@@ -23,6 +23,7 @@ from wholegrain.errors import MachineError, UserError
 COMMANDS = {
     "prepare": "turn any image-text source into one checked data set",
     "inspect": "show what is in a data set or a model",
+    "enrich": "captions in roles and hard negatives for a data set",
     "doctor": "find what would ruin a run, before the first step",
     "scenes": "make pictures with known truth: objects, relations, negatives, twins",
     "train": "train or fine-tune a model by a recipe",

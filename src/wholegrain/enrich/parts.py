@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,11 +75,6 @@ class Parts:
         facts = pq.read_metadata(self._files[number])
         said = json.loads((facts.metadata or {}).get(_FAILURES, b"[]"))
         return facts.num_rows, [Failure(key, reason) for key, reason in said]
-
-    def forget(self) -> None:
-        """Removes all of them."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self._files.clear()
 
 
 def _name(number: int, data: bytes) -> str:

@@ -4,8 +4,8 @@ Work is cut into units of neighbouring records (``units.py``). What a unit gives
 all are there, the sidecar is put together in the order of the keys, written aside and renamed. So a kill at any point costs the units in
 hand and nothing else, and the sidecar is a function of the data and the stages, not of processes, machines or kills.
 
-Everything else lies in the folder ``enrich`` beside the sidecars: ``parts`` until they are put together, ``journal.jsonl`` with the answers
-of endpoints, ``failures-TABLE.jsonl``.
+Everything else lies in the folder ``enrich`` beside the sidecars: ``parts``, which stay, so that a sidecar of one stage more takes the work of
+that stage alone; ``journal.jsonl`` with the answers of endpoints; ``failures-TABLE.jsonl``.
 """
 
 from __future__ import annotations
@@ -185,9 +185,6 @@ def _make(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[
     failures = [failure for own in parts for unit in units for failure in own.counts(unit.number)[1]]
     _list(listed, table, stages, parts, units)
     rows = write_tables(dataset.folder, table, _in_order(table, parts, units), identity)
-    if not failures:  # else the same command tries those again, and needs the others
-        for own in parts:
-            own.forget()
     return Made(table, rows, len(keys), tuple(failures))
 
 

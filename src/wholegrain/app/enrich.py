@@ -1,0 +1,175 @@
+"""``wholegrain enrich``: captions in roles and hard negatives for a data set, by stages that the runner shares out."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.shards import disk_errors
+from wholegrain.enrich.captioner import EndpointCaptions
+from wholegrain.enrich.endpoint import Endpoint, model_of
+from wholegrain.enrich.local_captioner import LocalCaptions
+from wholegrain.enrich.negatives import ALL_KINDS, NegativesStage
+from wholegrain.enrich.prompting import load_prompts
+from wholegrain.enrich.runner import Made, Options
+from wholegrain.enrich.runner import enrich as run
+from wholegrain.enrich.stage import Stage
+from wholegrain.errors import UserError
+
+_COPIED = (
+    "manifest.json",
+    "index.parquet",
+    "captions.parquet",
+    "negatives.parquet",
+    "twins.parquet",
+    "hard_positives.parquet",
+    "truths.parquet",
+)
+_URL = re.compile(r"(?:(?P<model>[^@]+)@)?(?P<url>https?://.+)")
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """How captions are asked for.
+
+    Attributes:
+        prompts: names, or a TOML file and names (``enrich.prompting.load_prompts``).
+        seed: of prompts with a temperature.
+        endpoint: settings of endpoints; its url and model come from the names of the models.
+        batch, device: of local models.
+    """
+
+    prompts: tuple[str, ...] = ()
+    seed: int = 0
+    endpoint: Endpoint = field(default_factory=lambda: Endpoint("", ""))
+    batch: int = 16
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to make.
+
+    Attributes:
+        negatives: kinds; empty is all kinds, ``None`` no negatives.
+        per_kind: negatives of each kind for each caption, at most.
+        method: ``rules``, ``negclip``, ``random``, ``ce_clip:MODEL`` or ``released_ce_clip:MODEL``.
+        hard_positives: whether to make them.
+        captions: models.
+        captioning: how they are asked.
+        splits: empty is train for captions and all splits for the rest.
+        seed: of all draws.
+    """
+
+    negatives: tuple[str, ...] | None = None
+    per_kind: int = 1
+    method: str = "rules"
+    hard_positives: bool = False
+    captions: tuple[str, ...] = ()
+    captioning: Captioning = field(default_factory=Captioning)
+    splits: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Enriched:
+    """What was made.
+
+    Attributes:
+        folder: of the data set with the sidecars.
+        tables: one entry a sidecar.
+        page: the quality sheet, if it was asked for.
+    """
+
+    folder: Path
+    tables: tuple[Made, ...]
+    page: Path | None = None
+
+
+def enrich(
+    data: Path, wanted: Wanted, out: Path | None = None, options: Options | None = None, *, audit: bool = False
+) -> Enriched:
+    """Makes the sidecars, captions first.
+
+    Raises:
+        UserError: see :func:`wholegrain.enrich.runner.enrich`.
+    """
+    texts = text_stages(wanted)
+    written = caption_stages(wanted.captions, wanted.captioning)
+    folder = folder_for(data, out)
+    made: list[Made] = []
+    for stages, usual in ((written, ("train",)), (texts, ())):
+        if stages:
+            dataset = Dataset(folder)
+            splits = wanted.splits or tuple(split for split in usual if split in dataset.splits)
+            made += run(dataset, stages, keys_of(dataset, splits), options)
+    return Enriched(folder, tuple(made))
+
+
+def text_stages(wanted: Wanted) -> list[Stage]:
+    """The stages that make negatives and hard positives."""
+    stages: list[Stage] = []
+    if wanted.negatives is not None:
+        stages.append(NegativesStage(wanted.negatives or ALL_KINDS, wanted.per_kind, wanted.seed))
+    return stages
+
+
+def caption_stages(models: Sequence[str], how: Captioning) -> list[Stage]:
+    """A stage for each model.
+
+    Args:
+        models: ``http://host/v1`` (the one model there), ``NAME@http://host/v1``, or a folder or Hugging Face name of a local model.
+        how: prompts and settings.
+
+    Raises:
+        UserError: an endpoint has several models or none, or a prompt is not known.
+    """
+    prompts = load_prompts(how.prompts)
+    stages: list[Stage] = []
+    for name in models:
+        found = _URL.fullmatch(name)
+        if found is None:
+            stages.append(LocalCaptions(name, prompts, how.seed, how.batch, how.device, how.endpoint.max_side))
+            continue
+        url = found["url"].rstrip("/")
+        model = found["model"] or model_of(url, how.endpoint.key)
+        stages.append(EndpointCaptions(replace(how.endpoint, url=url, model=model), prompts, how.seed))
+    return stages
+
+
+def folder_for(data: Path, out: Path | None) -> Path:
+    """Where the sidecars go: beside the data, or into a folder that shows the same records and leaves the first one as it is.
+
+    Such a folder has the manifest, the index and the sidecars, and a link to the shards; it is a data set like any other.
+
+    Raises:
+        UserError: the other folder holds other data.
+    """
+    dataset = Dataset(data)
+    if out is None or out.resolve() == data.resolve():
+        return data
+    if dataset.remote is not None:
+        raise UserError(f"{data} lies far away; copy it to this machine first.")
+    if (out / "manifest.json").exists():
+        if Dataset(out).records_hash != dataset.records_hash:
+            raise UserError(f"{out} holds other data than {data}; choose another folder.")
+        return out
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / "shards").is_symlink():
+            (out / "shards").symlink_to((data / "shards").resolve(), target_is_directory=True)
+        for name in reversed(_COPIED):  # the manifest last: without it, the folder is no data set
+            if (data / name).exists():
+                part = out / f"{name}.part"
+                part.write_bytes((data / name).read_bytes())
+                os.replace(part, out / name)
+    return out
+
+
+def keys_of(dataset: Dataset, splits: Sequence[str]) -> list[str]:
+    """The keys of some splits; of all where none is named."""
+    return [key for split in splits or dataset.splits for key in dataset.keys(split)]
