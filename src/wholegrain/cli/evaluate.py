@@ -29,6 +29,12 @@ def evaluate(
     shortlist: int = 0,
     roles: tuple[str, ...] = (),
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = (),
+    probe: bool = False,
+    shots: tuple[int, ...] = (),
+    corrupt: str = "",
+    severities: tuple[int, ...] = (),
+    frost: Path | None = None,
+    average: tuple[str, ...] = (),
 ) -> None:
     """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
 
@@ -53,19 +59,30 @@ def evaluate(
         subset: retrieval among that many images.
         shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
-        templates: sentences for zero-shot classification, {} is the class.
+        templates: sentences for zero-shot classification, {} is the class, or names: photo, openai, openai7, plain, a data set of CLIP's paper;
+            a benchmark has its own unless some are given.
+        probe: a linear probe on the training part of classification benchmarks.
+        shots: few-shot probes with so many pictures of each class, as 1 2 4 8 16.
+        corrupt: ImageNet-C's corruptions of the classification and retrieval benchmarks: all (15), extra (4 more), or names separated by commas.
+        severities: of the corruptions, 1 to 5; all if none is given.
+        frost: a folder with photographs of frost; without it frost is drawn.
+        average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import asked, run_benchmarks, suite_file
+    from wholegrain.evaluation.averages import averaged, check_average
+    from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.result import save_results
     from wholegrain.evaluation.sharing import sharing
     from wholegrain.evaluation.show import print_results
     from wholegrain.training.distributed import processes
 
-    wanted = [asked(text, images) for text in benchmark]
+    further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
+    wanted = [asked(text, images, further) for text in benchmark]
     if suite.endswith(".toml"):
-        wanted, suite = [*wanted, *suite_file(suite)], "all"
+        wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
+    for name in average:
+        check_average(name, [one.name for one in wanted])
     if data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
@@ -83,6 +100,12 @@ def evaluate(
     if not place.first:
         return
     results += found
+    for name in dict.fromkeys(average):
+        try:
+            results += averaged(name, found)
+        except UserError as reason:  # a set could not be done
+            left_out[name] = str(reason)
+            print(f"left out: {name}. {reason}")
     print_results(results)
     if out is not None:
         path = save_results(results, out, facts | {"datasets": {result.task: result.task for result in found}})

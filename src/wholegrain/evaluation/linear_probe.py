@@ -20,7 +20,7 @@ from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, en
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import index_vectors, unit
-from wholegrain.evaluation.zero_shot import labelled
+from wholegrain.evaluation.zero_shot import labelled, per_class_figure, unique_names
 
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -67,24 +67,46 @@ def linear_probe(
         if keys:
             x[name] = _features(model, dataset, keys, features, known if name == split else None, batch)
             y[name] = torch.tensor([place.get(label, -1) for label in labels])  # a class that training lacks is always wrong
+    keys, _ = parts[split]
+    what = "pooled" if features == "pooled" else "mean patch"
+    return probe("linear_probe", x, y, classes, keys, train, validation, split, what=what, sweep=sweep, seed=seed)
+
+
+def probe(
+    task: str,
+    x: dict[str, Tensor],
+    y: dict[str, Tensor],
+    classes: Sequence[str],
+    keys: Sequence[str],
+    train: str = "train",
+    validation: str = "val",
+    split: str = "test",
+    *,
+    what: str = "pooled",
+    sweep: Sequence[float] = L2,
+    seed: int = 0,
+) -> TaskResult:
+    """:func:`linear_probe` on features that are there: split -> features ``[N, D]`` and labels ``[N]`` (-1: no class of training)."""
     fit, choose = _fit_and_choose(x, y, train, validation, seed)
     l2 = choose_l2(*fit, *choose, len(classes), sweep)
     both_x, both_y = (torch.cat(pair) for pair in zip(fit, choose, strict=True))
     scores = fit_logistic(both_x, both_y, len(classes), l2)(x[split])
-    keys, labels = parts[split]
     mixed = torch.from_numpy(np.random.default_rng([seed, 6]).permutation(len(keys)))
     predicted, true = scores.argmax(1), y[split]
     majority = int(torch.bincount(both_y, minlength=len(classes)).argmax())
     hits, control = ((guess == true).double().numpy() for guess in (predicted, predicted[mixed]))
     chance = {"acc1": float((true == majority).double().mean())}
-    extra = {"label": labels, "predicted": [classes[c] for c in predicted.tolist()]}
-    rows = Rows(keys, [""] * len(keys), keys, {"acc1": hits}, chance, {"acc1": control}, extra=extra)
+    extra = {
+        "label": [classes[c] if c >= 0 else None for c in true.tolist()],
+        "predicted": [classes[c] for c in predicted.tolist()],
+    }
+    rows = Rows(unique_names(keys), [""] * len(keys), keys, {"acc1": hits}, chance, {"acc1": control}, extra=extra)
+    per_class = per_class_figure(hits, control, true.numpy(), keys, len(classes), seed)
     protocol = (
-        f"Logistic regression on {'pooled' if features == 'pooled' else 'mean patch'} features of {len(both_y):,} images of "
-        f"{train!r}, {len(classes):,} classes, L2 {l2:g} chosen on {len(choose[1]):,} held-out images, tested on {len(keys):,} "
-        f"images of {split!r}."
+        f"Logistic regression on {what} features of {len(both_y):,} images of {train!r}, {len(classes):,} classes, L2 {l2:g} chosen on "
+        f"{len(choose[1]):,} held-out images, tested on {len(keys):,} images of {split!r}."
     )
-    return TaskResult("linear_probe", protocol, tuple(figures(rows, seed=seed)), table(rows))
+    return TaskResult(task, protocol, (*figures(rows, seed=seed), per_class), table(rows))
 
 
 def _features(model: Any, dataset: Any, keys: Sequence[str], what: str, known: Encoded | None, batch: int) -> Tensor:

@@ -45,7 +45,7 @@ class Figure:
         count: items that the figure is taken over.
         chance: what guessing scores on these items; ``None`` where guessing has no meaning.
         shuffled: what the same model scores when every picture is replaced by another one; ``None`` if not measured.
-        unit: ``share`` (printed in per cent), ``rank``, ``points`` (a difference of shares), ``cosine``.
+        unit: ``share`` (printed in per cent), ``rank``, ``points`` (a difference of shares), ``cosine``, ``ratio``.
         note: anything that a reader must know.
     """
 

@@ -1,8 +1,11 @@
-"""Sentences around class names, by the names that papers use."""
+"""Sentences around class names, by the names that papers use, and CLIP's own for each data set (``prompts.toml``)."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
 
 from wholegrain.errors import UserError
 
@@ -14,7 +17,7 @@ def templates_of(names: Sequence[str]) -> tuple[str, ...]:
 
     Args:
         names: ``plain`` (the name alone), ``photo``, ``openai`` (the 80 of CLIP's ImageNet notebook), ``openai7`` (its seven-sentence
-            subset), or sentences with ``{}``.
+            subset), a data set of CLIP's paper (``food101``, ``eurosat``, ...: :func:`prompts`), or sentences with ``{}``.
 
     Raises:
         UserError: for a word that is neither.
@@ -34,8 +37,23 @@ def templates_of(names: Sequence[str]) -> tuple[str, ...]:
             found += NAMED[name]
         elif "{}" in name:
             found.append(name)
+        elif name in prompts():
+            found += prompts()[name]
         else:
             raise UserError(
-                f"The template {name!r} has no {{}} for the class name; write it so, or choose {', '.join(NAMED)}, openai, openai7."
+                f"The template {name!r} has no {{}} for the class name; write it so, or choose {', '.join(NAMED)}, openai, openai7, "
+                f"{', '.join(prompts())}."
             )
     return tuple(dict.fromkeys(found))
+
+
+@cache
+def prompts() -> dict[str, tuple[str, ...]]:
+    """data set -> CLIP's sentences for it.
+
+    Example:
+        >>> prompts()["food101"]
+        ('a photo of {}, a type of food.',)
+    """
+    text = files("wholegrain.evaluation").joinpath("prompts.toml").read_text(encoding="utf-8")
+    return {name: tuple(sentences) for name, sentences in tomllib.loads(text).items()}

@@ -2,7 +2,8 @@
 
 The classes are the labels of the data set's records. Each class's templates are filled, encoded, made unit vectors, averaged, and
 made unit again (Radford et al. 2021, section 3.1.4); a joint scorer averages its scores over the templates instead. ``acc1``,
-``acc5`` and ``mean_per_class_recall`` have the names of CLIP_benchmark. Chance is k / classes.
+``acc5`` and ``mean_per_class_recall`` have the names of CLIP_benchmark. Chance is k / classes; ``majority`` is what the most frequent class
+would score as the answer to everything.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from wholegrain.evaluation.intervals import bootstrap_statistic
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import index_vectors, similarity, unit
+from wholegrain.evaluation.templates import templates_of
 from wholegrain.evaluation.ties import TIE, first_true_within
-from wholegrain.features import ImageFeatures
+from wholegrain.features import ImageFeatures, TextFeatures
 
 TEMPLATES = ("a photo of a {}.",)
 
@@ -53,55 +55,95 @@ def zero_shot(
     """Classifies the labelled images of a split.
 
     Args:
-        templates: sentences with ``{}`` in the place of the class name.
+        templates: sentences with ``{}`` in the place of the class name, or names (:func:`~wholegrain.evaluation.templates.templates_of`).
         known: features that are there already.
 
     Raises:
         NotSupportedError: when fewer than two classes have images.
-        UserError: when a template has no ``{}``.
+        UserError: when a template has no ``{}`` and is no name.
     """
-    broken = [template for template in templates if "{}" not in template]
-    if broken or not templates:
-        raise UserError(
-            f"The template {broken[0] if broken else ''!r} has no {{}} for the class name; write it as 'a photo of a {{}}.'."
-        )
+    templates = templates_of(templates)
     keys, labels = labelled(dataset, split)
     classes = class_names(dataset) if labels else ()
     if len(classes) < 2:
         raise NotSupportedError(f"The records of the split {split!r} have no labels of two classes; choose labelled data.")
     image = encode_keys(model, dataset, keys, default_needs(model), batch=batch, known=known)
     scores_BC = class_scores(model, image, classes, templates, batch)
-    true_B = torch.tensor([classes.index(label) for label in labels])
-    values = class_values(scores_BC, true_B)
-    mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(keys)))
-    shuffled = class_values(scores_BC[mixed_B], true_B)
-    chance = {f"acc{k}{end}": min(k / len(classes), 1.0) for k in (1, 5) for end in ("", "_expected")}
-    best = scores_BC.argmax(1).tolist()
-    extra = {"label": labels, "predicted": [classes[c] for c in best]}
-    rows = Rows(keys, [""] * len(keys), keys, values, chance, shuffled, extra=extra)
-    per_class = per_class_figure(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
-    prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {templates[0]!r}"
+    prompts = f"{len(templates)} prompts" if len(templates) > 1 else f"the prompt {''.join(templates)!r}"
     protocol = (
         f"{len(keys):,} images of the split {split!r}, {len(classes):,} classes (all its labels), {prompts}: the class is "
         "the unit mean of its prompts' unit vectors."
     )
-    return TaskResult("zero_shot", protocol, (*figures(rows, seed=seed), per_class), table(rows))
+    true_B = torch.tensor([classes.index(label) for label in labels])
+    return classified("zero_shot", keys, scores_BC, true_B, classes, protocol, seed)
+
+
+def classified(
+    task: str, keys: Sequence[str], scores_BC: Tensor, true_B: Tensor, classes: Sequence[str], protocol: str, seed: int
+) -> TaskResult:
+    """The result of scores ``[B, C]`` of images with classes.
+
+    Args:
+        keys: of the images; one that comes twice is one cluster.
+        true_B: int64, the place of each image's class.
+    """
+    values = class_values(scores_BC, true_B)
+    mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(keys)))
+    shuffled = class_values(scores_BC[mixed_B], true_B)
+    chance = {f"acc{k}{end}": min(k / len(classes), 1.0) for k in (1, 5) for end in ("", "_expected")}
+    count_C = torch.bincount(true_B, minlength=len(classes))
+    values["majority"] = (true_B == int(count_C.argmax())).double().numpy()
+    extra = {"label": [classes[c] for c in true_B.tolist()], "predicted": [classes[c] for c in scores_BC.argmax(1).tolist()]}
+    rows = Rows(unique_names(keys), [""] * len(keys), keys, values, chance, shuffled, extra=extra)
+    notes = {"majority": "the most frequent class as the answer to everything"}
+    per_class = per_class_figure(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
+    return TaskResult(task, protocol, (*figures(rows, notes=notes, seed=seed), per_class), table(rows))
+
+
+def unique_names(keys: Sequence[str]) -> list[str]:
+    """The keys, with a number behind those that come again.
+
+    Example:
+        >>> unique_names(["a", "b", "a"])
+        ['a', 'b', 'a#1']
+    """
+    seen: dict[str, int] = {}
+    found = []
+    for key in keys:
+        again = seen.get(key, 0)
+        found.append(f"{key}#{again}" if again else key)
+        seen[key] = again + 1
+    return found
+
+
+def sentences_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """All filled templates, class by class."""
+    return [template.replace("{}", name) for name in classes for template in templates]
 
 
 def class_vectors(model: Any, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
     """Unit vectors ``[C, D]``: the unit mean of each class's filled templates' unit vectors."""
-    sentences = [template.replace("{}", name) for name in classes for template in templates]
-    text = encode_texts(model, sentences, frozenset(), batch=4 * batch)
-    return unit(unit(text.pooled_ND).unflatten(0, (len(classes), len(templates))).mean(1))
+    text = encode_texts(model, sentences_of(classes, templates), frozenset(), batch=4 * batch)
+    return ensemble(text.pooled_ND, len(classes), len(templates))
+
+
+def ensemble(pooled_ND: Tensor, classes: int, templates: int) -> Tensor:
+    """Unit vectors ``[C, D]`` from those of C times T sentences, class by class."""
+    return unit(unit(pooled_ND).unflatten(0, (classes, templates)).mean(1))
 
 
 def class_scores(model: Any, image: ImageFeatures, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
     """Scores ``[B, C]`` of every image with every class."""
+    needs = None if getattr(model, "score", None) is not None else frozenset()
+    text = encode_texts(model, sentences_of(classes, templates), needs, batch=4 * batch)
+    return scores_with(model, image, text, len(classes), len(templates))
+
+
+def scores_with(model: Any, image: ImageFeatures, text: TextFeatures, classes: int, templates: int) -> Tensor:
+    """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates."""
     if getattr(model, "score", None) is not None:
-        sentences = [template.replace("{}", name) for name in classes for template in templates]
-        text = encode_texts(model, sentences, batch=4 * batch)
-        return similarity(image, text, model).unflatten(1, (len(classes), len(templates))).mean(2)
-    return index_vectors(replace(image, patches_BPD=None)) @ class_vectors(model, classes, templates, batch).T
+        return similarity(image, text, model).unflatten(1, (classes, templates)).mean(2)
+    return index_vectors(replace(image, patches_BPD=None)) @ ensemble(text.pooled_ND, classes, templates).T
 
 
 def class_values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:

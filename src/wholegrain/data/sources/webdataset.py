@@ -19,7 +19,7 @@ from wholegrain.data.sources.columns import Columns, regions_of
 from wholegrain.data.sources.sample import SUFFIXES, Member, RawSample, SourceOptions, stamp
 from wholegrain.errors import UserError
 
-_TEXTS = (".txt", ".json", ".cls")
+_TEXTS = (".txt", ".json", ".cls", ".npy")
 
 
 class WebDatasetSource:
@@ -37,11 +37,11 @@ class WebDatasetSource:
 
     def __iter__(self) -> Iterator[RawSample]:
         for shard in self.shards:
-            for stem, members in groupby(self._members(shard), lambda member: member[0]):
+            for stem, members in groupby(self.members(shard), lambda member: member[0]):
                 yield self._sample(shard, stem, {suffix: data for _, suffix, data in members})
 
-    def _members(self, shard: Path) -> Iterator[tuple[str, str, bytes | Member]]:
-        """(stem, suffix, place or text) of all images and texts."""
+    def members(self, shard: Path) -> Iterator[tuple[str, str, bytes | Member]]:
+        """(stem, suffix, place or bytes) of all images, texts and arrays; what is compressed comes as bytes."""
         try:
             with tarfile.open(shard, "r:*") as tar:
                 packed = not isinstance(tar.fileobj, io.BufferedReader)

@@ -28,10 +28,14 @@ Tree = str | tuple["Tree", ...]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file, or the part of it inside ``box`` (x0, y0, x1, y1 in pixels), which is cut out before anything else."""
+    """A picture file, or the part of it inside ``box`` (x0, y0, x1, y1 in pixels), which is cut out before anything else.
+
+    With ``span`` (offset, size) the picture is that piece of a larger file, a member of a tar.
+    """
 
     path: Path
     box: tuple[int, int, int, int] | None = None
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,33 @@ class CaptionSet:
     captions: tuple[tuple[str, ...], ...]
     protocol: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Pictures with their classes, for classification.
+
+    Attributes:
+        name: also the name of the task in results.
+        pictures, labels: ``[B]``; a label is a place in ``classes``, or any number of them for a multi-label set.
+        classes: what is put into the sentences.
+        templates: sentences with ``{}`` in the place of the class.
+        metric: the figure that papers quote for this set: ``acc1``, ``mean_per_class_recall``, ``roc_auc``,
+            ``mean_average_precision``, ``mean_average_precision_11``.
+        protocol: where it comes from, in one sentence without a full stop.
+        notes: sentences for the protocol.
+        train: pictures and labels to fit a probe on; empty if there are none.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    labels: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    metric: str
+    protocol: str
+    notes: tuple[str, ...] = ()
+    train: tuple[tuple[Picture, ...], tuple[tuple[int, ...], ...]] = ((), ())
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
 from wholegrain.data.dataset import decode_rgb
 from wholegrain.data.record import content_key
+from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.items import Picture
 
@@ -25,10 +27,10 @@ class Pictures:
 
     def __init__(self, pictures: Iterable[Picture]) -> None:
         distinct = list(dict.fromkeys(pictures))
-        paths = list(dict.fromkeys(picture.path for picture in distinct))
+        places = list(dict.fromkeys(replace(picture, box=None) for picture in distinct))
         with ThreadPoolExecutor(4) as pool:
-            hashes = dict(zip(paths, pool.map(_hash, paths), strict=True))
-        self.file: dict[Picture, str] = {picture: hashes[picture.path] for picture in distinct}
+            hashes = dict(zip(places, pool.map(_hash, places), strict=True))
+        self.file: dict[Picture, str] = {picture: hashes[replace(picture, box=None)] for picture in distinct}
         """The key of the whole file that a picture is, or is cut from: the cluster of its items."""
         self.key: dict[Picture, str] = {
             picture: file if picture.box is None else f"{file}@{','.join(map(str, picture.box))}"
@@ -40,9 +42,9 @@ class Pictures:
         """uint8 RGB ``[H, W, 3]``; a box is cut to what lies inside the picture (Pillow's crop would pad with black)."""
         picture = self._picture[key]
         try:
-            whole = decode_rgb(picture.path.read_bytes())
+            whole = decode_rgb(_bytes(picture))
         except (OSError, ValueError) as error:
-            raise UserError(f"{picture.path} is no picture that can be read ({error}); get it again.") from error
+            raise UserError(f"{picture.path}{_at(picture)} is no picture that can be read ({error}); get it again.") from error
         if picture.box is None:
             return whole
         height, width = whole.shape[:2]
@@ -51,8 +53,16 @@ class Pictures:
         return np.ascontiguousarray(whole[y0 : max(min(y1, height), y0 + 1), x0 : max(min(x1, width), x0 + 1)])
 
 
-def _hash(path) -> str:
+def _bytes(picture: Picture) -> bytes:
+    return picture.path.read_bytes() if picture.span is None else read_member(picture.path, *picture.span)
+
+
+def _at(picture: Picture) -> str:
+    return "" if picture.span is None else f" (from byte {picture.span[0]:,} on)"
+
+
+def _hash(picture: Picture) -> str:
     try:
-        return content_key(path.read_bytes())
+        return content_key(_bytes(picture))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check it and the folder.") from error
+        raise UserError(f"{picture.path} cannot be read ({error.strerror}); check it and the folder.") from error

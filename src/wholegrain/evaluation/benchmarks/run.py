@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,12 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks import captions as c
 from wholegrain.evaluation.benchmarks.aro import aro
 from wholegrain.evaluation.benchmarks.caption_retrieval import score_captions
+from wholegrain.evaluation.benchmarks.class_images import class_set
+from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
+from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
+from wholegrain.evaluation.benchmarks.corrupted import Corruptions, check_severities, corrupted_captions, corrupted_classes
 from wholegrain.evaluation.benchmarks.crepe import crepe
-from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, Statements
+from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, LabelledSet, Statements
 from wholegrain.evaluation.benchmarks.negbench import negbench, negbench_retrieval
 from wholegrain.evaluation.benchmarks.pairs import pairs
 from wholegrain.evaluation.benchmarks.quads import cola, colorswap, eqben, winoground
@@ -27,6 +31,7 @@ from wholegrain.evaluation.benchmarks.valse import valse
 from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
 from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
+from wholegrain.evaluation.corruptions import corruption_names
 from wholegrain.evaluation.feature_store import FeatureStore
 from wholegrain.evaluation.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -38,8 +43,30 @@ READERS: dict[str, Callable[..., Any]] = {
     "coco_karpathy": c.karpathy("coco"), "coco_val2017": c.coco_val2017, "flickr30k": c.karpathy("flickr30k"),
     "flickr8k": c.karpathy("flickr8k"), "urban1k": c.urban1k, "sharegpt4v_1k": c.sharegpt4v(1000),
     "sharegpt4v_10k": c.sharegpt4v(10_000), "docci": c.docci, "captions": c.captions,
+    "classes": class_set("classes"), **{name: class_set(name) for name in CLASS_TASKS},
 }  # fmt: skip
 """name -> reader of a folder (or table)."""
+
+
+@dataclass(frozen=True)
+class Further:
+    """What may be asked of a set beside its own protocol.
+
+    Attributes:
+        corrupt: corruptions (:func:`~wholegrain.evaluation.corruptions.corruption_names`) of classification and retrieval sets; empty is none.
+        severities: of them; empty is all five.
+        frost: a folder with photographs of frost.
+        probe: a linear probe on the training part of classification sets.
+        shots: few-shot probes with so many pictures of each class.
+        templates: sentences of classification sets in place of their own, or names of sentences.
+    """
+
+    corrupt: str = ""
+    severities: tuple[int, ...] = ()
+    frost: str | None = None
+    probe: bool = False
+    shots: tuple[int, ...] = ()
+    templates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,15 +78,17 @@ class Asked:
         folder: where its files are; a function may do without.
         images: further folders to look for pictures in.
         settings: further arguments of the reader or function.
+        further: see :class:`Further`.
     """
 
     name: str
     folder: Path | None = None
     images: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    further: Further = Further()
 
 
-def asked(text: str, images: Sequence[Path] = ()) -> Asked:
+def asked(text: str, images: Sequence[Path] = (), further: Further = Further()) -> Asked:
     """``NAME=FOLDER``, or a function with or without ``=FOLDER``.
 
     Raises:
@@ -70,7 +99,7 @@ def asked(text: str, images: Sequence[Path] = ()) -> Asked:
         'winoground'
     """
     name, _, folder = text.partition("=")
-    made = Asked(name.strip(), Path(folder.strip()) if folder.strip() else None, tuple(images))
+    made = Asked(name.strip(), Path(folder.strip()) if folder.strip() else None, tuple(images), further=further)
     _check(made)
     return made
 
@@ -82,12 +111,29 @@ def _check(one: Asked) -> None:
         raise UserError(
             f"There is no benchmark {one.name!r}; choose from {', '.join(READERS)}, or name a function as file.py:function."
         )
+    if one.further.corrupt:
+        corruption_names(one.further.corrupt)
     if one.folder is None:
         raise UserError(f"The benchmark {one.name} needs a folder: --benchmark {one.name}=FOLDER.")
 
 
+def suite_averages(path: Path | str) -> tuple[str, ...]:
+    """The averages that a suite's file asks for: ``average = [names]`` at its top."""
+    return tuple(_document(Path(path)).get("average", ()))
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a TOML file with [[benchmark]] tables.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} is not TOML ({error}); mend it.") from error
+
+
 def suite_file(path: Path | str) -> list[Asked]:
-    """The benchmarks of a TOML file: tables ``[[benchmark]]`` with ``name``, ``folder``, ``images`` and any arguments of the reader.
+    """The benchmarks of a TOML file: tables ``[[benchmark]]`` with ``name``, ``folder``, ``images``, the fields of :class:`Further` and any
+    arguments of the reader.
 
     Folders are relative to the file.
 
@@ -95,12 +141,7 @@ def suite_file(path: Path | str) -> list[Asked]:
         UserError: when the file is not there or not of this form.
     """
     path = Path(path)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a TOML file with [[benchmark]] tables.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML ({error}); mend it.") from error
+    document = _document(path)
     found = []
     for row in document.get("benchmark", ()):
         row = dict(row)
@@ -109,11 +150,18 @@ def suite_file(path: Path | str) -> list[Asked]:
         where = path.parent / folder if folder is not None else None
         if is_function(name) and (path.parent / name.partition(":")[0]).is_file():
             name = f"{path.parent / name.partition(':')[0]}:{name.partition(':')[2]}"
-        found.append(Asked(name, where, tuple(path.parent / image for image in images), row))
+        more = Further(**{key: _plain(row.pop(key)) for key in list(row) if key in Further.__dataclass_fields__})
+        if more.frost:
+            more = replace(more, frost=str(path.parent / more.frost))
+        found.append(Asked(name, where, tuple(path.parent / image for image in images), row, more))
         _check(found[-1])
     if not found:
         raise UserError(f"{path} has no [[benchmark]] table; write one with name and folder.")
     return found
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def run_benchmarks(
@@ -143,7 +191,8 @@ def run_benchmarks(
             for found in _read(one, model):
                 if progress:
                     console.print(f"{getattr(found, 'name', getattr(found, 'task', ''))} …", style="dim", highlight=False)
-                for result in _scored(found, model, store, seed):
+                results += [_named(result, results) for result in _scored(found, model, store, seed)]
+                for result in _further(found, model, store, seed, one.further, reasons):
                     results.append(_named(result, results))
         except NotSupportedError as reason:
             reasons[one.name] = str(reason)
@@ -157,7 +206,10 @@ def run_benchmarks(
 def _read(one: Asked, model: Any) -> list[Any]:
     """What a reader or function gives, as a list of benchmarks and results."""
     if not is_function(one.name):
-        found = READERS[one.name](one.folder, one.images, **one.settings)
+        settings = dict(one.settings)
+        if one.further.templates and (one.name in CLASS_TASKS or one.name == "classes"):
+            settings["templates"] = one.further.templates
+        found = READERS[one.name](one.folder, one.images, **settings)
         return list(found) if isinstance(found, list) else [found]
     function = load_function(one.name)
     given = {**one.settings, **({"folder": one.folder} if one.folder is not None else {})}
@@ -166,10 +218,13 @@ def _read(one: Asked, model: Any) -> list[Any]:
     if several and all(isinstance(item, Item) for item in several):
         title = one.name.rpartition(":")[2]
         return [Benchmark(title, tuple(several), f"items of {Path(one.name.rpartition(':')[0]).name}")]
-    wrong = next((item for item in several if not isinstance(item, Benchmark | CaptionSet | Statements | TaskResult)), None)
+    wrong = next(
+        (item for item in several if not isinstance(item, Benchmark | CaptionSet | LabelledSet | Statements | TaskResult)), None
+    )
     if wrong is not None or not several:
         raise UserError(
-            f"{one.name} gave {type(wrong).__name__ if several else 'nothing'}; it must return a TaskResult, a Benchmark, a CaptionSet or a list of Items."
+            f"{one.name} gave {type(wrong).__name__ if several else 'nothing'}; it must return a TaskResult, a Benchmark, a CaptionSet, a"
+            " LabelledSet or a list of Items."
         )
     return several
 
@@ -179,9 +234,32 @@ def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[Task
         return [found]
     if isinstance(found, CaptionSet):
         return score_captions(found, model, store, seed=seed)
+    if isinstance(found, LabelledSet):
+        return [score_classes(found, model, store, seed=seed)]
     if isinstance(found, Statements):
         return [score_statements(found, model, store, seed=seed)]
     return [score(found, model, store, seed=seed)]
+
+
+def _further(
+    found: Any, model: Any, store: FeatureStore, seed: int, further: Further, reasons: dict[str, str]
+) -> Iterator[TaskResult]:
+    """What was asked for beside a set's own protocol; what it cannot give is left out with the reason."""
+    steps: dict[str, Callable[[], list[TaskResult]]] = {}
+    if isinstance(found, LabelledSet) and (further.probe or further.shots):
+        steps["probe"] = lambda: score_probes(found, store, linear=further.probe, shots=further.shots, seed=seed)
+    if isinstance(found, CaptionSet | LabelledSet) and further.corrupt:
+        frost = Path(further.frost) if further.frost else None
+        how = Corruptions(corruption_names(further.corrupt), check_severities(further.severities), frost, seed)
+        if isinstance(found, CaptionSet):
+            steps["corrupt"] = lambda: [corrupted_captions(found, model, store, how, seed=seed)]
+        else:
+            steps["corrupt"] = lambda: [corrupted_classes(found, model, store, how, seed=seed)]
+    for name, step in steps.items():
+        try:
+            yield from step()
+        except NotSupportedError as reason:
+            reasons[f"{found.name} ({name})"] = str(reason)
 
 
 def _named(result: TaskResult, others: Sequence[TaskResult]) -> TaskResult:

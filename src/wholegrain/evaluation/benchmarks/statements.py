@@ -46,9 +46,11 @@ def score_statements(
     ones = np.ones(len(items), dtype=np.int64)
     found = []
     for name, (own, control) in all_N.items():
-        found.append(_figure(name, own, control, label_N, ones, files, seed))
+        found.append(auc_figure(name, own, control, label_N, ones, files, seed))
         if name == "auc":
-            found.append(_figure("relation_auc", own, control, label_N, np.unique(group_N, return_inverse=True)[1], files, seed))
+            found.append(
+                auc_figure("relation_auc", own, control, label_N, np.unique(group_N, return_inverse=True)[1], files, seed)
+            )
     own = all_N["auc"][0]
     values = {"auc": np.where(label_N, _beaten(own, label_N), np.nan)}
     extra = {"score": own.tolist(), "label": label_N.tolist(), "text": [item.text for item in items]}
@@ -78,9 +80,10 @@ def auc(score_N: np.ndarray, label_N: np.ndarray) -> float:
     return float(_beaten(score_N, label_N)[label_N].mean())
 
 
-def _figure(
+def auc_figure(
     name: str, own: np.ndarray, control: np.ndarray | None, label_N: np.ndarray, code_N: np.ndarray, files, seed: int
 ) -> Figure:
+    """The AUC of scores ``own`` for the true labels, meant over the codes that have both labels, its interval and that of ``control``."""
     parts = [n for code in np.unique(code_N) if 0 < label_N[n := np.flatnonzero(code_N == code)].sum() < len(n)]
     if not parts:
         return Figure(name, float("nan"), float("nan"), float("nan"), 0, 0.5, note="no relation has both labels")
