@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 from zlib import crc32
@@ -95,9 +96,11 @@ class LocalCaptions(Stage):
             [*system, {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt.text}]}]
             for picture in pictures
         ]
-        asked = processor.apply_chat_template(
-            said, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt", padding=True
-        ).to(model.device)
+        padded: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
+        if "processor_kwargs" in inspect.signature(processor.apply_chat_template).parameters:  # transformers 5
+            padded = {"processor_kwargs": padded}
+        asked = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=True, return_dict=True, **padded)
+        asked = asked.to(model.device)
         if model.dtype.is_floating_point:
             asked = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in asked.items()}
         chance: dict[str, Any] = {"do_sample": False}

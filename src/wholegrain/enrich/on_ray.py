@@ -6,6 +6,7 @@ see the data under the same path, or the data set be named by an address (``http
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ def connect(address: str, workers: int = 0) -> None:
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what matters is raised
     try:
         import ray
     except ImportError:
@@ -67,6 +69,7 @@ def run_on_ray(
     actors = min(workers or int(fit), len(units))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     held = [ray.put((stage, dataset))]
     items = [{"number": unit.number, "keys": " ".join(unit.keys)} for unit in units]
     done = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(

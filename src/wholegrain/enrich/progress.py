@@ -24,6 +24,10 @@ class Shown:
         self._records = self._before = self._done = self._rows = self._failed = 0
         self._start = self._said = 0.0
 
+    def prepare(self, stage: Stage) -> None:
+        """A stage takes in what it must know of the whole collection."""
+        self.console.print(f"{stage.name}: looking at the whole collection", highlight=False)
+
     def begin(self, stage: Stage, records: int, done: int) -> None:
         """A stage begins; so many of the records are done already."""
         self._stage, self._records, self._before, self._done = stage, records, done, done

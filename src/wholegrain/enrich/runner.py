@@ -41,6 +41,9 @@ _FEWEST = 100  # records before a share of failures says something
 class Watch(Protocol):
     """Who is told how it goes."""
 
+    def prepare(self, stage: Stage) -> None:
+        """A stage takes in what it must know of the whole collection."""
+
     def begin(self, stage: Stage, records: int, done: int) -> None:
         """A stage begins; so many of the records are done already."""
 
@@ -53,6 +56,9 @@ class Watch(Protocol):
 
 class Silent:
     """Tells nobody."""
+
+    def prepare(self, stage: Stage) -> None:
+        """Does nothing."""
 
     def begin(self, stage: Stage, records: int, done: int) -> None:
         """Does nothing."""
@@ -193,13 +199,13 @@ def _run(stage: Stage, dataset: Dataset, units: Sequence[Unit], parts: Parts, al
     done = {unit.number: parts.counts(unit.number)[1] for unit in units if unit.number in parts}
     left = [unit for unit in units if done.get(unit.number, [Failure("", "")])]
     finished = sum(len(unit.keys) for unit in units) - sum(len(unit.keys) for unit in left)
+    if left:
+        options.watch.prepare(stage)
+        stage.fit(dataset, [key for unit in units for key in unit.keys])
     options.watch.begin(stage, sum(len(unit.keys) for unit in units), finished)
     try:
-        if not left:
-            return
-        stage.fit(dataset, [key for unit in units for key in unit.keys])
         size = {unit.number: len(unit.keys) for unit in left}
-        for outcome in _outcomes(stage, dataset, left, options):
+        for outcome in _outcomes(stage, dataset, left, options) if left else ():
             parts.write(outcome.number, outcome.table, outcome.failures)
             failed = len({failure.key for failure in outcome.failures})
             finished += size[outcome.number]
