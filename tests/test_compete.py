@@ -85,6 +85,22 @@ def test_the_table_holds_means_over_seeds_and_paired_differences(finished):
         assert "clip" in standings.note
 
 
+def test_the_page_has_every_figure_with_interval_difference_and_seeds(finished):
+    out, standings, _ = finished
+    page = (out / "standings.html").read_text(encoding="utf-8")
+    assert page.count('<tr><th scope="row">negclip') == -(-len(standings.columns) // 6)
+    for (name, column), place in standings.places.items():
+        assert column.title in page
+        shown = [f"{100 * place.mean.low:.1f} – {100 * place.mean.high:.1f}", *(f"{100 * v:.1f}" for v in place.mean.by_seed)]
+        if place.gap is not None:
+            shown.append(
+                f"{100 * place.gap.value:+.1f} ({100 * place.gap.low:+.1f} to {100 * place.gap.high:+.1f})".replace("-", "−")
+            )
+        assert all(text in page for text in shown), name
+    assert "src=" not in page  # nothing is fetched
+    assert page.count("<table") == page.count("</table>")
+
+
 def test_what_cannot_take_part_is_said_and_the_others_go_on(scenes, tmp_path):
     (tmp_path / "roles.toml").write_text('[[terms]]\nloss = "clip"\n[data]\ncaptions = [{ roles = ["nowhere"] }]\n')
     rules = Rules("base", overrides=RULES.overrides, tasks=("retrieval",))

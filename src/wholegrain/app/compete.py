@@ -5,7 +5,7 @@ trains that one alone::
 
     tuning/METHOD-RATE/        only if several learning rates are tried: the first seed, judged on the split "val"
     METHOD-SEED/               a run (see training/run_folder.py), with its results in test/
-    standings.{csv,md,tex}     the table
+    standings.{csv,md,tex,html}  the table
 
 Fairness: the packaged recipes differ in what the method is, and share the optimiser; what the caller overrides is overridden for
 all. Every method tries the same learning rates. At equal time a method takes as many steps as its own speed allows, measured on
@@ -33,6 +33,7 @@ from wholegrain.evaluation.result import TaskResult
 from wholegrain.objectives.schema import Recipe
 from wholegrain.report.entry import read_history
 from wholegrain.report.standings import Standing, Standings
+from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.loop import train
 from wholegrain.training.step import Outcome
@@ -105,7 +106,7 @@ def compete(
                 rows.insert(0, _start(data, out, rules))
     finally:  # also after Ctrl-C: what is done is in the table
         if len(rows) > 1:
-            _write(Standings(rows, names[0]), left_out, out)
+            _write(Standings(rows, names[0]), left_out, out, data)
     return Standings(rows, names[0]), left_out
 
 
@@ -180,7 +181,7 @@ def _seconds_a_step(run: Path) -> list[float]:
     return [history.batch / rate for rate in rates if rate and history.batch]
 
 
-def _write(standings: Standings, left_out: Mapping[str, str], out: Path) -> None:
+def _write(standings: Standings, left_out: Mapping[str, str], out: Path, data: Path) -> None:
     notes = "".join(f"\nLeft out: {name}. {why}\n" for name, why in left_out.items())
     for suffix, text in (
         ("csv", standings.as_csv()),
@@ -188,3 +189,4 @@ def _write(standings: Standings, left_out: Mapping[str, str], out: Path) -> None
         ("tex", standings.as_latex()),
     ):
         (out / f"standings.{suffix}").write_text(text, encoding="utf-8")
+    write_standings_page(standings, out / "standings.html", left_out=left_out, data=str(data))

@@ -33,7 +33,7 @@ def compete(
         recipes: names (see "wholegrain methods") or TOML files; "all" is every packaged one. The others are compared with the first.
         data: a prepared data set.
         model: where all start: small (from scratch), base, ViT-B-32:openai, a run, ...
-        out: the competition's folder: runs, results, standings.csv, .md and .tex.
+        out: the competition's folder: runs, results, standings.csv, .md, .tex and .html.
         seeds: of training; the figures are means over them.
         rates: learning rates that every method tries, chosen by retrieval on the split val.
         seconds: equal training time of every run, in place of equal steps.

@@ -1,6 +1,6 @@
 """Standings: methods by figures over training seeds, each with its interval and its paired difference from a reference method.
 
-The same table for a terminal, for Markdown and LaTeX, and as CSV with everything in it.
+The same table for a terminal, for Markdown and LaTeX, as CSV with everything in it, and as a page (standings_page.py).
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Standings:
             table.add_column(title, justify="right" if title else "left", overflow="fold")
         for row in self.rows:
             cells = [self._value(row, column) for column in self.columns]
-            table.add_row(row.name, *cells, self._cost(row), end_section=row is self.rows[-1])
+            table.add_row(row.name, *cells, self.time_of(row), end_section=row is self.rows[-1])
         table.add_row("chance", *(_percent(self.chance(column)) for column in self.columns), "")
         return table
 
@@ -127,7 +127,7 @@ class Standings:
         lines = [self.note, "", _row(head), _row(["---", *("---:" for _ in head[1:])])]
         for row in self.rows:
             cells = [self._value(row, c) + self._interval(row, c, "<br><sub>{}–{}</sub>") for c in self.columns]
-            lines.append(_row([row.name, *cells, self._cost(row)]))
+            lines.append(_row([row.name, *cells, self.time_of(row)]))
         lines.append(_row(["chance", *(_percent(self.chance(column)) for column in self.columns), ""]))
         return "\n".join(lines) + "\n"
 
@@ -163,7 +163,8 @@ class Standings:
         place = self.places.get((row.name, column))
         return "" if place is None else form.format(_percent(place.mean.low), _percent(place.mean.high))
 
-    def _cost(self, row: Standing) -> str:
+    def time_of(self, row: Standing) -> str:
+        """A step's time as a multiple of the reference's."""
         known = next((r.cost for r in self.rows if r.name == self.reference), None)
         return "–" if row.cost is None or not known else f"{row.cost / known:.2f}x"
 
