@@ -12,7 +12,7 @@ from tiny_training import make_dataset, make_model, picture
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
-from wholegrain.evaluation import encode
+from wholegrain.evaluation import encode, feature_store
 from wholegrain.report.contact_sheet import write_contact_sheet
 
 
@@ -22,25 +22,28 @@ def dataset(tmp_path_factory):
 
 
 def test_a_cache_of_features_on_a_full_disk(dataset, tmp_path, monkeypatch):
-    def full(tensors, path):
+    def full(tensors, path, metadata):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encode, "save_file", full)
+    monkeypatch.setattr(feature_store, "save_file", full)
     with pytest.raises(MachineError, match="leave out --cache"):
         encode.encode_split(make_model(dataset).eval(), dataset, "val", cache=tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_cache_of_features_is_made_anew(dataset, tmp_path):
     model = make_model(dataset).eval()
     first = encode.encode_split(model, dataset, "val", cache=tmp_path)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(whole[:50])
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    assert [file.name.partition("-")[0] for file in files] == ["images", "texts"]
+    whole = [file.read_bytes() for file in files]
+    for file, size in zip(files, (50, -10), strict=True):
+        file.write_bytes(file.read_bytes()[:size])
     again = encode.encode_split(model, dataset, "val", cache=tmp_path)
     assert (first.image.pooled_BD == again.image.pooled_BD).all()
-    assert file.read_bytes() == whole
+    assert (first.text.pooled_ND == again.text.pooled_ND).all()
+    assert [file.read_bytes() for file in files] == whole
 
 
 def test_a_contact_sheet_on_a_full_disk_leaves_nothing(dataset, tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ float32 on the CPU. Several processes may share the work (:mod:`wholegrain.evalu
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,13 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wholegrain.errors import MachineError, UserError
+from wholegrain.errors import UserError
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.sharing import alone_or_first, merged, of_all, own
+from wholegrain.evaluation.sharing import merged, own
 from wholegrain.features import ImageFeatures, TextFeatures
 
 Progress = Callable[[str, int, int], None]
@@ -87,7 +84,7 @@ def encode_split(
         needs: what the towers must return beside the pooled vectors (``patches``, ``tokens``, ``branches``); ``None`` for
             :func:`default_needs`.
         batch: images per step; texts take four times as many.
-        cache: a folder; features found there for the same model, data, split and needs are read instead, new ones are written.
+        cache: a folder for features (:class:`~wholegrain.evaluation.feature_store.FeatureStore`): those found there are read, new ones written.
 
     Raises:
         UserError: when the split is not there or empty.
@@ -97,19 +94,16 @@ def encode_split(
     captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
     texts = tuple(caption.text for _, caption in captions)
     distinct, place_N = distinct_texts(texts)
-    found = None
-    if cache is not None:
-        path = Path(cache) / f"{_cache_key(model, dataset, split, needs, keys, distinct)}.safetensors"
-        found = _read_cache(path)
-        found = found if all(of_all(found is not None)) else None
-    if found is None:
+    if cache is not None and texts:
+        from wholegrain.evaluation.feature_store import FeatureStore  # it encodes by the functions of this file
+
+        store = FeatureStore(model, cache, batch=batch, needs=needs)
+        image, (text, was_cut) = store.images(dataset, keys, progress), store.texts(distinct, progress)
+        cut = sum(was_cut)
+    else:
         image = encode_keys(model, dataset, keys, needs, batch=batch, progress=progress)
         text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
         cut = int(cut_N.sum())
-        if cache is not None and alone_or_first():
-            _write_cache(path, image, text, cut)
-    else:
-        image, text, cut = found
     owner_N = torch.tensor([b for b, _ in captions], dtype=torch.int64)
     roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
     return Encoded(keys, image, texts, text.select(place_N), owner_N, roles, ids, cut)
@@ -319,42 +313,3 @@ def model_hash(model: Any) -> str:
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _cache_key(model: Any, dataset: Any, split: str, needs: frozenset[str], keys: Sequence[str], texts: Sequence[str]) -> str:
-    # the tokens of some texts stand for the tokeniser; keys and texts are the split itself
-    sample = model.tokenizer.encode(list(texts[:512])).tokens_NL if texts else torch.zeros(0)
-    content = hashlib.sha256(json.dumps([list(keys), list(texts)]).encode()).hexdigest()
-    facts = [model_hash(model), str(dataset.content_hash), split, sorted(needs), content, sample.tolist()]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-
-
-def _write_cache(path: Path, image: ImageFeatures, text: TextFeatures, cut: int) -> None:
-    tensors = {f"image.{n}": v.contiguous() for n, v in vars(image).items() if isinstance(v, Tensor)}
-    tensors |= {f"text.{n}": v.contiguous() for n, v in vars(text).items() if isinstance(v, Tensor)}
-    tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in image.learned.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors | {"cut": torch.tensor(cut), "grid": torch.tensor(image.grid or (0, 0))}, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as problem:  # the library wraps the operating system's errors
-        raise MachineError(
-            f"Features could not be kept in {path.parent} ({problem}); make room there, or leave out --cache."
-        ) from problem
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read_cache(path: Path) -> tuple[ImageFeatures, TextFeatures, int] | None:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError):  # not there, or damaged
-        return None
-    rows, columns = tensors["grid"].tolist()
-    parts: dict[str, dict[str, Any]] = {"image": {}, "text": {}, "learned": {}}
-    for name, tensor in tensors.items():
-        side, _, field = name.partition(".")
-        parts.get(side, {})[field] = tensor
-    image = ImageFeatures(**parts["image"], learned=parts["learned"], grid=(rows, columns) if rows else None)
-    return image, TextFeatures(**parts["text"]), int(tensors["cut"])

@@ -33,10 +33,13 @@ class FeatureStore:
         model: the model.
         folder: where features are kept; ``None`` keeps nothing.
         batch: pictures at a time; texts take four times as many.
+        needs: what the towers must return beside the pooled vectors; ``None`` for what scoring alone needs.
     """
 
-    def __init__(self, model: Any, folder: str | Path | None = None, *, batch: int = 64) -> None:
-        self.model, self.batch, self.needs = model, batch, default_needs(model)
+    def __init__(
+        self, model: Any, folder: str | Path | None = None, *, batch: int = 64, needs: frozenset[str] | None = None
+    ) -> None:
+        self.model, self.batch, self.needs = model, batch, default_needs(model) if needs is None else needs
         self.folder = None if folder is None else Path(folder) / _model_folder(model, self.needs)
 
     def images(self, pictures: Any, keys: Sequence[str], progress: Progress | None = None) -> ImageFeatures:
