@@ -11,6 +11,7 @@ import numpy as np
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.boxes import box_classification, pointing
+from wholegrain.evaluation.class_lists import class_list
 from wholegrain.evaluation.dense_data import boxed, class_set, segmented
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.segmentation import Windows, segmentation
@@ -30,8 +31,9 @@ class DenseOptions:
     present_classes: bool = False
     short: int = 0
     stride: int = 0
-    scale: float = 40.0
+    scale: float = 0.0
     threshold: float = 0.1
+    classes: str = ""
     subset: int = 0
     seed: int = 0
     batch: int = 64
@@ -67,15 +69,20 @@ def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResu
     if task in ("box_classification", "pointing"):
         pictures = _some(boxed(folder), options)
         return (box_classification if task == "box_classification" else pointing)(model, pictures, **common)
-    pictures = _some(segmented(folder), options)
+    listed = class_list(options.classes) if options.classes else None
+    pictures = _some(segmented(folder, listed.ending if listed else ""), options)
     present = None
     if options.present_classes:
         present = sorted({int(n) for picture in pictures for n in np.unique(picture.labels())})
-    classes = class_set(folder, present=present)
+    classes = class_set(folder, present=present, known=listed.classes if listed else None)
     if task == "sparc_segmentation":
         return sparc_segmentation(model, pictures, classes, **common)
-    windows = Windows(options.short, options.stride)
-    more = {"scale": options.scale, "threshold": options.threshold, "attention": options.attention}
+    windows = Windows(options.short or (listed.short if listed else 0), options.stride)
+    more = {
+        "scale": options.scale or (listed.scale if listed else 40.0),
+        "threshold": options.threshold,
+        "attention": options.attention,
+    }
     return segmentation(model, pictures, classes, windows=windows, **common, **more)
 
 

@@ -17,11 +17,12 @@ def dense(
     tasks: str = "segmentation,sparc_segmentation,box_classification,pointing",
     out: Path | None = None,
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ("photo",),
+    classes: str = "",
     attention: str = "plain",
     present_classes: bool = False,
     short: int = 0,
     stride: int = 0,
-    scale: float = 40.0,
+    scale: float = 0.0,
     threshold: float = 0.1,
     subset: int = 0,
     seed: int = 0,
@@ -36,11 +37,12 @@ def dense(
         tasks: separated by commas: segmentation, sparc_segmentation, box_classification, pointing.
         out: a folder for results.json, with every class's IoU, and the items behind the figures.
         templates: plain, photo, openai (80 sentences), openai7, or sentences with {} for the class.
+        classes: a list of class names: voc20, voc21, context59, context60, coco_object, coco_stuff, ade20k, cityscapes; the folder's own without it.
         attention: plain or correlative (SCLIP) in the last block, for segmentation.
         present_classes: let only classes compete that occur in some mask, for a part of a data set.
-        short: shorter side of the picture in pixels; 0 is one and a half times the model's size.
+        short: shorter side of the picture in pixels; 0 is that of the list of classes, else one and a half times the model's size.
         stride: of the sliding window in pixels; 0 is half the model's size.
-        scale: factor on cosines, where there is a background class.
+        scale: factor on cosines, where there is a background class; 0 is that of the list of classes, else 40.
         threshold: least probability of a class, where there is a background class.
         subset: that many pictures, drawn by the seed; 0 takes all.
         seed: of draws and resamples.
@@ -63,7 +65,7 @@ def dense(
     if unknown:
         raise UserError(f"There is no dense task {unknown[0]!r}; choose from {', '.join(DENSE_TASKS)}.")
     options = DenseOptions(
-        names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, subset, seed, batch
+        names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, classes, subset, seed, batch
     )
     place = choose_device(None if device == "auto" else device)
     results, left_out = run(load_model(model).to(place), data, options)

@@ -4,6 +4,7 @@
 ``images``/``masks``  any nesting; ``a/b.jpg`` belongs to ``a/b.png``; a mask's values are class ids
 ``images``/``annotations``  ADE20K (SceneParsing): ids 1 to 150, 0 is unlabelled; ``objectInfo150.txt`` has the names
 ``JPEGImages``/``SegmentationClass``  Pascal VOC: 0 is background, 255 unlabelled; names are built in
+``JPEGImages``/``SegmentationClassContext``  Pascal Context: 0 is background; take the list context59 or context60
 ``leftImg8bit``/``gtFine``  Cityscapes, ``…_labelTrainIds.png``: 255 is unlabelled; names are built in
 ``classes.json``     id -> name, or id -> {"name", "plain", "isthing"}; ``plain`` is used in prompts
 ``boxes.json``       path -> {"objects": [{"class", "box": [x0, y0, x1, y1]}]}
@@ -24,14 +25,17 @@ from PIL import Image
 
 from wholegrain.errors import UserError
 
-PLACES = (("images", "masks"), ("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("leftImg8bit", "gtFine"))
+PLACES = (
+    ("images", "masks"), ("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("JPEGImages", "SegmentationClassContext"),
+    ("leftImg8bit", "gtFine"),
+)  # fmt: skip
 VOC = "aeroplane bicycle bird boat bottle bus car cat chair cow table dog horse motorbike person potted-plant sheep sofa train tv-monitor"
 CITYSCAPES = (
     "road sidewalk building wall fence pole traffic-light traffic-sign vegetation terrain sky person rider car truck bus train motorcycle "
     "bicycle"
 )
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
-_ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds")
+_ENDINGS = ("_leftImg8bit", "_gtFine_labelTrainIds", "_labelTrainIds", "_instanceTrainIds")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class ClassSet:
         things: whether a class is countable; all, where nothing is known.
         background: the id of pixels that are none of the classes, or ``None``.
         ignore: ids that are not counted.
+        background_words: words that compete for the background, beside the threshold.
     """
 
     names: tuple[str, ...]
@@ -53,6 +58,7 @@ class ClassSet:
     things: tuple[bool, ...]
     background: int | None = None
     ignore: frozenset[int] = frozenset({255})
+    background_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,8 +101,11 @@ def read_picture(path: Path) -> np.ndarray:
         raise UserError(f"The picture {path} cannot be read ({error}); replace it or take it out.") from error
 
 
-def segmented(folder: Path) -> list[Segmented]:
+def segmented(folder: Path, ending: str = "") -> list[Segmented]:
     """All pictures that have a mask, sorted by name.
+
+    Args:
+        ending: of the masks' names; needed where a picture has several, as in COCO-Stuff's folder.
 
     Raises:
         UserError: when the folder has none of the layouts, or no picture has a mask.
@@ -104,7 +113,7 @@ def segmented(folder: Path) -> list[Segmented]:
     for pictures, masks in PLACES:
         if not ((folder / pictures).is_dir() and (folder / masks).is_dir()):
             continue
-        by_name = {_name(path, folder / masks): path for path in sorted((folder / masks).rglob("*.png"))}
+        by_name = {_name(path, folder / masks): path for path in sorted((folder / masks).rglob(f"*{ending}.png"))}
         found = {
             _name(path, folder / pictures): path
             for path in sorted((folder / pictures).rglob("*"))
@@ -124,8 +133,8 @@ def _name(path: Path, folder: Path) -> str:
     return name
 
 
-def class_set(folder: Path, *, present: Sequence[int] | None = None) -> ClassSet:
-    """The classes of a folder: from ``classes.json``, ``objectInfo150.txt``, or those that the layout implies.
+def class_set(folder: Path, *, present: Sequence[int] | None = None, known: ClassSet | None = None) -> ClassSet:
+    """The classes of a folder: from ``classes.json``, ``objectInfo150.txt``, or those that the layout implies; ``known`` goes before all.
 
     Args:
         present: only these ids, for a part of a data set in which not every class occurs.
@@ -133,7 +142,9 @@ def class_set(folder: Path, *, present: Sequence[int] | None = None) -> ClassSet
     Raises:
         UserError: when no names are found.
     """
-    if (folder / "classes.json").is_file():
+    if known is not None:
+        made = known
+    elif (folder / "classes.json").is_file():
         made = _from_json(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
     elif (folder / "objectInfo150.txt").is_file():
         made = _from_ade((folder / "objectInfo150.txt").read_text(encoding="utf-8"))
@@ -152,7 +163,7 @@ def class_set(folder: Path, *, present: Sequence[int] | None = None) -> ClassSet
     keep = [n for n, number in enumerate(made.ids) if number in set(present)]
     parts = ([getattr(made, field)[n] for n in keep] for field in ("names", "words", "ids", "things"))
     names, words, ids, things = map(tuple, parts)
-    return ClassSet(names, words, ids, things, made.background, made.ignore)
+    return ClassSet(names, words, ids, things, made.background, made.ignore, made.background_words)
 
 
 def _from_json(rows: Mapping[str, Any]) -> ClassSet:

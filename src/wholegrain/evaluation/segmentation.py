@@ -4,7 +4,8 @@ The protocol is that of SCLIP and COSMOS: the picture's shorter side is resized,
 inside, nothing is padded), each window's patches meet the class vectors by cosine, the maps are enlarged bilinearly, averaged where
 windows overlap, and enlarged to the mask's size; the mask is never resized. A class with several words takes the best of them. Where the
 data have a background class, a pixel whose greatest probability (softmax of ``scale`` times the cosines) is below ``threshold`` is
-background; without one such pixels are not counted. SPARC has a protocol of its own (:mod:`wholegrain.evaluation.sparc_segmentation`).
+background; without one such pixels are not counted. Words given for the background compete for it, too; SCLIP's probability is over all
+words, ours over the classes, each with its best word. SPARC has a protocol of its own (:mod:`wholegrain.evaluation.sparc_segmentation`).
 
 Not zero-shot, and never to be put into one table with these: Cat-Seg and other decoders trained on masks.
 
@@ -93,8 +94,11 @@ def segmentation(
         NotSupportedError: when the model gives no patches, or no keys and queries where they are asked for.
     """
     check_masks(pictures, classes, attention)
-    counts, order = _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)), shuffled_order(len(pictures), seed)
-    words = [(c, word) for c, names in enumerate(classes.words) for word in names]
+    counts, order = (
+        _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)),
+        shuffled_order(len(pictures), seed),
+    )
+    words = [(c, word) for c, names in enumerate((*classes.words, classes.background_words)) for word in names]
     owner = torch.tensor([c for c, _ in words])
     word_WD = class_vectors(model, [word for _, word in words], templates, batch)
     before: tuple[np.ndarray, np.ndarray] | None = None
@@ -167,7 +171,8 @@ def _predict(
     shape: tuple[int, ...], batch: int,
 ) -> np.ndarray:  # fmt: skip
     logits_CHW = window_logits(model, picture.pixels(), word_WD, owner, windows, batch)
-    return labels_of(logits_CHW, (shape[0], shape[1]), scale, None if classes.background is None else threshold)
+    size, background = (shape[0], shape[1]), len(classes.ids)
+    return labels_of(logits_CHW, size, scale, None if classes.background is None else threshold, background=background)
 
 
 def window_logits(
@@ -193,8 +198,16 @@ def window_logits(
     return torch.full((classes, height, width), -torch.inf).scatter_reduce(0, index, mean, "amax")
 
 
-def labels_of(logits_CHW: Tensor, shape: tuple[int, int], scale: float, threshold: float | None, step: int = 16) -> np.ndarray:
-    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; C, the background, where its probability is below the threshold."""
+def labels_of(
+    logits_CHW: Tensor,
+    shape: tuple[int, int],
+    scale: float,
+    threshold: float | None,
+    step: int = 16,
+    background: int | None = None,
+) -> np.ndarray:
+    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C if not told: behind the last one) where its
+    probability is below the threshold. The background may have a logit of its own, at its place."""
     best = torch.full(shape, -torch.inf)
     label = torch.zeros(shape, dtype=torch.int64)
     total = torch.full(shape, -torch.inf)
@@ -206,7 +219,9 @@ def labels_of(logits_CHW: Tensor, shape: tuple[int, int], scale: float, threshol
         if threshold is not None:
             total = torch.logaddexp(total, torch.logsumexp(scale * large, 0))
     if threshold is not None:
-        label = torch.where(torch.exp(scale * best - total) < threshold, len(logits_CHW), label)
+        label = torch.where(
+            torch.exp(scale * best - total) < threshold, len(logits_CHW) if background is None else background, label
+        )
     return label.numpy()
 
 
