@@ -59,4 +59,5 @@ class Slots:
 def taken(place: tuple[int, int, int]) -> Tensor:
     """In the main process: a copy of what lies there, uint8 ``[V, B, 3, H, W]``."""
     number, *where = place
-    return _known[number].pixels_WSVBCHW[tuple(where)].clone()
+    shared_VBCHW = _known[number].pixels_WSVBCHW[tuple(where)]
+    return torch.from_numpy(shared_VBCHW.numpy().copy())  # by one thread: torch's others would then spin in the loading workers' way
