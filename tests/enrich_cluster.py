@@ -7,9 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-import ray
 from enrich_work import run
-from ray.cluster_utils import Cluster
 
 
 def kill_when(folder, parts, node):
@@ -22,6 +20,9 @@ def kill_when(folder, parts, node):
 
 
 if __name__ == "__main__":
+    import ray
+    from ray.cluster_utils import Cluster
+
     folder = Path(sys.argv[1])
     small = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import enrich_work
 import numpy as np
@@ -268,9 +267,3 @@ def test_options_are_checked():
         Options(max_failed=2)
     with pytest.raises(UserError, match="nothing to make"):
         enrich(type("D", (), {"remote": None})(), [], ["k"])
-
-
-def in_a_process(data, **options):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(enrich_work.__file__).parent), *sys.path])}
-    script = [sys.executable, enrich_work.__file__, str(data), json.dumps(options)]
-    return subprocess.run(script, env=environment, capture_output=True, text=True, check=False)

@@ -1,1 +1,1 @@
-"""What is made from a data set's own captions: false texts that differ in one fact, and true texts in other words."""
+"""What is made for a data set: captions by models, false texts that differ in one fact, true texts in other words; and who shares the work out."""

@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,43 +52,52 @@ class Journal:
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        self.path, self._answers, self._lock, self._file = path, {}, threading.Lock(), -1
+        self.path, self._lock, self._file = path, threading.Lock(), -1
+        self._places: dict[
+            bytes, tuple[int, int]
+        ] = {}  # where an answer's line is in the file, and its length: millions need little room
+        self._held: dict[bytes, Answer] = {}
         self.tokens_in = self.tokens_out = self.largest_in = 0
         if path is not None:
             with disk_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
                 self._read(path)
-                self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def _read(self, path: Path) -> None:
-        if not path.exists():
-            return
-        data = path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):  # a kill in the midst of a line; what it said was not used yet
-            os.truncate(path, whole)
-        for line in data[:whole].splitlines():
-            try:
-                self._take(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue  # a damaged line costs its own answer alone
+        place = 0
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):  # a kill in the midst of a line; what it said was not used yet
+                    os.ftruncate(self._file, place)
+                    return
+                with suppress(ValueError, KeyError, TypeError):  # a damaged line costs its own answer alone
+                    self._take(json.loads(line), place, len(line))
+                place += len(line)
 
-    def _take(self, entry: dict[str, Any]) -> None:
-        given, asked = int(entry["tokens_in"]), str(entry["call"])
+    def _take(self, entry: dict[str, Any], place: int, length: int) -> None:
+        given, asked = int(entry["tokens_in"]), bytes.fromhex(entry["call"])
         self.tokens_in += given
         self.tokens_out += int(entry["tokens_out"])
         if "text" in entry:
             self.largest_in = max(self.largest_in, given)
-            self._answers[asked] = Answer(entry["text"], entry["finish"], given, int(entry["tokens_out"]))
+            if self._file < 0:
+                self._held[asked] = _answer(entry)
+            else:
+                self._places[asked] = place, length
 
     def get(self, call: str) -> Answer | None:
         """The answer to a call that was made before."""
+        asked = bytes.fromhex(call)
         with self._lock:
-            return self._answers.get(call)
+            if asked in self._places:
+                place, length = self._places[asked]
+                return _answer(json.loads(os.pread(self._file, length, place)))
+            return self._held.get(asked)
 
     def __len__(self) -> int:
         """Number of answers."""
-        return len(self._answers)
+        return len(self._places) + len(self._held)
 
     def keep(self, call: str, answer: Answer, note: Mapping[str, Any]) -> None:
         """Writes an answer down, with a note for people; on the disk when this returns."""
@@ -100,11 +110,11 @@ class Journal:
     def _write(self, entry: dict[str, Any]) -> None:
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         with self._lock:
-            if self._file >= 0:
-                self._append(line)
-            self._take(entry)
+            place = self._append(line) if self._file >= 0 else 0
+            self._take(entry, place, len(line))
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, line: bytes) -> int:
+        """Writes a line to the disk; where it begins."""
         before = os.fstat(self._file).st_size
         with disk_errors(self.path or "."):
             try:
@@ -114,6 +124,7 @@ class Journal:
             except OSError:
                 os.ftruncate(self._file, before)  # no half line before the next one
                 raise
+        return before
 
     def close(self) -> None:
         """Nothing can be kept afterwards."""
@@ -124,3 +135,7 @@ class Journal:
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a journal belongs to one process")
+
+
+def _answer(entry: Mapping[str, Any]) -> Answer:
+    return Answer(str(entry["text"]), str(entry["finish"]), int(entry["tokens_in"]), int(entry["tokens_out"]))

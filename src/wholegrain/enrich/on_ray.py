@@ -1,7 +1,7 @@
 """Units shared out over a Ray cluster, by Ray Data: the same function, on other machines.
 
 Actors hold the stage, so a model is loaded once in each; Ray starts a lost actor again and gives its unit to another. Every machine must
-see the data under the same path, or the data set be named by an address (``https://…``, ``s3://…``).
+see the data under the same path.
 """
 
 from __future__ import annotations
