@@ -13,7 +13,6 @@ from wholegrain.data.shards import disk_errors
 from wholegrain.enrich.captioner import EndpointCaptions
 from wholegrain.enrich.endpoint import Endpoint, model_of
 from wholegrain.enrich.local_captioner import LocalCaptions
-from wholegrain.enrich.negatives import ALL_KINDS, NegativesStage
 from wholegrain.enrich.prompting import load_prompts
 from wholegrain.enrich.runner import Made, Options
 from wholegrain.enrich.runner import enrich as run
@@ -99,10 +98,10 @@ def enrich(
         UserError: see :func:`wholegrain.enrich.runner.enrich`.
     """
     texts = text_stages(wanted)
-    written = caption_stages(wanted.captions, wanted.captioning)
+    written = caption_stages(wanted.captions, wanted.captioning) + [stage for stage in texts if stage.table == "captions"]
     folder = folder_for(data, out)
     made: list[Made] = []
-    for stages, usual in ((written, ("train",)), (texts, ())):
+    for stages, usual in ((written, ("train",)), ([stage for stage in texts if stage.table != "captions"], ())):
         if stages:
             dataset = Dataset(folder)
             splits = wanted.splits or tuple(split for split in usual if split in dataset.splits)
@@ -111,10 +110,18 @@ def enrich(
 
 
 def text_stages(wanted: Wanted) -> list[Stage]:
-    """The stages that make negatives and hard positives."""
+    """The stages that make texts from captions: negated captions where their false sides are asked for, negatives, hard positives."""
+    from wholegrain.enrich.hard_positives import HardPositivesStage
+    from wholegrain.enrich.negated_captions import NegatedCaptionsStage
+    from wholegrain.enrich.negatives import ALL_KINDS, NegativesStage
+
     stages: list[Stage] = []
+    if "negation" in (wanted.negatives or ()):
+        stages.append(NegatedCaptionsStage(wanted.seed))
     if wanted.negatives is not None:
         stages.append(NegativesStage(wanted.negatives or ALL_KINDS, wanted.per_kind, wanted.seed))
+    if wanted.hard_positives:
+        stages.append(HardPositivesStage(seed=wanted.seed))
     return stages
 
 
