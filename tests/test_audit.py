@@ -50,6 +50,14 @@ def test_a_bag_of_words_sees_words_and_not_who_does_what(model, data, tmp_path):
     assert 0.3 < by_kind["replace_colour"].figure.shuffled < 0.75
 
 
+def test_every_photo_is_encoded_once(model, data, tmp_path):
+    seen, encode = [], model.encode_images
+    model.encode_images = lambda pixels, needs=frozenset(): (seen.append(len(pixels)), encode(pixels, needs))[1]
+    page = audit(model, data, tmp_path, options=AuditOptions(progress=False, pictures=0)).page
+    assert sum(seen) == 48
+    assert page.stat().st_size > 0
+
+
 def test_files_say_the_same(model, data, tmp_path):
     found = audit(model, data, tmp_path, name="my model", options=AuditOptions(progress=False))
     page, told = found.page.read_text(), json.loads((tmp_path / "audit.json").read_text())

@@ -25,6 +25,7 @@ from wholegrain.data.shards import disk_errors
 from wholegrain.data.sources import SourceOptions
 from wholegrain.enrich.sidecars import Negatives, made_from_captions
 from wholegrain.errors import UserError
+from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.report.audit_page import Line, scorecard, write_audit_page
@@ -115,16 +116,17 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     questions = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
     asked = Asked(dataset, split, [record.key for record in records], *questions)
     left_out: dict[str, str] = {}
+    features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS
     results = evaluate(
         model, asked, split=split, tasks=tasks, seed=options.seed, batch=options.batch, cache=options.cache,
-        progress=options.progress, left_out=left_out,
+        progress=options.progress, left_out=left_out, features=features,
     )  # fmt: skip
     facts = _facts(model, dataset, split, records)
     lines = scorecard(results)
     page = write_audit_page(
         out / "audit.html", model=model, name=name, dataset=asked, split=split, results=results, left_out=left_out, lines=lines,
-        facts=facts, pictures=options.pictures, seed=options.seed,
+        facts=facts, pictures=options.pictures, seed=options.seed, known=features.get(split),
     )  # fmt: skip
     facts["seconds"] = round(perf_counter() - start, 1)
     meta = {"dataset": str(getattr(dataset, "folder", "")), "model": name, "split": split, "seed": options.seed, "facts": facts}

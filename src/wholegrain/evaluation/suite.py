@@ -61,6 +61,7 @@ def evaluate(
     cache: str | Path | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     left_out: dict[str, str] | None = None,
+    features: dict[str, Encoded] | None = None,
 ) -> list[TaskResult]:
     """Evaluates a model on a split.
 
@@ -72,6 +73,7 @@ def evaluate(
         cache: a folder for features; see :func:`~wholegrain.evaluation.encode.encode_split`.
         settings: task -> further arguments of its function, e.g. ``{"retrieval": {"one_caption": True}}``.
         left_out: is filled with task -> reason.
+        features: is filled with split -> its features, if a task made them.
 
     Raises:
         UserError: for an unknown task or split, or when no task at all can be done.
@@ -95,6 +97,8 @@ def evaluate(
                 reasons[name] = str(reason)
                 if progress:
                     console.print(f"left out: {name}. {reason}", highlight=False, markup=False, soft_wrap=True)
+    if features is not None and "encoded" in vars(room):
+        features[split] = room.encoded
     if not results:
         raise UserError("No task could be done: " + " ".join(f"{name}: {reason}" for name, reason in reasons.items()))
     return results

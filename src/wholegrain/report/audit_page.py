@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 
 from wholegrain.enrich.words import ANIMATE, OBJECTS
-from wholegrain.evaluation.encode import split_keys
+from wholegrain.evaluation.encode import Encoded, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import show
 from wholegrain.report import examples
@@ -138,6 +138,7 @@ def write_audit_page(
     facts: Mapping[str, Any],
     pictures: int = 6,
     seed: int = 0,
+    known: Encoded | None = None,
 ) -> Path:
     """Writes the page, aside first; it needs no other file and no network.
 
@@ -145,12 +146,13 @@ def write_audit_page(
         dataset: the images that were asked about, with the questions as its sidecars.
         facts: as :func:`wholegrain.app.audit.audit` counts them.
         pictures: how many photos are shown with heat maps.
+        known: features that are there already.
     """
     entry = Entry(name, None, model, results)
     page = page_environment().get_template("audit.html.j2").render(
         name=Path(name).name if Path(name).exists() else name, split=split, folder=getattr(dataset, "name", ""), lines=lines, facts=facts, left_out=left_out,
         retrieval=_retrieval(entry), maps=_heat_cards(model, dataset, split, pictures, seed), fooled=examples.fooled([entry], dataset),
-        lost=examples.worst_retrievals(entry, dataset, split, count=4), summary=_summary(lines, facts),
+        lost=examples.worst_retrievals(entry, dataset, split, count=4, known=known), summary=_summary(lines, facts),
         protocols={result.task: result.protocol for result in results}, colours=COLOURS, stops=colour_stops(),
         version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import words
-from wholegrain.evaluation.encode import default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.report.contact_sheet import mark_edits
@@ -186,9 +186,12 @@ def _negative(dataset: Any, row: dict[str, Any]) -> Negative | None:
     return next((negative for negative in rows if negative.text == row["false"]), None)
 
 
-def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) -> list[dict[str, Any]]:
+def worst_retrievals(
+    entry: Entry, dataset: Any, split: str, *, count: int = 6, known: Encoded | None = None
+) -> list[dict[str, Any]]:
     """The captions whose own picture the entry ranks lowest, with the picture that it puts first among (at most
-    ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first."""
+    ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first. What ``known``
+    holds is not encoded again."""
     result, model = entry.result("retrieval"), entry.loaded
     if result is None or "image_retrieval_mean_rank" not in result.items.column_names:
         return []
@@ -206,20 +209,22 @@ def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) 
         cards.append({"caption": caption, "key": record.key, "rank": row["image_retrieval_mean_rank"], "of": row["candidates"]})
         if len(cards) == count:
             break
-    for card, first in zip(cards, _first_pictures(model, dataset, split, cards), strict=True):
+    for card, first in zip(cards, _first_pictures(model, dataset, split, cards, known), strict=True):
         card["picture"] = data_uri(seen_part(dataset.pixels(card["key"])))
         card["first"] = None if first is None else data_uri(seen_part(dataset.pixels(first)))
         card["first_caption"] = "" if first is None else dataset.record(first).captions[0].text
     return cards
 
 
-def _first_pictures(model: Any, dataset: Any, split: str, cards: list[dict[str, Any]]) -> list[str | None]:
+def _first_pictures(
+    model: Any, dataset: Any, split: str, cards: list[dict[str, Any]], known: Encoded | None = None
+) -> list[str | None]:
     if model is None or not cards:
         return [None] * len(cards)
     keys = list(dict.fromkeys([card["key"] for card in cards] + list(split_keys(dataset, split))[:MOST_CANDIDATES]))
     needs = default_needs(model)
-    image = encode_keys(model, dataset, keys, needs)
-    text = encode_texts(model, [card["caption"].text for card in cards], needs)
+    image = encode_keys(model, dataset, keys, needs, known=known)
+    text = encode_texts(model, [card["caption"].text for card in cards], needs, known=known)
     try:
         scores_BN = Scorer(image, text, model).rows(0, len(keys)).clone()
     except UserError:
