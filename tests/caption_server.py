@@ -45,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         asked, told = answer_to(body), self.server.told
+        if told["newer"] and "max_tokens" in body:
+            self.send(400, json.dumps({"error": {"message": "use max_completion_tokens instead of max_tokens"}}))
+            return
         with self.server.lock:
             meets = self.server.meets.setdefault(asked, list(self.server.faults_of(asked)))
             fault = meets.pop(0) if meets else ""
@@ -112,6 +115,7 @@ class Server(ThreadingHTTPServer):
             "retry_after": "0.2",
             "tokens": [100, 10],
             "finish": "stop",
+            "newer": False,
         }
         self.told = defaults | {"models": ["tiny"]} | told
         self.log, self.lock, self.meets, self.busy, self.most = Path(log), threading.Lock(), {}, 0, 0

@@ -69,6 +69,7 @@ def test_what_cannot_be_done_is_said(data, tmp_path, capsys):
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--budget", "5usd"), "needs --prices"),
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--prompts", "stile"), 'did you mean "style"'),
         ((data, "--negatives", "--splits", "dev"), "no split 'dev'"),
+        ((data, "--captions", "x@http://127.0.0.1:9/v1", "--extra", "[1]"), "is no JSON object"),
         ((data, "--negatives", "--max-failed", "3"), "--max-failed must be"),
         ((tmp_path / "none", "--negatives"), "does not exist"),
     ):

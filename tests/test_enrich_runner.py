@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
 
 import enrich_work
 import numpy as np
 import pytest
 from enrich_work import Backwards, Brightness, run
+from rich.console import Console
 from tiny_training import make_dataset
 
 from wholegrain.data.dataset import Dataset
@@ -20,6 +22,7 @@ from wholegrain.data.record import GeneratedCaption
 from wholegrain.data.sidecars import made_by
 from wholegrain.enrich import runner, units
 from wholegrain.enrich.parts import Parts
+from wholegrain.enrich.progress import Shown
 from wholegrain.enrich.runner import Options, enrich
 from wholegrain.enrich.stage import Stage
 from wholegrain.errors import MachineError, UserError
@@ -260,6 +263,18 @@ def test_units_are_a_function_of_the_number_of_keys():
     assert [key for unit in cut for key in unit.keys] == keys
     assert len(units.units_of(keys, [Backwards(), Brightness()])[0].keys) == 32
     assert np.unique([len(u.keys) for u in units.units_of([keys[0]] * 2_000_000, [Backwards()])[:-1]]).tolist() == [489]
+
+
+def test_what_is_shown(data, small_units):
+    for terminal in (True, False):
+        console = Console(file=StringIO(), force_terminal=terminal, width=160)
+        stage = Backwards(fails=keys_of(data)[:1], seed=int(terminal))
+        enrich(Dataset(data), [stage], keys_of(data), Options(workers=1, replace=True, watch=Shown(console)))
+        said = console.file.getvalue()
+        assert "backwards: looking at the whole collection" in said
+        assert "40 of 40 records, 117 rows" in said
+        assert "1 failed" in said
+        assert "records/s" in said
 
 
 def test_options_are_checked():

@@ -117,9 +117,9 @@ def text_stages(wanted: Wanted) -> list[Stage]:
 
     stages: list[Stage] = []
     if "negation" in (wanted.negatives or ()):
-        stages.append(NegatedCaptionsStage(wanted.seed))
+        stages.append(NegatedCaptionsStage(seed=wanted.seed))
     if wanted.negatives is not None:
-        stages.append(NegativesStage(wanted.negatives or ALL_KINDS, wanted.per_kind, wanted.seed))
+        stages.append(NegativesStage(kinds=wanted.negatives or ALL_KINDS, per_kind=wanted.per_kind, seed=wanted.seed))
     if wanted.hard_positives:
         stages.append(HardPositivesStage(seed=wanted.seed))
     return stages

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -35,6 +37,7 @@ def enrich(
     timeout: float = 120.0,
     key: str = "OPENAI_API_KEY",
     max_side: int = 1024,
+    extra: str = "",
     batch: int = 16,
     device: str = "auto",
     audit: bool = False,
@@ -70,6 +73,7 @@ def enrich(
         timeout: seconds to wait for an answer.
         key: the environment variable with the endpoint's key.
         max_side: larger images are made smaller before they are sent; 0 sends them as they are.
+        extra: further fields of each question to an endpoint, as JSON, such as '{"top_p": 0.9}'.
         batch: images at a time in a local model.
         device: of a local model, such as cpu or cuda:0; "auto" takes the GPU if there is one.
         audit: look at the quality: counts, coverage, what the texts alone give away, samples on a page.
@@ -87,7 +91,8 @@ def enrich(
         raise UserError("Say what to make: --negatives, --hard-positives, --captions MODEL, or --audit to look at what is there.")
     console = Console()
     limit = Limit.of(budget, prices)
-    endpoint = Endpoint("", "", concurrency, per_minute, timeout, limit=limit, key=key, max_side=max_side)
+    further = _fields(extra)
+    endpoint = Endpoint("", "", concurrency, per_minute, timeout, limit=limit, key=key, max_side=max_side, extra=further)
     wanted = Wanted(
         negatives, per_kind, method, hard_positives, captions, Captioning(prompts, seed, endpoint, batch, device), splits, seed
     )
@@ -105,3 +110,13 @@ def enrich(
         )
     if made.page is not None:
         console.print(f"look at {made.page}", highlight=False, soft_wrap=True)
+
+
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise UserError(f"--extra {text} is no JSON object; write it as in '{{\"top_p\": 0.9}}'.")
+    return told

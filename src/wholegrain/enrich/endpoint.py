@@ -188,7 +188,7 @@ class Client:
 
     def _refused(self, error: Any) -> tuple[str, float | None, None]:
         code, said = error.status_code, _message_of(error)
-        if code == 400 and "max_completion_tokens" in said and not self._newer_field:
+        if code == 400 and "max_completion_tokens" in said:  # another thread may have learnt it in between
             self._newer_field = True
             return said, 0.0, None
         if code in _STOPPING or (code == 429 and "insufficient_quota" in said):

@@ -151,10 +151,15 @@ def identity_of(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Seq
     return {
         "stages": [{"name": stage.name, **stage.identity} for stage in stages],
         "data": dataset.records_hash,
-        "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if seen else "",
+        "captions": _digest(captions) if seen else "",
         "records": len(keys),
         "keys": hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest(),
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_another(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[str], options: Options) -> None:
@@ -183,26 +188,27 @@ def _make(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[
 
         return Made(table, pq.read_metadata(target).num_rows, len(keys), new=False)
     units = units_of(keys, stages)
-    allowed = _Allowed(options.max_failed, len(keys), listed)
     parts = []
     for stage in stages:
         parts.append(Parts(place / "parts" / _folder_name(stage, identity)))
-        _run(stage, dataset, units, parts[-1], allowed, options)
+        _run(stage, dataset, units, parts[-1], options)
     failures = [failure for own in parts for unit in units for failure in own.counts(unit.number)[1]]
     _list(listed, table, stages, parts, units)
     rows = write_tables(dataset.folder, table, _in_order(table, parts, units), identity)
     return Made(table, rows, len(keys), tuple(failures))
 
 
-def _run(stage: Stage, dataset: Dataset, units: Sequence[Unit], parts: Parts, allowed: _Allowed, options: Options) -> None:
+def _run(stage: Stage, dataset: Dataset, units: Sequence[Unit], parts: Parts, options: Options) -> None:
     """Does those units that are not done, or had failures."""
     done = {unit.number: parts.counts(unit.number)[1] for unit in units if unit.number in parts}
     left = [unit for unit in units if done.get(unit.number, [Failure("", "")])]
-    finished = sum(len(unit.keys) for unit in units) - sum(len(unit.keys) for unit in left)
+    records = sum(len(unit.keys) for unit in units)
+    finished = records - sum(len(unit.keys) for unit in left)
+    allowed = _Allowed(options.max_failed, records)
     if left:
         options.watch.prepare(stage)
         stage.fit(dataset, [key for unit in units for key in unit.keys])
-    options.watch.begin(stage, sum(len(unit.keys) for unit in units), finished)
+    options.watch.begin(stage, records, finished)
     try:
         size = {unit.number: len(unit.keys) for unit in left}
         for outcome in _outcomes(stage, dataset, left, options) if left else ():
@@ -223,10 +229,10 @@ def _outcomes(stage: Stage, dataset: Dataset, units: Sequence[Unit], options: Op
 
 
 class _Allowed:
-    """Failures so far, and how many there may be."""
+    """Failures of a stage so far, and how many there may be."""
 
-    def __init__(self, share: float, records: int, listed: Path) -> None:
-        self.share, self.records, self.listed, self.failed = share, records, listed, 0
+    def __init__(self, share: float, records: int) -> None:
+        self.share, self.records, self.failed = share, records, 0
 
     def add(self, failed: int, finished: int, failures: Sequence[Failure]) -> None:
         """Raises :class:`UserError` when they are too many of those that were looked at (the first hundred are looked at together)."""
