@@ -85,7 +85,7 @@ class Scorer:
             return similarity(self.image.select(place), self.text, self.model)
         return self.index_BD[start:stop] @ self.query_ND.T
 
-    def blocks(self, cells: int = 1 << 23) -> Iterator[tuple[int, Tensor]]:
+    def blocks(self, cells: int = 1 << 22) -> Iterator[tuple[int, Tensor]]:
         """``(start, scores)`` over all images, at most about ``cells`` scores at a time."""
         images, texts = self.shape
         step = max(1, cells // max(texts, 1))
