@@ -75,6 +75,7 @@ def test_a_folder_for_each_class(tmp_path, part):
     assert "what papers quote" in result.figures[0].note
     assert result.metrics["majority"] == pytest.approx(1 / 3)
     assert result.items["label"].to_pylist()[-1] == "red star"
+    assert "15 pictures are too few to rank methods" in result.protocol
 
 
 def test_words_of_folders_may_be_told(tmp_path):

@@ -95,7 +95,7 @@ def classified(
     values["majority"] = (true_B == int(count_C.argmax())).double().numpy()
     extra = {"label": [classes[c] for c in true_B.tolist()], "predicted": [classes[c] for c in scores_BC.argmax(1).tolist()]}
     rows = Rows(unique_names(keys), [""] * len(keys), keys, values, chance, shuffled, extra=extra)
-    notes = {"majority": "the most frequent class as the answer to everything"}
+    notes = {"majority": "the most frequent class"}
     per_class = per_class_figure(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
     return TaskResult(task, protocol, (*figures(rows, notes=notes, seed=seed), per_class), table(rows))
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from wholegrain.evaluation.average_precision import mean_average_precision
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.benchmarks.scoring import FEW
 from wholegrain.evaluation.benchmarks.statements import auc_figure
 from wholegrain.evaluation.encode import Progress
 from wholegrain.evaluation.feature_store import FeatureStore
@@ -105,7 +106,8 @@ def judge_of(found: LabelledSet, model: Any, store: FeatureStore, progress: Prog
 
 def judged(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
     """The result of scores ``[B, C]``."""
-    protocol = "; ".join((found.protocol, *found.notes)) + "."
+    few = [f"{len(set(keys))} pictures are too few to rank methods: look at the intervals"] if len(set(keys)) < FEW else []
+    protocol = "; ".join((found.protocol, *found.notes, *few)) + "."
     if any(len(label) != 1 for label in found.labels):
         return _several(found, scores_BC, keys, protocol, seed)
     true_B = _first(found.labels)

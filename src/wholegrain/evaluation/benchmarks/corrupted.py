@@ -146,8 +146,8 @@ def stacked(task: str, results: Mapping[tuple[str, int], TaskResult], protocol: 
     rows = join(parts)
     units = {"mce_alexnet": "ratio"}
     notes = {
-        "corruption_error": "1 - acc1; over all rows the mean corruption error, not normalised by AlexNet's",
-        "mce_alexnet": "error over AlexNet's; over all rows ImageNet-C's mCE",
+        "corruption_error": "not divided by AlexNet's",
+        "mce_alexnet": "divided by AlexNet's",
     }
     return TaskResult(task, protocol, tuple(figures(rows, units=units, notes=notes, seed=seed)), table(rows))
 
