@@ -62,6 +62,24 @@ def test_negatives_of_some_kinds_and_into_another_folder(data, tmp_path, capsys)
     assert (code, "holds other data" in said) == (2, True)
 
 
+def test_methods_and_as_many_random_ones_as_a_control(data, tmp_path, capsys):
+    code, said = call(capsys, data, "--negatives", "attribute", "object", "--hard-positives", "--workers", 1)
+    assert code == 0, said
+    assert "hard_positives: " in said
+    made = Dataset(data).negatives
+    for method, folder in (("random", "r"), ("negclip", "n")):
+        replace = ["--replace"] if method == "random" else []  # it begins with a copy of those that it is to be as many as
+        code, said = call(capsys, data, "--negatives", "--method", method, "--out", tmp_path / folder, *replace, "--workers", 1)
+        assert code == 0, said
+    control = Dataset(tmp_path / "r").negatives
+    assert {place: len(rows) for place, rows in control.items()} == {place: len(rows) for place, rows in made.items()}
+    assert len(Dataset(tmp_path / "n").negatives) > 0
+    code, said = call(capsys, data, "--negatives", "negation", "--splits", "train", "--replace", "--workers", 1)
+    assert code == 0, said
+    assert Dataset(data).roles["negated"] == 6
+    assert {kind.split("_")[0] for kind in Dataset(data).negative_kinds} == {"negation"}
+
+
 def test_what_cannot_be_done_is_said(data, tmp_path, capsys):
     for arguments, words in (
         ((data,), "Say what to make"),
@@ -69,6 +87,7 @@ def test_what_cannot_be_done_is_said(data, tmp_path, capsys):
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--budget", "5usd"), "needs --prices"),
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--prompts", "stile"), 'did you mean "style"'),
         ((data, "--negatives", "--splits", "dev"), "no split 'dev'"),
+        ((data, "--negatives", "--method", "ce_clip"), "--method ce_clip is not known"),
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--extra", "[1]"), "is no JSON object"),
         ((data, "--negatives", "--max-failed", "3"), "--max-failed must be"),
         ((tmp_path / "none", "--negatives"), "does not exist"),

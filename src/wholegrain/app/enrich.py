@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.shards import disk_errors
@@ -55,13 +56,14 @@ class Wanted:
 
     Attributes:
         negatives: kinds; empty is all kinds, ``None`` no negatives.
-        per_kind: negatives of each kind for each caption, at most.
+        per_kind: negatives of each kind for each caption, at most; with ``negclip`` of all kinds together.
         method: ``rules``, ``negclip``, ``random``, ``ce_clip:MODEL`` or ``released_ce_clip:MODEL``.
         hard_positives: whether to make them.
         captions: models.
         captioning: how they are asked.
         splits: empty is train for captions and all splits for the rest.
         seed: of all draws.
+        tagger: a spaCy pipeline; empty is the built-in one.
     """
 
     negatives: tuple[str, ...] | None = None
@@ -72,6 +74,7 @@ class Wanted:
     captioning: Captioning = field(default_factory=Captioning)
     splits: tuple[str, ...] = ()
     seed: int = 0
+    tagger: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,30 +102,75 @@ def enrich(
     """
     texts = text_stages(wanted)
     written = caption_stages(wanted.captions, wanted.captioning) + [stage for stage in texts if stage.table == "captions"]
-    folder = folder_for(data, out)
+    random = wanted.negatives is not None and wanted.method == "random"  # needs to know how many there are
+    folder = folder_for(data, out, {stage.table for stage in written + texts} - ({"negatives"} if random else set()))
     made: list[Made] = []
     for stages, usual in ((written, ("train",)), ([stage for stage in texts if stage.table != "captions"], ())):
         if stages:
             dataset = Dataset(folder)
             splits = wanted.splits or tuple(split for split in usual if split in dataset.splits)
             made += run(dataset, stages, keys_of(dataset, splits), options)
-    return Enriched(folder, tuple(made))
+    return Enriched(folder, tuple(made), _sheet(folder) if audit else None)
+
+
+def _sheet(folder: Path) -> Path:
+    from wholegrain.app.quality import quality
+
+    out = folder / "enrich"
+    quality(Dataset(folder), out)
+    return out
 
 
 def text_stages(wanted: Wanted) -> list[Stage]:
-    """The stages that make texts from captions: negated captions where their false sides are asked for, negatives, hard positives."""
+    """The stages that make texts from captions: negated captions where their false sides are asked for, negatives, hard positives.
+
+    Raises:
+        UserError: a method or kind is not known.
+    """
     from wholegrain.enrich.hard_positives import HardPositivesStage
     from wholegrain.enrich.negated_captions import NegatedCaptionsStage
-    from wholegrain.enrich.negatives import ALL_KINDS, NegativesStage
 
+    told = {"seed": wanted.seed, **_tagger(wanted.tagger)}
     stages: list[Stage] = []
-    if "negation" in (wanted.negatives or ()):
-        stages.append(NegatedCaptionsStage(seed=wanted.seed))
     if wanted.negatives is not None:
-        stages.append(NegativesStage(kinds=wanted.negatives or ALL_KINDS, per_kind=wanted.per_kind, seed=wanted.seed))
+        if wanted.method == "rules" and any(kind.startswith("negation") for kind in wanted.negatives):
+            stages.append(NegatedCaptionsStage(**told))
+        stages.append(_negatives(wanted, told))
     if wanted.hard_positives:
-        stages.append(HardPositivesStage(seed=wanted.seed))
+        stages.append(HardPositivesStage(**told))
     return stages
+
+
+def _negatives(wanted: Wanted, told: dict[str, Any]) -> Stage:
+    from wholegrain.enrich.ce_clip import CeClipStage
+    from wholegrain.enrich.negatives import NegativesStage
+    from wholegrain.enrich.negclip import NegClipStage
+    from wholegrain.enrich.random_negatives import RandomStage
+
+    method, _, model = wanted.method.partition(":")
+    kinds = {"kinds": wanted.negatives} if wanted.negatives else {}
+    if method == "rules":
+        return NegativesStage(per_kind=wanted.per_kind, **kinds, **told)
+    if method == "negclip":
+        return NegClipStage(per_caption=wanted.per_kind, **kinds, **told)
+    if method == "random":
+        return RandomStage(seed=wanted.seed)
+    if method in ("ce_clip", "released_ce_clip") and model:
+        variant = "corrected" if method == "ce_clip" else "released"
+        return CeClipStage(model, variant, device=wanted.captioning.device, **kinds, **told)
+    raise UserError(
+        f"--method {wanted.method} is not known; write rules, negclip, random, ce_clip:MODEL or released_ce_clip:MODEL, such as "
+        "ce_clip:distilroberta-base."
+    )
+
+
+def _tagger(pipeline: str) -> dict[str, Any]:
+    """The built-in tagger unless a spaCy pipeline is named."""
+    if not pipeline:
+        return {}
+    from wholegrain.enrich.tagging_spacy import SpacyTagger
+
+    return {"tagger": SpacyTagger(pipeline)}
 
 
 def caption_stages(models: Sequence[str], how: Captioning) -> list[Stage]:
@@ -148,10 +196,11 @@ def caption_stages(models: Sequence[str], how: Captioning) -> list[Stage]:
     return stages
 
 
-def folder_for(data: Path, out: Path | None) -> Path:
+def folder_for(data: Path, out: Path | None, making: Collection[str] = ()) -> Path:
     """Where the sidecars go: beside the data, or into a folder that shows the same records and leaves the first one as it is.
 
-    Such a folder has the manifest, the index and the sidecars, and a link to the shards; it is a data set like any other.
+    Such a folder has the manifest, the index and the sidecars but those that are to be made, and a link to the shards; it is a data set like any
+    other.
 
     Raises:
         UserError: the other folder holds other data.
@@ -170,7 +219,7 @@ def folder_for(data: Path, out: Path | None) -> Path:
         if not (out / "shards").is_symlink():
             (out / "shards").symlink_to((data / "shards").resolve(), target_is_directory=True)
         for name in reversed(_COPIED):  # the manifest last: without it, the folder is no data set
-            if (data / name).exists():
+            if (data / name).exists() and name.partition(".")[0] not in making:
                 part = out / f"{name}.part"
                 part.write_bytes((data / name).read_bytes())
                 os.replace(part, out / name)

@@ -19,6 +19,7 @@ def enrich(
     negatives: tuple[str, ...] | None = None,
     per_kind: int = 1,
     method: str = "rules",
+    tagger: str = "",
     hard_positives: bool = False,
     captions: tuple[str, ...] = (),
     prompts: tuple[str, ...] = (),
@@ -53,8 +54,10 @@ def enrich(
     Args:
         data: a prepared data set in a folder.
         negatives: hard negatives of these kinds, such as object attribute count; of all kinds where none is named.
-        per_kind: hard negatives of each kind for each caption, at most.
-        method: how negatives are made: rules, negclip, random, or ce_clip:MODEL (released_ce_clip:MODEL) with a masked language model.
+        per_kind: hard negatives of each kind for each caption, at most; with negclip of all kinds together.
+        method: how negatives are made: rules, negclip, ce_clip:MODEL or released_ce_clip:MODEL (a masked language model), or random (as many
+            captions of other pictures as there are negatives now; with --replace, best into another folder).
+        tagger: a spaCy pipeline for grammar, such as en_core_web_sm; a built-in one by default.
         hard_positives: rewordings that stay true, as test items.
         captions: models that write captions: http://host:8000/v1, NAME@https://host/v1, or a folder or Hugging Face name of a local one.
         prompts: names of prompts, behind a TOML file if they are your own; all of the packaged ones by default.
@@ -94,7 +97,15 @@ def enrich(
     further = _fields(extra)
     endpoint = Endpoint("", "", concurrency, per_minute, timeout, limit=limit, key=key, max_side=max_side, extra=further)
     wanted = Wanted(
-        negatives, per_kind, method, hard_positives, captions, Captioning(prompts, seed, endpoint, batch, device), splits, seed
+        negatives,
+        per_kind,
+        method,
+        hard_positives,
+        captions,
+        Captioning(prompts, seed, endpoint, batch, device),
+        splits,
+        seed,
+        tagger,
     )
     options = Options(workers, ray, gpus, max_failed, replace, Shown(console))
     try:
