@@ -65,7 +65,7 @@ def test_one_picture_for_all_is_right_in_one_class_of_all(seed, classes, each):
     assert found.metrics["acc5"] == pytest.approx(min(5 / classes, 1))
 
 
-@fast
+@settings(max_examples=5, deadline=None)
 @given(SEED)
 def test_random_scores_and_exchanged_pictures_score_chance(seed):
     true_B = torch.arange(6).repeat(100)
@@ -74,8 +74,6 @@ def test_random_scores_and_exchanged_pictures_score_chance(seed):
     assert abs(found.metrics["mean_per_class_recall"] - 1 / 6) < spread(1 / 6, 600)
     oracle = judged(torch.nn.functional.one_hot(true_B, 6).float() + 0.01 * drawn(seed, 600, 6), true_B)
     assert oracle.metrics["acc1"] == 1
-    mixed = oracle.items["label"].to_pylist()
-    assert len(mixed) == 600
     assert abs(oracle.figure("acc1").shuffled - 1 / 6) < spread(1 / 6, 600)
 
 
