@@ -1,112 +1,121 @@
 """The same fact in other words, where word rules can be sure of it: two things exchanged around "and", a relation read from its other end,
-a number as a digit, a synonym."""
+a number as a digit, a synonym, "runs" for "is running"."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-from wholegrain.enrich.text import Edited, edited, is_content, known_noun, phrase_places, tokens
-from wholegrain.enrich.words import ARTICLES, COLOUR_SET, CONVERSES, DIGITS, FORM_OF, LINKS, NUMBER_SET, SYNONYMS
+from wholegrain.enrich.lexicon import word_set
+from wholegrain.enrich.morphology import FORMS, verb_forms
+from wholegrain.enrich.source import Source, said_of
+from wholegrain.enrich.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
+from wholegrain.enrich.text import Change, Edited, edited, phrase_places
 
-KINDS = ("exchange_and", "exchange_colours", "converse", "number_form", "synonym")
-_BEGINS = ARTICLES | NUMBER_SET | {"some", "several", "another"}
+KINDS = ("exchange_and", "exchange_colours", "converse", "number_form", "synonym", "verb_form")
+_STATES = word_set("paraphrases_states")
+_PHRASES = (
+    ("beside", "next to"), ("large", "big"), ("grey", "gray"), ("leaps", "jumps"), ("leaping", "jumping"), ("lying", "laying"),
+    ("towards", "toward"), ("whilst", "while"), ("underneath", "beneath"), ("in the air", "in midair"), ("atop", "on top of"),
+)  # fmt: skip
 
 
-def paraphrases(text: str) -> list[Edited]:
+def paraphrases(caption: str | Tagged) -> list[Edited]:
     """At most one true rewording of each kind.
 
     Example:
         >>> [made.text for made in paraphrases("A dog is to the left of a cat.")]
         ['A cat is to the right of a dog.']
     """
-    low = [token.low for token in tokens(text)]
+    tagged = BuiltinTagger().tag([caption])[0] if isinstance(caption, str) else caption
+    source = Source(tagged, said_of([tagged])[0])
     found = {
-        "exchange_and": _exchange_and(text, low), "exchange_colours": _colours(text, low), "converse": _converse(text, low),
-        "number_form": _number(text, low), "synonym": _synonym(text, low),
+        "exchange_and": _exchange_and, "exchange_colours": _colours, "converse": _converse, "number_form": _number, "synonym": _synonym,
+        "verb_form": _verb_form,
     }  # fmt: skip
-    return [edited(kind, text, changes) for kind, changes in found.items() if changes]
+    return [
+        edited(kind, tagged.text, changes) for kind, make in found.items() if (changes := next(make(source), None)) is not None
+    ]
 
 
-Changes = list[tuple[int, int, str]]
+def _full(source: Source, phrase: NounPhrase) -> bool:
+    """Begins with an article or a number, and is no compound."""
+    return source.words[phrase.start].pos in ("DET", "NUM") and not source.is_compound(phrase)
 
 
-def _exchange(text: str, first: tuple[int, int], second: tuple[int, int]) -> Changes:
-    place = tokens(text)
-    spans = [(place[a].start, place[b - 1].end) for a, b in (first, second)]
-    one, other = (text[a:b] for a, b in spans)
-    return [(*spans[0], other), (*spans[1], one if one.startswith("I ") else one[0].lower() + one[1:])]
-
-
-def _phrase_end(low: Sequence[str], start: int, most: int = 4) -> int:
-    """Behind the last word of "a red cup" that begins at ``start``; ``start`` itself where no such phrase stands."""
-    if start >= len(low) or low[start] not in _BEGINS:
-        return start
-    end = start + 1
-    while (
-        end < len(low)
-        and end - start <= most
-        and is_content(low, end)
-        and low[end] not in FORM_OF
-        and not low[end].endswith("ing")
-    ):
-        end += 1
-    return end if end > start + 1 else start
-
-
-def _exchange_and(text: str, low: Sequence[str]) -> Changes:
+def _exchange_and(source: Source) -> Iterator[list[Change]]:
     """Two phrases at the beginning, and behind them a verb or nothing: so nothing else hangs on one of the two alone."""
-    middle = low.index("and") if "and" in low else 0
-    if not middle or _phrase_end(low, 0) != middle:
-        return []
-    for end in range(middle + 3, min(len(low), middle + 5) + 1):
-        rest = [word for word in low[end:] if word[0].isalpha()]
-        hangs = rest and (rest[0] not in FORM_OF and rest[0] not in ("are", "play", "look"))
-        if _phrase_end(low[:end], middle + 1) == end and not hangs and low[:middle] != low[middle + 1 : end]:
-            return _exchange(text, (0, middle), (middle + 1, end))
-    return []
+    if len(source.tagged.phrases) < 2:
+        return
+    one, other = source.tagged.phrases[:2]
+    joined = one.start == 0 and other.start == one.head + 2 and source.low[one.head + 1] == "and"
+    rest = source.words[other.head + 1 :]
+    shared = not rest or rest[0].pos in ("AUX", "PUNCT") or (rest[0].pos == "VERB" and rest[0].form in ("base", "ing"))
+    differ = source.low[: one.head + 1] != source.low[other.start : other.head + 1]
+    if joined and shared and differ and _full(source, one) and _full(source, other):
+        yield source.swap((one.start, one.head), (other.start, other.head))
 
 
-def _colours(text: str, low: Sequence[str]) -> Changes:
-    for n in range(len(low) - 3):
-        if low[n] in COLOUR_SET and low[n + 1] == "and" and low[n + 2] in COLOUR_SET - {low[n]} and is_content(low, n + 3):
-            return _exchange(text, (n, n + 1), (n + 2, n + 3))
-    return []
+def _colours(source: Source) -> Iterator[list[Change]]:
+    colours = {word for scale in source.lexicon.scales if scale.name == "colour" for cell in scale.cells for word in cell}
+    for n in range(len(source.words) - 3):
+        one, link, other = source.low[n : n + 3]
+        joined = one in colours and link == "and" and other in colours - {one} and source.words[n + 3].pos in ("NOUN", "ADJ")
+        if joined and (n == 0 or source.low[n - 1] not in ("and", ",")):
+            yield source.swap((n, n), (n + 2, n + 2))
 
 
-def _converse(text: str, low: Sequence[str]) -> Changes:
+def _converse(source: Source) -> Iterator[list[Change]]:
     """Only of sentences that say nothing else: ``A [is] RELATION B``."""
-    words, place = [word for word in low if word[0].isalpha()], tokens(text)
-    for one, other in CONVERSES:
-        for old, new in ((one, other), (other, one)):
-            for start, end in phrase_places(words, old)[:1]:
-                first = start - (start > 0 and words[start - 1] in ("is", "are"))
-                whole = _phrase_end(words, 0) == first and _phrase_end(words, end) == len(words)
-                plurals = start != first and (words[0] in NUMBER_SET) != (words[end] in NUMBER_SET)
-                sure = start != first or (known_noun(words[first - 1]) and known_noun(words[-1]))
-                if whole and sure and not plurals and list(low[: len(words)]) == words:
-                    relation = (place[start].start, place[end - 1].end, new)
-                    return [*_exchange(text, (0, first), (end, len(words))), relation]
-    return []
+    words = [word for word in source.words if word.pos != "PUNCT"]
+    if len(source.tagged.phrases) != 2 or words != list(source.words[: len(words)]):
+        return
+    one, other = source.tagged.phrases
+    for pair in source.lexicon.converses:
+        for old, new in (pair, pair[::-1]):
+            for start, end in phrase_places(source.low, old)[:1]:
+                verb = source.low[one.head + 1 : start]
+                whole = one.start == 0 and end == other.start and other.head == len(words) - 1 and verb in ([], ["is"], ["are"])
+                known = bool(verb) or all(source.head_noun(p).lemma in source.lexicon.nouns for p in (one, other))
+                even = not verb or source.head_noun(one).form == source.head_noun(other).form
+                if whole and known and even and _full(source, one) and _full(source, other):
+                    yield [*source.swap((0, one.head), (other.start, other.head)), source.change(start, end - 1, new)]
 
 
-def _number(text: str, low: Sequence[str]) -> Changes:
-    for n, token in enumerate(tokens(text)):
-        if n and low[n] in NUMBER_SET and is_content(low, n + 1) and low[n - 1] not in ("and", "or"):
-            return [(token.start, token.end, DIGITS[low[n]])]
-    return []
+def _number(source: Source) -> Iterator[list[Change]]:
+    for phrase in source.tagged.phrases:
+        n = phrase.start + (source.words[phrase.start].pos == "DET")
+        word = source.low[n]
+        if n and word in NUMBERS[1:] and n < phrase.head and source.low[n - 1] not in ("and", "or"):
+            yield [source.change(n, n, str(NUMBERS.index(word) + 1))]
 
 
-def _synonym(text: str, low: Sequence[str]) -> Changes:
-    place = tokens(text)
-    for one, other in SYNONYMS:
-        for old, new in ((one, other), (other, one)):
-            for start, end in phrase_places(low, old)[:1]:
-                compound = old not in ("beside", "next to") and is_content(low, end) and low[end] not in LINKS and old in _THINGS
-                if not compound:
-                    return [(place[start].start, place[end - 1].end, new)]
-    return []
+def _synonym(source: Source) -> Iterator[list[Change]]:
+    for pair in (*source.lexicon.synonyms, *_PHRASES):
+        for old, new in (pair, pair[::-1]):
+            for start, end in phrase_places(source.low, old)[:1]:
+                phrase = next((p for p in source.tagged.phrases if p.head == start), None)
+                thing = pair in source.lexicon.synonyms
+                if (thing and (phrase is None or source.is_compound(phrase))) or (
+                    new == "big" and source.words[start].pos != "ADJ"
+                ):
+                    continue
+                yield [source.change(start, end - 1, new)]
 
 
-_THINGS = frozenset(
-    {"couch", "sofa", "bicycle", "bike", "street", "road", "kid", "child", "plane", "airplane", "car", "tv", "television"}
-)
+def _verb_form(source: Source) -> Iterator[list[Change]]:
+    """``is running`` -> ``runs``; ``runs`` -> ``is running``; the first verb of a caption that has one subject."""
+    for n, word in enumerate(source.words):
+        if word.pos in ("CONJ", "PRON") or word.low == ",":
+            return
+        if word.low in ("is", "are"):
+            following = source.words[n + 1] if n + 1 < len(source.words) else None
+            if following is None or following.pos != "VERB" or following.form != "ing" or following.lemma in _STATES:
+                return
+            base, third, _ = verb_forms(following.lemma)
+            yield [source.change(n, n + 1, third if word.low == "is" else base)]
+            return
+        if word.pos == "VERB" and word.form in ("base", "third") and n:
+            if word.lemma not in _STATES and source.words[n - 1].pos in ("NOUN", "ADV", "ADP"):
+                going = verb_forms(word.lemma)[FORMS.index("ing")]
+                yield [source.change(n, n, f"{'is' if word.form == 'third' else 'are'} {going}")]
+            return

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from wholegrain.enrich.words import ARTICLES, GROUP_OF, LINKS, singular
+from wholegrain.enrich.morphology import article
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]")
+_ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 Edit = tuple[int, int, str, str]
 """Start and end in code points of the caption, what stood there, what stands there now."""
+Change = tuple[int, int, str]
+"""Start, end and what is to stand there."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Token:
     """A word or mark: as written, in lower case, and from where to where."""
 
@@ -29,7 +32,7 @@ class Token:
         return self.text[0].isalpha()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Edited:
     """A caption changed in stated places; ``kind`` says how."""
 
@@ -40,7 +43,7 @@ class Edited:
 
 @lru_cache(maxsize=1 << 12)
 def tokens(text: str) -> tuple[Token, ...]:
-    """Words, numbers and marks.
+    """Words, numbers and marks; a possessive ``'s`` belongs to its word.
 
     Example:
         >>> [t.low for t in tokens("A dog's 2 t-shirts.")]
@@ -49,33 +52,39 @@ def tokens(text: str) -> tuple[Token, ...]:
     return tuple(Token(m.group(), m.group().lower(), m.start(), m.end()) for m in _TOKEN.finditer(text))
 
 
-def edited(kind: str, text: str, changes: Sequence[tuple[int, int, str]]) -> Edited:
+def edited(kind: str, text: str, changes: Sequence[Change]) -> Edited:
     """The text with every ``(start, end, new)`` put in; new words take the case of the old ones, articles follow their words."""
     found: list[Edit] = []
     for start, end, new in sorted(changes):
         if text[start : start + 1].isupper() and not (len(new) > 1 and new.isupper()):
             new = new[:1].upper() + new[1:]
-        found.append(_with_article(text, start, end, new))
+        found.append(_with_article(text, start, end, new) if start < end else (start, end, text[start:end], new))
+    return Edited(kind, apply(text, found), tuple(found))
+
+
+def apply(text: str, edits: Sequence[Edit]) -> str:
+    """The text with the edits made.
+
+    Example:
+        >>> apply("a red cup", [(2, 5, "red", "blue")])
+        'a blue cup'
+    """
     out, last = [], 0
-    for start, end, _, new in found:
+    for start, end, _, new in edits:
         out += [text[last:start], new]
         last = end
-    return Edited(kind, "".join(out) + text[last:], tuple(found))
+    return "".join(out) + text[last:]
 
 
 def _with_article(text: str, start: int, end: int, new: str) -> Edit:
     """``a`` becomes ``an`` in front of a vowel, and the other way round."""
-    before = re.search(r"\b(an?)\s+$", text[:start], re.IGNORECASE)
+    before = _ARTICLE.search(text, 0, start)
     if before is not None and new[:1].isalpha():
-        article = before.group(1)
-        right = (
-            ("an" if new[0].lower() in "aeiou" else "a")
-            if new.lower() not in ("uniform", "university", "hour")
-            else article.lower()
-        )
-        if right != article.lower():
-            right = right.capitalize() if article[0].isupper() else right
-            start, new = before.start(1), right + text[before.end(1) : start] + new
+        old = before.group(1)
+        right = article(new.split()[0])
+        if right != old.lower():
+            right = right.capitalize() if old[0].isupper() else right
+            start, new = before.start(1), right + before.group(2) + new
     return start, end, text[start:end], new
 
 
@@ -85,21 +94,3 @@ def phrase_places(low: Sequence[str], phrase: str) -> list[tuple[int, int]]:
     if words[0] not in low:
         return []
     return [(n, n + len(words)) for n in range(len(low) - len(words) + 1) if list(low[n : n + len(words)]) == words]
-
-
-def is_content(low: Sequence[str], place: int) -> bool:
-    """Whether a word that is no link word stands there."""
-    return 0 <= place < len(low) and low[place][0].isalpha() and low[place] not in LINKS
-
-
-def noun_phrase(low: Sequence[str], place: int, qualifiers: frozenset[str]) -> int:
-    """Where the phrase of the noun at ``place`` begins: its known qualifiers and its article."""
-    start = place
-    while start > 0 and low[start - 1] in qualifiers:
-        start -= 1
-    return start - (start > 0 and low[start - 1] in ARTICLES)
-
-
-def known_noun(word: str) -> bool:
-    """Whether the word, in any number, is a thing of the word list."""
-    return singular(word) in GROUP_OF

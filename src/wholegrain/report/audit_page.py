@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from wholegrain.enrich.words import ANIMATE, OBJECTS
+from wholegrain.enrich.lexicon import lexicon
 from wholegrain.evaluation.encode import Encoded, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import show
@@ -24,23 +24,31 @@ from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.report import page_environment, write_page
 
 ASKED = {
-    "replace_colour": ("Colour", "a thing’s colour exchanged for another that the captions use"),
-    "replace_number": ("Number", "two dogs, or three?"),
-    "replace_property": ("Size, age, state", "big for small, young for old, wet for dry"),
-    "replace_direction": ("Direction", "left for right, in front of for behind, up for down"),
-    "replace_action": ("Action", "sits for runs"),
-    "replace_object": ("Thing", "a thing exchanged for another of its kind"),
+    "object_being": ("Who", "a man for a woman, a dog for a horse"),
+    "object_thing": ("Thing", "a bench for a table, a guitar for a violin"),
+    "object_clothing": ("Clothing", "a hat for a helmet"),
+    "object_place": ("Place", "on the sand, or on the grass?"),
+    "attribute_colour": ("Colour", "a thing’s colour exchanged for another that the captions use"),
+    "attribute_size": ("Size", "big for small, long for short"),
+    "attribute_age": ("Age", "young for old"),
+    "attribute_material": ("Material", "wood for stone"),
+    "attribute_state": ("State", "wet for dry, open for closed"),
+    "attribute_texture": ("Texture", "striped for plain, rocky for grassy"),
+    "relation": ("Relation", "in front of for behind, up for down"),
+    "action": ("Action", "sits for runs"),
+    "count": ("Number", "two dogs, or three?"),
     "swap_attribute": ("Whose attribute", "two colours or sizes of one caption change places"),
-    "swap_object": ("Who does it to whom", "two beings of one caption change places"),
+    "swap_object": ("Who does it to whom", "two beings or things of one caption change places"),
     "exchange_and": ("A and B, B and A", "both wordings must beat a false text"),
     "exchange_colours": ("Black and white, white and black", "both wordings must beat a false text"),
     "converse": ("A left of B, B right of A", "both wordings must beat a false text"),
     "number_form": ("Two, 2", "both wordings must beat a false text"),
     "synonym": ("Synonyms", "both wordings must beat a false text"),
+    "verb_form": ("Runs, is running", "both wordings must beat a false text"),
 }
 """Kind -> title and what is asked."""
 MOST_PHRASES = 3
-NOUNS = sorted(ANIMATE.union(*OBJECTS.values()))
+NOUNS = sorted(lexicon().nouns)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,76 @@
+"""Another deed in the same form: ``a boy sits on a wall`` -> ``a boy jumps on a wall``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import partial
+
+from wholegrain.enrich.lexicon import Frame, word_set
+from wholegrain.enrich.morphology import FORMS, verb_forms
+from wholegrain.enrich.source import Source
+from wholegrain.enrich.text import Change
+
+_ENDS = frozenset({".", ",", "while", "as", "!", ";"})
+_NOT_BEFORE = word_set("actions_not_before")
+
+
+def actions(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
+    """Verbs exchanged within their frames."""
+    for n, word in enumerate(source.words):
+        if word.pos != "VERB" or word.form not in FORMS or word.lemma not in source.lexicon.frames_of:
+            continue
+        if n and source.low[n - 1] in _NOT_BEFORE:
+            continue
+        near, found = source.lexicon.near_verb(word.lemma), {}
+        for frame in source.lexicon.frames_of[word.lemma]:
+            if _follows(source, n, frame):
+                found.update(dict.fromkeys(frame.verbs))
+        place = FORMS.index(word.form)
+        free = [
+            verb for verb in found
+            if verb not in near and verb != word.lemma and word.lemma not in source.lexicon.near_verb(verb)
+            and source.known(verb_forms(verb)[place]) and _free(source, verb)
+        ]  # fmt: skip
+        for verb in source.some(free, draw, partial(_form, place=place)):
+            yield "action", [source.change(n, n, verb_forms(verb)[place])]
+
+
+def _form(verb: str, place: int) -> str:
+    return verb_forms(verb)[place]
+
+
+def _free(source: Source, verb: str) -> bool:
+    said = source.said.words
+    return source.free_verb(verb) and not any(
+        form in said for near in source.lexicon.near_verb(verb) for form in verb_forms(near)
+    )
+
+
+def _follows(source: Source, n: int, frame: Frame) -> bool:
+    rest = source.low[n + 1 : n + 5]
+    ends = not rest or rest[0] in _ENDS or (rest[0] == "and" and n + 2 < len(source.words) and source.words[n + 2].pos == "VERB")
+    if ends:
+        return "." in frame.next
+    for phrase in frame.next:
+        length = phrase.count(" ") + 1
+        if phrase in (".", "noun") or " ".join(rest[:length]) != phrase:
+            continue
+        if "*" in frame.nouns:
+            return True
+        return _noun_fits(source, n + 1 + length, frame)
+    return "noun" in frame.next and _noun_fits(source, n + 1, frame)
+
+
+def _noun_fits(source: Source, start: int, frame: Frame) -> bool:
+    phrase = source.phrase_at.get(start)
+    if phrase is None:
+        return False
+    head = source.head_noun(phrase)
+    before = source.words[phrase.head - 1] if phrase.head > phrase.start else None
+    if before is not None and before.pos == "VERB":
+        return False
+    after = source.words[phrase.head + 1] if phrase.head + 1 < len(source.words) else None
+    if after is not None and (after.pos in ("NOUN", "POSS") or after.low in ("'s", "-")):
+        return False
+    return head.lemma in frame.nouns or head.low in frame.nouns

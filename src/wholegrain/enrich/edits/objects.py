@@ -1,0 +1,171 @@
+"""Another thing of its kind: ``a dog on the grass`` -> ``a dog on the sand``."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+from wholegrain.enrich.lexicon import Group, word_set
+from wholegrain.enrich.morphology import counted, plural
+from wholegrain.enrich.source import Source
+from wholegrain.enrich.tagging import NounPhrase
+from wholegrain.enrich.text import Change
+
+_ABOUT_PEOPLE = word_set("objects_about_people")
+_SEXED = frozenset(["he", "she", "him", "his", "her", "himself", "herself"])
+_HE = {"his": "her", "he": "she", "him": "her", "himself": "herself"}
+_SHE = {"she": "he", "herself": "himself"}
+
+
+def objects(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
+    """Nouns exchanged within their groups, in the same number."""
+    for phrase in source.tagged.phrases:
+        head = source.head_noun(phrase)
+        yield from _of_game(source, phrase, draw)
+        if source.is_compound(phrase) or sum(word.lemma == head.lemma for word in source.words) > 1:
+            continue
+        found = replacements(source, phrase)
+        for new in source.some(found, draw, plural if head.form == "many" else str):
+            pronouns = _pronouns(source, head.lemma, new)
+            if pronouns is not None:
+                many = plural(new) if head.form == "many" else new
+                yield f"object_{found[new]}", [source.change(phrase.head, phrase.head, many), *pronouns]
+
+
+def replacements(source: Source, phrase: NounPhrase) -> dict[str, str]:
+    """The singular nouns that may stand in the place of a phrase's noun and make the caption false, each with its kind."""
+    head, words = source.head_noun(phrase), source.lexicon
+    before = source.governor(phrase.start)
+    found: dict[str, str] = {}
+    for group in words.groups_of.get(head.lemma, ()):
+        if fits(source, phrase, group, before):
+            for word in group.words:
+                found.setdefault(word, group.kind)
+    if _plain_scene(source, phrase):
+        for word in _ANYBODY:
+            found.setdefault(word, "being")
+    near = words.near_noun(head.lemma)
+    return {
+        word: kind for word, kind in found.items()
+        if word not in near and head.lemma not in words.near_noun(word) and source.known(word) and _number(word, head.form)
+        and source.known(plural(word) if head.form == "many" else word)
+        and source.free_noun(word) and _person(source, head.lemma, word) and countable(source, phrase, word)
+    }  # fmt: skip
+
+
+_ANYBODY = ("dog", "cat", "horse", "cow", "sheep", "bird", "duck", "man", "woman", "boy", "girl", "child")
+_BEINGS = frozenset({*_ANYBODY, "person", "kid", "baby", "toddler", "adult", "puppy"})
+_PLAIN_VERBS = word_set("objects_plain_verbs")
+_PLAIN_GROUPS = word_set("objects_plain_groups")
+_PLAIN_THINGS = word_set("objects_plain_things")
+_PLAIN_MODIFIERS = frozenset({"other", "size", "wetness"})
+
+
+def _plain_scene(source: Source, phrase: NounPhrase) -> bool:
+    """Whether any being could do what the caption says: nothing in it is done, worn or had by people or animals alone."""
+    if source.head_noun(phrase).lemma not in _BEINGS or source.governor(phrase.start) not in ("", "of", "and"):
+        return False
+    for word in source.words:
+        if (word.pos == "VERB" and word.lemma not in _PLAIN_VERBS) or word.pos in ("POSS", "PRON"):
+            return False
+    for other in source.tagged.phrases:
+        lemma = source.head_noun(other).lemma
+        if (
+            other != phrase
+            and not any(group.name in _PLAIN_GROUPS for group in source.lexicon.groups_of.get(lemma, ()))
+            and lemma not in _PLAIN_THINGS
+        ):
+            return False
+    kinds = source.lexicon.modifiers
+    return all(
+        word.pos in ("DET", "NUM") or kinds.get(word.low, frozenset()) & _PLAIN_MODIFIERS
+        for word in source.words[phrase.start : phrase.head]
+    )
+
+
+_PLAYED = word_set("objects_played")
+
+
+def _of_game(source: Source, phrase: NounPhrase, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
+    """``a soccer player`` -> ``a hockey player``."""
+    place = phrase.head - 1
+    games = next(group for group in source.lexicon.groups if group.name == "games").words
+    if place < phrase.start or source.low[place] not in games[:8] or source.low[phrase.head] not in _PLAYED:
+        return
+    old = source.low[place]
+    near = source.lexicon.near_noun(old)
+    new = [
+        word
+        for word in games[:8]
+        if word not in near and old not in source.lexicon.near_noun(word) and source.known(word) and source.free_noun(word)
+    ]
+    for word in source.some(new, draw):
+        yield "object_thing", [source.change(place, place, word)]
+
+
+def _number(word: str, form: str) -> bool:
+    return form == "one" or plural(word) != word
+
+
+def fits(source: Source, phrase: NounPhrase, group: Group, before: str) -> bool:
+    """Whether the words of a group may stand behind ``before`` and the phrase's adjectives."""
+    if "*" not in group.after and before not in group.after:
+        return False
+    kinds = source.lexicon.modifiers
+    for word in source.words[phrase.start : phrase.head]:
+        if word.pos in ("DET", "POSS", "NUM", "CONJ", "PUNCT"):
+            continue
+        if not kinds.get(word.low, frozenset()) & group.modifiers:
+            return False
+    return True
+
+
+def countable(source: Source, phrase: NounPhrase, new: str) -> bool:
+    """``a field`` has no place for ``snow``, nor has ``through snow`` for ``field``."""
+    first = source.words[phrase.start]
+    if first.low in ("a", "an", "another", "one") or first.pos == "NUM":
+        return counted(new)
+    bare = first.pos not in ("DET", "POSS")
+    return not (bare and not counted(source.head_noun(phrase).lemma) and counted(new))
+
+
+def _person(source: Source, old: str, new: str) -> bool:
+    """People are exchanged only where one person, or several of one sex, is spoken of in all captions."""
+    people = source.lexicon.people
+    male, female = new in people["male"], new in people["female"]
+    if old in people["male"] | people["female"] and source.said.words & people["gendered"]:
+        return False
+    if not (male or female):
+        return True
+    said = source.said.words
+    if source.said.subjects & _ABOUT_PEOPLE or set(source.low) & _ABOUT_PEOPLE or said & people["gendered"]:
+        return False
+    return not said & (people["male"] if male else people["female"])
+
+
+def _pronouns(source: Source, old: str, new: str) -> list[Change] | None:
+    """Pronouns that must follow from he to she and back; ``None`` where it is open of whom they speak."""
+    people = source.lexicon.people
+    sexes = people["male"] | people["female"]
+    if old not in sexes and new not in sexes:
+        return []
+    if old not in sexes or new not in sexes:  # from she to it
+        return None if set(source.low) & _SEXED else []
+    to_her, changes = new in people["female"], []
+    if to_her == (old in people["female"]):
+        return []
+    spoken = {word.lemma for word in source.words if word.pos == "NOUN" and word.lemma in people["open"]}
+    for n, word in enumerate(source.words):
+        if word.low in ("her",) and not to_her:
+            owns = n + 1 < len(source.words) and source.words[n + 1].pos in ("NOUN", "ADJ", "NUM")
+            new_word = "his" if owns else "him"
+        elif word.low in _HE and to_her:
+            new_word = _HE[word.low]
+        elif word.low in _SHE and not to_her:
+            new_word = _SHE[word.low]
+        else:
+            continue
+        if spoken:
+            return None
+        changes.append(source.change(n, n, new_word))
+    return changes
