@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,6 +34,7 @@ def connect(address: str, workers: int = 0) -> None:
         raise UserError('--ray needs Ray; install it with: pip install "wholegrain[ray]"') from None
     if ray.is_initialized():
         return
+    _look_for(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address == "local":
@@ -43,6 +45,17 @@ def connect(address: str, workers: int = 0) -> None:
         raise UserError(
             f"--ray {address}: no cluster answers there ({str(error).splitlines()[0]}); look at the address."
         ) from None
+
+
+def _look_for(address: str) -> None:
+    """Whether anybody listens at an address: Ray itself would try for minutes, and end the process in the end."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+    except OSError as error:
+        raise UserError(f"--ray {address}: no cluster answers there ({error.strerror or error}); look at the address.") from None
 
 
 def run_on_ray(
