@@ -118,7 +118,7 @@ def _sheet(folder: Path) -> Path:
 
     out = folder / "enrich"
     quality(Dataset(folder), out)
-    return out
+    return out / "quality.html"
 
 
 def text_stages(wanted: Wanted) -> list[Stage]:
