@@ -68,6 +68,7 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
+    from wholegrain.app.seen import say_seen, trained_on
     from wholegrain.errors import UserError
     from wholegrain.evaluation.averages import averaged, check_average
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
@@ -107,6 +108,8 @@ def evaluate(
             left_out[name] = str(reason)
             print(f"left out: {name}. {reason}")
     print_results(results)
+    said, facts["trained_on"] = say_seen(results, trained_on(model))
+    print(said)
     if out is not None:
         path = save_results(results, out, facts | {"datasets": {result.task: result.task for result in found}})
         print(f"written: {path}")

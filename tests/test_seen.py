@@ -1,0 +1,67 @@
+"""Which test pictures a run was trained on."""
+
+import shutil
+
+import pyarrow as pa
+import pytest
+from tiny_training import make_dataset, make_model, make_recipe
+
+from wholegrain.app.seen import say_seen, trained_on
+from wholegrain.evaluation.result import TaskResult
+from wholegrain.training.loop import train
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "photos")
+
+
+def run(dataset, folder, model="small", data=None):
+    recipe = make_recipe("clip", "--optimiser.steps", "1")
+    origin = {"data": str(data or dataset.folder), "model": str(model)}
+    train(recipe, dataset, make_model(dataset), folder, device="cpu", quiet=True, origin=origin)
+    return folder
+
+
+def result_of(keys, task="retrieval"):
+    return TaskResult(task, "", (), pa.table({"cluster": [*keys, *keys]}))
+
+
+def test_pictures_of_the_training_split_are_counted_and_others_are_not(dataset, tmp_path):
+    folder = run(dataset, tmp_path / "run")
+    train_keys, test_keys = dataset.keys("train"), dataset.keys("val")
+    for name in (folder, folder / "model", f"{folder}:last"):
+        trained = trained_on(str(name))
+        assert trained is not None
+        assert trained.keys == frozenset(train_keys)
+        assert trained.among(result_of(test_keys)) == 0
+        assert trained.among(result_of([*test_keys, *train_keys[:3]])) == 3
+    said, counts = say_seen([result_of(train_keys[:3]), result_of(test_keys, "pets")], trained)
+    assert counts == {"retrieval": 3, "pets": 0}
+    assert said.startswith("Trained on 3 of the 3 pictures of retrieval (the same bytes")
+    assert "what small had seen before is not known" in said
+    assert say_seen([result_of(test_keys)], trained)[0].startswith("Trained on no picture of this test")
+
+
+def test_what_the_starting_run_saw_counts_too(dataset, tmp_path):
+    other = make_dataset(tmp_path / "others", splits=("val", "train"))
+    first = run(dataset, tmp_path / "first")
+    second = trained_on(str(run(other, tmp_path / "second", model=first)))
+    assert second is not None
+    assert second.keys == {*dataset.keys("train"), *other.keys("train")}
+    assert second.unknown == "small"
+
+
+def test_a_mixture_and_data_that_are_gone(dataset, tmp_path):
+    folder = run(dataset, tmp_path / "run")
+    (folder / "run.json").write_text(
+        (folder / "run.json").read_text().replace(f'"{dataset.folder}"', f'["{dataset.folder}:1", "{dataset.folder}2:1"]')
+    )
+    shutil.copytree(dataset.folder, f"{dataset.folder}2")
+    trained = trained_on(str(folder))
+    assert trained is not None
+    assert trained.keys == frozenset(dataset.keys("train"))
+    shutil.rmtree(f"{dataset.folder}2")
+    assert trained_on(str(folder)) is None
+    assert trained_on("ViT-B-32:openai") is None
+    assert "not known" in say_seen([], None)[0]
