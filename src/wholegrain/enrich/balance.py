@@ -27,7 +27,7 @@ from scipy.sparse import csr_matrix
 
 from wholegrain.enrich.text import Edit
 
-NONE = 0.01
+NONE = 0.001
 """Weight of drawing nothing, beside a total of 1 for all edits of a caption before they are weighed."""
 _FLOOR = 1e-4
 LENGTH = "<length>"

@@ -189,6 +189,8 @@ class CeClipStage(Stage):
             ):
                 continue
             scales = source.lexicon.scales_of
+            if gap.kind == "object" and low in scales:  # "on the blue"
+                continue
             if gap.kind == "attribute" and any(
                 low in cell and gap.old.lower() in cell for s in scales.get(low, ()) for cell in s.cells
             ):

@@ -14,7 +14,7 @@ from wholegrain.enrich.negation import NEGATED, NEGATIONS
 from wholegrain.enrich.negatives import VERSION, NegativesStage
 from wholegrain.enrich.source import Source, stream
 from wholegrain.enrich.stage import Failure, Rows, Stage
-from wholegrain.enrich.tagging import BuiltinTagger, Tagger
+from wholegrain.enrich.tagging import BuiltinTagger, Tagger, Word
 from wholegrain.enrich.text import Edited, edited
 from wholegrain.errors import UserError
 
@@ -89,15 +89,26 @@ class NegatedCaptionsStage(Stage):
 
 def _negated(kind: str, source: Source, one: Edited) -> Edited | None:
     """The caption with what ``one`` puts in as what is not there; ``None`` where that makes no good sentence."""
-    text = source.tagged.text
-    words = [word for word in source.words if any(start <= word.start and word.end <= end for start, end, _, _ in one.edits)]
-    if len(one.edits) != 1 or not words or "not" in source.low:
+    if "not" in source.low or (len(one.edits) > 1 and kind != "negation_count"):
         return None
-    last = source.words.index(words[-1])
-    after = source.words[last + 1] if last + 1 < len(source.words) else None
+    start, end = one.edits[0][0], one.edits[-1][1]
+    places = [n for n, word in enumerate(source.words) if start <= word.start and word.end <= end]
+    if not places:
+        return None
+    after = source.words[places[-1] + 1] if places[-1] + 1 < len(source.words) else None
     if after is not None and after.low == ",":
         return None
-    new = one.edits[0][3].lower()
+    new = _missing(kind, source, one, places, after)
+    if new is None:
+        return None
+    comma = "," if after is not None and after.pos != "PUNCT" else ""
+    last = source.words[places[-1]].end
+    return edited(kind, source.tagged.text, [(last, last, f", not {new}{comma}")])
+
+
+def _missing(kind: str, source: Source, one: Edited, places: Sequence[int], after: Word | None) -> str | None:
+    """What stands behind "not"."""
+    new, last = one.edits[0][3].lower(), places[-1]
     if kind == "negation_object":
         phrase = next((phrase for phrase in source.tagged.phrases if phrase.head == last), None)
         if phrase is None or (after is not None and after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ")):
@@ -105,12 +116,16 @@ def _negated(kind: str, source: Source, one: Edited) -> Edited | None:
         new = new.split()[-1]  # an article that followed the noun stands in the edit, too
         first = source.words[phrase.start]
         before = first.low if first.pos in ("DET", "POSS", "NUM") and first.low not in ("another", "each", "other") else ""
-        new = f"{article(new) if before in ('a', 'an') else before} {new}".strip()
-    elif kind == "negation_attribute":
-        new = new.split()[-1]
-        if after is None or after.low in ("and", "or") or (last and source.low[last - 1] in ("and", "very", "a group of")):
+        return f"{article(new) if before in ('a', 'an') else before} {new}".strip()
+    if kind == "negation_attribute":
+        joined = after is None or after.low in ("and", "or") or (last and source.low[last - 1] in ("and", "very"))
+        return None if joined else new.split()[-1]
+    if kind == "negation_count":
+        if len(one.edits) == 1:
+            return new if len(places) == 1 and source.words[places[0]].pos == "NUM" and not new.startswith("a group") else None
+        whole = next((p for p in source.tagged.phrases if (p.start, p.head) == (places[0], last)), None)
+        if whole is None or len(one.edits) != 2:  # a third edit is a verb that would have to agree with both
             return None
-    elif kind == "negation_count" and (len(words) != 1 or words[0].pos != "NUM" or new.startswith("a group")):
-        return None
-    comma = "," if after is not None and after.pos != "PUNCT" else ""
-    return edited(kind, text, [(words[-1].end, words[-1].end, f", not {new}{comma}")])
+        words = source.low[places[0] : last + 1]
+        return " ".join([new, *words[1:-1], one.edits[1][3].lower()])
+    return new

@@ -75,7 +75,7 @@ def _alone(source: Source, place: int, head: int, scale: Scale) -> bool:
 
 def _others(source: Source, scale: Scale, old: str, noun: str = "") -> list[str]:
     said, found = source.said.words, []
-    if scale.name == "colour" and said & _MIXED:
+    if scale.name == "colour" and set(source.low) & _MIXED:
         return []
     for cell in scale.cells:
         if old in cell or any(word in said for word in cell):

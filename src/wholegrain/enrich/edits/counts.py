@@ -18,7 +18,9 @@ _TO_MANY = {"is": "are", "was": "were", "has": "have", "does": "do"}
 _TO_ONE = {many: one for one, many in _TO_MANY.items()}
 _FIXED = word_set("counts_fixed")
 """Words that speak of a number, or of whom a number was said; where they stand, the number of the subject is left alone."""
+_OF_TWO = frozenset({"both", "another", "couple", "pair", "twins", "one", "each"})
 _CROWDS = word_set("counts_crowds")
+_NEVER = word_set("counts_never")
 
 
 def counts(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
@@ -52,6 +54,8 @@ def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str
     specific = set(source.low) & {"both", "another", "couple", "pair", "twins", "others"} or (
         "other" in source.low and "each" not in source.low
     )
+    if sum(word.pos == "NUM" for word in source.words) > 1:
+        return
     near = {old - 2, old - 1, old + 1, old + 2} if old > 3 else {2, 3, 4, 5} - {old}
     if not specific and "one" not in source.low:
         for new in sorted(number for number in near if 2 <= number <= 7):
@@ -77,16 +81,17 @@ def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str
 def _several(source: Source, phrase: NounPhrase) -> Iterator[tuple[str, list[Change]]]:
     head = source.head_noun(phrase)
     many = plural(head.lemma)
-    if (
-        source.is_compound(phrase)
-        or head.lemma not in source.lexicon.nouns
-        or many in source.said.words
-        or not source.known(many)
+    if source.is_compound(phrase) or head.lemma in _NEVER or many in source.said.words or not source.known(many):
+        return
+    if source.governor(phrase.start) in ("in", "wear") and any(
+        g.kind == "clothing" for g in source.lexicon.groups_of.get(head.lemma, ())
     ):
         return
-    if set(source.low) & _FIXED or (
-        head.lemma in source.lexicon.people["male"] | source.lexicon.people["female"] and "people" in source.said.words
-    ):
+    sexes = source.lexicon.people["male"] | source.lexicon.people["female"]
+    if head.lemma in sexes and "people" in source.said.words:
+        return
+    spoken = _FIXED if phrase.start == 0 else _OF_TWO
+    if set(source.low) & spoken:
         return
     verb = _agreement(source, phrase, to_many=True)
     if verb is None:

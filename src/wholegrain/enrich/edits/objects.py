@@ -115,7 +115,8 @@ def fits(source: Source, phrase: NounPhrase, group: Group, before: str) -> bool:
     for word in source.words[phrase.start : phrase.head]:
         if word.pos in ("DET", "POSS", "NUM", "CONJ", "PUNCT"):
             continue
-        if not kinds.get(word.low, frozenset()) & group.modifiers:
+        every = "*" in group.modifiers and word.pos == "ADJ" and word.low not in source.lexicon.one_kind
+        if not (every or kinds.get(word.low, frozenset()) & group.modifiers):
             return False
     return True
 
@@ -133,12 +134,12 @@ def _person(source: Source, old: str, new: str) -> bool:
     """People are exchanged only where one person, or several of one sex, is spoken of in all captions."""
     people = source.lexicon.people
     male, female = new in people["male"], new in people["female"]
-    if old in people["male"] | people["female"] and source.said.words & people["gendered"]:
+    if old in people["male"] | people["female"] and set(source.low) & people["gendered"]:
         return False
     if not (male or female):
         return True
     said = source.said.words
-    if source.said.subjects & _ABOUT_PEOPLE or set(source.low) & _ABOUT_PEOPLE or said & people["gendered"]:
+    if source.said.subjects & _ABOUT_PEOPLE or set(source.low) & _ABOUT_PEOPLE:
         return False
     return not said & (people["male"] if male else people["female"])
 

@@ -96,6 +96,7 @@ class Lexicon:
         modifiers: adjective -> its kinds.
         move, rest: verbs of movement and of rest.
         synonyms: pairs that mean the same.
+        one_kind: adjectives of one sex, breed or make.
         colour_near: a colour and what it may be taken for, in one text each.
         converses: prepositions of which one says from the other end what the other one says.
     """
@@ -113,6 +114,7 @@ class Lexicon:
     rest: frozenset[str]
     synonyms: tuple[tuple[str, str], ...]
     converses: tuple[tuple[str, str], ...]
+    one_kind: frozenset[str]
     colour_near: tuple[str, ...]
     groups_of: Mapping[str, tuple[Group, ...]]
     scales_of: Mapping[str, tuple[Scale, ...]]
@@ -243,6 +245,7 @@ def lexicon() -> Lexicon:
         rest=frozenset(verbs["words"]["rest"].split()),
         synonyms=_pairs(nouns["words"]["synonyms"]),
         converses=_pairs(relations["near"]["converses"]),
+        one_kind=frozenset(nouns["modifiers"]["never"].split()),
         colour_near=tuple(attributes["near"]["colours"]),
         groups_of=_index(groups.values(), lambda group: group.words),
         scales_of=_index(scales, lambda scale: [word for cell in scale.cells for word in cell]),

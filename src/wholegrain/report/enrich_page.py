@@ -1,0 +1,76 @@
+"""The quality sheet of generated texts: counts and coverage, what texts alone give away, diversity, and samples with their edits marked."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.record import Negative
+from wholegrain.report.contact_sheet import mark_edits
+from wholegrain.report.pictures import data_uri
+from wholegrain.report.report import page_environment, write_page
+
+_PICTURES = 12
+_GIVEN_AWAY = 0.55
+
+
+def write_enrich_page(
+    path: Path, dataset: Dataset, facts: Mapping[str, Any], samples: Mapping[str, Sequence[Negative]], *, seed: int = 0
+) -> Path:
+    """Writes the page, aside first.
+
+    Args:
+        path: the HTML file; it needs no other file and no network.
+        dataset: with its sidecars.
+        facts: of :func:`wholegrain.app.quality.quality`.
+        samples: kind -> negatives to show.
+        seed: draws the pictures that are shown with all their texts.
+
+    Returns:
+        ``path``.
+    """
+    page = page_environment().get_template("enrich.html.j2").render(
+        name=dataset.name,
+        facts=facts,
+        lines=[_line(kind, facts) for kind in sorted(facts["counts"]["kinds"])],
+        limit=_GIVEN_AWAY,
+        samples={kind: [_shown(dataset, row) for row in rows] for kind, rows in samples.items()},
+        cards=_cards(dataset, seed),
+        version=importlib.metadata.version("wholegrain"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    )  # fmt: skip
+    return write_page(path, page)
+
+
+def _line(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    counts, blind = facts["counts"], facts["blind"].get(kind)
+    share = counts["captions_with"].get(kind, 0) / max(counts["captions"], 1)
+    told = blind is not None and max(blind[name]["low"] for name in ("shorter", "unigram", "logistic")) > _GIVEN_AWAY
+    return {"kind": kind, "count": counts["kinds"][kind], "share": share, "blind": blind, "told": told}
+
+
+def _shown(dataset: Dataset, row: Negative) -> dict[str, Any]:
+    texts = {caption.id: caption.text for caption in dataset.record(row.key).captions}
+    return {"true": texts.get(row.caption, ""), "pieces": mark_edits(texts.get(row.caption, ""), row)}
+
+
+def _cards(dataset: Dataset, seed: int) -> list[dict[str, Any]]:
+    keys = [key for split in dataset.splits for key in dataset.keys(split)]
+    chosen = np.random.default_rng(seed).permutation(len(keys))[:_PICTURES]
+    cards = []
+    for key in (keys[n] for n in sorted(chosen.tolist())):
+        record = dataset.record(key)
+        captions = []
+        for caption in record.captions:
+            rows = dataset.negatives.get((key, caption.id), ())
+            said = [{"kind": row.kind, "pieces": mark_edits(caption.text, row)} for row in rows]
+            captions.append({"text": caption.text, "role": caption.role, "source": caption.source, "negatives": said})
+        cards.append({"key": key, "picture": data_uri(dataset.pixels(key), 75), "captions": captions})
+    return cards
