@@ -63,8 +63,10 @@ def test_negatives_of_some_kinds_and_into_another_folder(data, tmp_path, capsys)
 
 
 def test_methods_and_as_many_random_ones_as_a_control(data, tmp_path, capsys):
-    code, said = call(capsys, data, "--negatives", "attribute", "object", "--hard-positives", "--workers", 1)
+    code, said = call(capsys, data, "--negatives", "attribute", "object", "--hard-positives", "--workers", 1, "--audit")
     assert code == 0, said
+    assert f"look at {data / 'enrich' / 'quality.html'}" in said
+    assert "<html" in (data / "enrich" / "quality.html").read_text()
     assert "hard_positives: " in said
     made = Dataset(data).negatives
     for method, folder in (("random", "r"), ("negclip", "n")):
