@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
             image = picture(n)
             texts = (
                 f"A man wearing a {colours[n % 3]} {things[n % 2]} runs on the {('beach', 'street')[n % 2]} .",
-                "Two dogs sit on a bench .",
+                f"{('Two', 'Three')[n % 2]} dogs sit on a bench .",
             )
             captions = tuple(Caption(caption_id(text), text) for text in texts)
             writer.add(Record(content_key(image), "i.png", (24, 24), "train", None, captions), image)

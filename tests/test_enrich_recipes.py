@@ -17,9 +17,10 @@ from wholegrain.enrich.tagging import BuiltinTagger
 from wholegrain.enrich.tagging_spacy import SpacyTagger
 from wholegrain.errors import UserError
 
-WORDS = (
-    ["a", "the", "man", "woman", "dog", "cat", "ball", "red", "blue", "big", "small", "runs", "jumps", "sits", "on", "in", "with", "grass", "wo", "table", "##man", ".", "chases", "black", "bench"]
-)
+WORDS = [
+    "a", "the", "man", "woman", "dog", "cat", "ball", "red", "blue", "big", "small", "runs",
+    "jumps", "sits", "on", "in", "with", "grass", "wo", "table", "##man", ".", "chases", "black", "bench",
+]  # fmt: skip
 
 
 def record(*texts: str, key: str = "k") -> Record:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import torch
 
 from wholegrain.data.record import Caption, Negative, Record
+from wholegrain.enrich.morphology import verb_of
 from wholegrain.enrich.negatives import sources
 from wholegrain.enrich.source import Source, stream
 from wholegrain.enrich.stage import Failure, Rows, Stage
@@ -189,8 +190,11 @@ class CeClipStage(Stage):
             ):
                 continue
             scales = source.lexicon.scales_of
-            if gap.kind == "object" and low in scales:  # "on the blue"
-                continue
+            lists = source.lexicon
+            if gap.kind == "object" and (
+                low in scales or (verb_of(low)[0] in lists.frames_of and new.lemma not in lists.groups_of)
+            ):
+                continue  # "on the blue", "on the jumps"
             if gap.kind == "attribute" and any(
                 low in cell and gap.old.lower() in cell for s in scales.get(low, ()) for cell in s.cells
             ):

@@ -89,9 +89,9 @@ class NegatedCaptionsStage(Stage):
 
 def _negated(kind: str, source: Source, one: Edited) -> Edited | None:
     """The caption with what ``one`` puts in as what is not there; ``None`` where that makes no good sentence."""
-    if "not" in source.low or (len(one.edits) > 1 and kind != "negation_count"):
+    if not one.edits or "not" in source.low or (len(one.edits) > 1 and kind != "negation_count"):
         return None
-    start, end = one.edits[0][0], one.edits[-1][1]
+    start, end = min(edit[0] for edit in one.edits), max(edit[1] for edit in one.edits)
     places = [n for n, word in enumerate(source.words) if start <= word.start and word.end <= end]
     if not places:
         return None

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from scipy.optimize import minimize
@@ -110,7 +110,7 @@ def diversity(records: Iterable[Record], skip: frozenset[str] = frozenset()) -> 
             continue
         overlaps.append(np.mean([len({*a} & {*b}) / len({*a} | {*b}) for a, b in combinations(texts, 2)]))
         single = [word for text in texts for word in text]
-        pairs = [pair for text in texts for pair in zip(text, text[1:], strict=False)]
+        pairs = [pair for text in texts for pair in pairwise(text)]
         ones.append(len(set(single)) / len(single))
         twos.append(len(set(pairs)) / max(len(pairs), 1))
     if not overlaps:
@@ -150,7 +150,7 @@ def logistic_wins(true: Sequence[str], false: Sequence[str], images: Sequence[st
 
 
 def _weights(pairs: csr_matrix, decay: float) -> np.ndarray:
-    transposed = pairs.T.tocsr()
+    transposed, columns = csr_matrix(pairs.T), int(pairs.get_shape()[1])
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         scores = pairs @ weights
@@ -158,4 +158,4 @@ def _weights(pairs: csr_matrix, decay: float) -> np.ndarray:
         value = np.logaddexp(0, -scores).sum() + decay * (weights @ weights) / 2
         return float(value), decay * weights - transposed @ wrong
 
-    return minimize(loss, np.zeros(pairs.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    return minimize(loss, np.zeros(columns), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
