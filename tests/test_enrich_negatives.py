@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -228,7 +229,7 @@ def test_negation_reads_well():
     its = record("A dog runs on the beach .")
     stage = NegatedCaptionsStage(("negation_object", "negation_action"))
     texts = {row.text for seed in range(30) for row in NegatedCaptionsStage(stage.kinds, seed).rows([its], [None])[0]}
-    assert "A dog, not a cat, runs on the beach ." in texts
+    assert any(re.fullmatch(r"A dog, not an? \w+, runs on the beach \.", text) for text in texts)
     assert "A dog runs, not walks, on the beach ." in texts
     assert "A dog runs on the beach, not the dock ." in texts
 
