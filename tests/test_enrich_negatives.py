@@ -225,13 +225,35 @@ def test_negation_stands_on_both_sides():
     assert set(kinds) == {kind for kind in ALL_KINDS if kind.startswith("negation_")}
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "true", "false"),
+    [
+        ("object", "A dog runs .", "A dog, not an elephant, runs .", "An elephant, not a dog, runs ."),
+        ("attribute", "A man in a red coat", "A man in a red, not blue, coat", "A man in a blue, not red, coat"),
+        ("action", "Two dogs run on the beach .", "Two dogs run, not walk, on the beach .", "Two dogs walk, not run, on the beach ."),
+        ("relation", "A man in front of a box .", "A man in front of, not behind, a box .", "A man behind, not in front of, a box ."),
+        ("count", "Two dogs run .", "Two, not three, dogs run .", "Three, not two, dogs run ."),
+        ("count", "A man near a car .", "A man near a car, not two cars .", "A man near two cars, not a car ."),
+        ("count", "A group of people are here .", "A group of people, not two people, are here .", "Two people, not a group of people, are here ."),
+        ("count", "Two people are here .", "Two people, not a group of people, are here .", "A group of people, not two people, are here ."),
+    ],
+)  # fmt: skip
+def test_both_sides_of_a_negation(kind, text, true, false):
+    its, pairs = record(text), set()
+    for seed in range(60):
+        for row in NegatedCaptionsStage((f"negation_{kind}",), seed).rows([its], [None])[0]:
+            both = Record("k", "", (8, 8), captions=(*its.captions, Caption(row.caption, row.text, row.role, row.source)))
+            pairs |= {(row.text, wrong.text) for wrong in NegativesStage(("negation",)).of(both)}
+    assert (true, false) in pairs
+
+
 def test_negation_reads_well():
     its = record("A dog runs on the beach .")
     stage = NegatedCaptionsStage(("negation_object", "negation_action"))
     texts = {row.text for seed in range(30) for row in NegatedCaptionsStage(stage.kinds, seed).rows([its], [None])[0]}
     assert any(re.fullmatch(r"A dog, not an? \w+, runs on the beach \.", text) for text in texts)
     assert "A dog runs, not walks, on the beach ." in texts
-    assert "A dog runs on the beach, not the dock ." in texts
+    assert any(re.fullmatch(r"A dog runs on the beach, not the \w+ \.", text) for text in texts)
 
 
 def test_unknown_kinds_are_refused_by_name():

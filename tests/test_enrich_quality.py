@@ -103,7 +103,7 @@ def test_kinds_and_families_of_a_caption():
     captions = (
         Caption("a", "x"),
         Caption("b", "y"),
-        Caption("n", "z", "negated", "word rules 2: negation_count of a; t; seed 0"),
+        Caption("n", "z", "negated", "word rules 3: negation_count of a (1/1 words); t; seed 0"),
     )
     rows = [
         Negative("k", c, kind, f"{kind}{c}")

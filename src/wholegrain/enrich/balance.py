@@ -1,15 +1,17 @@
 """Drawing false texts so that words and lengths do not give them away.
 
 Of the edits that a collection of captions allows, some are drawn, at most so many a caption. If every word goes in as often as it comes
-out, no model of words alone can do better than guess: for pairs (true, false) the gradient of a logistic model at weight zero is the sum
-of (words of the true text − words of the false text), and that sum is zero. The draw used here is, among all draws with these sums equal
-to zero, the one of greatest entropy:
+out, no linear model of words can do better than guess: for pairs (true, false) the gradient of a logistic model at weight zero is the sum of
+(words of the true text − words of the false text), and that sum is zero. The draw used here is, among all draws with these sums equal to
+zero, the one of greatest entropy:
 
     p(edit | caption) = exp(w · f(edit)) / (e + sum over the caption's edits of exp(w · f)),     f = words put in − words taken out
 
 The share e is left for drawing none: a word that can only come out (where every caption says "a" and none says "seven") is then left
 alone. The weights w are the minimum of a convex function, the sum of the logarithms of the denominators, whose gradient is the expected
-sum of f. A last entry of f is the sign of the change of length, so that "the shorter text is true" is right half of the time.
+sum of f. Added to it is a little of the squared distance of w from the logarithm of how often each word is used: words that the sample
+hardly knows stay there, and so come in about as often as they are used. A last entry of f is the sign of the change of length, so that
+"the shorter text is true" is right half of the time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ from wholegrain.enrich.text import Edit
 
 NONE = 0.001
 """Weight of drawing nothing, beside a total of 1 for all edits of a caption before they are weighed."""
-_FLOOR = 1e-4
+HOLD = 0.1
+"""How firmly a weight is held at its beginning, in edits that go in more than out."""
 LENGTH = "<length>"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 Features: TypeAlias = Mapping[str, int]
@@ -58,11 +61,12 @@ def features(edits: Sequence[Edit], *, words: bool = True, length: bool = True) 
     return found
 
 
-def fit(captions: Iterable[Sequence[Features]]) -> dict[str, float]:
+def fit(captions: Iterable[Sequence[Features]], counts: Mapping[str, int] | None = None) -> dict[str, float]:
     """Weights of words under which what goes in comes out as often, over these captions.
 
     Args:
         captions: for each caption the features of every edit that it allows; captions without edits may be left out.
+        counts: how often the collection uses each word; weights begin at the logarithm.
 
     Returns:
         word -> weight, rounded to 1/1000 so that they do not depend on the machine; words that they do not name weigh nothing.
@@ -83,24 +87,27 @@ def fit(captions: Iterable[Sequence[Features]]) -> dict[str, float]:
     if not columns:
         return {}
     matrix = csr_matrix((np.array(values, dtype=np.float64), (rows, cols)), shape=(row, len(columns)))
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    owner = np.repeat(np.arange(len(sizes)), sizes)
-    base = -np.log(np.array(sizes, dtype=np.float64))[owner]
-    transposed = matrix.T.tocsr()
+    start_W = np.log1p([float((counts or {}).get(word, 0)) for word in columns])
+    found_W = _minimum(matrix, np.array(sizes), start_W)
+    return {word: round(float(found_W[n]), 3) for word, n in sorted(columns.items())}
 
-    def total(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = base + matrix @ weights
-        top = np.maximum(np.maximum.reduceat(scores, starts), np.log(NONE))
-        raised = np.exp(scores - top[owner])
-        sums = np.add.reduceat(raised, starts) + NONE * np.exp(-top)
-        gradient = transposed @ (raised / sums[owner]) + 2 * _FLOOR * len(sizes) * weights / len(columns)
-        value = (np.log(sums) + top).sum() + _FLOOR * len(sizes) * (weights @ weights) / len(columns)
-        return value / len(sizes), gradient / len(sizes)
 
-    found = minimize(
-        total, np.zeros(len(columns)), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-12, "gtol": 1e-6}
-    )
-    return {word: round(float(found.x[n]), 3) for word, n in sorted(columns.items())}
+def _minimum(matrix: csr_matrix, size_C: np.ndarray, start_W: np.ndarray) -> np.ndarray:
+    first_C = np.concatenate([[0], np.cumsum(size_C)[:-1]])
+    owner = np.repeat(np.arange(len(size_C)), size_C)
+    base = -np.log(size_C.astype(np.float64))[owner]
+    transposed = csr_matrix(matrix.T)
+
+    def total(weights_W: np.ndarray) -> tuple[float, np.ndarray]:
+        scores = base + matrix @ weights_W
+        top_C = np.maximum(np.maximum.reduceat(scores, first_C), np.log(NONE))
+        raised = np.exp(scores - top_C[owner])
+        sum_C = np.add.reduceat(raised, first_C) + NONE * np.exp(-top_C)
+        away_W = weights_W - start_W
+        value = (np.log(sum_C) + top_C).sum() + HOLD * (away_W @ away_W) / 2
+        return value / len(size_C), (transposed @ (raised / sum_C[owner]) + HOLD * away_W) / len(size_C)
+
+    return minimize(total, start_W, jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-12, "gtol": 1e-6}).x
 
 
 def drawn(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import log1p
 from typing import Any
 
 from wholegrain.data.record import Caption, GeneratedCaption, Record, generated_id
-from wholegrain.enrich.balance import drawn
+from wholegrain.enrich.balance import drawn, features
 from wholegrain.enrich.edits import KINDS
 from wholegrain.enrich.morphology import article
-from wholegrain.enrich.negation import NEGATED, NEGATIONS
+from wholegrain.enrich.negation import NEGATED, NEGATIONS, origin_of
 from wholegrain.enrich.negatives import VERSION, NegativesStage
 from wholegrain.enrich.source import Source, stream
 from wholegrain.enrich.stage import Failure, Rows, Stage
@@ -26,17 +27,16 @@ class NegatedCaptionsStage(Stage):
     """For every caption wordings that also say what is not there: ``A dog runs`` -> ``A dog, not a cat, runs``.
 
     They are rows of the sidecar of captions, of role ``negated``; a :class:`NegativesStage` that runs after it with the kinds ``negation``
-    makes their false sides. What is not there is drawn like a false text of its kind.
+    makes their false sides. What is not there is drawn as often as the captions use its words.
 
     Args:
         kinds: of :data:`~wholegrain.enrich.negation.NEGATIONS`; ``negation`` stands for all.
-        seed, tagger, balance: as of :class:`NegativesStage`.
+        seed, tagger: as of :class:`NegativesStage`.
     """
 
     kinds: Sequence[str] = NEGATIONS
     seed: int = 0
     tagger: Tagger = field(default_factory=BuiltinTagger)
-    balance: Sequence[str] = ("words",)
     plain: NegativesStage = field(init=False)
 
     name = "negated"
@@ -49,7 +49,7 @@ class NegatedCaptionsStage(Stage):
             raise UserError(f"There is no kind {unknown[0]!r} of negated captions; choose among {', '.join(NEGATIONS)}.")
         wanted = [kind.removeprefix("negation_") for kind in self.kinds]
         plain = [kind for kind in KINDS if kind.split("_")[0] in wanted]
-        self.plain = NegativesStage(plain, 1, self.seed, self.tagger, self.balance)
+        self.plain = NegativesStage(plain, 1, self.seed, self.tagger, ())
 
     @property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]
@@ -57,15 +57,16 @@ class NegatedCaptionsStage(Stage):
         return {**self.plain.identity, "method": "negated captions"}
 
     def fit(self, dataset: Any, keys: Sequence[str]) -> None:
-        """As :meth:`NegativesStage.fit`."""
+        """Counts words."""
         self.plain.fit(dataset, keys)
 
     def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
         """The negated captions of each record."""
-        return [[self._row(record, caption, made) for caption, made in self.made(record)] for record in records]
+        return [[self._row(record, caption, its) for caption, its in self.made(record)] for record in records]
 
-    def made(self, record: Record) -> Iterator[tuple[Caption, Edited]]:
+    def made(self, record: Record) -> Iterator[tuple[Caption, Negated]]:
         """Each plain caption with its negated wordings, at most one of each kind."""
+        weights = {word: log1p(count) for word, count in (self.plain.collection.vocabulary or {}).items()}
         for caption, source, made in self.plain.possible(record):
             if caption.role == NEGATED:
                 continue
@@ -75,57 +76,98 @@ class NegatedCaptionsStage(Stage):
                     (one, said) for name, ones in made.items() if name.split("_")[0] == family and kind in self.kinds
                     for one in ones if (said := _negated(kind, source, one)) is not None
                 ]  # fmt: skip
-                weights = self.plain.collection.weights.get(found[0][0].kind, {}) if found else {}
                 draw = stream(self.seed, record.key, caption.id, kind)
-                for n in drawn([self.plain.features(one) for one, _ in found], weights, 1, draw, none=0.0):
+                for n in drawn([features(one.edits, length=False) for one, _ in found], weights, 1, draw, none=0.0):
                     yield caption, found[n][1]
 
-    def _row(self, record: Record, caption: Caption, made: Edited) -> GeneratedCaption:
-        model = "word rules"
-        source = f"{model} {VERSION}: {made.kind} of {caption.id}; {self.tagger.identity}; seed {self.seed}"
+    def _row(self, record: Record, caption: Caption, its: Negated) -> GeneratedCaption:
+        model, made = "word rules", its.edited
+        source = f"{model} {VERSION}: {origin_of(made.kind, caption.id, its.there, its.missing)}; {self.tagger.identity}; seed {self.seed}"
         name = generated_id(made.text, NEGATED, source)
         return GeneratedCaption(record.key, name, NEGATED, made.text, source, model, made.kind, str(VERSION), self.seed)
 
 
-def _negated(kind: str, source: Source, one: Edited) -> Edited | None:
+@dataclass(frozen=True)
+class Negated:
+    """A caption that also says what is not there.
+
+    Attributes:
+        edited: the text; its kind is one of :data:`~wholegrain.enrich.negation.NEGATIONS`.
+        there, missing: the number of words, at the end of what stands before and behind "not", that exclude each other.
+    """
+
+    edited: Edited
+    there: int
+    missing: int
+
+
+def _negated(kind: str, source: Source, one: Edited) -> Negated | None:
     """The caption with what ``one`` puts in as what is not there; ``None`` where that makes no good sentence."""
     if not one.edits or "not" in source.low or (len(one.edits) > 1 and kind != "negation_count"):
         return None
     start, end = min(edit[0] for edit in one.edits), max(edit[1] for edit in one.edits)
     places = [n for n, word in enumerate(source.words) if start <= word.start and word.end <= end]
+    places = _to_noun(kind, source, one, places)
     if not places:
         return None
-    after = source.words[places[-1] + 1] if places[-1] + 1 < len(source.words) else None
+    last = places[-1]
+    after = source.words[last + 1] if last + 1 < len(source.words) else None
     if after is not None and after.low == ",":
         return None
-    new = _missing(kind, source, one, places, after)
-    if new is None:
+    missing = _missing(kind, source, one, places, after)
+    if missing is None:
         return None
+    before, new = missing
     comma = "," if after is not None and after.pos != "PUNCT" else ""
-    last = source.words[places[-1]].end
-    return edited(kind, source.tagged.text, [(last, last, f", not {new}{comma}")])
+    end, there = source.words[last].end, len(places)
+    made = edited(kind, source.tagged.text, [(end, end, f", not {f'{before} {new}'.strip()}{comma}")])
+    return Negated(made, there, len(new.split()))
 
 
-def _missing(kind: str, source: Source, one: Edited, places: Sequence[int], after: Word | None) -> str | None:
-    """What stands behind "not"."""
+def _to_noun(kind: str, source: Source, one: Edited, places: list[int]) -> list[int]:
+    """The words of an edit without their article, and with the noun that they belong to ("two people", "football player")."""
+    if kind == "negation_object":
+        places = [n for n in places if n == places[-1] or source.low[n] not in ("a", "an")]
+    grouped = len(one.edits) == 1 and "a group of" in (source.low_text(places), one.edits[0][3].lower())
+    if not places or not (kind == "negation_object" or (kind == "negation_count" and grouped)):
+        return places
+    within = places[0] + (3 if source.low_text(places[:3]) == "a group of" else 0)
+    phrase = next((phrase for phrase in source.tagged.phrases if phrase.start <= within <= phrase.head), None)
+    if phrase is None or (kind == "negation_count" and phrase.start != within):
+        return places if kind == "negation_count" else []
+    return list(range(places[0], phrase.head + 1))
+
+
+def _missing(kind: str, source: Source, one: Edited, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
+    """What stands behind "not": a determiner that may be empty, and the words that exclude those in their places."""
     new, last = one.edits[0][3].lower(), places[-1]
     if kind == "negation_object":
-        phrase = next((phrase for phrase in source.tagged.phrases if phrase.head == last), None)
-        if phrase is None or (after is not None and after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ")):
-            return None
-        new = new.split()[-1]  # an article that followed the noun stands in the edit, too
-        first = source.words[phrase.start]
-        before = first.low if first.pos in ("DET", "POSS", "NUM") and first.low not in ("another", "each", "other") else ""
-        return f"{article(new) if before in ('a', 'an') else before} {new}".strip()
+        return _missing_object(source, one, places, after)
     if kind == "negation_attribute":
         joined = after is None or after.low in ("and", "or") or (last and source.low[last - 1] in ("and", "very"))
-        return None if joined else new.split()[-1]
+        return None if joined else ("", new.split()[-1])
     if kind == "negation_count":
+        if len(one.edits) == 1 and source.words[last].pos == "NOUN":
+            return "", " ".join([new, *source.low[places[0] + (3 if source.low[places[0]] == "a" else 1) : last + 1]])
         if len(one.edits) == 1:
-            return new if len(places) == 1 and source.words[places[0]].pos == "NUM" and not new.startswith("a group") else None
+            alone = len(places) == 1 and source.words[places[0]].pos == "NUM" and not new.startswith("a group")
+            return ("", new) if alone else None
         whole = next((p for p in source.tagged.phrases if (p.start, p.head) == (places[0], last)), None)
         if whole is None or len(one.edits) != 2:  # a third edit is a verb that would have to agree with both
             return None
         words = source.low[places[0] : last + 1]
-        return " ".join([new, *words[1:-1], one.edits[1][3].lower()])
-    return new
+        return "", " ".join([new, *words[1:-1], one.edits[1][3].lower()])
+    return "", new
+
+
+def _missing_object(source: Source, one: Edited, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
+    last, old, new = places[-1], one.edits[0][2].lower().split(), one.edits[0][3].lower().split()
+    phrase = next((phrase for phrase in source.tagged.phrases if phrase.head == last), None)
+    if phrase is None or (after is not None and after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ")):
+        return None
+    if old[0] in ("a", "an") and len(old) > 1:  # the article followed the noun, so it stands in the edit, too
+        old, new = old[1:], new[1:]
+    new += source.low[places[0] + len(old) : last + 1]
+    first = source.words[phrase.start]
+    before = first.low if first.pos in ("DET", "POSS", "NUM") and first.low not in ("another", "each", "other") else ""
+    return article(new[0]) if before in ("a", "an") else before, " ".join(new)

@@ -12,39 +12,37 @@ import re
 from collections.abc import Iterator
 
 from wholegrain.data.record import Caption
-from wholegrain.enrich.source import Source
 from wholegrain.enrich.text import Change
 
 NEGATED = "negated"
 """The role of captions that say what is not there."""
 NEGATIONS = ("negation_object", "negation_attribute", "negation_relation", "negation_action", "negation_count")
 _NOT = re.compile(r", not (?P<missing>[^,.!?]+?)(?=,|\s*[.!?]?\s*$)")
-_KIND = re.compile(r"(negation_[a-z]+) of (\S+?);")
+_ORIGIN = re.compile(r"(negation_[a-z]+) of (\S+?) \((\d+)/(\d+) words\);")
 
 
 def origin(caption: Caption) -> tuple[str, str]:
     """Kind of a negated caption, and the id of the caption that it was made of; empty for other captions."""
-    match = _KIND.search(caption.source) if caption.role == NEGATED else None
+    match = _ORIGIN.search(caption.source) if caption.role == NEGATED else None
     return (match.group(1), match.group(2)) if match else ("", "")
 
 
-def negation_edits(caption: Caption, source: Source) -> Iterator[tuple[str, list[Change]]]:
+def origin_of(kind: str, caption: str, there: int, missing: int) -> str:
+    """What the source of a negated caption says of it; ``there`` and ``missing`` count the words that can be exchanged."""
+    return f"{kind} of {caption} ({there}/{missing} words)"
+
+
+def negation_edits(caption: Caption) -> Iterator[tuple[str, list[Change]]]:
     """What is there and what is not, exchanged."""
-    kind, match = origin(caption)[0], _NOT.search(caption.text)
-    if not kind or match is None:
+    told, match = _ORIGIN.search(caption.source), _NOT.search(caption.text)
+    if told is None or match is None:
         return
-    start, end = match.span("missing")
-    there = caption.text[: match.start()]
-    words = len(match.group("missing").split()) if kind != "negation_object" else 1
-    if kind == "negation_relation":
-        phrases = {p for relation in source.lexicon.relations for p in (*relation.one, *relation.other)}
-        fitting = [p for p in phrases if there.lower().endswith(p)]
-        words = len(max(fitting, key=len).split()) if fitting else 1
-    if kind == "negation_object":
-        start = end - len(match.group("missing").split()[-1])
-    first = _start(there, words)
-    old = there[first:]
-    yield kind, [(first, match.start(), caption.text[start:end]), (start, end, old if first else old[:1].lower() + old[1:])]
+    first = _start(caption.text[: match.start()], int(told.group(3)))
+    end = match.end("missing")
+    start = _start(caption.text[:end], int(told.group(4)))
+    old = caption.text[first : match.start()]
+    new = caption.text[start:end]
+    yield told.group(1), [(first, match.start(), new), (start, end, old if first else old[:1].lower() + old[1:])]
 
 
 def _start(text: str, words: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any
@@ -19,10 +19,10 @@ from wholegrain.enrich.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.text import Edited, edited
 from wholegrain.errors import UserError
 
-VERSION = 2
+VERSION = 3
 ALL_KINDS = (*KINDS, *NEGATIONS)
 BALANCES = ("words", "length")
-_FIT_CAPTIONS = 20_000
+_FIT_CAPTIONS = 16_000
 _RARE = 3  # a word that a large collection uses less often would mark a false text
 _LARGE = 2_000
 
@@ -103,7 +103,7 @@ class NegativesStage(Stage):
         counts: Counter[str] = Counter()
         captions = 0
         for record in records:
-            texts = [caption.text for caption in record.captions]
+            texts = [caption.text for caption in record.captions if caption.role != NEGATED]
             captions += len(texts)
             for text in texts:
                 counts.update(text.lower().replace(".", " ").replace(",", " ").split())
@@ -116,10 +116,11 @@ class NegativesStage(Stage):
         changes: defaultdict[str, list[list[balancing.Features]]] = defaultdict(list)
         for record in kept:
             if stream(self.seed, record.key, "fit").random() < share:
-                for _, _, made in self.possible(record):
+                plain = replace(record, captions=tuple(c for c in record.captions if c.role != NEGATED))
+                for _, _, made in self.possible(plain):  # negation exchanges words that are there: nothing to balance
                     for kind, found in made.items():
                         changes[kind].append([self.features(one) for one in found])
-        weights = {kind: balancing.fit(found) for kind, found in sorted(changes.items())}
+        weights = {kind: balancing.fit(found, counts) for kind, found in sorted(changes.items())}
         self.collection = Collection(self.collection.vocabulary, weights)
 
     def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
@@ -152,7 +153,7 @@ class NegativesStage(Stage):
                 draw = stream(self.seed, record.key, caption.id, name)
                 if (caption.role == NEGATED) != (name == "negation"):
                     continue
-                edits = negation_edits(caption, source) if name == "negation" else EDITS[name](source, draw)
+                edits = negation_edits(caption) if name == "negation" else EDITS[name](source, draw)
                 for kind, changes in edits:
                     one = edited(kind, caption.text, changes)
                     if one.text.lower() not in source.said.texts:

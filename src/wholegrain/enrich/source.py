@@ -118,6 +118,10 @@ class Source:
         """The phrase's noun."""
         return self.words[phrase.head]
 
+    def is_name(self, n: int) -> bool:
+        """Whether a word has a capital that no beginning explains ("Red Bull")."""
+        return n > 0 and self.words[n].text[:1].isupper() and self.words[n - 1].low not in (".", '"', "“")
+
     def is_compound(self, phrase: NounPhrase) -> bool:
         """Whether nouns stand before the head ("tennis ball"), or something after it that belongs to it."""
         before = self.words[phrase.head - 1] if phrase.head > phrase.start else None
@@ -135,6 +139,10 @@ class Source:
             after = self.words[phrase.head + 1]
             return after.pos in ("NOUN", "ADJ", "NUM") or after.low in ("-", "'s", "’s", "'") or after.form == "past"
         return False
+
+    def low_text(self, places: Sequence[int]) -> str:
+        """Some words in lower case, with spaces between them."""
+        return " ".join(self.low[n] for n in places)
 
     def previous_verb(self, place: int) -> Word | None:
         """The nearest verb to the left of a place."""

@@ -53,13 +53,19 @@ def tokens(text: str) -> tuple[Token, ...]:
 
 
 def edited(kind: str, text: str, changes: Sequence[Change]) -> Edited:
-    """The text with every ``(start, end, new)`` put in; new words take the case of the old ones, articles follow their words."""
+    """The text with every ``(start, end, new)`` put in; new words take the capitals of a sentence's beginning, articles follow their words."""
     found: list[Edit] = []
     for start, end, new in sorted(changes):
-        if text[start : start + 1].isupper() and not (len(new) > 1 and new.isupper()):
+        if text[start : start + 1].isupper() and _begins(text, start) and not (len(new) > 1 and new.isupper()):
             new = new[:1].upper() + new[1:]
         found.append(_with_article(text, start, end, new) if start < end else (start, end, text[start:end], new))
     return Edited(kind, apply(text, found), tuple(found))
+
+
+def _begins(text: str, place: int) -> bool:
+    """Whether a sentence begins there."""
+    before = text[:place].rstrip(" \"'“”")
+    return not before or before[-1] in ".!?"
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:

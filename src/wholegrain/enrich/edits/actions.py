@@ -25,7 +25,7 @@ def actions(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Cha
         near, found = source.lexicon.near_verb(word.lemma), {}
         for frame in source.lexicon.frames_of[word.lemma]:
             if _follows(source, n, frame):
-                found.update(dict.fromkeys(frame.verbs))
+                found.update(dict.fromkeys(frame.new))
         place = FORMS.index(word.form)
         free = [
             verb for verb in found

@@ -27,6 +27,8 @@ def attributes(source: Source, draw: random.Random) -> Iterator[tuple[str, list[
             yield from _worn(source, phrase.head, draw)
         for n in range(phrase.start, phrase.head):
             word = source.words[n]
+            if source.is_name(n) or source.is_name(phrase.head):
+                continue
             if word.pos != "ADJ" and not (word.pos in ("NOUN", "VERB") and word.low in source.lexicon.scales_of):
                 continue
             for scale in source.lexicon.scales_of.get(word.low, ()):
@@ -58,7 +60,22 @@ def _said_of(source: Source, scale: Scale, lemma: str, low: str) -> bool:
 def _alone(source: Source, place: int, head: int, scale: Scale) -> bool:
     """No second word of the same scale beside it, but for two colours ("black and white"), and at most one noun up to the phrase's noun."""
     before, after = source.low[place - 1] if place else "", source.low[place + 1]
-    if before in ("dark", "light", "bright", "very", "-", "or", "too", "more", "most", "pale", "so", ","):
+    if scale.kind == "size" and {"smaller", "larger", "bigger", "taller", "longer", "shorter"} & set(source.low):
+        return False
+    if before.endswith("ly") or before in (
+        "dark",
+        "light",
+        "bright",
+        "very",
+        "-",
+        "or",
+        "too",
+        "more",
+        "most",
+        "pale",
+        "so",
+        ",",
+    ):
         return False
     pair = scale.name == "colour" and (
         (after == "and" and place + 2 < head and source.low[place + 2] in _COLOURS)
@@ -84,6 +101,8 @@ def _others(source: Source, scale: Scale, old: str, noun: str = "") -> list[str]
         if scale.name == "colour":
             words = [w for w in words if not said.intersection(_COLOUR_NEAR.get(w, ())) and w not in _COLOUR_NEAR.get(old, ())]
         found += words
-    if scale.name == "colour" and any(group.name in ("animals", "birds") for group in source.lexicon.groups_of.get(noun, ())):
+    if scale.name == "colour" and any(
+        group.name in ("animals", "birds", "small_animals") for group in source.lexicon.groups_of.get(noun, ())
+    ):
         found = [word for word in found if word in _OF_ANIMALS]
     return found

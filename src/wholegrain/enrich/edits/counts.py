@@ -68,13 +68,7 @@ def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str
                 "count",
                 [source.change(phrase.start, phrase.start, "one"), source.change(phrase.head, phrase.head, head.lemma), *verb],
             )
-    if (
-        old == 2
-        and head.low in _CROWDS
-        and phrase.head == phrase.start + 1
-        and not specific
-        and not source.said.words & {"group", "couple", "pair"}
-    ):
+    if old == 2 and head.low in _CROWDS and not specific and not source.said.words & {"group", "couple", "pair"}:
         yield "count", [source.change(phrase.start, phrase.start, "a group of")]
 
 
@@ -115,7 +109,9 @@ def _agreement(source: Source, phrase: NounPhrase, *, to_many: bool, alone: bool
         before = source.words[phrase.start - 1]
         if before.pos not in ("ADP", "VERB") or before.low in ("of", "as", "like"):
             return None
-        loose = after is not None and (after.pos in ("AUX", "PRON", "CONJ") or (after.pos == "VERB" and after.form != "ing"))
+        loose = after is not None and (
+            after.pos in ("AUX", "PRON", "CONJ") or after.low == "that" or (after.pos == "VERB" and after.form != "ing")
+        )
         return None if loose else []
     if after is None or after.low in ("and", "or", ","):
         return None
@@ -179,13 +175,17 @@ def _agreed(word: Word, to_many: bool) -> str | None:
 
 
 def _group(source: Source) -> Iterator[tuple[str, list[Change]]]:
-    if source.low[:3] != ["a", "group", "of"] or len(source.low) < 5 or source.low[3] not in _CROWDS:
+    """``a group of people`` -> ``two people``."""
+    found = source.phrase_at.get(3)
+    if source.low[:3] != ["a", "group", "of"] or found is None or found.head + 1 >= len(source.words):
+        return
+    head = source.head_noun(found)
+    if (head.form != "many" and head.low not in _CROWDS) or source.words[found.start].pos in ("DET", "NUM", "POSS"):
         return
     if set(source.low) & _FIXED or source.said.words & {"couple", "pair", "both"}:
         return
-    phrase = NounPhrase(0, 3)
-    after = source.words[4]
-    if after.low in ("and", "or", ","):
+    phrase = NounPhrase(0, found.head)
+    if source.words[found.head + 1].low in ("and", "or", ","):
         return
     verb = _agreement(source, phrase, to_many=True, alone=False)
     if verb is None:

@@ -22,6 +22,10 @@ def objects(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Cha
     for phrase in source.tagged.phrases:
         head = source.head_noun(phrase)
         yield from _of_game(source, phrase, draw)
+        yield from _of_sport(source, phrase, draw)
+        yield from _compounds(source, phrase, draw)
+        if phrase.head + 1 < len(source.words) and source.low[phrase.head + 1] == "of":
+            continue
         if source.is_compound(phrase) or sum(word.lemma == head.lemma for word in source.words) > 1:
             continue
         found = replacements(source, phrase)
@@ -83,6 +87,37 @@ def _plain_scene(source: Source, phrase: NounPhrase) -> bool:
     )
 
 
+def _of_sport(source: Source, phrase: NounPhrase, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
+    """``a dirt bike rider`` -> ``a skier``."""
+    head, first = source.head_noun(phrase), phrase.head
+    athletes = next(group for group in source.lexicon.groups if group.name == "athletes").words
+    while first > phrase.start and source.words[first - 1].pos == "NOUN":
+        first -= 1
+    if head.lemma not in {*athletes, *_SPORTSMEN} or (first == phrase.head and head.lemma not in _SPORTSMEN):
+        return
+    old = [word.lemma for word in source.words[first : phrase.head + 1]]
+    near = frozenset().union(*(source.lexicon.near_noun(word) for word in old))
+    new = [word for word in athletes if word not in near and source.known(word) and source.free_noun(word)]
+    ends = phrase.head + 1 == len(source.words) or source.words[phrase.head + 1].pos not in ("NOUN", "POSS")
+    for word in source.some(new, draw) if ends else ():
+        yield "object_being", [source.change(first, phrase.head, plural(word) if head.form == "many" else word)]
+
+
+_SPORTSMEN = frozenset(
+    {
+        "rider",
+        "racer",
+        "player",
+        "pitcher",
+        "wakeboarder",
+        "windsurfer",
+        "snowmobiler",
+        "athlete",
+        "equestrian",
+        "diver",
+        "jogger",
+    }
+)
 _PLAYED = word_set("objects_played")
 
 
@@ -101,6 +136,29 @@ def _of_game(source: Source, phrase: NounPhrase, draw: random.Random) -> Iterato
     ]
     for word in source.some(new, draw):
         yield "object_thing", [source.change(place, place, word)]
+
+
+def _compounds(source: Source, phrase: NounPhrase, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
+    """``a race car`` -> ``a fire truck``."""
+    head = source.head_noun(phrase)
+    if phrase.head + 1 < len(source.words) and source.words[phrase.head + 1].pos in ("NOUN", "POSS"):
+        return
+    for length in (3, 2):
+        first = phrase.head - length + 1
+        name = " ".join([*source.low[max(first, phrase.start) : phrase.head], head.lemma])
+        if first < phrase.start or name not in source.lexicon.compounds:
+            continue
+        kind, others = source.lexicon.compounds[name]
+        for new in source.some([other for other in others if _unlike(source, head.lemma, other)], draw):
+            *before, last = new.split()
+            many = plural(last) if head.form == "many" else last
+            yield f"object_{kind}", [source.change(first, phrase.head, " ".join([*before, many]))]
+        return
+
+
+def _unlike(source: Source, old: str, compound: str) -> bool:
+    last = compound.split()[-1]
+    return source.known(compound) and old not in source.lexicon.near_noun(last) and source.free_noun(last)
 
 
 def _number(word: str, form: str) -> bool:
@@ -139,7 +197,7 @@ def _person(source: Source, old: str, new: str) -> bool:
     if not (male or female):
         return True
     said = source.said.words
-    if source.said.subjects & _ABOUT_PEOPLE or set(source.low) & _ABOUT_PEOPLE:
+    if source.said.subjects & _ABOUT_PEOPLE or "couple" in source.low:
         return False
     return not said & (people["male"] if male else people["female"])
 

@@ -57,7 +57,11 @@ def _free(source: Source, phrase: str) -> bool:
 
 def _allowed(source: Source, relation: Relation, start: int, end: int) -> bool:
     before = source.words[start - 1] if start else None
-    if before is None or before.pos in ("ADP", "CONJ", "PUNCT", "PART", "PRON") or source.words[end - 1].pos == "NOUN":
+    if (
+        before is None
+        or before.pos in ("ADP", "CONJ", "PUNCT", "PART", "PRON")
+        or (relation.nouns and source.words[end - 1].pos == "NOUN")
+    ):
         return False
     if before.pos == "VERB" and before.lemma in _PHRASAL:
         return False

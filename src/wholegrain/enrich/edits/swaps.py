@@ -101,7 +101,7 @@ def _same_place(source: Source, one: NounPhrase, other: NounPhrase) -> bool:
         a.lemma == b.lemma
         or source.is_compound(one)
         or source.is_compound(other)
-        or source.low.count(a.low) + source.low.count(b.low) > 2
+        or sum(word.lemma in (a.lemma, b.lemma) for word in source.words) > 2
     ):
         return False
     if a.lemma in source.lexicon.near_noun(b.lemma) or b.lemma in source.lexicon.near_noun(a.lemma):
@@ -196,7 +196,7 @@ def _may_swap(source: Source, a: int, one: NounPhrase, b: int, other: NounPhrase
             continue
         fits = all("*" in scale.nouns or word.lemma in scale.nouns or word.low in scale.nouns for word in heads)
         animals = scale.name == "colour" and any(
-            group.name in ("animals", "birds") and colour not in ("black", "white", "brown", "grey", "gray")
+            group.name in ("animals", "birds", "small_animals") and colour not in ("black", "white", "brown", "grey", "gray")
             for word, colour in zip(heads, (second, first), strict=True) for group in source.lexicon.groups_of.get(word.lemma, ())
         )  # fmt: skip
         if fits and not animals and not any(word.lemma in scale.never or word.low in scale.never for word in heads):

@@ -75,12 +75,14 @@ class Frame:
     """Actions that exclude each other where something of a kind follows.
 
     Attributes:
-        verbs: base forms.
+        verbs: base forms that may be exchanged.
+        new: base forms that may come in.
         next: prepositions, ``.`` (the clause ends) or ``noun``.
         nouns: the nouns that may follow; ``*`` is any.
     """
 
     verbs: tuple[str, ...]
+    new: tuple[str, ...]
     next: frozenset[str]
     nouns: frozenset[str]
 
@@ -91,6 +93,7 @@ class Lexicon:
 
     Attributes:
         groups, scales, relations, frames: the lists.
+        compounds: nouns of several words -> their kind, and those that may stand in their place.
         noun_near, verb_near, relation_near: word -> words that may be said of the same thing, itself included.
         people: ``male``, ``female``, ``open``, ``gendered`` -> words.
         modifiers: adjective -> its kinds.
@@ -105,6 +108,7 @@ class Lexicon:
     scales: tuple[Scale, ...]
     relations: tuple[Relation, ...]
     frames: tuple[Frame, ...]
+    compounds: Mapping[str, tuple[str, tuple[str, ...]]]
     noun_near: Near
     verb_near: Near
     relation_near: Near
@@ -221,7 +225,13 @@ def lexicon() -> Lexicon:
         for e in relations["pairs"]
     )
     frames = tuple(
-        Frame(_split(entry["verbs"]), frozenset(entry["next"]), _with_groups(entry["nouns"], groups)) for entry in verbs["frames"]
+        Frame(
+            _split(entry["verbs"]),
+            _split(entry.get("new", entry["verbs"])),
+            frozenset(entry["next"]),
+            _with_groups(entry["nouns"], groups),
+        )
+        for entry in verbs["frames"]
     )
     modifiers: defaultdict[str, set[str]] = defaultdict(set)
     for kind, words in attributes["modifiers"].items():
@@ -236,6 +246,7 @@ def lexicon() -> Lexicon:
         scales=scales,
         relations=pairs,
         frames=frames,
+        compounds=_compounds(nouns["compounds"]),
         noun_near=_near(nouns["words"]["near"]),
         verb_near=_near([*verbs["words"]["near"], verbs["words"]["activity"], *_with_each(verbs["words"])]),
         relation_near=_near(relations["near"]["sets"]),
@@ -251,6 +262,15 @@ def lexicon() -> Lexicon:
         scales_of=_index(scales, lambda scale: [word for cell in scale.cells for word in cell]),
         frames_of=_index(frames, lambda frame: frame.verbs),
     )
+
+
+def _compounds(entries: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    for kind, sets in entries.items():
+        for words in sets:
+            joined = tuple(word.replace("_", " ") for word in words.split())
+            found.update({word: (kind, tuple(other for other in joined if other.split()[-1] != word.split()[-1])) for word in joined})
+    return found
 
 
 def _pairs(entries: Sequence[str]) -> tuple[tuple[str, str], ...]:
