@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log1p
 from typing import Any
@@ -16,9 +16,10 @@ from wholegrain.enrich.negatives import VERSION, NegativesStage
 from wholegrain.enrich.source import Source, stream
 from wholegrain.enrich.stage import Failure, Rows, Stage
 from wholegrain.enrich.tagging import BuiltinTagger, Tagger, Word
-from wholegrain.enrich.text import Edited, edited
+from wholegrain.enrich.text import Edit, Edited, edited
 from wholegrain.errors import UserError
 
+_CLAUSES = frozenset({"one", "while", "as", "with", "who", "which"})
 _FAMILIES = ("object", "attribute", "relation", "action", "count")
 
 
@@ -70,19 +71,25 @@ class NegatedCaptionsStage(Stage):
         for caption, source, made in self.plain.possible(record):
             if caption.role == NEGATED:
                 continue
+            some = False
             for family in _FAMILIES:
-                kind = f"negation_{family}"
-                found = [
-                    (one, said) for name, ones in made.items() if name.split("_")[0] == family and kind in self.kinds
-                    for one in ones if (said := _negated(kind, source, one)) is not None
-                ]  # fmt: skip
-                draw = stream(self.seed, record.key, caption.id, kind)
+                found = self._negated(family, source, made)
+                if family == "count":  # a verb that agrees tells the false side apart: only where nothing else is to be had
+                    found = [pair for pair in found if not (some and pair[1].follow)]
+                    found = [pair for pair in found if not pair[1].follow] or found
+                draw = stream(self.seed, record.key, caption.id, f"negation_{family}")
                 for n in drawn([features(one.edits, length=False) for one, _ in found], weights, 1, draw, none=0.0):
+                    some = True
                     yield caption, found[n][1]
+
+    def _negated(self, family: str, source: Source, made: Mapping[str, Sequence[Edited]]) -> list[tuple[Edited, Negated]]:
+        kind = f"negation_{family}"
+        edits = [one for name, ones in made.items() if name.split("_")[0] == family and kind in self.kinds for one in ones]
+        return [(one, its) for one in edits if (its := _negated(kind, source, one)) is not None]
 
     def _row(self, record: Record, caption: Caption, its: Negated) -> GeneratedCaption:
         model, made = "word rules", its.edited
-        source = f"{model} {VERSION}: {origin_of(made.kind, caption.id, its.there, its.missing)}; {self.tagger.identity}; seed {self.seed}"
+        source = f"{model} {VERSION}: {its.origin(caption.id)}; {self.tagger.identity}; seed {self.seed}"
         name = generated_id(made.text, NEGATED, source)
         return GeneratedCaption(record.key, name, NEGATED, made.text, source, model, made.kind, str(VERSION), self.seed)
 
@@ -94,41 +101,57 @@ class Negated:
     Attributes:
         edited: the text; its kind is one of :data:`~wholegrain.enrich.negation.NEGATIONS`.
         there, missing: the number of words, at the end of what stands before and behind "not", that exclude each other.
+        follow: words behind them that agree with what is there, and what they would be for what is missing.
     """
 
     edited: Edited
     there: int
     missing: int
+    follow: tuple[tuple[str, str], ...] = ()
+
+    def origin(self, caption: str) -> str:
+        """What the source says of it."""
+        return origin_of(self.edited.kind, caption, self.there, self.missing, self.follow)
 
 
 def _negated(kind: str, source: Source, one: Edited) -> Negated | None:
     """The caption with what ``one`` puts in as what is not there; ``None`` where that makes no good sentence."""
-    if not one.edits or "not" in source.low or (len(one.edits) > 1 and kind != "negation_count"):
+    if not one.edits or "not" in source.low:
         return None
-    start, end = min(edit[0] for edit in one.edits), max(edit[1] for edit in one.edits)
+    main, follow = _parted(kind, one)
+    if any(" " in old or " " in new for old, new in follow):
+        return None
+    start, end = main[0][0], main[-1][1]
     places = [n for n, word in enumerate(source.words) if start <= word.start and word.end <= end]
-    places = _to_noun(kind, source, one, places)
+    places = _to_noun(kind, source, main, places)
     if not places:
         return None
     last = places[-1]
     after = source.words[last + 1] if last + 1 < len(source.words) else None
-    if after is not None and after.low == ",":
-        return None
-    missing = _missing(kind, source, one, places, after)
+    if after is not None and after.low == "," and not set(source.low[last + 2 : last + 3]) & _CLAUSES:
+        return None  # a list
+    missing = _missing(kind, source, main, places, after)
     if missing is None:
         return None
     before, new = missing
     comma = "," if after is not None and after.pos != "PUNCT" else ""
     end, there = source.words[last].end, len(places)
     made = edited(kind, source.tagged.text, [(end, end, f", not {f'{before} {new}'.strip()}{comma}")])
-    return Negated(made, there, len(new.split()))
+    return Negated(made, there, len(new.split()), follow)
 
 
-def _to_noun(kind: str, source: Source, one: Edited, places: list[int]) -> list[int]:
+def _parted(kind: str, one: Edited) -> tuple[tuple[Edit, ...], tuple[tuple[str, str], ...]]:
+    """The edits that change the fact, and the words behind them that follow it: verbs that agree, pronouns."""
+    _, _, old, new = one.edits[0]
+    length = 2 if kind == "negation_count" and len(one.edits) > 1 and " " not in old + new else 1  # a number and its noun
+    return one.edits[:length], tuple((old, new) for _, _, old, new in one.edits[length:])
+
+
+def _to_noun(kind: str, source: Source, main: Sequence[Edit], places: list[int]) -> list[int]:
     """The words of an edit without their article, and with the noun that they belong to ("two people", "football player")."""
-    if kind == "negation_object":
+    if kind in ("negation_object", "negation_attribute"):
         places = [n for n in places if n == places[-1] or source.low[n] not in ("a", "an")]
-    grouped = len(one.edits) == 1 and "a group of" in (source.low_text(places), one.edits[0][3].lower())
+    grouped = "a group of" in (source.low_text(places), main[0][3].lower())
     if not places or not (kind == "negation_object" or (kind == "negation_count" and grouped)):
         return places
     within = places[0] + (3 if source.low_text(places[:3]) == "a group of" else 0)
@@ -138,30 +161,32 @@ def _to_noun(kind: str, source: Source, one: Edited, places: list[int]) -> list[
     return list(range(places[0], phrase.head + 1))
 
 
-def _missing(kind: str, source: Source, one: Edited, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
+def _missing(
+    kind: str, source: Source, main: Sequence[Edit], places: Sequence[int], after: Word | None
+) -> tuple[str, str] | None:
     """What stands behind "not": a determiner that may be empty, and the words that exclude those in their places."""
-    new, last = one.edits[0][3].lower(), places[-1]
+    new, last = main[0][3].lower(), places[-1]
     if kind == "negation_object":
-        return _missing_object(source, one, places, after)
+        return _missing_object(source, main[0], places, after)
     if kind == "negation_attribute":
         joined = after is None or after.low in ("and", "or") or (last and source.low[last - 1] in ("and", "very"))
         return None if joined else ("", new.split()[-1])
     if kind == "negation_count":
-        if len(one.edits) == 1 and source.words[last].pos == "NOUN":
+        if len(main) == 1 and source.words[last].pos == "NOUN":
             return "", " ".join([new, *source.low[places[0] + (3 if source.low[places[0]] == "a" else 1) : last + 1]])
-        if len(one.edits) == 1:
+        if len(main) == 1:
             alone = len(places) == 1 and source.words[places[0]].pos == "NUM" and not new.startswith("a group")
             return ("", new) if alone else None
         whole = next((p for p in source.tagged.phrases if (p.start, p.head) == (places[0], last)), None)
-        if whole is None or len(one.edits) != 2:  # a third edit is a verb that would have to agree with both
+        if whole is None:
             return None
         words = source.low[places[0] : last + 1]
-        return "", " ".join([new, *words[1:-1], one.edits[1][3].lower()])
+        return "", " ".join([new, *words[1:-1], main[1][3].lower()])
     return "", new
 
 
-def _missing_object(source: Source, one: Edited, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
-    last, old, new = places[-1], one.edits[0][2].lower().split(), one.edits[0][3].lower().split()
+def _missing_object(source: Source, edit: Edit, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
+    last, old, new = places[-1], edit[2].lower().split(), edit[3].lower().split()
     phrase = next((phrase for phrase in source.tagged.phrases if phrase.head == last), None)
     if phrase is None or (after is not None and after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ")):
         return None
@@ -169,5 +194,7 @@ def _missing_object(source: Source, one: Edited, places: Sequence[int], after: W
         old, new = old[1:], new[1:]
     new += source.low[places[0] + len(old) : last + 1]
     first = source.words[phrase.start]
-    before = first.low if first.pos in ("DET", "POSS", "NUM") and first.low not in ("another", "each", "other") else ""
+    if first.low in ("another", "each", "other"):
+        return None
+    before = first.low if first.pos in ("DET", "POSS", "NUM") else ""
     return article(new[0]) if before in ("a", "an") else before, " ".join(new)

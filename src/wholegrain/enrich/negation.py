@@ -9,7 +9,7 @@ exchange what is there and what is not: same words, same length.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from wholegrain.data.record import Caption
 from wholegrain.enrich.text import Change
@@ -17,8 +17,8 @@ from wholegrain.enrich.text import Change
 NEGATED = "negated"
 """The role of captions that say what is not there."""
 NEGATIONS = ("negation_object", "negation_attribute", "negation_relation", "negation_action", "negation_count")
-_NOT = re.compile(r", not (?P<missing>[^,.!?]+?)(?=,|\s*[.!?]?\s*$)")
-_ORIGIN = re.compile(r"(negation_[a-z]+) of (\S+?) \((\d+)/(\d+) words\);")
+_NOT = re.compile(r", not (?P<missing>[^,.!?]+?)(?=\s*,|\s*[.!?]?\s*$)")
+_ORIGIN = re.compile(r"(negation_[a-z]+) of (\S+?) \((\d+)/(\d+) words((?:, \S+>\S+)*)\);")
 
 
 def origin(caption: Caption) -> tuple[str, str]:
@@ -27,9 +27,14 @@ def origin(caption: Caption) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else ("", "")
 
 
-def origin_of(kind: str, caption: str, there: int, missing: int) -> str:
-    """What the source of a negated caption says of it; ``there`` and ``missing`` count the words that can be exchanged."""
-    return f"{kind} of {caption} ({there}/{missing} words)"
+def origin_of(kind: str, caption: str, there: int, missing: int, follow: Sequence[tuple[str, str]] = ()) -> str:
+    """What the source of a negated caption says of it: how many words can be exchanged, and what must follow them.
+
+    Example:
+        >>> origin_of("negation_count", "c1", 2, 2, [("runs", "run")])
+        'negation_count of c1 (2/2 words, runs>run)'
+    """
+    return f"{kind} of {caption} ({there}/{missing} words{''.join(f', {old}>{new}' for old, new in follow)})"
 
 
 def negation_edits(caption: Caption) -> Iterator[tuple[str, list[Change]]]:
@@ -41,8 +46,16 @@ def negation_edits(caption: Caption) -> Iterator[tuple[str, list[Change]]]:
     end = match.end("missing")
     start = _start(caption.text[:end], int(told.group(4)))
     old = caption.text[first : match.start()]
-    new = caption.text[start:end]
-    yield told.group(1), [(first, match.start(), new), (start, end, old if first else old[:1].lower() + old[1:])]
+    changes = [(first, match.start(), caption.text[start:end]), (start, end, old if first else old[:1].lower() + old[1:])]
+    place = end
+    for pair in told.group(5).split(", ")[1:]:
+        was, _, will = pair.partition(">")
+        follower = re.compile(rf"\b{re.escape(was)}\b").search(caption.text, place)
+        if follower is None:
+            return
+        changes.append((*follower.span(), will))
+        place = follower.end()
+    yield told.group(1), changes
 
 
 def _start(text: str, words: int) -> int:

@@ -197,7 +197,8 @@ def _noun_or_verb(
     if before in ("DET", "POSS", "ADJ", "NUM") and low not in ("that", "all", "both"):
         return "NOUN"
     if form == "third":
-        if low in _SUBJECTS or (before == "NOUN" and singular(low) == low) or before == "ADV":
+        group = n > 2 and found[n - 2].low == "of" and before == "NOUN"  # "a group of people stands"
+        if low in _SUBJECTS or (before == "NOUN" and singular(low) == low) or before == "ADV" or group:
             return "VERB"
         return "VERB" if before in ("CONJ", "PUNCT") and verbs and after[0] in ("DET", "ADP", "POSS", "PUNCT", "NUM") else "NOUN"
     if low in _PLURAL_SUBJECTS or (before == "NOUN" and singular(low) != low) or low in ("can", "will"):

@@ -12,6 +12,7 @@ from wholegrain.enrich.source import Source
 from wholegrain.enrich.text import Change
 
 _ENDS = frozenset({".", ",", "while", "as", "!", ";"})
+_OF_HANDS = frozenset({"throw", "toss", "kick", "hit", "wave", "read", "paint"})
 _NOT_BEFORE = word_set("actions_not_before")
 
 
@@ -20,13 +21,15 @@ def actions(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Cha
     for n, word in enumerate(source.words):
         if word.pos != "VERB" or word.form not in FORMS or word.lemma not in source.lexicon.frames_of:
             continue
-        if n and source.low[n - 1] in _NOT_BEFORE:
+        if (n and source.low[n - 1] in _NOT_BEFORE) or _beside(source, n):
             continue
         near, found = source.lexicon.near_verb(word.lemma), {}
         for frame in source.lexicon.frames_of[word.lemma]:
             if _follows(source, n, frame):
                 found.update(dict.fromkeys(frame.new))
         place = FORMS.index(word.form)
+        if "mouth" in source.low:
+            found = {verb: None for verb in found if verb not in _OF_HANDS}
         free = [
             verb for verb in found
             if verb not in near and verb != word.lemma and word.lemma not in source.lexicon.near_verb(verb)
@@ -34,6 +37,18 @@ def actions(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Cha
         ]  # fmt: skip
         for verb in source.some(free, draw, partial(_form, place=place)):
             yield "action", [source.change(n, n, verb_forms(verb)[place])]
+
+
+def _beside(source: Source, n: int) -> bool:
+    """Whether the deed goes on beside another one of the same body ("sits on a bed laughing"), which not every deed can."""
+    if source.words[n].form != "ing" or source.words[n - 1].pos == "AUX":
+        return False
+    for word in reversed(source.words[:n]):
+        if word.pos in ("CONJ", "PUNCT", "PRON"):
+            return False
+        if word.pos == "VERB":
+            return word.lemma in source.lexicon.rest or word.lemma in source.lexicon.move
+    return False
 
 
 def _form(verb: str, place: int) -> str:
@@ -49,8 +64,7 @@ def _free(source: Source, verb: str) -> bool:
 
 def _follows(source: Source, n: int, frame: Frame) -> bool:
     rest = source.low[n + 1 : n + 5]
-    ends = not rest or rest[0] in _ENDS or (rest[0] == "and" and n + 2 < len(source.words) and source.words[n + 2].pos == "VERB")
-    if ends:
+    if not rest or rest[0] in _ENDS:
         return "." in frame.next
     for phrase in frame.next:
         length = phrase.count(" ") + 1

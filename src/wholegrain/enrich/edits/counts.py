@@ -19,6 +19,8 @@ _TO_ONE = {many: one for one, many in _TO_MANY.items()}
 _FIXED = word_set("counts_fixed")
 """Words that speak of a number, or of whom a number was said; where they stand, the number of the subject is left alone."""
 _OF_TWO = frozenset({"both", "another", "couple", "pair", "twins", "one", "each"})
+_PLACED = frozenset({"in", "on", "at", "into", "onto", "inside", "from", "of", "along", "across", "down", "up"})
+"""Behind these one thing is where somebody is: nobody sits on two chairs."""
 _CROWDS = word_set("counts_crowds")
 _NEVER = word_set("counts_never")
 
@@ -75,7 +77,7 @@ def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str
 def _several(source: Source, phrase: NounPhrase) -> Iterator[tuple[str, list[Change]]]:
     head = source.head_noun(phrase)
     many = plural(head.lemma)
-    if source.is_compound(phrase) or head.lemma in _NEVER or many in source.said.words or not source.known(many):
+    if source.governor(phrase.start) in _PLACED or source.is_compound(phrase) or head.lemma in _NEVER or many in source.said.words or not source.known(many):
         return
     if source.governor(phrase.start) in ("in", "wear") and any(
         g.kind == "clothing" for g in source.lexicon.groups_of.get(head.lemma, ())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import cache
 
-from wholegrain.enrich.lexicon import Group, word_set
+from wholegrain.enrich.lexicon import Group, lexicon, word_set
 from wholegrain.enrich.morphology import counted, plural
 from wholegrain.enrich.source import Source
 from wholegrain.enrich.tagging import NounPhrase
@@ -48,6 +49,11 @@ def replacements(source: Source, phrase: NounPhrase) -> dict[str, str]:
     if _plain_scene(source, phrase):
         for word in _ANYBODY:
             found.setdefault(word, "being")
+    swims = source.previous_verb(phrase.start)
+    if swims is not None and swims.lemma in _WET and "place" in found.values():
+        found = {word: kind for word, kind in found.items() if word in _waters()}
+    if head.lemma in _BEINGS and phrase.head + 1 < len(source.words) and source.words[phrase.head + 1].pos in ("VERB", "PRON"):
+        found = {word: kind for word, kind in found.items() if kind == "being"}  # "a dog wearing a collar" is nothing else
     near = words.near_noun(head.lemma)
     return {
         word: kind for word, kind in found.items()
@@ -55,6 +61,14 @@ def replacements(source: Source, phrase: NounPhrase) -> dict[str, str]:
         and source.known(plural(word) if head.form == "many" else word)
         and source.free_noun(word) and _person(source, head.lemma, word) and countable(source, phrase, word)
     }  # fmt: skip
+
+
+_WET = frozenset({"swim", "float", "wade", "splash", "dive", "surf", "paddle", "kayak", "canoe", "row", "sail", "wakeboard"})
+
+
+@cache
+def _waters() -> frozenset[str]:
+    return frozenset(next(group for group in lexicon().groups if group.name == "waters").words)
 
 
 _ANYBODY = ("dog", "cat", "horse", "cow", "sheep", "bird", "duck", "man", "woman", "boy", "girl", "child")

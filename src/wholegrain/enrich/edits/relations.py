@@ -40,7 +40,7 @@ def _relations_of(first: str) -> dict[str, tuple[Relation, ...]]:
     """The prepositions that begin with a word, each with its pairs."""
     found: dict[str, tuple[Relation, ...]] = {}
     for relation in lexicon().relations:
-        for phrase in (*relation.one, *relation.other):
+        for phrase in (*relation.one, *(relation.other if relation.back else ())):
             if phrase.split()[0] == first:
                 found[phrase] = (*found.get(phrase, ()), relation)
     return found

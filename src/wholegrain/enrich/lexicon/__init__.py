@@ -62,12 +62,14 @@ class Relation:
         one, other: either side.
         nouns: what may stand behind; ``*`` is anything, empty is nothing: the end of the clause.
         verbs: ``move``, ``rest`` or empty: what must stand before.
+        back: whether ``other`` gives way to ``one``, too.
     """
 
     one: tuple[str, ...]
     other: tuple[str, ...]
     nouns: frozenset[str]
     verbs: str
+    back: bool = True
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def lexicon() -> Lexicon:
         for entry in attributes["scales"]
     )
     pairs = tuple(
-        Relation(tuple(e["one"]), tuple(e["other"]), _with_groups(e["nouns"], groups), e.get("verbs", ""))
+        Relation(tuple(e["one"]), tuple(e["other"]), _with_groups(e["nouns"], groups), e.get("verbs", ""), e.get("back", True))
         for e in relations["pairs"]
     )
     frames = tuple(
