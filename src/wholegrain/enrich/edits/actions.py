@@ -87,4 +87,7 @@ def _noun_fits(source: Source, start: int, frame: Frame) -> bool:
     after = source.words[phrase.head + 1] if phrase.head + 1 < len(source.words) else None
     if after is not None and (after.pos in ("NOUN", "POSS") or after.low in ("'s", "-")):
         return False
+    listed = source.words[phrase.head + 2].pos if phrase.head + 2 < len(source.words) else ""
+    if after is not None and after.low == "," and listed in ("DET", "ADJ", "NOUN", "NUM") and "and" in source.low[phrase.head :]:
+        return False  # a list, of which the rest may not go with every verb
     return head.lemma in frame.nouns or head.low in frame.nouns
