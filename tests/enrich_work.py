@@ -7,9 +7,9 @@ from collections import Counter
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import HardPositive, Negative
-from wholegrain.enrich import units
-from wholegrain.enrich.runner import Options, enrich
-from wholegrain.enrich.stage import Failure, Stage
+from wholegrain.enrich.runner import units
+from wholegrain.enrich.runner.run import Options, enrich
+from wholegrain.enrich.runner.stage import Failure, Stage
 from wholegrain.errors import UserError
 
 

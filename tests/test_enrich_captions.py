@@ -20,14 +20,14 @@ from tiny_training import make_dataset
 from wholegrain.app.enrich import Captioning, caption_stages
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import caption_id
-from wholegrain.enrich import endpoint as endpoints
-from wholegrain.enrich import units
-from wholegrain.enrich.captioner import EndpointCaptions
-from wholegrain.enrich.endpoint import Endpoint, data_url
-from wholegrain.enrich.journal import Answer, Journal, call_id
-from wholegrain.enrich.prompting import Prompt, cleaned, load_prompts
-from wholegrain.enrich.runner import Options, enrich
-from wholegrain.enrich.spending import Limit
+from wholegrain.enrich.captions import endpoint as endpoints
+from wholegrain.enrich.captions.captioner import EndpointCaptions
+from wholegrain.enrich.captions.endpoint import Endpoint, data_url
+from wholegrain.enrich.captions.prompting import Prompt, cleaned, load_prompts
+from wholegrain.enrich.captions.spending import Limit
+from wholegrain.enrich.runner import units
+from wholegrain.enrich.runner.journal import Answer, Journal, call_id
+from wholegrain.enrich.runner.run import Options, enrich
 from wholegrain.errors import MachineError, UserError
 
 PROMPTS = (Prompt("detail", "Describe it.", max_tokens=50), Prompt("nouns", "Name the things.", max_tokens=20))
@@ -126,11 +126,11 @@ def test_a_paid_call_is_never_made_again(data, tmp_path):
 SCRIPT = """
 import sys
 from wholegrain.data.dataset import Dataset
-from wholegrain.enrich import units
-from wholegrain.enrich.captioner import EndpointCaptions
-from wholegrain.enrich.endpoint import Endpoint
-from wholegrain.enrich.prompting import Prompt
-from wholegrain.enrich.runner import Options, enrich
+from wholegrain.enrich.runner import units
+from wholegrain.enrich.captions.captioner import EndpointCaptions
+from wholegrain.enrich.captions.endpoint import Endpoint
+from wholegrain.enrich.captions.prompting import Prompt
+from wholegrain.enrich.runner.run import Options, enrich
 units.SMALLEST_WITH_A_MODEL = 3
 prompts = [Prompt("detail", "Describe it.", max_tokens=50), Prompt("nouns", "Name the things.", max_tokens=20)]
 stage = EndpointCaptions(Endpoint(sys.argv[2], "tiny", concurrency=2, first_wait=0.02), prompts)

@@ -15,12 +15,12 @@ from tiny_vlm import make_vlm
 
 from wholegrain.app.enrich import Captioning, caption_stages
 from wholegrain.data.dataset import Dataset
-from wholegrain.enrich import units
-from wholegrain.enrich.captioner import EndpointCaptions
-from wholegrain.enrich.endpoint import Endpoint
-from wholegrain.enrich.local_captioner import LocalCaptions
-from wholegrain.enrich.prompting import Prompt
-from wholegrain.enrich.runner import Options, enrich
+from wholegrain.enrich.captions.captioner import EndpointCaptions
+from wholegrain.enrich.captions.endpoint import Endpoint
+from wholegrain.enrich.captions.local_captioner import LocalCaptions
+from wholegrain.enrich.captions.prompting import Prompt
+from wholegrain.enrich.runner import units
+from wholegrain.enrich.runner.run import Options, enrich
 from wholegrain.errors import UserError
 
 PROMPTS = (Prompt("detail", "a b c d", max_tokens=12), Prompt("style", "x y", max_tokens=12))

@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from wholegrain.data.record import Caption, GeneratedCaption, Record, caption_id
-from wholegrain.enrich.edits import KINDS
-from wholegrain.enrich.negated_captions import NegatedCaptionsStage
-from wholegrain.enrich.negatives import ALL_KINDS, NegativesStage
-from wholegrain.enrich.sidecars import made_from_captions
+from wholegrain.enrich.negatives.edits import KINDS
+from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
+from wholegrain.enrich.negatives.word_rules import ALL_KINDS, NegativesStage
+from wholegrain.enrich.questions import made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import shorter_wins, unigram_wins
 

@@ -15,8 +15,8 @@ from wholegrain.data.record import Caption, Negative, Record, caption_id, conten
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.enrich.hard_positives import HardPositivesStage
-from wholegrain.enrich.negated_captions import NegatedCaptionsStage
-from wholegrain.enrich.negatives import NegativesStage
+from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
+from wholegrain.enrich.negatives.word_rules import NegativesStage
 from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
 

@@ -14,7 +14,7 @@ import pytest
 from enrich_work import run
 from tiny_training import make_dataset
 
-from wholegrain.enrich import on_ray
+from wholegrain.enrich.runner import on_ray
 from wholegrain.errors import UserError
 
 ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")

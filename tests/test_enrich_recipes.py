@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from wholegrain.data.record import Caption, Negative, Record, caption_id
-from wholegrain.enrich.ce_clip import CeClipStage
-from wholegrain.enrich.negatives import NegativesStage
-from wholegrain.enrich.negclip import NegClipStage
-from wholegrain.enrich.random_negatives import RandomStage
-from wholegrain.enrich.tagging import BuiltinTagger
-from wholegrain.enrich.tagging_spacy import SpacyTagger
+from wholegrain.enrich.negatives.ce_clip import CeClipStage
+from wholegrain.enrich.negatives.negclip import NegClipStage
+from wholegrain.enrich.negatives.random_negatives import RandomStage
+from wholegrain.enrich.negatives.word_rules import NegativesStage
+from wholegrain.enrich.words.tagging import BuiltinTagger
+from wholegrain.enrich.words.tagging_spacy import SpacyTagger
 from wholegrain.errors import UserError
 
 WORDS = [

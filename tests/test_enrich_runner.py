@@ -20,11 +20,12 @@ from tiny_training import make_dataset
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import GeneratedCaption
 from wholegrain.data.sidecars import made_by
-from wholegrain.enrich import runner, units
-from wholegrain.enrich.parts import Parts
-from wholegrain.enrich.progress import Shown
-from wholegrain.enrich.runner import Options, enrich
-from wholegrain.enrich.stage import Stage
+from wholegrain.enrich.runner import run as runner
+from wholegrain.enrich.runner import units
+from wholegrain.enrich.runner.parts import Parts
+from wholegrain.enrich.runner.progress import Shown
+from wholegrain.enrich.runner.run import Options, enrich
+from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import MachineError, UserError
 
 TABLES = ("negatives", "hard_positives")

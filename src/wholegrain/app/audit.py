@@ -23,7 +23,7 @@ from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.record import HardPositive, Record
 from wholegrain.data.shards import disk_errors
 from wholegrain.data.sources import SourceOptions
-from wholegrain.enrich.sidecars import Negatives, made_from_captions
+from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results

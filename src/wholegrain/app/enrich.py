@@ -11,13 +11,13 @@ from typing import Any
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.shards import disk_errors
-from wholegrain.enrich.captioner import EndpointCaptions
-from wholegrain.enrich.endpoint import Endpoint, model_of
-from wholegrain.enrich.local_captioner import LocalCaptions
-from wholegrain.enrich.prompting import load_prompts
-from wholegrain.enrich.runner import Made, Options
-from wholegrain.enrich.runner import enrich as run
-from wholegrain.enrich.stage import Stage
+from wholegrain.enrich.captions.captioner import EndpointCaptions
+from wholegrain.enrich.captions.endpoint import Endpoint, model_of
+from wholegrain.enrich.captions.local_captioner import LocalCaptions
+from wholegrain.enrich.captions.prompting import load_prompts
+from wholegrain.enrich.runner.run import Made, Options
+from wholegrain.enrich.runner.run import enrich as run
+from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
 
 _COPIED = (
@@ -98,7 +98,7 @@ def enrich(
     """Makes the sidecars, captions first.
 
     Raises:
-        UserError: see :func:`wholegrain.enrich.runner.enrich`.
+        UserError: see :func:`wholegrain.enrich.runner.run.enrich`.
     """
     texts = text_stages(wanted)
     written = caption_stages(wanted.captions, wanted.captioning) + [stage for stage in texts if stage.table == "captions"]
@@ -128,7 +128,7 @@ def text_stages(wanted: Wanted) -> list[Stage]:
         UserError: a method or kind is not known.
     """
     from wholegrain.enrich.hard_positives import HardPositivesStage
-    from wholegrain.enrich.negated_captions import NegatedCaptionsStage
+    from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
 
     told = {"seed": wanted.seed, **_tagger(wanted.tagger)}
     stages: list[Stage] = []
@@ -142,10 +142,10 @@ def text_stages(wanted: Wanted) -> list[Stage]:
 
 
 def _negatives(wanted: Wanted, told: dict[str, Any]) -> Stage:
-    from wholegrain.enrich.ce_clip import CeClipStage
-    from wholegrain.enrich.negatives import NegativesStage
-    from wholegrain.enrich.negclip import NegClipStage
-    from wholegrain.enrich.random_negatives import RandomStage
+    from wholegrain.enrich.negatives.ce_clip import CeClipStage
+    from wholegrain.enrich.negatives.negclip import NegClipStage
+    from wholegrain.enrich.negatives.random_negatives import RandomStage
+    from wholegrain.enrich.negatives.word_rules import NegativesStage
 
     method, _, model = wanted.method.partition(":")
     kinds = {"kinds": wanted.negatives} if wanted.negatives else {}
@@ -168,7 +168,7 @@ def _tagger(pipeline: str) -> dict[str, Any]:
     """The built-in tagger unless a spaCy pipeline is named."""
     if not pipeline:
         return {}
-    from wholegrain.enrich.tagging_spacy import SpacyTagger
+    from wholegrain.enrich.words.tagging_spacy import SpacyTagger
 
     return {"tagger": SpacyTagger(pipeline)}
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.shards import disk_errors
-from wholegrain.enrich.negation import NEGATED
+from wholegrain.enrich.negatives.negation import NEGATED
 from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import shorter_wins, unigram_wins

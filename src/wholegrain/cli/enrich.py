@@ -85,10 +85,10 @@ def enrich(
 
     from wholegrain.app.enrich import Captioning, Wanted
     from wholegrain.app.enrich import enrich as run
-    from wholegrain.enrich.endpoint import Endpoint
-    from wholegrain.enrich.progress import Shown
-    from wholegrain.enrich.runner import Options
-    from wholegrain.enrich.spending import Limit
+    from wholegrain.enrich.captions.endpoint import Endpoint
+    from wholegrain.enrich.captions.spending import Limit
+    from wholegrain.enrich.runner.progress import Shown
+    from wholegrain.enrich.runner.run import Options
 
     if negatives is None and not hard_positives and not captions and not audit:
         raise UserError("Say what to make: --negatives, --hard-positives, --captions MODEL, or --audit to look at what is there.")

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wholegrain.data.record import HardPositive, Record
-from wholegrain.enrich.edits import KINDS as FALSEHOODS
-from wholegrain.enrich.negation import NEGATED
-from wholegrain.enrich.negatives import VERSION, NegativesStage, sources
+from wholegrain.enrich.negatives.edits import KINDS as FALSEHOODS
+from wholegrain.enrich.negatives.negation import NEGATED
+from wholegrain.enrich.negatives.word_rules import VERSION, NegativesStage, sources
 from wholegrain.enrich.paraphrases import KINDS, paraphrases
-from wholegrain.enrich.source import stream
-from wholegrain.enrich.stage import Failure, Rows, Stage
-from wholegrain.enrich.tagging import BuiltinTagger, Tagger
+from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.words.source import stream
+from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wholegrain.enrich.lexicon import word_set
-from wholegrain.enrich.morphology import FORMS, verb_forms
-from wholegrain.enrich.source import Source, said_of
-from wholegrain.enrich.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
-from wholegrain.enrich.text import Change, Edited, edited, phrase_places
+from wholegrain.enrich.words.lexicon import word_set
+from wholegrain.enrich.words.morphology import FORMS, verb_forms
+from wholegrain.enrich.words.source import Source, said_of
+from wholegrain.enrich.words.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
+from wholegrain.enrich.words.text import Change, Edited, edited, phrase_places
 
 KINDS = ("exchange_and", "exchange_colours", "converse", "number_form", "synonym", "verb_form")
 _STATES = word_set("paraphrases_states")

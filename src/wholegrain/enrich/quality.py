@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
 from wholegrain.data.record import Negative, Record
-from wholegrain.enrich.edits import family
-from wholegrain.enrich.negation import origin
+from wholegrain.enrich.negatives.edits import family
+from wholegrain.enrich.negatives.negation import origin
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 _FOLDS = 5

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from wholegrain.enrich.lexicon import lexicon
+from wholegrain.enrich.words.lexicon import lexicon
 from wholegrain.evaluation.encode import Encoded, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import show

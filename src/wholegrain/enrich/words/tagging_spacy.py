@@ -1,0 +1,60 @@
+"""The grammar of captions by a spaCy pipeline that the user names: :class:`SpacyTagger`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wholegrain.enrich.words.tagging import POSSESSIVES, Tagged, noun_phrases, word_of
+from wholegrain.enrich.words.text import Token, tokens
+from wholegrain.errors import UserError
+
+_COARSE = {"PROPN": "NOUN", "CCONJ": "CONJ", "SCONJ": "CONJ", "INTJ": "X", "SYM": "PUNCT", "SPACE": "X"}
+
+
+@dataclass
+class SpacyTagger:
+    """Coarse parts of speech from spaCy; lemmas and number of nouns follow from them by the same dictionary as the built-in tagger's.
+
+    Args:
+        pipeline: the name of an installed pipeline (``en_core_web_sm``) or a folder. Its parser and entity recogniser are not used.
+        loaded: a pipeline at hand, instead of a name.
+    """
+
+    pipeline: str = "en_core_web_sm"
+    loaded: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.loaded is None:
+            self.loaded = _load(self.pipeline)
+        meta = self.loaded.meta
+        self.identity = f"spacy {meta.get('lang', '')}_{meta.get('name', self.pipeline)} {meta.get('version', '')}".strip()
+
+    def tag(self, texts: Sequence[str]) -> list[Tagged]:
+        """The grammar of each text."""
+        return [self._tagged(text, document) for text, document in zip(texts, self.loaded.pipe(texts), strict=True)]
+
+    def _tagged(self, text: str, document: Any) -> Tagged:
+        tags = {place: token.pos_ for token in document for place in range(token.idx, token.idx + len(token.text))}
+        words = tuple(word_of(token, _coarse(token, tags.get(token.start, "X"))) for token in tokens(text))
+        return Tagged(text, words, noun_phrases(words))
+
+
+def _coarse(token: Token, pos: str) -> str:
+    if token.low in POSSESSIVES and pos in ("PRON", "DET"):
+        return "POSS"
+    return _COARSE.get(pos, pos)
+
+
+def _load(name: str) -> Any:
+    try:
+        import spacy
+    except ImportError:
+        raise UserError("A spaCy tagger needs spaCy; install wholegrain[enrich].") from None
+    try:
+        return spacy.load(name, exclude=["parser", "ner"])
+    except OSError as error:
+        raise UserError(
+            f"spaCy has no pipeline {name!r}; get it with: python -m spacy download {name} ({str(error).splitlines()[0]})"
+        ) from None
