@@ -74,24 +74,16 @@ class NegatedCaptionsStage(Stage):
                 continue
             some = False
             for family in _FAMILIES:
+                draw = stream(self.seed, record.key, caption.id, f"negation_{family}")
                 found = self._negated(family, source, made)
+                if family == "object" and not found:
+                    found = self._negated(family, source, {"object": [edited("", caption.text, c) for c in strangers(source, draw)]})
                 if family == "count":  # a verb that agrees tells the false side apart: only where nothing else is to be had
                     found = [pair for pair in found if not (some and pair[1].follow)]
                     found = [pair for pair in found if not pair[1].follow] or found
-                draw = stream(self.seed, record.key, caption.id, f"negation_{family}")
                 for n in drawn([features(one.edits, length=False) for one, _ in found], weights, 1, draw, none=0.0):
                     some = True
                     yield caption, found[n][1]
-            if not some and "negation_object" in self.kinds:
-                yield from self._last(record, caption, source)
-
-    def _last(self, record: Record, caption: Caption, source: Source) -> Iterator[tuple[Caption, Negated]]:
-        """Who it is not, where nothing else can be said: ``People, not horses, wait for their luggage``."""
-        draw = stream(self.seed, record.key, caption.id, "stranger")
-        edits = [edited("negation_object", caption.text, changes) for changes in strangers(source, draw)]
-        found = [its for one in edits if (its := _negated("negation_object", source, one)) is not None]
-        if found:
-            yield caption, draw.choice(found)
 
     def _negated(self, family: str, source: Source, made: Mapping[str, Sequence[Edited]]) -> list[tuple[Edited, Negated]]:
         kind = f"negation_{family}"

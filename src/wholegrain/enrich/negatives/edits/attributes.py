@@ -66,6 +66,8 @@ def _alone(source: Source, place: int, head: int, scale: Scale) -> bool:
         "dark",
         "light",
         "bright",
+        "hot",
+        "neon",
         "very",
         "-",
         "or",

@@ -69,7 +69,7 @@ def strangers(source: Source, draw: random.Random) -> Iterator[list[Change]]:
     if phrase is None or source.governor(phrase.start) not in ("", "of") or source.is_compound(phrase):
         return
     head, people = source.head_noun(phrase), source.lexicon.people
-    if source.low[phrase.head + 1 : phrase.head + 2] == ["and"]:
+    if source.low[phrase.head + 1 : phrase.head + 2] in (["and"], ["of"]):
         return
     if head.lemma not in people["male"] | people["female"] | people["open"] and head.low not in people["open"]:
         return

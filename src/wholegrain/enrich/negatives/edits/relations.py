@@ -70,6 +70,8 @@ def _allowed(source: Source, relation: Relation, start: int, end: int) -> bool:
     if not relation.nouns:
         return end == len(source.words) or source.words[end].pos == "PUNCT"
     phrase = source.phrase_at.get(end)
+    if phrase is not None and source.head_noun(phrase).lemma in relation.never:
+        return False
     if phrase is None or (
         "*" not in relation.nouns
         and source.head_noun(phrase).lemma not in relation.nouns

@@ -177,7 +177,7 @@ def _lone(source: Source, phrase: NounPhrase) -> list[int]:
             or source.low[n + 1] in ("and", ",", "-")
         ):
             continue
-        if n and source.low[n - 1] in ("and", ",", "-", "dark", "light", "bright", "very", "or"):
+        if n and source.low[n - 1] in ("and", ",", "-", "dark", "light", "bright", "hot", "neon", "very", "or"):
             continue
         nouns = [word for word in source.words[n + 1 : phrase.head] if word.pos == "NOUN"]
         if not nouns:

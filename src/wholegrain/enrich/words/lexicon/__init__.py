@@ -63,6 +63,7 @@ class Relation:
         nouns: what may stand behind; ``*`` is anything, empty is nothing: the end of the clause.
         verbs: ``move``, ``rest`` or empty: what must stand before.
         back: whether ``other`` gives way to ``one``, too.
+        never: nouns that may not stand behind.
     """
 
     one: tuple[str, ...]
@@ -70,6 +71,7 @@ class Relation:
     nouns: frozenset[str]
     verbs: str
     back: bool = True
+    never: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,7 @@ def lexicon() -> Lexicon:
         for entry in attributes["scales"]
     )
     pairs = tuple(
-        Relation(tuple(e["one"]), tuple(e["other"]), _with_groups(e["nouns"], groups), e.get("verbs", ""), e.get("back", True))
+        Relation(tuple(e["one"]), tuple(e["other"]), _with_groups(e["nouns"], groups), e.get("verbs", ""), e.get("back", True), frozenset(e.get("never", "").split()))
         for e in relations["pairs"]
     )
     frames = tuple(
