@@ -191,7 +191,7 @@ def _missing(
 def _missing_object(source: Source, edit: Edit, places: Sequence[int], after: Word | None) -> tuple[str, str] | None:
     last, old, new = places[-1], edit[2].lower().split(), edit[3].lower().split()
     phrase = next((phrase for phrase in source.tagged.phrases if phrase.head == last), None)
-    if phrase is None or (after is not None and after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ")):
+    if phrase is None or (after is not None and (after.low == "or" or after.pos in ("DET", "POSS", "NUM", "PRON", "NOUN", "ADJ"))):
         return None
     if old[0] in ("a", "an") and len(old) > 1:  # the article followed the noun, so it stands in the edit, too
         old, new = old[1:], new[1:]

@@ -13,6 +13,9 @@ from wholegrain.enrich.words.tagging import Word
 from wholegrain.enrich.words.text import Change
 
 _ENDS = frozenset({".", ",", "while", "as", "!", ";"})
+_MOUNTS = frozenset(
+    ["bike", "bicycle", "motorcycle", "motorbike", "skateboard", "scooter", "unicycle", "tricycle", "horse", "surfboard", "snowboard", "ski", "sled", "wakeboard", "board", "bull", "camel"]
+)
 _PERCHED = frozenset({"sit", "stand"})
 _OF_HANDS = frozenset({"throw", "toss", "kick", "hit", "wave", "read", "paint"})
 _NOT_BEFORE = word_set("actions_not_before")
@@ -23,7 +26,7 @@ def actions(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Cha
     for n, word in enumerate(source.words):
         if word.pos != "VERB" or word.form not in FORMS:
             continue
-        if (n and source.low[n - 1] in _NOT_BEFORE) or _beside(source, n):
+        if (n and source.low[n - 1] in _NOT_BEFORE) or _beside(source, n) or (word.lemma in source.lexicon.move and _mounted(source)):
             continue
         near, found = source.lexicon.near_verb(word.lemma), {}
         for frame in _frames(source, word):
@@ -46,6 +49,14 @@ def _frames(source: Source, word: Word) -> tuple[Frame, ...]:
     if found is None and word.form == "ing" and word.lemma not in source.lexicon.states:
         found = source.lexicon.frames_of["*"]
     return found or ()
+
+
+def _mounted(source: Source) -> bool:
+    """Whether somebody is on wheels, a board or an animal, and so cannot go in every way."""
+    return any(
+        source.head_noun(phrase).lemma in _MOUNTS and source.governor(phrase.start) in ("on", "with", "off", "off of", "in")
+        for phrase in source.tagged.phrases
+    )
 
 
 def _birds(source: Source) -> bool:
@@ -100,7 +111,7 @@ def _noun_fits(source: Source, start: int, frame: Frame) -> bool:
     if before is not None and before.pos == "VERB":
         return False
     after = source.words[phrase.head + 1] if phrase.head + 1 < len(source.words) else None
-    if after is not None and (after.pos in ("NOUN", "POSS") or after.low in ("'s", "-")):
+    if after is not None and (after.pos in ("NOUN", "POSS") or after.low in ("'s", "-", "up", "down")):
         return False
     listed = source.words[phrase.head + 2].pos if phrase.head + 2 < len(source.words) else ""
     if after is not None and after.low == "," and listed in ("DET", "ADJ", "NOUN", "NUM") and "and" in source.low[phrase.head :]:

@@ -227,8 +227,15 @@ def lexicon() -> Lexicon:
         for entry in attributes["scales"]
     )
     pairs = tuple(
-        Relation(tuple(e["one"]), tuple(e["other"]), _with_groups(e["nouns"], groups), e.get("verbs", ""), e.get("back", True), frozenset(e.get("never", "").split()))
-        for e in relations["pairs"]
+        Relation(
+            tuple(entry["one"]),
+            tuple(entry["other"]),
+            _with_groups(entry["nouns"], groups),
+            entry.get("verbs", ""),
+            entry.get("back", True),
+            frozenset(entry.get("never", "").split()),
+        )
+        for entry in relations["pairs"]
     )
     frames = tuple(
         Frame(
