@@ -13,9 +13,7 @@ from wholegrain.enrich.words.tagging import Word
 from wholegrain.enrich.words.text import Change
 
 _ENDS = frozenset({".", ",", "while", "as", "!", ";"})
-_MOUNTS = frozenset(
-    ["bike", "bicycle", "motorcycle", "motorbike", "skateboard", "scooter", "unicycle", "tricycle", "horse", "surfboard", "snowboard", "ski", "sled", "wakeboard", "board", "bull", "camel"]
-)
+_MOUNTS = word_set("actions_mounts")
 _PERCHED = frozenset({"sit", "stand"})
 _OF_HANDS = frozenset({"throw", "toss", "kick", "hit", "wave", "read", "paint"})
 _NOT_BEFORE = word_set("actions_not_before")
