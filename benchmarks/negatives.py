@@ -7,7 +7,7 @@ Four arms, the same seeds, pictures, captions and steps in all:
 * ``clip``: no negatives;
 * ``rules``: CE-CLIP's losses with our negatives (``wholegrain enrich --negatives``);
 * ``random``: the same losses, with as many captions of other pictures in their place;
-* ``blind``: the same negatives, with every training picture exchanged for another: all that can be learned of them is learned from text.
+* ``blind``: the same captions and negatives, each with the picture of another: all that can be learned of them is learned from text.
 
 Measured on texts of another origin, CE-CLIP's recipe (a masked language model's words) on the split ``test`` and SugarCrepe, and on retrieval.
 Differences to ``clip`` are paired by seed and item; intervals are over seeds and pictures. ``OUT/table.json`` has all figures.
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +61,22 @@ def beside(data: Path, folder: Path) -> Path:
     return folder
 
 
-def exchanged(data: Path, folder: Path) -> Path:
-    """The same records; every training picture is another's."""
-    if not (folder / "manifest.json").exists():
-        dataset = Dataset(data)
+def exchanged(data: Path, rules: Path, folder: Path) -> Path:
+    """The same pictures and texts; every training picture has another's captions, and their negatives.
+
+    Captions move and pictures stay: a record's key is the hash of its picture.
+    """
+    if not (folder / "negatives.parquet").exists():
+        dataset, negatives = Dataset(data), Dataset(rules).negatives
         keys = dataset.keys("train")
         other = dict(zip(keys, np.roll(np.random.default_rng(0).permutation(keys), 1).tolist(), strict=True))
         with ShardWriter(folder) as writer:
             for split in dataset.splits:
                 for record in dataset.records(split):
-                    writer.add(record, dataset.image_bytes(other.get(record.key, record.key)))
+                    captions = dataset.record(other.get(record.key, record.key)).captions
+                    writer.add(replace(record, captions=captions), dataset.image_bytes(record.key))
+        moved = {source: key for key, source in other.items()}
+        write_sidecar(folder, "negatives", [replace(row, key=moved[row.key]) for rows in negatives.values() for row in rows])
     return folder
 
 
@@ -145,7 +152,7 @@ def main(words: Sequence[str] | None = None) -> None:
     data = {
         "clip": given.data,
         "rules": put(beside(given.data, given.out / "data-rules"), NegativesStage(), "train"),
-        "blind": put(exchanged(given.data, given.out / "data-blind"), NegativesStage(), "train"),
+        "blind": exchanged(given.data, given.out / "data-rules", given.out / "data-blind"),
         "random": put(beside(given.data, given.out / "data-random"), RandomStage(like=str(given.out / "data-rules")), "train"),
     }
     results: dict[str, list[list[TaskResult]]] = {arm: [] for arm in ARMS}
