@@ -60,6 +60,7 @@ def possible(text: str, kind: str, *others: str) -> set[str]:
         ("object_being", "A man puts on his hat .", "A woman puts on her hat ."),
         ("object_clothing", "A man wearing a hat .", "A man wearing a crown ."),
         ("object_thing", "A soccer player runs .", "A hockey player runs ."),
+        ("object_thing", "A race car is here .", "A dirt bike is here ."),
     ],
 )
 def test_one_fact_is_changed(kind, text, false):
@@ -234,6 +235,9 @@ def test_negation_stands_on_both_sides():
         ("relation", "A man in front of a box .", "A man in front of, not behind, a box .", "A man behind, not in front of, a box ."),
         ("count", "Two dogs run .", "Two, not three, dogs run .", "Three, not two, dogs run ."),
         ("count", "A man near a car .", "A man near a car, not two cars .", "A man near two cars, not a car ."),
+        ("count", "A boy climbs .", "A boy, not two boys, climbs .", "Two boys, not a boy, climb ."),
+        ("object", "A woman rows her boat .", "A woman, not a man, rows her boat .", "A man, not a woman, rows his boat ."),
+        ("object", "People protest .", "People, not horses, protest .", "Horses, not people, protest ."),
         ("count", "A group of people are here .", "A group of people, not two people, are here .", "Two people, not a group of people, are here ."),
         ("count", "Two people are here .", "Two people, not a group of people, are here .", "A group of people, not two people, are here ."),
     ],
