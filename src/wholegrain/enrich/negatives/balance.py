@@ -10,7 +10,8 @@ zero, the one of greatest entropy:
 The share e is left for drawing none: a word that can only come out (where every caption says "a" and none says "seven") is then left
 alone. The weights w are the minimum of a convex function, the sum of the logarithms of the denominators, whose gradient is the expected
 sum of f. Added to it is a little of the squared distance of w from the logarithm of how often each word is used: words that the sample
-hardly knows stay there, and so come in about as often as they are used. A last entry of f is the sign of the change of length, so that
+hardly knows stay there, and so come in about as often as they are used. With slack the hold grows with the captions that could change a
+word, so that a stated imbalance is paid for more false texts. A last entry of f is the sign of the change of length, so that
 "the shorter text is true" is right half of the time.
 """
 
