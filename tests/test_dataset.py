@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from wholegrain.data.dataset import Dataset, decode_rgb
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.record import Caption, HardPositive, Negative, Record, Twin, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import SIDECARS, write_sidecar

@@ -21,13 +21,13 @@ import numpy as np
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.record import HardPositive, Record
-from wholegrain.data.shards import disk_errors
 from wholegrain.data.sources import SourceOptions
 from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import evaluate
+from wholegrain.files import disk_errors
 from wholegrain.report.audit_page import Line, scorecard, write_audit_page
 
 TASKS = ("retrieval", "negatives", "hard_positives")

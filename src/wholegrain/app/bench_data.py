@@ -29,9 +29,10 @@ from typing import Any
 
 import torch
 
-from wholegrain.data.dataset import Dataset, decode_rgb
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.preprocess import Preprocess
-from wholegrain.data.shards import disk_errors, write_json
+from wholegrain.files import disk_errors, write_json
 from wholegrain.objectives.schema import DataRecipe
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.shards import disk_errors
 from wholegrain.enrich.captions.captioner import EndpointCaptions
 from wholegrain.enrich.captions.endpoint import Endpoint, model_of
 from wholegrain.enrich.captions.local_captioner import LocalCaptions
@@ -19,6 +18,7 @@ from wholegrain.enrich.runner.run import Made, Options
 from wholegrain.enrich.runner.run import enrich as run
 from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
+from wholegrain.files import disk_errors
 
 _COPIED = (
     "manifest.json",

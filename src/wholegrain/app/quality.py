@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.shards import disk_errors
 from wholegrain.enrich.negatives.negation import NEGATED
 from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import shorter_wins, unigram_wins
 from wholegrain.evaluation.intervals import bootstrap_mean
+from wholegrain.files import disk_errors
 from wholegrain.report.enrich_page import write_enrich_page
 
 MOST_PAIRS = 20_000

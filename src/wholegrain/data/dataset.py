@@ -8,12 +8,10 @@ once. Pickled, it is the name of its folder alone.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import simplejpeg
-from PIL import Image
 
 from wholegrain.data.layout import Layout
+from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
 from wholegrain.data.remote import Remote, address
 from wholegrain.data.shards import pread_exactly, record_from_json
@@ -34,7 +31,6 @@ from wholegrain.errors import UserError
 
 Manifest = dict[str, Any]
 _MOST_OPEN = 256
-_JPEG_COLOURS = ("YCbCr", "RGB", "Gray")
 
 
 class BrokenImageError(UserError):
@@ -226,7 +222,7 @@ class Dataset:
         return self._read(self._row(key), "image")
 
     def pixels(self, key: str) -> np.ndarray:
-        """The decoded image: uint8 RGB ``[H, W, 3]``; see :func:`decode_rgb`. Raises :class:`BrokenImageError`."""
+        """The decoded image: uint8 RGB ``[H, W, 3]``; see :func:`~wholegrain.data.pictures.decode_rgb`. Raises :class:`BrokenImageError`."""
         image = self.image_bytes(key)
         try:
             return decode_rgb(image)
@@ -315,34 +311,3 @@ def _manifest_of(folder: Path) -> Manifest:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         raise UserError(f"{folder / 'manifest.json'} is not of schema {SCHEMA}, which this version reads; prepare the data again")
     return manifest
-
-
-def decode_rgb(image: bytes) -> np.ndarray:
-    """Decodes an image file to uint8 RGB ``[H, W, 3]``.
-
-    JPEG goes through libjpeg-turbo (simplejpeg), which gives Pillow's pixels bit for bit in half of its time; the rest through
-    Pillow. Grey, palette, CMYK and 16-bit files become 8-bit RGB (16 bits lose their lower byte; transparency is dropped, as in
-    CLIP's own transforms). Orientation tags are not applied, so boxes keep their meaning.
-
-    Raises:
-        ValueError: the bytes are not an image, or end too soon.
-    """
-    if image[:3] == b"\xff\xd8\xff":
-        with suppress(ValueError):  # Pillow knows more kinds of JPEG, and says better what is wrong
-            if simplejpeg.decode_jpeg_header(image)[2] in _JPEG_COLOURS:
-                return simplejpeg.decode_jpeg(image)
-    try:
-        with Image.open(io.BytesIO(image)) as picture:
-            return _to_rgb(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error).replace("<_io.BytesIO object at ", "<").split(" <")[0] or type(error).__name__) from error
-
-
-def _to_rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # 16-bit grey; some Pillow releases read it as 32-bit integers
-        values = np.asarray(picture).astype(np.int64)
-        values = values >> 8 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else values
-        return np.repeat(values.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-    return np.array(picture.convert("RGB"))

@@ -27,10 +27,11 @@ from wholegrain.data.dataset import Manifest
 from wholegrain.data.merge import LISTED, Arrivals, Merged, merge, usable
 from wholegrain.data.record import SCHEMA, Caption, Record, Region, caption_id
 from wholegrain.data.scan import Row, all_rows, read_ahead, scan
-from wholegrain.data.shards import SHARD_BYTES, UNFINISHED, ShardWriter, disk_errors, write_json
+from wholegrain.data.shards import SHARD_BYTES, UNFINISHED, ShardWriter
 from wholegrain.data.sources import Source, SourceOptions, open_source
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
+from wholegrain.files import disk_errors, write_json
 
 _EARLY = 5000
 

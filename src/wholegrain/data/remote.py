@@ -28,8 +28,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from wholegrain.data.shards import disk_errors
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import disk_errors
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts; one more attempt than there are waits."""

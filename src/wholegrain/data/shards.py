@@ -10,7 +10,6 @@ keeps those shards, says in :attr:`ShardWriter.done` how many records of each sp
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,8 +17,8 @@ import re
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wholegrain.data.record import SCHEMA, Caption, Record, Region
-from wholegrain.errors import MachineError, UserError
+from wholegrain.errors import UserError
+from wholegrain.files import disk_errors, write_json
 
 SHARD_BYTES = 256 * 2**20
 INDEX_SCHEMA = pa.schema(
@@ -291,26 +291,6 @@ def pread_exactly(descriptor: int, offset: int, size: int, name: Path | str) -> 
             raise UserError(f"{name} ends before byte {offset + size}, so it was cut short; prepare the data set again")
         data += more
     return data
-
-
-def write_json(path: Path, values: object) -> None:
-    """Writes JSON aside and renames it into place."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-@contextmanager
-def disk_errors(folder: Path | str) -> Iterator[None]:
-    """Turns the operating system's words about a full disk or a forbidden folder into one sentence for the user."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(f"the disk that holds {folder} is full; free some space and run the same command again") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"{folder} cannot be written ({error.strerror}); choose another folder") from error
-        raise
 
 
 def _number(key: str) -> int:

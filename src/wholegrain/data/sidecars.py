@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wholegrain.data.record import Caption, GeneratedCaption, HardPositive, Negative, Twin
-from wholegrain.data.shards import disk_errors
 from wholegrain.errors import UserError
+from wholegrain.files import disk_errors
 
 SidecarRow: TypeAlias = Negative | Twin | HardPositive | GeneratedCaption | tuple[str, str]
 _EDIT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("old", pa.string()), ("new", pa.string())])

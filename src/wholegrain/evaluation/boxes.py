@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wholegrain.data.pictures import read_rgb
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
 from wholegrain.evaluation import regions as on_grid
-from wholegrain.evaluation.dense_data import Boxed, read_picture
+from wholegrain.evaluation.dense_data import Boxed
 from wholegrain.evaluation.encode import device_of, evaluating
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, join, table
@@ -87,7 +88,7 @@ def _crops(model: Any, pictures: Sequence[Boxed], batch: int) -> Tensor:
     """Vectors ``[B, D]`` of the boxes' pixels, batch by batch."""
     found, waiting = [], []
     for n, picture in enumerate(pictures):
-        pixels = read_picture(picture.picture)
+        pixels = read_rgb(picture.picture)
         waiting += [np.asarray(model.preprocess.image(pixels, _inside(box, pixels))) for box in picture.boxes]
         while len(waiting) >= batch or (waiting and n == len(pictures) - 1):
             now, waiting = waiting[:batch], waiting[batch:]
@@ -108,7 +109,7 @@ def _seen(model: Any, pictures: Sequence[Boxed], batch: int) -> tuple[list[Recor
     """Records with the boxes as regions, unit patch vectors ``[N, P, D]`` of the whole pictures, and the grid."""
     records, views = [], []
     for picture in pictures:
-        pixels = read_picture(picture.picture)
+        pixels = read_rgb(picture.picture)
         size = (pixels.shape[1], pixels.shape[0])
         regions = tuple(Region(_inside(box, pixels), name) for box, name in zip(picture.boxes, picture.classes, strict=True))
         records.append(Record(picture.name, picture.name, size, regions=regions))

@@ -28,6 +28,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, signal
 
+from wholegrain.data.pictures import read_rgb
 from wholegrain.errors import UserError
 
 ALEXNET = {
@@ -269,7 +270,7 @@ def frost_photos(folder: Path) -> tuple[np.ndarray, ...]:
         raise UserError(
             f"{folder} holds no .jpg or .png; put photographs of frost there, or leave --frost out and have frost drawn."
         )
-    return tuple(np.asarray(Image.open(path).convert("RGB")) for path in paths)
+    return tuple(map(read_rgb, paths))
 
 
 def _contrast(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from wholegrain.data.pictures import MOST_BYTES, BrokenPictureError, open_picture, read_rgb
 from wholegrain.errors import UserError
+from wholegrain.files import read_bytes
 
 PLACES = (
     ("images", "masks"), ("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("JPEGImages", "SegmentationClassContext"),
@@ -71,12 +72,15 @@ class Segmented:
 
     def pixels(self) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]``."""
-        return read_picture(self.picture)
+        return read_rgb(self.picture)
 
     def labels(self) -> np.ndarray:
         """int64 ``[H, W]`` class ids."""
-        with Image.open(self.mask) as image:
-            ids = np.asarray(image)
+        try:
+            with open_picture(read_bytes(self.mask, "replace it or take it out", most=MOST_BYTES)) as image:
+                ids = np.asarray(image)
+        except BrokenPictureError as error:
+            raise UserError(f"The mask {self.mask} cannot be decoded ({error}); replace it or take it out.") from None
         if ids.ndim != 2:
             raise UserError(f"The mask {self.mask} has {ids.shape[-1]} channels where one of class ids is expected; convert it.")
         return ids.astype(np.int64)
@@ -90,15 +94,6 @@ class Boxed:
     picture: Path
     boxes: tuple[tuple[float, float, float, float], ...]
     classes: tuple[str, ...]
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 RGB ``[H, W, 3]``; a :class:`UserError` names a file that cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise UserError(f"The picture {path} cannot be read ({error}); replace it or take it out.") from error
 
 
 def segmented(folder: Path, ending: str = "") -> list[Segmented]:

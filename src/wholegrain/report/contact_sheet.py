@@ -14,7 +14,7 @@ from PIL import Image
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
-from wholegrain.data.shards import disk_errors
+from wholegrain.files import disk_errors
 
 THUMB = 320
 _MOST_NEGATIVES = 8

@@ -25,9 +25,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
-from wholegrain.data.shards import disk_errors
 from wholegrain.errors import UserError
 from wholegrain.evaluation.show import show
+from wholegrain.files import disk_errors
 from wholegrain.report import branch_views, examples, tables
 from wholegrain.report.entry import Entry
 from wholegrain.report.figures import interval_bar, training_charts

@@ -10,9 +10,7 @@ A checkpoint of an older format is brought up to date on reading, one number aft
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import folder_aside, sha256
 from wholegrain.objectives.objective import Objective
 from wholegrain.training.teacher import Teacher
 
@@ -228,44 +227,14 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Tensor]], Contents]] =
 
 @contextmanager
 def aside(final: Path) -> Iterator[Path]:
-    """A folder to fill beside ``final`` that takes its place, whole, when the block ends well, and vanishes when it does not.
-
-    A kill between the two renames leaves what was there before under the name ``.NAME.old``, where ``load_model`` looks, too.
-    """
-    part, old = final.with_name(f".{final.name}.part"), final.with_name(f".{final.name}.old")
-    shutil.rmtree(part, ignore_errors=True)
+    """:func:`wholegrain.files.folder_aside` for tensors. ``load_model`` looks under ``.NAME.old``, too."""
     try:
-        part.mkdir(parents=True)
-        yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(final, old)
-        os.replace(part, final)
-        _sync(final.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        with folder_aside(final) as part:
+            yield part
     except SafetensorError as problem:  # the library wraps the operating system's errors
         raise unwritable(final, problem) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def folders(folder: Path) -> list[Path]:
     """Finished checkpoints, newest first."""
     return sorted((p for p in folder.glob(f"{_PREFIX}*") if p.is_dir()), reverse=True)
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -30,6 +30,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import sha256
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
@@ -132,7 +133,7 @@ def save_shards(saved: Checkpoint, folder: Path, keep: int, place: Place) -> Non
         place.together(begin)
         place.together(put)
         names = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
-        digests = place.of_all({name: checkpoint.sha256(part / name) for name in names[place.rank :: place.world]})
+        digests = place.of_all({name: sha256(part / name) for name in names[place.rank :: place.world]})
         files = {name: digest for found in digests for name, digest in found.items()}
         place.together(end)
     if place.first:

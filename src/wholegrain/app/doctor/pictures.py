@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,9 @@ from PIL import Image
 
 from wholegrain.app.doctor.finding import Finding, judged
 from wholegrain.app.doctor.looked import Item, Looked, spread
+from wholegrain.data.pictures import BrokenPictureError, open_picture
 from wholegrain.data.record import content_key
+from wholegrain.errors import UserError
 
 TRAINED, OTHERS = 3000, 1500
 """Pictures that are decoded: of the split that is trained on, and of all others together."""
@@ -63,14 +64,14 @@ def picture(item: Item) -> Picture:
     try:
         image = item.read()
         key = content_key(image)
-        with Image.open(io.BytesIO(image)) as opened:
+        with open_picture(image) as opened:
             size = opened.size
             opened.draft("RGB", (128, 128))
             pixels = opened.convert("RGB")
         small = np.asarray(pixels.resize((_SIDE, _SIDE), Image.Resampling.BOX))
         flat = max(high - low for low, high in pixels.getextrema()) <= 8  # type: ignore[operator, union-attr]
-    except Exception as problem:  # decoders raise whatever they like
-        return Picture(item, key, problem=f"{type(problem).__name__}: {problem}")
+    except (BrokenPictureError, OSError, UserError) as problem:
+        return Picture(item, key, problem=str(problem))
     return Picture(item, key, size, flat, small)
 
 

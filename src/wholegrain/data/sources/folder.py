@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wholegrain.data.sources.sample import SUFFIXES, InsideFolder, RawSample, SourceOptions
+from wholegrain.data.pictures import SUFFIXES
+from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}

@@ -13,8 +13,6 @@ from wholegrain.data.record import Region
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".jp2", ".avif")
-
 
 @dataclass(frozen=True)
 class Member:

@@ -15,8 +15,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.sources.columns import Columns, regions_of
-from wholegrain.data.sources.sample import SUFFIXES, Member, RawSample, SourceOptions, stamp
+from wholegrain.data.sources.sample import Member, RawSample, SourceOptions, stamp
 from wholegrain.errors import UserError
 
 _TEXTS = (".txt", ".json", ".cls", ".npy")

@@ -21,6 +21,7 @@ from typing import Any
 
 from PIL import Image
 
+from wholegrain.data.pictures import open_picture
 from wholegrain.enrich.captions.prompting import Prompt
 from wholegrain.enrich.captions.spending import Budget, Limit, Pace
 from wholegrain.enrich.runner.journal import Answer
@@ -215,7 +216,7 @@ def model_of(url: str, key: str = "OPENAI_API_KEY") -> str:
 def data_url(image: bytes, max_side: int = 0) -> str:
     """An image's file as a data URL: as it is if it is a JPEG, PNG or WebP that is not too large, else as a new JPEG."""
     kind = next((name for start, name in _KINDS.items() if image.startswith(start)), "")
-    with Image.open(io.BytesIO(image)) as picture:
+    with open_picture(image) as picture:
         longest = max(picture.size)
         if not kind or (max_side and longest > max_side):
             small = picture.convert("RGB")

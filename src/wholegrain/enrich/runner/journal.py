@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from wholegrain.data.shards import disk_errors
+from wholegrain.files import disk_errors
 
 
 def call_id(question: Mapping[str, Any]) -> str:

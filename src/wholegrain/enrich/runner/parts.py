@@ -17,8 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wholegrain.data.shards import disk_errors
 from wholegrain.enrich.runner.stage import Failure
+from wholegrain.files import disk_errors
 
 _NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.parquet")
 _FAILURES = b"failures"

@@ -24,7 +24,6 @@ import numpy as np
 import pyarrow as pa
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.shards import disk_errors
 from wholegrain.data.sidecars import SIDECARS, made_by, write_tables
 from wholegrain.enrich.runner.journal import Journal
 from wholegrain.enrich.runner.on_ray import connect, run_on_ray
@@ -33,6 +32,7 @@ from wholegrain.enrich.runner.pools import run_here
 from wholegrain.enrich.runner.stage import CallStage, Failure, Stage
 from wholegrain.enrich.runner.units import Outcome, Unit, units_of
 from wholegrain.errors import UserError
+from wholegrain.files import disk_errors
 
 WORKPLACE = "enrich"
 _FEWEST = 100  # records before a share of failures says something

@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wholegrain.data.sources.sample import SUFFIXES, Member, SourceOptions
+from wholegrain.data.pictures import SUFFIXES
+from wholegrain.data.sources.sample import Member, SourceOptions
 from wholegrain.data.sources.webdataset import WebDatasetSource
 from wholegrain.errors import UserError
 from wholegrain.evaluation import imagenet

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from wholegrain.data.dataset import decode_rgb
+from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.record import content_key
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError

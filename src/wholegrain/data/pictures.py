@@ -1,0 +1,105 @@
+"""Opening pictures: the one place where a picture's bytes meet a decoder.
+
+Pillow knows some forty formats, and one of them (EPS) starts Ghostscript on whatever the file says, under any file name. So only formats
+whose decoders read pixels and nothing else are opened, by their content: JPEG, PNG, WebP, GIF and animated WebP (their first
+frame), BMP and TIFF. The size that the header states is checked before any pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from wholegrain.files import UnreadableError, read_bytes
+
+FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
+"""Formats that are opened, and the file ending of each."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_PIXELS = 89_478_485
+"""Of one picture; Pillow's own limit for pictures that it takes for harmless (a quarter of a gigabyte in RGB)."""
+MOST_BYTES = 512 * 2**20
+"""Of one picture's file."""
+_JPEG_COLOURS = ("YCbCr", "RGB", "Gray")
+
+
+class BrokenPictureError(ValueError):
+    """Bytes that are no picture, of a format that is not opened, too large, or cut short. The text is the reason alone."""
+
+
+@contextmanager
+def open_picture(image: bytes) -> Iterator[Image.Image]:
+    """A picture's header, checked; its pixels are decoded when they are asked for, inside the block.
+
+    Raises:
+        BrokenPictureError: also for whatever the decoder raises inside the block.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that nobody reads, and of sizes, which are checked here
+            with Image.open(io.BytesIO(image), formats=tuple(FORMATS)) as picture:
+                _check_size(picture.size)
+                yield picture
+    except BrokenPictureError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BrokenPictureError(f"not an image of a known kind ({', '.join(FORMATS)})") from None
+    except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, IndexError, ...
+        raise BrokenPictureError((str(error).splitlines() or [""])[0][:200] or type(error).__name__) from error
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BrokenPictureError(f"it is {width} x {height} pixels large")
+    if width * height > MOST_PIXELS:
+        raise BrokenPictureError(f"it is {width:,} x {height:,} pixels large, more than the {MOST_PIXELS:,} that are read")
+
+
+def picture_format(image: bytes) -> str:
+    """One of :data:`FORMATS`, by the content. Raises :class:`BrokenPictureError`."""
+    with open_picture(image) as picture:
+        return str(picture.format)
+
+
+def decode_rgb(image: bytes) -> np.ndarray:
+    """Decodes a picture's file to uint8 RGB ``[H, W, 3]``.
+
+    JPEG goes through libjpeg-turbo (simplejpeg), which gives Pillow's pixels bit for bit in half of its time; the rest through
+    Pillow. Grey, palette, CMYK and 16-bit files become 8-bit RGB (16 bits lose their lower byte; transparency is dropped, as in
+    CLIP's own transforms). Orientation tags are not applied, so boxes keep their meaning.
+
+    Raises:
+        BrokenPictureError: a :class:`ValueError`.
+    """
+    if image[:3] == b"\xff\xd8\xff":
+        with suppress(ValueError):  # Pillow knows more kinds of JPEG, and says better what is wrong
+            height, width, colours, _ = simplejpeg.decode_jpeg_header(image)
+            if colours in _JPEG_COLOURS and 0 < int(width) * int(height) <= MOST_PIXELS:
+                return simplejpeg.decode_jpeg(image)
+    with open_picture(image) as picture:
+        return _to_rgb(picture)
+
+
+def read_rgb(path: Path | str, advice: str = "replace it or take it out") -> np.ndarray:
+    """A picture's file as uint8 RGB ``[H, W, 3]``; a :class:`UserError` names a file that cannot be read."""
+    try:
+        return decode_rgb(read_bytes(path, advice, most=MOST_BYTES))
+    except BrokenPictureError as error:
+        raise UnreadableError(path, f"cannot be decoded ({error})", advice) from None
+
+
+def _to_rgb(picture: Image.Image) -> np.ndarray:
+    if picture.mode.startswith("I"):  # 16-bit grey; some Pillow releases read it as 32-bit integers
+        values = np.asarray(picture).astype(np.int64)
+        values = values >> 8 if picture.mode.startswith("I;16") or values.max(initial=0) > 255 else values
+        return np.repeat(values.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2)
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return np.array(picture.convert("RGB"))

@@ -1,0 +1,184 @@
+"""Plain values (of JSON, TOML) as values of stated types, or one sentence that says which value is wrong and why.
+
+cattrs converts by calling: ``int(1.5)`` is 1 and ``bool("false")`` is True. Here a file means what it says, so types must match; a whole
+number may stand where a number is asked for. Unknown keys of a dataclass are refused, those of a ``TypedDict`` are left in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
+
+import cattrs
+
+Kind = TypeVar("Kind")
+
+
+class StructureError(ValueError):
+    """Values are not of the stated type. The text is the middle of a sentence, such as ``has no key "step"``."""
+
+
+def structure(value: Any, kind: type[Kind] | Any, converter: cattrs.Converter | None = None) -> Kind:
+    """A plain value as a value of a type.
+
+    Args:
+        value: as ``json.loads`` or ``tomllib.loads`` gives it.
+        kind: a dataclass, a ``TypedDict``, ``dict[str, int]``, ``list[float]``, ``int | None``, ...
+
+    Raises:
+        StructureError: names the first key that is wrong, and what is wrong there.
+
+    Example:
+        >>> structure({"a": [1, 2]}, dict[str, list[int]])
+        {'a': [1, 2]}
+        >>> structure({"a": [1, "2"]}, dict[str, list[int]])
+        Traceback (most recent call last):
+        wholegrain.structure.StructureError: has a wrong value at "a.1": '2' is not a whole number
+    """
+    try:
+        return (converter or CONVERTER).structure(value, kind)
+    except RecursionError:
+        raise StructureError("is nested too deeply") from None
+    except Exception as problem:  # cattrs lets through whatever a constructor raises
+        raise StructureError(_sentence(problem)) from None
+
+
+def _strict(kind: type, accepted: tuple[type, ...], called: str) -> Callable[[Any, Any], Any]:
+    def structure_hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise TypeError(f"{_short(value)} is not {called}")
+        try:
+            return kind(value)
+        except OverflowError:
+            raise TypeError(f"{_short(value)} is too large") from None
+
+    return structure_hook
+
+
+def make_converter() -> cattrs.Converter:
+    """A converter that takes types at their word, for :func:`structure` and for readers with hooks of their own."""
+    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
+    converter.register_structure_hook(int, _strict(int, (int,), "a whole number"))
+    converter.register_structure_hook(float, _strict(float, (int, float), "a number"))
+    converter.register_structure_hook(bool, _strict(bool, (bool,), "true or false"))
+    converter.register_structure_hook(str, _strict(str, (str,), "a text"))
+
+    def of_list(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list):
+            raise TypeError(f"{_short(value)} is not a list")
+        inner = get_args(kind)
+        fixed = get_origin(kind) is tuple and inner[-1] is not Ellipsis
+        if fixed and len(value) != len(inner):
+            raise TypeError(f"{_short(value)} does not have {len(inner)} items")
+        kinds = inner if fixed else (inner[0],) * len(value)
+        made = _each(enumerate(value), kinds, converter)
+        return tuple(made) if get_origin(kind) is tuple else made
+
+    def of_table(value: Any, kind: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(f"{_short(value)} is not a table")
+        if kind is dict:
+            return value
+        key, inner = get_args(kind)
+        if key is str and (odd := next((name for name in value if not isinstance(name, str)), None)) is not None:
+            raise TypeError(f"the key {odd!r} is not a text")
+        return dict(zip(value, _each(value.items(), (inner,) * len(value), converter), strict=True))
+
+    def of_typed_dict(value: Any, kind: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(f"{_short(value)} is not a table")
+        hints = get_type_hints(kind, include_extras=True)
+        for name in sorted(kind.__required_keys__ - value.keys()):
+            if get_origin(hints[name]) is not NotRequired:  # annotations that are texts do not tell the class itself
+                raise _MissingError(name)
+        known = {name: _bare(hint) for name, hint in hints.items() if name in value}
+        return {**value, **dict(zip(known, _each(((n, value[n]) for n in known), tuple(known.values()), converter), strict=True))}
+
+    def of_choice(value: Any, kind: Any) -> Any:
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
+            raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}")
+        return value
+
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, of_choice)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple, list), of_list)
+    converter.register_structure_hook_func(lambda kind: kind is dict or get_origin(kind) is dict, of_table)
+    converter.register_structure_hook_func(is_typeddict, of_typed_dict)
+    converter.register_structure_hook_func(lambda kind: kind is Any, lambda value, _: value)
+    factory = cattrs.gen.make_dict_structure_fn
+
+    def of_dataclass(kind: Any) -> Callable[[Any, Any], Any]:
+        made = factory(kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
+
+        def of_object(value: Any, _: Any) -> Any:
+            if not isinstance(value, dict):
+                raise TypeError(f"{_short(value)} is not a table")
+            return made(value, kind)
+
+        return of_object
+
+    converter.register_structure_hook_factory(lambda kind: isinstance(kind, type) and is_dataclass(kind), of_dataclass)
+    return converter
+
+
+class _AtError(Exception):
+    """Something is wrong at a key or place of a table or list."""
+
+    def __init__(self, at: str, problem: Exception) -> None:
+        self.at, self.problem = at, problem
+
+
+class _MissingError(Exception):
+    """A key is missing."""
+
+
+def _each(items: Any, kinds: Sequence[Any], converter: cattrs.Converter) -> list[Any]:
+    made = []
+    for (at, item), kind in zip(items, kinds, strict=True):
+        try:
+            made.append(converter.structure(item, kind))
+        except Exception as problem:
+            raise _AtError(str(at), problem) from None
+    return made
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
+
+
+def _sentence(problem: BaseException) -> str:
+    """The first problem, as the middle of a sentence."""
+    path: list[str] = []
+    while True:
+        if isinstance(problem, _AtError):
+            path.append(problem.at)
+            problem = problem.problem
+        elif isinstance(problem, BaseExceptionGroup):
+            problem = problem.exceptions[0]
+            path += [note.name for note in getattr(problem, "__notes__", []) if isinstance(note, cattrs.AttributeValidationNote)]
+        else:
+            break
+    dotted = ".".join(path)
+    within = f' at "{dotted}"' if dotted else ""
+    if isinstance(problem, cattrs.ForbiddenExtraKeysError):
+        wrong = sorted(map(str, problem.extra_fields))[0]
+        near = get_close_matches(wrong, [f.name for f in fields(problem.cl)], 1)
+        return f'has an unknown key "{".".join([*path, wrong])}"' + (f', perhaps meant "{near[0]}"' if near else "")
+    if isinstance(problem, _MissingError):
+        return f'has no key "{".".join([*path, str(problem)])}"'
+    if isinstance(problem, KeyError) and path:  # cattrs' own: the path ends with the missing key already
+        return f'has no key "{dotted}"'
+    said = str(problem).rstrip(".") or type(problem).__name__
+    return f"has a wrong value{within}: {said}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}…"
+
+
+CONVERTER = make_converter()
