@@ -27,6 +27,8 @@ SMALL = {
 }
 SPARC = [Term("clip", weight=0.5), Term("sparc")]
 END = 49
+TASKS = hasattr(open_clip, "create_task")
+"""open_clip 4 trains a task, which holds model and loss; open_clip 3 takes both."""
 
 
 def small(custom: bool = False, seed: int = 0, **more) -> nn.Module:
@@ -54,6 +56,8 @@ def epoch(
     """open_clip's training of one epoch by SGD; the parameters afterwards."""
     from open_clip_train import train
 
+    if TASKS:
+        data = [dict(zip(("image", "text"), batch, strict=True)) for batch in data]
     loader = type("Loader", (list,), {"num_batches": len(data), "num_samples": 4})(data)
     given = {"train": SimpleNamespace(set_epoch=lambda _: None, dataloader=loader)}
     args = SimpleNamespace(
@@ -63,6 +67,7 @@ def epoch(
         accum_freq=accum,
         skip_scheduler=True,
         horovod=False,
+        distributed=False,  # of open_clip 4: no mean over processes of what is logged
         grad_clip_norm=None,
         rank=rank,
         local_rank=rank,
@@ -75,10 +80,20 @@ def epoch(
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     old, train.get_input_dtype = train.get_input_dtype, lambda _: torch.float64
     try:
-        train.train_one_epoch(model, given, loss, 0, optimiser, None, None, None, args)
+        if TASKS:
+            train.train_one_epoch(train.TrainState(task_of(model, loss), optimiser), given, args)
+        else:
+            train.train_one_epoch(model, given, loss, 0, optimiser, None, None, None, args)
     finally:
         train.get_input_dtype = old
     return {name.removeprefix("module."): p.detach().clone() for name, p in model.named_parameters()}
+
+
+def task_of(model: nn.Module, loss: nn.Module) -> nn.Module:
+    """How open_clip 4 takes a loss."""
+    from open_clip.task import CLIPTask
+
+    return CLIPTask(model, loss=loss)
 
 
 def assert_same(got: dict, expected: dict) -> None:
@@ -265,14 +280,17 @@ def test_the_trainers_own_main(tmp_path, monkeypatch, caplog):
     }
     (tmp_path / "grain-tiny.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / "grain-tiny.json")
-    made, make = [], trainer.create_model_and_transforms
+    make = trainer.create_model_and_transforms
 
     def create(*args, **kwargs):
         model, *preprocess = make(*args, **kwargs)
         return (with_tokens(model), *preprocess)
 
     monkeypatch.setattr(trainer, "create_model_and_transforms", create)
-    monkeypatch.setattr(trainer, "create_loss", lambda args: made.append(OpenClipLoss(SPARC)) or made[-1])
+    if TASKS:
+        monkeypatch.setattr(trainer, "create_task", lambda args, model, **_: task_of(model, OpenClipLoss(SPARC)))
+    else:
+        monkeypatch.setattr(trainer, "create_loss", lambda args: OpenClipLoss(SPARC))
     words = (
         "--dataset-type synthetic --train-num-samples 8 --batch-size 4 --epochs 1 --workers 0 --model grain-tiny --precision fp32"
     )

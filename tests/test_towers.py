@@ -9,7 +9,8 @@ from open_clip.model import CustomTextCLIP
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.hf_text import HfTextTower
-from wholegrain.towers.open_clip import split_open_clip
+from wholegrain.towers.io import load_model
+from wholegrain.towers.open_clip import refuse_other_kinds, split_open_clip
 from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
 from wholegrain.towers.timm_image import TimmImageTower, timm_tower
 from wholegrain.towers.tower import keeps_true_length, masked_mean, real_tokens
@@ -249,7 +250,49 @@ def test_faults():
         image(torch.zeros(1, 3, 64, 64), PATCHES)
 
 
+def served(name):
+    try:
+        refuse_other_kinds(name, open_clip.get_model_config(name))
+    except UserError:
+        return False
+    return True
+
+
 def test_every_open_clip_text_configuration_is_known():
     """A new form of text pooling in open_clip must be looked at, not guessed."""
-    pools = {open_clip.get_model_config(n)["text_cfg"].get("pool_type", "argmax") for n in open_clip.list_models()}
+    names = [name for name in open_clip.list_models() if served(name)]
+    assert len(names) > 100
+    pools = {open_clip.get_model_config(n)["text_cfg"].get("pool_type", "argmax") for n in names}
     assert pools <= {"argmax", "eos", "last", "first"}
+
+
+CLAP = {"embed_dim": 16, "audio_cfg": {}, "text_cfg": TEXT}
+MODERN = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": {**TEXT, "text_arch": "modern"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("coca_ViT-B-32", None, "it has multimodal_cfg"),
+        ("roberta-ViT-B-32", None, r"Hugging Face tower \(roberta-base\)"),
+        ("sounds", CLAP, "it has audio_cfg"),
+        ("modern", MODERN, "kind 'modern'"),
+    ],
+    ids=["coca", "hf", "clap", "modern"],
+)
+def test_models_of_open_clip_that_are_no_two_towers_are_refused_before_they_are_built(name, config, words, monkeypatch):
+    """The last two kinds came with open_clip 4."""
+    monkeypatch.setattr(open_clip, "create_model", lambda *_, **__: pytest.fail("it was built"))
+    if config is not None:
+        monkeypatch.setattr(open_clip, "list_models", lambda: [name])
+        monkeypatch.setattr(open_clip, "get_model_config", lambda _: config)
+    with pytest.raises(UserError, match=words):
+        load_model(name)
+
+
+def test_a_timm_tower_without_a_grid_gives_vectors_and_no_patches():
+    tower = timm_tower("naflexvit_base_patch16_gap", 32, {"embed_dim": 32, "depth": 1, "num_heads": 2})
+    pixels = torch.randn(2, 3, 32, 32)
+    assert tower(pixels).pooled_BV.shape == (2, tower.width)
+    with pytest.raises(UserError, match="NaFlexVit"):
+        tower(pixels, PATCHES)

@@ -276,7 +276,7 @@ def our_mask(legacy: bool) -> Ours:
         from wholegrain.towers.branches import branch_mask
 
         torch.manual_seed(0)
-        block = ResidualAttentionBlock(p.image.shape[1], 1, batch_first=True)
+        block = ResidualAttentionBlock(p.image.shape[1], 1)
         mask = branch_mask(p.branches.shape[1], p.patches.shape[1], "all", legacy_plus_one=legacy)
         return block(torch.cat([p.branches, p.patches], 1), attn_mask=mask).square().mean()
 

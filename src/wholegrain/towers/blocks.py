@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import Attention, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -147,14 +147,26 @@ class SparingBlock(nn.Module):
 def spare(transformer: Any) -> bool:
     """Puts :class:`SparingBlock` in the place of every block, if all are of the one kind that it knows; whether it did."""
     blocks = transformer.resblocks
-    known = transformer.batch_first and all(
-        type(block) is ResidualAttentionBlock
-        and isinstance(block.attn, nn.MultiheadAttention)
-        and block.attn.in_proj_weight is not None
-        and not hasattr(block, "ln_1_kv")
-        for block in blocks
+    known = all(
+        type(block) is ResidualAttentionBlock and fused_attention(block.attn) and not hasattr(block, "ln_1_kv") for block in blocks
     )
     if known:
         for place, block in enumerate(blocks):
             blocks[place] = SparingBlock(block)
     return known
+
+
+def fused_attention(attention: Any) -> bool:
+    """Whether a module is softmax attention with one matrix for queries, keys and values, batch first, and nothing else.
+
+    open_clip 3 takes torch's own, open_clip 4 its class with the same parameters, which can also normalise, scale and drop.
+    """
+    if getattr(attention, "in_proj_weight", None) is None:
+        return False
+    if isinstance(attention, nn.MultiheadAttention):
+        return attention.batch_first
+    if not isinstance(attention, Attention):
+        return False
+    bare = all(isinstance(part, nn.Identity) for part in (attention.ln_q, attention.ln_k, attention.ln_inner))
+    scaled = attention.logit_scale is not None or attention.head_scale is not None
+    return bare and not scaled and not attention.attn_drop.p and not attention.out_drop.p

@@ -113,7 +113,7 @@ def _matrices(tower: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             continue
         if isinstance(module, nn.Linear):
             yield name, module, "weight"
-        elif isinstance(module, nn.MultiheadAttention) and module._qkv_same_embed_dim:
+        elif isinstance(getattr(module, "in_proj_weight", None), Tensor):  # torch's attention and open_clip's
             yield name, module, "in_proj_weight"
 
 

@@ -6,8 +6,8 @@ needs all 77 positions. That is only right for towers whose result does not depe
 SigLIP and CLIPA see their padding and pool the last position. :func:`keeps_true_length` is run on each text tower when it is made
 and decides.
 
-Features equal open_clip's to rounding. Patches are tokens after ``ln_post``. Not read: CoCa, and text towers from Hugging Face
-inside open_clip (a pair in TOML serves those).
+Features equal open_clip's to rounding. Patches are tokens after ``ln_post``. Not read: models with a decoder or of sounds, and text
+towers from Hugging Face inside open_clip (a pair in TOML serves those). Releases 3.2 to 4 of open_clip are read.
 """
 
 from __future__ import annotations
@@ -136,10 +136,9 @@ class OpenClipImageTower(TunedModule):
 
     def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
         """Splits the last blocks into H streams; see :mod:`wholegrain.towers.mlp_branches`."""
-        transformer = self.net.transformer
-        if self.branches is not None or self.mlp_branches is not None or not getattr(transformer, "batch_first", False):
+        if self.branches is not None or self.mlp_branches is not None:
             raise UserError("this image tower cannot be split into branches (it has some); use source = 'readout'")
-        self.mlp_branches = split_blocks(transformer.resblocks, count, blocks)
+        self.mlp_branches = split_blocks(self.net.transformer.resblocks, count, blocks)
         self.tune(self.tuned)
 
     def stages(self) -> list[nn.Module]:
@@ -296,8 +295,7 @@ def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[TunedModule,
 
 def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[TunedModule, TunedModule, PlainHead]:
     """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
-    if not isinstance(clip.text, TextTransformer):
-        raise UserError("this open_clip model reads text with a Hugging Face tower; describe the two towers as a pair in TOML")
+    assert isinstance(clip.text, TextTransformer), "create_open_clip refuses others"
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}
     image_tower, image_projection = _wrap_image(clip.visual, config)
     text_projection = clip.text.text_projection
@@ -307,6 +305,24 @@ def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int
     head.image.load_state_dict(image_state)
     head.text.load_state_dict(text_state)
     return image_tower, text_tower, head
+
+
+def refuse_other_kinds(name: str, model_cfg: dict[str, Any]) -> None:
+    """Refuses what is no pair of an image tower and open_clip's own text transformer, before anything is built or fetched.
+
+    Raises:
+        UserError: parts beside the two towers (CoCa, GenLIP), a model of sounds, or a text tower of another kind.
+    """
+    beyond = sorted(key for key in model_cfg if key.endswith("_cfg") and key not in ("vision_cfg", "text_cfg", "preprocess_cfg"))
+    if beyond or "vision_cfg" not in model_cfg:
+        parts = ", ".join(beyond) or "no vision_cfg"
+        raise UserError(f"{name} is no model of an image and a text tower (it has {parts}); choose one that is")
+    text_cfg = model_cfg["text_cfg"]
+    if text_cfg.get("hf_model_name"):
+        tower = text_cfg["hf_model_name"]
+        raise UserError(f"{name} reads text with a Hugging Face tower ({tower}); describe the two towers as a pair in TOML")
+    if text_cfg.get("text_arch", "clip") != "clip":
+        raise UserError(f"{name} has a text tower of the kind {text_cfg['text_arch']!r}, not served here; choose another model")
 
 
 def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
@@ -351,8 +367,7 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
-    if "multimodal_cfg" in model_cfg:
-        raise UserError(f"{name} is a CoCa model with a caption decoder, which cannot be used here; choose a two-tower model")
+    refuse_other_kinds(name, model_cfg)
     stated = open_clip.get_pretrained_cfg(name, tag) if tag else {}
     file = Path(tag) if tag and not stated else None
     state, openai = read_clip_weights(file) if file is not None else ({}, False)

@@ -75,9 +75,13 @@ class TimmImageTower(TunedModule):
 
     def _sequence(self, tokens_BSV: Tensor, pooled_BV: Tensor) -> RawImage:
         # transformers of timm that are no VisionTransformer (Eva, BEiT, …)
+        grid = getattr(getattr(self.net, "patch_embed", None), "grid_size", None)
+        if grid is None:
+            kind = type(self.net).__name__
+            raise UserError(f"this image tower ({kind}) says nothing of where its patches are; choose another for this recipe")
         patches = tokens_BSV[:, getattr(self.net, "num_prefix_tokens", 0) :]
         norm = getattr(self.net, "fc_norm", None)
-        return RawImage(pooled_BV, patches if norm is None else norm(patches), None, self.net.patch_embed.grid_size)
+        return RawImage(pooled_BV, patches if norm is None else norm(patches), None, grid)
 
     def _some(self, pixels_BCHW: Tensor, kept_BK: Tensor) -> Tensor:
         """timm's ``forward_features`` on some patches."""
