@@ -67,9 +67,12 @@ def test_a_killed_run_resumes_bit_for_bit(dataset, tmp_path, name, workers):
     same_weights(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
 
-def test_training_learns(dataset, tmp_path):
-    recipe = make_recipe("negclip", "--optimiser.steps", "60", "--optimiser.lr", "3e-3", "--data.captions", '[{roles=["web"]}]')
-    run(dataset, tmp_path / "run", recipe)
+@pytest.mark.parametrize(("has_bf16", "taken"), [(False, "fp32"), (True, "bf16")])
+def test_training_learns_in_the_numbers_of_any_processor(dataset, tmp_path, monkeypatch, has_bf16, taken):
+    monkeypatch.setattr("wholegrain.training.precision.processor_has_bf16", lambda: has_bf16)
+    quick = ["--optimiser.steps", "60", "--optimiser.lr", "3e-3", "--optimiser.precision", "auto"]
+    run(dataset, tmp_path / "run", make_recipe("negclip", *quick, "--data.captions", '[{roles=["web"]}]'))
+    assert load_recipe(tmp_path / "run" / "recipe.toml").optimiser.precision == taken
     losses = [line["loss"] for line in lines(tmp_path / "run")]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 

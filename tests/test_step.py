@@ -104,8 +104,18 @@ def test_bf16_is_near_fp32(dataset):
     _, rough = step_of(dataset, precision="bf16")
     assert rough.loss == pytest.approx(exact.loss, rel=0.05)
     assert rough.loss != exact.loss
+
+
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [({"avx2": True}, "fp32"), ({"avx512_bf16": True}, "bf16"), ({"amx_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32")],
+)
+def test_auto_takes_bf16_where_the_processor_has_units_for_it(units, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    assert resolve_precision("auto", torch.device("cpu")) == expected
     assert resolve_precision("bf16", torch.device("cpu")) == "bf16"
-    assert resolve_precision("auto", torch.device("cpu")) in ("fp32", "bf16")
+    assert resolve_precision("fp32", torch.device("cpu")) == "fp32"
+    assert resolve_precision("auto", torch.device("mps")) == "fp32"
 
 
 def test_a_loss_that_is_not_finite_updates_nothing(dataset):

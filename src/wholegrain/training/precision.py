@@ -23,8 +23,13 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if able.get("amx_bf16") or able.get("avx512_bf16") else "fp32"
+    return "bf16" if device.type == "cpu" and processor_has_bf16() else "fp32"
+
+
+def processor_has_bf16() -> bool:
+    """Whether this machine's processor multiplies in bf16; not known, so no, before torch 2.8."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
