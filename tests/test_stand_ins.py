@@ -243,7 +243,7 @@ def test_boxes_and_masks(tmp_path):
         assert figure.shuffled < 0.4  # a third lies under the black that a colour's map prefers; an own map would add two ninths
     for task in (segmentation, sparc_segmentation):
         figure = task(ColourModel(), segmented(folder), class_set(folder)).figure("miou")
-        assert figure.shuffled < 0.3 < figure.value
+        assert figure.shuffled < 0.4 < figure.value
 
 
 # --- where there is no other picture ----------------------------------------------------------------------------------
