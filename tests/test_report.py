@@ -224,6 +224,25 @@ def test_marks_follow_the_paired_difference():
     assert [cell.mark for cell in against_better] == ["worse", "", "worse"]
 
 
+def test_best_is_marked_only_where_it_can_be_told_apart():
+    rng = np.random.default_rng(0)
+    worse, good = (rng.random(400) < 0.2).astype(float), (rng.random(400) < 0.8).astype(float)
+    nearly = good.copy()
+    nearly[np.flatnonzero(good)[0]] = 0  # one item of 400 less: luck
+
+    def best(*values):
+        found = [entry_of(f"m{n}", result_of(v)) for n, v in enumerate(values)]
+        return [cell.best for cell in tables.main_comparison(found).cells(0)]
+
+    assert best(worse, good, nearly) == [False, True, True]
+    assert best(good, nearly) == [False, False]  # nobody can be told apart
+    assert best(worse, good) == [False, True]
+    assert best(worse, good[:300]) == [False, False]  # other items cannot be compared
+    assert tables.leaders([0.4, None, 0.9], lambda a, b: (0.2, 0.3)) == {2}
+    assert tables.leaders([0.4, 0.9], lambda a, b: (0.2, 0.3), 0) == set()
+    assert tables.leaders([0.4], lambda a, b: (0.2, 0.3)) == set()
+
+
 def test_where_less_is_better_the_lower_one_wins():
     two = [entry_of(n, result_of(v, "hit_other", "grounding")) for n, v in (("a", np.ones(30)), ("b", np.zeros(30)))]
     cells = tables.main_comparison(two).cells(0)
