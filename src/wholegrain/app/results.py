@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -78,6 +79,15 @@ def results_of(model: str) -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(found)}
 
 
+def is_fresh(folder: Path, meta: Mapping[str, Any], spec: str, model: Any) -> bool:
+    """Whether results are of the model as it is now: by its weights, or, where they were not noted, by the age of the files."""
+    if meta.get("weights"):
+        return meta["weights"] == weights_of(model)
+    files = [Path(spec) / "model" / "model.safetensors", Path(spec) / "model.safetensors"]
+    written = next((file.stat().st_mtime for file in files if file.exists()), None)
+    return written is not None and (folder / "results.json").stat().st_mtime >= written
+
+
 def results_to_compare(models: Sequence[str]) -> list[Path]:
     """For each model the folder of its results, all on the same data.
 
@@ -85,7 +95,7 @@ def results_to_compare(models: Sequence[str]) -> list[Path]:
         UserError: a model has none, or there is a choice.
     """
     found = {model: results_of(model) for model in models}
-    data = next((facts["dataset"] for there in found.values() for facts in map(_facts, there.values()) if facts.get("dataset")), "DATA")
+    data = next((named for there in found.values() for folder in there.values() if (named := _data_of(folder))), "DATA")
     for model, there in found.items():
         if not there:
             raise UserError(f"There are no results of {model}; make them with: wholegrain evaluate {model} --data {data}")
@@ -101,8 +111,11 @@ def results_to_compare(models: Sequence[str]) -> list[Path]:
     raise UserError(f"No results are on the same data ({have}); evaluate all on the same: wholegrain evaluate {models[-1]} --data {data}")
 
 
-def _facts(folder: Path) -> Mapping[str, Any]:
-    return load_results(folder)[1]
+def _data_of(folder: Path) -> str:
+    try:
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["meta"].get("dataset") or ""
+    except (OSError, ValueError, KeyError, AttributeError):
+        return ""
 
 
 def _home(model: str) -> Path:

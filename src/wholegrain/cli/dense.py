@@ -50,13 +50,14 @@ def dense(
         batch: pictures per step.
         device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
     """
+    import sys
     from dataclasses import asdict, replace
 
     from wholegrain.app.dense import DENSE_TASKS, DenseOptions
     from wholegrain.app.dense import dense as run
     from wholegrain.app.results import check_place, keep_results, results_place, weights_of
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.show import print_results
+    from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.templates import templates_of
     from wholegrain.towers import load_model
     from wholegrain.training.distributed import choose_device
@@ -75,8 +76,8 @@ def dense(
     print_results(
         [replace(r, figures=tuple(f for f in r.figures if not f.name.endswith("/iou"))) for r in results]
     )  # a line a class
-    for task, reason in left_out.items():
-        print(f"left out: {task}. {reason}")
+    for line in left_out_lines([left_out]):
+        print(line, file=sys.stderr)
     chosen = {key: value for key, value in asdict(options).items() if key not in ("tasks", "templates", "seed", "batch")}
     facts = {"dataset": str(data), "model": model, "seed": seed, "left_out": left_out, "weights": weights_of(loaded)}
     facts |= {"templates": list(templates), "options": {**chosen, "templates": list(templates)}}

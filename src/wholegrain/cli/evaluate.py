@@ -69,6 +69,8 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
+    import sys
+
     from wholegrain.app.results import check_place, keep_results, results_place, weights_of
     from wholegrain.app.seen import say_seen, trained_on
     from wholegrain.errors import UserError
@@ -76,7 +78,7 @@ def evaluate(
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.sharing import sharing
-    from wholegrain.evaluation.show import print_results
+    from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.training.distributed import processes
 
     further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
@@ -110,8 +112,9 @@ def evaluate(
             results += averaged(name, found)
         except UserError as reason:  # a set could not be done
             left_out[name] = str(reason)
-            print(f"left out: {name}. {reason}")
     print_results(results)
+    for line in left_out_lines([left_out]):
+        print(line, file=sys.stderr)
     said, facts["trained_on"] = say_seen(results, trained_on(model))
     print(said)
     facts |= {"weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}

@@ -91,7 +91,7 @@ def compare_all(
         everything: also :data:`SIDE_FIGURES`.
 
     Returns:
-        what could be compared, and a sentence for every figure that could not.
+        what could be compared, and a sentence for every task with figures that could not.
 
     Raises:
         UserError: with fewer than two models, or when nothing could be compared.
@@ -108,13 +108,17 @@ def compare_all(
             if theirs is None:
                 problems.append(f"{name} has no results of {mine.task}.")
                 continue
+            refused: list[str] = []
             for figure in _names(mine, theirs, groups, everything):
                 try:
                     gap = compare(theirs, mine, figure, seed=seed)
                 except UserError as reason:
-                    problems.append(f"{name}, {mine.task} {figure}: {reason}")
+                    refused.append(f"{figure}: {reason}")
                     continue
                 found.append((mine, figure, name, theirs.metrics[figure], gap))
+            if refused:
+                others = f" (and {len(refused) - 1} more figures)" if len(refused) > 1 else ""
+                problems.append(f"{name}, {mine.task} {refused[0]}{others}")
     if not found:
         raise UserError("Nothing could be compared: " + " ".join(problems[:3]))
     p_N = holm([gap.p for *_, gap in found])

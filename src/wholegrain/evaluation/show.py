@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console
@@ -79,6 +80,21 @@ def show(value: float | None, unit: str) -> str:
     if unit == "share":
         return f"{100 * value:.1f}%"
     return {"points": f"{100 * value:+.1f}", "rank": f"{value:,.1f}"}.get(unit, f"{value:.3f}")
+
+
+def left_out_lines(reasons: Sequence[Mapping[str, str]]) -> list[str]:
+    """One sentence for each task and reason, with the count of models that it holds of.
+
+    Args:
+        reasons: task -> reason of each model.
+
+    Example:
+        >>> left_out_lines([{"grounding": "No boxes."}, {"grounding": "No boxes."}, {}])
+        ['left out: grounding, of 2 of 3 models. No boxes.']
+    """
+    counts = Counter((task, why) for one in reasons for task, why in one.items())
+    of = f" of {len(reasons)} models"
+    return [f"left out: {task}{f', of {n}{of}' if len(reasons) > 1 else ''}. {why}" for (task, why), n in counts.items()]
 
 
 def print_results(results: Sequence[TaskResult], console: Console | None = None) -> None:
