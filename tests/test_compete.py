@@ -16,8 +16,10 @@ from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.compare import mean_over_seeds
 from wholegrain.evaluation.intervals import bootstrap_mean, bootstrap_over_seeds
-from wholegrain.evaluation.result import load_results
+from wholegrain.evaluation.result import TaskResult, load_results
+from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.report.standings import Standing, Standings
+from wholegrain.report.standings_page import write_standings_page
 
 RULES = Rules(
     "base",
@@ -149,6 +151,41 @@ def test_seeds_widen_the_interval_and_pairing_narrows_it(finished):
     results = [load_results(out / f"clip-{seed}" / "test")[0][0] for seed in (0, 1)]
     same = mean_over_seeds(results, "image_retrieval_recall@1", minus=results)
     assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+
+
+def hits(values):
+    items = [f"i{n}" for n in range(len(values))]
+    rows = Rows(items, [""] * len(items), items, {"acc1": np.asarray(values, dtype=float)})
+    return [TaskResult("zero_shot", "A protocol.", tuple(figures(rows)), table(rows))]
+
+
+def test_bold_is_what_nothing_can_be_told_apart_from(tmp_path):
+    rng = np.random.default_rng(0)
+    low, high = rng.random(300) < 0.3, rng.random(300) < 0.8
+    other = high.copy()
+    other[np.flatnonzero(high)[0]] = False
+    rows = [Standing("start", [hits(low)]), Standing("a", [hits(high)] * 2), Standing("b", [hits(other)] * 2)]
+    standings = Standings(rows, "a")
+    (column,) = standings.columns
+    assert standings.best[column] == {"a", "b"}  # one item of 300 is luck
+    assert standings.places["start", column].gap.high < 0  # one seed against two
+    page = write_standings_page(standings, tmp_path / "s.html").read_text()
+    assert page.count('class="best"') == 2
+    assert Standings(rows[1:], "a").best[column] == set()
+    assert 'class="best"' not in write_standings_page(Standings(rows[1:], "a"), tmp_path / "t.html").read_text()
+
+
+def test_the_time_of_a_step_is_a_median_with_quartiles(tmp_path):
+    rows = [Standing("a", [hits([1, 0])], [1.0, 2.0, 3.0]), Standing("b", [hits([1, 0])], [2.0, 4.0, 90.0])]
+    standings = Standings(rows, "a")
+    assert standings.time_of(rows[1]) == "2.00x"
+    assert standings.quartiles_of(rows[1]) == "1.50–23.50"
+    assert standings.quartiles_of(Standing("c", [hits([1, 0])])) == ""
+    page = write_standings_page(standings, tmp_path / "s.html").read_text()
+    assert "1.50–23.50" in page
+    assert "what else the machine did" in page
+    row = list(csv.DictReader(io.StringIO(standings.as_csv())))[1]
+    assert [float(row[f"seconds_{end}"]) for end in ("per_step", "first_quartile", "third_quartile")] == [4, 3, 47]
 
 
 def test_standings_refuse_two_rows_of_one_name():

@@ -120,7 +120,7 @@ def _competitor(name: str, recipe: str, data: Path, out: Path, rules: Rules, say
         model, dataset = _run(recipe, data, run, rules, (*overrides, f"--seed={seed}"))
         results.append(_results(model, dataset, run / "test", rules))
         costs += _seconds_a_step(run)
-    return Standing(name, results, median(costs) if costs else None)
+    return Standing(name, results, costs)
 
 
 def _run(recipe: str, data: Path, run: Path, rules: Rules, overrides: Sequence[str]) -> tuple[Model, Dataset]:

@@ -57,7 +57,7 @@ def measured(
     chosen = {task: of for task, of in (settings or {}).items() if task in tasks}
     kept = load_results(folder)[1].get("settings") if (folder / "results.json").exists() else None
     if kept != json.loads(json.dumps(chosen)):
-        results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, left_out={}, progress=progress)
+        results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, progress=progress)
         facts = {"dataset": str(dataset.folder), "split": split, "content_hash": dataset.content_hash, "seed": seed}
         save_results(results, folder, {**facts, "settings": chosen})
     return load_results(folder)[0]

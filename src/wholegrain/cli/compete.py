@@ -61,7 +61,7 @@ def compete(
     rules = Rules(model, seeds, rates, seconds, dotted, split, expand(suite), roles, shortlist)
     console = Console()
     standings, left_out = run(chosen, data, out, rules, console.print)
-    console.print(standings.as_table())
+    console.print(standings.as_table(console.width))
     for name, why in left_out.items():
         console.print(f"left out: {name}. {why}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"The table with intervals, and every run: {out}")

@@ -18,7 +18,8 @@ from torch import Tensor
 from wholegrain.evaluation.dense_data import ClassSet, Segmented
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
-from wholegrain.evaluation.segmentation import check_masks, patch_vectors, shuffled_order, true_places
+from wholegrain.evaluation.segmentation import check_masks, patch_vectors, true_places
+from wholegrain.evaluation.stand_ins import ring
 from wholegrain.evaluation.zero_shot import class_vectors
 
 
@@ -41,10 +42,10 @@ def sparc_segmentation(
     owner = torch.tensor([c for c, _ in words])
     word_WD = class_vectors(model, [word for _, word in words], templates, batch)
     thing_C = np.array(classes.things)
-    order, kept = shuffled_order(len(pictures), seed), {}
+    order = ring(len(pictures), seed)
     other: Tensor | None = None
     found: dict[int, dict[str, Any]] = {}
-    for n in [*order, order[0]]:  # the first again, for it needs the last one's map
+    for n in [*order, order[0]] if len(order) > 1 else order:  # the first again, for it needs the last one's map
         pixels, true_HW = pictures[n].pixels(), true_places(pictures[n], classes)
         view = np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))))
         patches_VPD, grid = patch_vectors(model, [view], batch)
@@ -66,9 +67,10 @@ def sparc_segmentation(
     names = [pictures[n].name for n in places]
 
     def column(part: str) -> dict[str, np.ndarray]:
-        return {m: np.array([found[n].get(part, found[n]["here"])[m] for n in places]) for m in ("miou", "miou_present")}
+        return {m: np.array([found[n][part][m] for n in places]) for m in ("miou", "miou_present")}
 
-    rows = Rows(names, [""] * len(names), names, column("here"), column("chance"), column("shuffled"))
+    shuffled = column("shuffled") if len(pictures) > 1 else {}
+    rows = Rows(names, [""] * len(names), names, column("here"), column("chance"), shuffled)
     protocol = (
         f"{len(names):,} pictures, {int(thing_C.sum()):,} countable of {len(thing_C):,} classes: the whole picture in one view, a class per "
         f"patch ({grid[0]} x {grid[1]}), labels enlarged to the mask; IoU averaged over the countable classes present in a picture, then "

@@ -89,7 +89,7 @@ def write_report(
         branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],
         nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=seed))},
         fooled=examples.fooled(entries, dataset),
-        lost=examples.worst_retrievals(entries[-1], dataset, split),
+        lost=examples.worst_retrievals(entries[-1], dataset, split, known=entries[-1].features),
         provenance=_provenance(entries, dataset),
         colours=COLOURS,
         stops=colour_stops(),
@@ -161,9 +161,18 @@ def _tasks(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         tasks.append({
             "name": TASK_NAMES.get(name, tables.plain(name)), "protocols": protocols,
             "short": tables.task_comparison(entries, name), "full": tables.full_comparison(entries, name),
-            "left_out": {e.name: e.left_out[name] for e in entries if name in e.left_out},
+            "left_out": _left_out(entries, name),
         })  # fmt: skip
     return tasks
+
+
+def _left_out(entries: Sequence[Entry], task: str) -> dict[str, str]:
+    """Names of entries -> why they lack the task, each reason once."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        if task in entry.left_out:
+            names.setdefault(entry.left_out[task], []).append(entry.name)
+    return {", ".join(together): why for why, together in names.items()}
 
 
 def _twins(entries: Sequence[Entry], dataset: Any, repaired: int, missed: int, seed: int) -> dict[str, Any] | None:

@@ -123,7 +123,7 @@ def _encode_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(loader), "images", say)):
+    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(keys), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
         parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
         if not filled:
@@ -176,7 +176,7 @@ def _encode_texts(
 ) -> dict[str, Tensor] | None:
     """``pooled_TV``, and ``tokens_SV`` if they are needed."""
     pooled, tokens, done, held = [], [], 0, 0
-    for chunk in _told(chunks, len(chunks), "texts", say):
+    for chunk in _told(chunks, count, "texts", say):
         raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
         if raw.tokens_NLV is not None:
@@ -238,13 +238,13 @@ def _moved(part: Tensor | None, device: torch.device):
 
 
 def _told(chunks: Iterable[Item], count: int, what: str, say: Say) -> Iterator[Item]:
-    """The chunks; now and then a line says how many are done."""
+    """The chunks, which hold ``count`` items together; now and then a line says how many are done."""
     last = time.monotonic()
     for number, chunk in enumerate(chunks):
         yield chunk
         if time.monotonic() - last > LINE_EVERY:
             last = time.monotonic()
-            say(f"{(number + 1) * _CHUNK:,} of about {count * _CHUNK:,} {what} are encoded.")
+            say(f"{min((number + 1) * _CHUNK, count):,} of {count:,} {what} are encoded.")
 
 
 def _allowed() -> float:

@@ -178,7 +178,7 @@ def run_benchmarks(
 
     Args:
         cache: a folder for features, kept from run to run.
-        left_out: is filled with benchmark -> reason for those that this model or machine cannot do.
+        left_out: is filled with benchmark -> reason for those that this model or machine cannot do, for the caller to tell.
 
     Raises:
         UserError: when a folder lacks what a benchmark needs, or no benchmark could be done.
@@ -196,7 +196,7 @@ def run_benchmarks(
                     results.append(_named(result, results))
         except NotSupportedError as reason:
             reasons[one.name] = str(reason)
-            if progress:
+            if progress and left_out is None:
                 console.print(f"left out: {one.name}. {reason}", highlight=False, markup=False, soft_wrap=True)
     if wanted and not results:
         raise UserError("No benchmark could be done: " + " ".join(f"{name}: {why}" for name, why in reasons.items()))
