@@ -252,6 +252,9 @@ def encode_distinct(
     """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
     if not texts:
         raise NotSupportedError(NO_CAPTIONS)
+    if "phrases" in needs:
+        found, cut_N = encode_distinct(model, texts, needs - {"phrases"}, batch=batch, progress=progress)
+        return replace(found, **_phrases(model, texts, found.pooled_ND, batch, progress)), cut_N
     order = sorted(
         range(len(texts)), key=lambda n: len(texts[n])
     )  # characters stand in for tokens: near enough to save the padding
@@ -273,6 +276,22 @@ def encode_distinct(
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
     return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
+
+
+def _phrases(
+    model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
+) -> dict[str, Tensor]:
+    """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
+    spoken = model.phrases_of(texts)
+    distinct, place_Q = distinct_texts([phrase for phrases in spoken for phrase in phrases])
+    most = max(map(len, spoken), default=0)
+    vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
+    if distinct:
+        vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
+        count_N = torch.tensor([len(phrases) for phrases in spoken])
+        there_NK = torch.arange(most) < count_N[:, None]
+        vectors_NKD[there_NK], weight_NK[there_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+    return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
 
 
 @contextmanager
@@ -312,7 +331,7 @@ def join_features(parts: list, kind: type):
         if not isinstance(first, Tensor):
             joined[name] = first
             continue
-        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE"):
+        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"):
             longest = max(v.shape[1] for v in values)
             values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
         joined[name] = torch.cat(values)
