@@ -89,6 +89,33 @@ def test_wrong_files_are_explained(tmp_path):
         load_recipe({"terms": [{"loss": "clip"}, {"loss": "clip"}]})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        *((name, "ce_clip") for name in ("CE-CLIP", "ceclip", "Ce_Clip", "ce clip", "CE_CLP")),
+        ("FSC-CLIP", "fsc_clip"),
+        ("scenes/CE-CLIP", "scenes/ce_clip"),
+    ],
+)
+def test_a_recipe_is_found_across_its_spellings(wrong, right):
+    with pytest.raises(UserError, match=f'did you mean "{right}"'):
+        load_recipe(wrong)
+
+
+@pytest.mark.parametrize(
+    ("override", "right"),
+    [
+        (["--Optimiser.lr", "1"], "optimiser"),
+        (["--optimiser.WarmupSteps", "1"], "warmup_steps"),
+        (["--model.head", "SPARC"], "sparc"),
+        (["--terms.CLIP.weight", "1"], "clip"),
+    ],
+)
+def test_every_name_is_found_across_its_spellings(override, right):
+    with pytest.raises(UserError, match=f'did you mean "{right}"'):
+        load_recipe("clip", override)
+
+
 def test_resolved_toml_writes_every_default():
     table = tomllib.loads(to_toml(load_recipe("clip")))
     assert table["optimiser"]["eps"] == 1e-6
