@@ -43,6 +43,8 @@ NEEDS = frozenset(
 )
 State = Mapping[str, Tensor]
 TINY = 1e-12
+MAX_SCALE = 100.0
+"""The cap of learned scales that have one, as in CLIP."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,18 @@ def unit(x: Tensor) -> Tensor:
     x = at_least_float32(x)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
+
+
+def capped_scale(log_scale: Tensor) -> Tensor:
+    """``exp(log_scale)``, at most 100. What lies above loses a constant, so the gradient passes there, too, and the scale can come down.
+
+    Example:
+        >>> logarithm = torch.tensor([0.0, 4.7], requires_grad=True)
+        >>> capped_scale(logarithm).tolist()
+        [1.0, 100.0]
+    """
+    scale = log_scale.exp()
+    return scale - (scale.detach() - MAX_SCALE).clamp(min=0.0)
 
 
 def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:

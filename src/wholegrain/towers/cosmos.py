@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.contract import MAX_SCALE
 from wholegrain.towers.heads import HeadConfig, PlainHead, Widths
 from wholegrain.towers.pair_heads import split_heads
 from wholegrain.towers.tower import NOTHING, RawImage, RawText
@@ -104,6 +105,11 @@ class CosmosHead(PlainHead):
             text = replace(text, tokens_NLD=None)
         query_NGE = self.to_patches.ask(text.pooled_ND)
         return replace(text, query_NGE=query_NGE, keys_NLGE=keys_NLGE, values_NLGE=values_NLGE)
+
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """The distillation's scale stays in 1 .. 100, as the model's."""
+        self.log_scale_1.clamp_(0.0, math.log(MAX_SCALE))
 
     def config(self) -> dict[str, Any]:
         """JSON-able; :func:`wholegrain.towers.heads.build_head` makes the same head from it."""

@@ -134,6 +134,9 @@ class PlainHead(nn.Module):
     def _tokens(self, raw: RawText, needs: frozenset[str]) -> tuple[Tensor | None, Tensor | None]:
         return (self.text(_there(raw.tokens_NLV)), raw.mask_NL) if "tokens" in needs else (None, None)
 
+    def keep_in_range(self) -> None:
+        """Called after every optimiser step, for heads that learn what has bounds."""
+
     def config(self) -> dict[str, Any]:
         """JSON-able; :func:`build_head` makes the same head from it."""
         return {"kind": self.kind, "widths": asdict(self.widths)}

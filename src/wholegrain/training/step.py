@@ -16,6 +16,7 @@ from wholegrain.data.batch import Batch
 from wholegrain.losses.contract import LossOutput
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
+from wholegrain.towers.model import Model
 from wholegrain.towers.tower import TunedModule
 from wholegrain.training.accumulate import backward_in_parts
 from wholegrain.training.clip import clip_gradients
@@ -166,6 +167,9 @@ def take_step(
     else:
         scaler.step(optimiser)
         scaler.update()
+    for module in encoder.modules():
+        if isinstance(module, Model):
+            module.keep_in_range()
     optimiser.zero_grad(set_to_none=True)
     parts = dict(zip(output.parts, values, strict=True))
     return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts), int(cut))
