@@ -1,6 +1,7 @@
 """Recipes: what is packaged, overrides, and messages that name file, key and the closest valid key."""
 
 import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_the_published_methods_are_there():
 def test_methods_differ_from_their_control_in_the_method_alone():
     control = load_recipe("clip")
     for name in sorted(PUBLISHED):
-        assert load_recipe(name).optimiser == control.optimiser, name
+        assert replace(load_recipe(name).optimiser, head_lr=1.0) == control.optimiser, name  # of what the control does not have
         assert load_recipe(name).data.crop_scale == control.data.crop_scale, name
 
 

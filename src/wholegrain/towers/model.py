@@ -12,7 +12,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.contract import MAX_SCALE, capped_scale
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.heads import PlainHead
+from wholegrain.towers.head import PlainHead
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule
 
 
