@@ -65,6 +65,26 @@ def test_sparc_head_against_a_loop():
         torch.testing.assert_close(read.pooled_ND[n], local)  # g_t is linear, so global text = mean of local tokens
 
 
+def test_sparcs_patches_may_go_the_way_of_the_whole_image():
+    head, (image, _) = SparcHead(WIDTHS, hidden=7), raw_pair()
+    start = head.patches_as_images(image)
+    torch.testing.assert_close(start, head.project_image(image, ALL).patches_BPD)  # h_v starts as the identity
+    torch.nn.init.normal_(head.global_out.weight)
+    through = head.patches_as_images(image)
+    for b, p in ((0, 0), (2, 3)):  # a patch is what an image of that patch alone is
+        alone = RawImage(image.pooled_BV[b : b + 1], image.patches_BPV[b : b + 1, p : p + 1], None, (1, 1))
+        torch.testing.assert_close(through[b, p], head.project_image(alone).pooled_BD[0])
+    assert (through - head.project_image(image, ALL).patches_BPD).abs().max() > 0.1
+    model = convert_head(model_of(), "sparc")
+    torch.nn.init.normal_(model.head.global_out.weight)
+    seen, plain = model.encode_patches_as_images(PIXELS), model.encode_images(PIXELS, ALL)
+    assert torch.equal(seen.pooled_BD, plain.pooled_BD)
+    assert seen.grid == plain.grid
+    assert not torch.equal(seen.patches_BPD, plain.patches_BPD)
+    base = model_of()
+    assert torch.equal(base.encode_patches_as_images(PIXELS).patches_BPD, base.encode_images(PIXELS, ALL).patches_BPD)
+
+
 def test_pooled_of_branches_gives_the_mean_of_their_cosines():
     head, (image, _) = BranchHead(WIDTHS, 5), raw_pair()
     seen = head.project_image(image)

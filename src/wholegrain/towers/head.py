@@ -111,6 +111,10 @@ class PlainHead(nn.Module):
         """:class:`RawText` to shared width; tokens only if ``needs`` holds them."""
         return TextFeatures(self.text(raw.pooled_NV), *self._tokens(raw, needs))
 
+    def patches_as_images(self, raw: RawImage) -> Tensor:
+        """Raw patches to ``[B, P, D]`` by the way that a pooled vector goes; where that has no layer of its own, as patches always."""
+        return self.image(there(raw.patches_BPV))
+
     def _patches(self, raw: RawImage, needs: frozenset[str]) -> tuple[Tensor | None, tuple[int, int] | None]:
         return (self.image(there(raw.patches_BPV)), raw.grid) if "patches" in needs else (None, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,12 @@ class Model(nn.Module):
         ``kept_BK``: the patches that each image is seen by, of towers that are ``droppable``; all by default.
         """
         return self.project_images(self.raw_images(pixels_BCHW, needs, kept_BK), needs)
+
+    def encode_patches_as_images(self, pixels_BCHW: Tensor) -> ImageFeatures:
+        """As :meth:`encode_images` with patches, each of which goes the way of the pooled vector: with SPARC's head through h_v."""
+        needs = frozenset({"patches"})
+        raw = self.raw_images(pixels_BCHW, needs)
+        return replace(self.project_images(raw, needs), patches_BPD=self.head.patches_as_images(raw))
 
     def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> TextFeatures:
         """int64 token rows and their lengths, as the tokeniser gives them; tokens come if ``needs`` holds ``tokens``."""

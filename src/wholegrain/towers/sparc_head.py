@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least, there
@@ -35,7 +35,7 @@ class SparcHead(PlainHead):
     """SPARC: ``patch = g_v(F_p)``, ``image = g_v(h_v(mean_p F_p))``, ``token = g_t(F_l)``, ``text = g_t(mean_l F_l)``.
 
     One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear
-    layer", stands on the global image path only. The paper gives h_v neither width nor activation, and trains from scratch. Here
+    layer", stands on the global image path only (and in the paper's segmentation: :meth:`patches_as_images`). The paper gives h_v neither width nor activation, and trains from scratch. Here
     ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm start from a model that pools by means of its normalised
     patches and tokens is exact; a class-token CLIP or one that pools its last token changes at once, since SPARC has no class
     token. The mean of a text runs over all real tokens, start and end tokens included.
@@ -67,9 +67,16 @@ class SparcHead(PlainHead):
 
     def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
         """As above; needs raw patches."""
-        mean_BV = there(raw.patches_BPV).mean(1)
-        whole_BV = mean_BV + self.global_out(nn.functional.gelu(self.global_in(mean_BV)))
-        return ImageFeatures(self.image(whole_BV), None, *self._patches(raw, needs))
+        pooled_BD = self.image(self._global(there(raw.patches_BPV).mean(1)))
+        return ImageFeatures(pooled_BD, None, *self._patches(raw, needs))
+
+    def patches_as_images(self, raw: RawImage) -> Tensor:
+        """``g_v(h_v(F_p))``: what the paper's segmentation reads (appendix D.7), so that patches meet texts as whole images do."""
+        return self.image(self._global(there(raw.patches_BPV)))
+
+    def _global(self, x: Tensor) -> Tensor:
+        """h_v."""
+        return x + self.global_out(nn.functional.gelu(self.global_in(x)))
 
     def project_text(self, raw: RawText, needs: frozenset[str] = NOTHING) -> TextFeatures:
         """As above; needs raw tokens."""
