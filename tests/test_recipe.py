@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from wholegrain.enrich.captions.prompting import load_prompts
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, selects, to_table, to_toml
@@ -32,6 +33,19 @@ def test_methods_differ_from_their_control_in_the_method_alone():
     for name in sorted(PUBLISHED):
         assert replace(load_recipe(name).optimiser, head_lr=1.0) == control.optimiser, name  # of what the control does not have
         assert load_recipe(name).data.crop_scale == control.data.crop_scale, name
+
+
+@pytest.mark.parametrize("name", ["holistic", "holistic_mlp", "wholegrain"])
+def test_every_role_that_enrich_writes_has_a_branch_and_every_branch_a_role(name):
+    recipe = load_recipe(name)
+    (term,) = [term for term in recipe.terms if term.loss == "many_to_many"]
+    bound = [set(entry.split("|")) for entry in term.settings["roles"]]
+    written = {prompt.role for prompt in load_prompts()}
+    assert len(bound) == recipe.model.branches
+    assert written | {"web", "overview"} <= set().union(*bound)
+    assert all(roles & written for roles in bound)
+    drawn = {role for role in written for draw in recipe.data.captions if selects(draw.roles, role)}
+    assert drawn == written
 
 
 def test_overrides_by_dotted_name():
