@@ -34,7 +34,8 @@ def dense(
     Args:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run.
         data: a folder of pictures with masks (images/ and masks/, ADE20K, Pascal VOC, Cityscapes) or boxes (boxes.json, COCO's instances).
-        tasks: separated by commas: segmentation, sparc_segmentation, box_classification, pointing.
+        tasks: separated by commas: segmentation, sparc_segmentation (or sparc_segmentation_plain: a SPARC head's patches without its layer h_v),
+            box_classification, pointing.
         out: a folder for results.json, with every class's IoU, and the items behind the figures; by default RUN/results/dense-DATA for a
             run and results/MODEL/dense-DATA for any other model, where compare finds them.
         templates: plain, photo, openai (80 sentences), openai7, or sentences with {} for the class.

@@ -142,8 +142,13 @@ def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
     return place[ids]
 
 
-def patch_vectors(model: Any, views: Sequence[np.ndarray], batch: int = 64) -> tuple[Tensor, tuple[int, int]]:
+def patch_vectors(
+    model: Any, views: Sequence[np.ndarray], batch: int = 64, as_images: bool = False
+) -> tuple[Tensor, tuple[int, int]]:
     """Unit patch vectors float32 ``[W, P, D]`` of uint8 views ``[3, S, S]``, on the CPU, and their grid.
+
+    Args:
+        as_images: each patch goes the way of the model's pooled vector (``Model.encode_patches_as_images``).
 
     Raises:
         NotSupportedError: when the model gives none.
@@ -153,7 +158,8 @@ def patch_vectors(model: Any, views: Sequence[np.ndarray], batch: int = 64) -> t
         pixels = torch.from_numpy(np.stack([np.asarray(view) for view in views[start : start + batch]]))
         try:
             with evaluating(model):
-                image = model.encode_images(pixels.to(device_of(model)), frozenset({"patches"}))
+                seen = pixels.to(device_of(model))
+                image = model.encode_patches_as_images(seen) if as_images else model.encode_images(seen, frozenset({"patches"}))
         except UserError as error:
             raise NotSupportedError(str(error)) from error
         if image.patches_BPD is None or image.grid is None:

@@ -43,6 +43,8 @@ NEEDS = frozenset(
 )
 State = Mapping[str, Tensor]
 TINY = 1e-12
+MAX_SCALE = 100.0
+"""The cap of learned scales that have one, as in CLIP."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,18 @@ def takes_numbers(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
         return call(self, image, *map(tensor, args), **{name: tensor(x) for name, x in kwargs.items()})
 
     return with_tensors
+
+
+def capped_scale(log_scale: Tensor) -> Tensor:
+    """``exp(log_scale)``, at most 100. What lies above loses a constant, so the gradient passes there, too, and the scale can come down.
+
+    Example:
+        >>> logarithm = torch.tensor([0.0, 4.7], requires_grad=True)
+        >>> capped_scale(logarithm).tolist()
+        [1.0, 100.0]
+    """
+    scale = log_scale.exp()
+    return scale - (scale.detach() - MAX_SCALE).clamp(min=0.0)
 
 
 def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:

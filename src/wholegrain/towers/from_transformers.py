@@ -26,7 +26,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import FileTokenizer
 from wholegrain.towers import weight_names
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipTextTower, build_open_clip_image
 from wholegrain.towers.timm_image import read_weights, timm_tower

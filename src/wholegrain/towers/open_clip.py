@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.towers.blocks import Grid, Packed, spare
 from wholegrain.towers.branches import BranchTokens
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens

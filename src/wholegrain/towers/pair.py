@@ -37,7 +37,7 @@ from typing import Any
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import FileTokenizer
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.hf_text import hf_text_tower
 from wholegrain.towers.model import Model
 from wholegrain.towers.timm_image import timm_tower

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens

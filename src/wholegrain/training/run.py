@@ -113,16 +113,13 @@ def fit_model(model: Model, recipe: Recipe) -> None:
     for tower, how in ((model.image_tower, wanted.tune_image), (model.text_tower, wanted.tune_text)):
         if how:
             tower.tune(how)
+    branches = {"branches": wanted.branches} if wanted.head == "branches" else {}
     try:
-        settings = dict(wanted.head_settings)
-        if wanted.head == "branches":
-            settings["branches"] = wanted.branches
-        head = HeadConfig(kind=wanted.head, **settings)  # pyright: ignore[reportArgumentType]
-    except TypeError as problem:
-        raise UserError(f"model.head_settings of recipe {recipe.name} do not fit: {problem}.") from None
-    convert_head(model, head)
+        convert_head(model, HeadConfig(wanted.head, **{**wanted.head_settings, **branches}))
+    except UserError as problem:
+        raise UserError(f"model.head of recipe {recipe.name} does not fit: {problem}.") from None
     if "bias" in Objective(recipe.terms).needs:
-        model.add_bias()
+        model.add_bias(wanted.sigmoid_bias, wanted.sigmoid_scale)
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         if wanted.lora.rank and name in wanted.lora.towers:
             add_lora(tower, blocks_of(tower), wanted.lora.rank, wanted.lora.alpha, wanted.lora.parts, recipe.seed)
