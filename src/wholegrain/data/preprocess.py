@@ -161,6 +161,9 @@ class Preprocess:
         try:
             return structure(values, cls)
         except StructureError as error:
+            said = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
+            if said.startswith("preprocessing"):
+                raise UserError(said) from None
             names = ", ".join(f.name for f in fields(cls))
             raise UserError(f"preprocessing record: it {error}; its fields are {names}") from None
 

@@ -416,6 +416,7 @@ def load_tokenizer(folder: str | Path) -> ClipTokenizer | FileTokenizer:
     if kind == "clip":
         return ClipTokenizer(made.context_length, made.clean)
     engine = _read_engine(folder / "tokenizer.json")
-    if made.pad_id is not None and not 0 <= made.pad_id < 2**32:
+    tokenizer = FileTokenizer(engine, made.context_length, made.clean, start=made.start, end=made.end, pad_id=made.pad_id)
+    if not 0 <= tokenizer.pad_id < tokenizer.vocab_size:
         raise UserError(f"{path} has a pad_id of {made.pad_id}, which no token has; {_AGAIN}")
-    return FileTokenizer(engine, made.context_length, made.clean, start=made.start, end=made.end, pad_id=made.pad_id)
+    return tokenizer

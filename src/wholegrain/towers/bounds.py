@@ -25,6 +25,7 @@ MOST = 2**20
 MOST_LAYERS = 1024
 MOST_MODULES = 200_000
 _DEPTHS = ("layers", "depth", "depths", "heads", "num_heads", "num_hidden_layers", "num_attention_heads", "image_layers", "text_layers")
+_SIZES = ("size", "width", "layers", "heads", "dim", "length", "depth")
 _RUNS_CODE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "attn_implementation",
               "_attn_implementation", "auto_map", "trust_remote_code")  # fmt: skip
 Made = TypeVar("Made")
@@ -48,12 +49,16 @@ def check_numbers(values: Any, where: str, advice: str) -> None:
         UserError: a whole number beyond :data:`MOST` (of layers and heads: :data:`MOST_LAYERS`), or one that is not finite; names its key.
     """
     for path, value in _leaves(values, ()):
+        keys = [key for key in path if not key.isdigit()] or [""]
+        if isinstance(value, bool) and keys[-1] != "true_length" and keys[-1].rpartition("_")[2] in _SIZES:
+            raise UserError(f'{where} has a wrong value at "{".".join(path)}": {value} is not a number; {advice}.')
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        keys = [key for key in path if not key.isdigit()] or [""]
         most = MOST_LAYERS if keys[-1] in _DEPTHS else MOST
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f'{where} has a wrong value at "{".".join(path)}": {value} is not a finite number; {advice}.')
+        if keys[-1] in _DEPTHS and value < 1:
+            raise UserError(f'{where} has a wrong value at "{".".join(path)}": {value} is less than 1; {advice}.')
         if isinstance(value, int) and abs(value) > most and "theta" not in keys[-1]:
             shown = f"{value:,}" if abs(value) < 10**18 else "the number"
             raise UserError(f'{where} has a wrong value at "{".".join(path)}": {shown} is beyond {most:,}, the most there is; {advice}.')

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 PROJECTIONS = ("linear", "linear_bias", "identity")
 
 
+_RANGES = {
+    "hidden": (0, 2**14), "branches": (1, 1024), "branch_blocks": (0, 1024), "noise": (0, 100), "mixtures": (1, 2**13),
+    "attention_heads": (1, 1024), "pool_temperature": (0, 1000), "prototypes": (1, 2**18), "layers": (1, 100), "fusion_width": (0, 2**14),
+    "score_cosine": (-1000, 1000),
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class HeadConfig:
     """Which head a model gets.
@@ -65,6 +72,13 @@ class HeadConfig:
     layers: int = 3
     fusion_width: int = 0
     score_cosine: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                shown = repr(value) if isinstance(value, str) else f"{value:,}" if isinstance(value, int | float) else type(value).__name__
+                raise UserError(f"head_settings.{name} is {shown[:60]}; it must be a number from {least} to {most:,}")
 
 
 @dataclass(frozen=True)

@@ -330,7 +330,10 @@ def _load_saved(folder: Path) -> Model:
         raise UserError(f"{weights} was not written together with its {MODEL_FILE}; {AGAIN}")
     _check_unchanged(record, folder)
     check_numbers({side: record[side] for side in ("image", "text", "head", "preprocess")}, str(path), AGAIN)
-    prepared, tokenizer = Preprocess.from_json(record["preprocess"]), load_tokenizer(folder)
+    try:
+        prepared, tokenizer = Preprocess.from_json(record["preprocess"]), load_tokenizer(folder)
+    except UserError as error:
+        raise UserError(str(error) if str(folder) in str(error) else f"{path}: {error}; {AGAIN}") from None
     most = 2 * sum(map(math.prod, header.shapes.values())) + 10**7  # some networks are built with parts that are then left out
 
     def build() -> Model:

@@ -11,6 +11,7 @@ import torch
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
+from wholegrain.structure import StructureError, structure
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
 from wholegrain.towers.heads import HeadConfig, convert_head
@@ -117,9 +118,9 @@ def fit_model(model: Model, recipe: Recipe) -> None:
         settings = dict(wanted.head_settings)
         if wanted.head == "branches":
             settings["branches"] = wanted.branches
-        head = HeadConfig(kind=wanted.head, **settings)  # pyright: ignore[reportArgumentType]
-    except TypeError as problem:
-        raise UserError(f"model.head_settings of recipe {recipe.name} do not fit: {problem}.") from None
+        head = structure({"kind": wanted.head, **settings}, HeadConfig)
+    except StructureError as problem:
+        raise UserError(f"model.head_settings of recipe {recipe.name} {problem}; correct it.") from None
     convert_head(model, head)
     if "bias" in Objective(recipe.terms).needs:
         model.add_bias()
