@@ -215,6 +215,7 @@ def aside(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _sweep(path)
     try:
         yield part
         sync(part)
@@ -222,6 +223,25 @@ def aside(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left of earlier writing."""
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            owner = name.removeprefix(f".{path.name}.").removesuffix(".part")
+            if name == f".{path.name}.{owner}.part" and owner.isdecimal() and not _alive(int(owner)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:

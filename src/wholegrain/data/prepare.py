@@ -12,9 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,17 +23,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wholegrain.data.dataset import Manifest
+from wholegrain.data.manifest import Manifest, read_manifest
 from wholegrain.data.merge import LISTED, Arrivals, Merged, merge, usable
 from wholegrain.data.record import SCHEMA, Caption, Record, Region, caption_id
 from wholegrain.data.scan import Row, all_rows, read_ahead, scan
-from wholegrain.data.shards import SHARD_BYTES, UNFINISHED, ShardWriter
+from wholegrain.data.shards import SHARD_BYTES, ShardWriter
 from wholegrain.data.sources import Source, SourceOptions, open_source
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, write_json
+from wholegrain.files import disk_errors, read_text, shown, sync, write_json, write_text
 
 _EARLY = 5000
+_NOTE = "identity"
+_PARTS = ("manifest.json", "index.parquet", "shards")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     identity = _identity(str(source), opened, options)
     finished = _finished(target, identity, options.overwrite)
     if finished is not None:
+        shutil.rmtree(_old(target), ignore_errors=True)  # a kill may have left it
         return finished
     work = target.absolute().parent / f".{target.absolute().name}.unfinished"
     try:
@@ -91,7 +94,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    return read_manifest(target)
 
 
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
@@ -105,9 +108,9 @@ def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
-        manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{target} exists and is not a prepared data set; give another folder") from None
+        manifest = read_manifest(target)
+    except UserError:
+        raise UserError(f"{shown(target)} exists and is not a prepared data set; give another folder") from None
     if manifest.get("identity") == identity:
         return manifest
     if not overwrite:
@@ -119,18 +122,36 @@ def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
 def _workplace(work: Path, identity: str) -> Iterator[None]:
     """The folder of unfinished work, for one process alone; work for another outcome is thrown away."""
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    lock = os.open(work, os.O_RDONLY)  # the folder itself: a file in it would have to go before the last rename
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise _BusyError(f"another command is at work in {work}; wait for it, or give another folder") from None
-        note = work / "identity"
-        if not note.exists() or note.read_text() != identity:
-            for name in work.iterdir():
-                if name.name != "lock":
-                    shutil.rmtree(name) if name.is_dir() else name.unlink()
-            note.write_text(identity)
+        except OSError:
+            pass  # a file system without locks
+        if _identity_of(work) != identity:
+            _clear(work)
+            write_text(work / _NOTE, identity)
         yield
+    finally:
+        os.close(lock)
+
+
+def _identity_of(work: Path) -> str:
+    """Of the outcome that is in the making there; empty if nothing says so. The note goes when the manifest is there."""
+    with suppress(UserError):
+        return read_text(work / _NOTE, "prepare again")
+    with suppress(UserError):
+        return read_manifest(work).get("identity", "")
+    return ""
+
+
+def _clear(folder: Path, kept: Collection[str] = ()) -> None:
+    """Removes what is in a folder, the note first: without it nothing there counts."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != _NOTE):
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 class _BusyError(UserError):
@@ -258,17 +279,20 @@ def _manifest(
     }
 
 
+def _old(target: Path) -> Path:
+    """Where a data set is that is being replaced."""
+    return target.absolute().with_name(f".{target.absolute().name}.old")
+
+
 def _move(work: Path, target: Path) -> None:
     """Renames finished work to its place; a data set that is replaced is gone only when the new one is there."""
-    for name in ("scan", UNFINISHED):
-        shutil.rmtree(work / name, ignore_errors=True)
-    old = work.with_suffix(".old")
+    _clear(work, kept=_PARTS)
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
     os.replace(work, target)
-    for name in ("lock", "identity"):
-        (target / name).unlink(missing_ok=True)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
