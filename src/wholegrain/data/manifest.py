@@ -100,6 +100,7 @@ class _Manifest(TypedDict):
     source: NotRequired[str]
     identity: NotRequired[str]
     split_by: NotRequired[str]
+    pictures: NotRequired[str]
     captions: NotRequired[_Lengths]
     duplicates: NotRequired[_Duplicates]
     broken: NotRequired[_AllBroken]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -29,9 +30,10 @@ from wholegrain.data.record import SCHEMA, Caption, Record, Region, caption_id
 from wholegrain.data.scan import Row, all_rows, read_ahead, scan
 from wholegrain.data.shards import SHARD_BYTES, ShardWriter
 from wholegrain.data.sources import Source, SourceOptions, open_source
+from wholegrain.data.split import NONE, USUAL, Split, shares_of, split_by_key
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, read_text, shown, sync, write_json, write_text
+from wholegrain.files import disk_errors, keepable, read_text, shown, sync, write_json, write_text
 
 _EARLY = 5000
 _NOTE = "identity"
@@ -44,6 +46,8 @@ class PrepareOptions:
 
     Attributes:
         source: what the source may be told.
+        split_by: shares of train, val and test, such as ``90/5/5``, or ``none``, where the source states no split
+            (:mod:`~wholegrain.data.split`); empty is ``90/5/5``, unless the source does state splits.
         max_broken: greatest share of images that may be unusable, 0..1.
         shard_bytes: see :class:`~wholegrain.data.shards.ShardWriter`.
         workers: decoding threads; 0 means one a core.
@@ -52,6 +56,7 @@ class PrepareOptions:
     """
 
     source: SourceOptions = field(default_factory=SourceOptions)
+    split_by: str = ""
     max_broken: float = 0.1
     shard_bytes: int = SHARD_BYTES
     workers: int = 0
@@ -76,6 +81,9 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     """
     options = options or PrepareOptions()
     target = Path(out)
+    keepable(target)
+    if options.split_by:
+        shares_of(options.split_by)
     opened = open_source(source, options.source)
     identity = _identity(str(source), opened, options)
     finished = _finished(target, identity, options.overwrite)
@@ -86,7 +94,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     try:
         with disk_errors(target), _workplace(work, identity):
             if not (work / "manifest.json").exists():
-                manifest = _build(opened, work, options, {"source": str(source), "identity": identity})
+                manifest = _build(opened, work, options, {"source": shown(source), "identity": identity, **_pictures(opened, options)})
                 write_json(work / "manifest.json", manifest)
             _move(work, target)
     except _BusyError:
@@ -97,10 +105,18 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     return read_manifest(target)
 
 
+def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
+    """Says where pictures are taken from, if nobody told."""
+    folder = source.inside.said if hasattr(source, "inside") else ""
+    if folder and options.progress:
+        print(f"pictures are taken from {folder}", file=sys.stderr)
+    return {"pictures": folder} if folder else {}
+
+
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
     """A hash of everything that the outcome depends on."""
     said = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
-    said |= {"options": asdict(options.source), "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
+    said |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -159,7 +175,6 @@ class _BusyError(UserError):
 
 
 def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, Any]) -> Manifest:
-    workers = options.workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
@@ -170,19 +185,44 @@ def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, 
         def seen(rows: list[Row]) -> None:
             arrivals.see(rows)
             bar.advance(looking, len(rows))
+            _check_stated(arrivals, options)
             _check_broken(arrivals, options.max_broken, early=True)
 
-        total = scan(source, work / "scan", workers, seen)
+        total = scan(source, work / "scan", _workers(options), seen)
         bar.update(looking, total=total)
         _check_broken(arrivals, options.max_broken)
         repeated = arrivals.repeated()
-        merged = merge(all_rows(work / "scan"), repeated) if repeated else Merged({}, [], [])
+        split = _split(arrivals, options)
+        merged = merge(_rows(work, split), repeated) if repeated else Merged({}, [], [])
         writing = bar.add_task("writing shards", total=total)
         statistics = CaptionStatistics(arrivals.counts["captions"])
-        counted = _write(source, work, merged, statistics, options, workers, lambda done: bar.update(writing, completed=done))
+        rows = _rows(work, split)
+        counted = _write(source, work, rows, merged, statistics, options, lambda done: bar.update(writing, completed=done))
         bar.update(writing, completed=total)
-        said = {**said, "captions": statistics.lengths(tokenizer.result())}
+        said = {**said, "split_by": split.said, "captions": statistics.lengths(tokenizer.result())}
     return _manifest(said, counted, statistics, arrivals, merged, work)
+
+
+def _workers(options: PrepareOptions) -> int:
+    return options.workers or len(os.sched_getaffinity(0))
+
+
+def _check_stated(arrivals: Arrivals, options: PrepareOptions) -> None:
+    if options.split_by not in ("", NONE) and arrivals.stated:
+        names = ", ".join(sorted(arrivals.stated)[:5])
+        raise UserError(f"--split-by {options.split_by} is for sources that state no split, and this one has {names}; leave it out")
+
+
+def _split(arrivals: Arrivals, options: PrepareOptions) -> Split:
+    if arrivals.stated:
+        return Split(f"--split {options.source.split}" if arrivals.stated == {options.source.split} else "as the source states")
+    return split_by_key(arrivals.photos(), options.split_by or USUAL)
+
+
+def _rows(work: Path, split: Split) -> Iterator[Row]:
+    """The findings, each record with its split."""
+    for row in all_rows(work / "scan"):
+        yield {**row, "split": split.of(row["key"], row["split"])} if "key" in row else row
 
 
 def _check_broken(arrivals: Arrivals, most: float, early: bool = False) -> None:
@@ -205,17 +245,16 @@ def _check_broken(arrivals: Arrivals, most: float, early: bool = False) -> None:
 def _write(
     source: Source,
     work: Path,
+    rows: Iterator[Row],
     merged: Merged,
     statistics: CaptionStatistics,
     options: PrepareOptions,
-    workers: int,
     done: Callable[[int], None],
 ) -> dict[str, Any]:
     """Writes the shards that are not there yet, and counts over all records."""
     with ShardWriter(work, shard_bytes=options.shard_bytes, manifest=None, resume=True) as writer:
         left = writer.done.copy()
         wanted: dict[int, Record] = {}
-        rows = all_rows(work / "scan")
 
         def choose(place: int, row: Row) -> bool:
             row = merged.rows.get(place, row) or {}
@@ -229,7 +268,7 @@ def _write(
             wanted[place] = record
             return True
 
-        for place, image in read_ahead(source, rows, choose, workers):
+        for place, image in read_ahead(source, rows, choose, _workers(options)):
             writer.add(wanted.pop(place), image)
             if place % 64 == 0:
                 done(place)
