@@ -82,8 +82,8 @@ def test_results_of_another_split_are_measured_and_kept_beside(finished, scenes)
     other, _ = compete(["clip", "negclip"], scenes, out, replace(RULES, split="val"), quiet)
     assert other.as_csv() != standings.as_csv()
     assert load_results(out / "clip-0" / "val")[1]["split"] == "val"
-    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/test/results.json")}
-    assert len(stamps) == 5
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*-?/test/results.json")}
+    assert len(stamps) == 4
     again, _ = compete(["clip", "negclip"], scenes, out, RULES, quiet)
     assert again.as_csv() == standings.as_csv()
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

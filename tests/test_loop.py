@@ -161,9 +161,9 @@ def test_changed_data_are_refused_on_resume(dataset, tmp_path):
 
 def test_a_changed_recipe_is_refused_on_resume_and_what_differs_is_said(dataset, tmp_path):
     run(dataset, tmp_path / "run", make_recipe("clip", "--optimiser.steps", "1"))
+    other = make_recipe("clip", "--optimiser.steps", "3", "--optimiser.lr", "2e-3")
     said = r"was made with optimiser\.lr 0\.001, not 0\.002; optimiser\.steps 1, not 3; ask"
     with pytest.raises(UserError, match=said):
-        other = make_recipe("clip", "--optimiser.steps", "3", "--optimiser.lr", "2e-3")
         run(dataset, tmp_path / "run", other, load_model(tmp_path / "run"), resume=True)
     assert len(lines(tmp_path / "run")) == 1
 

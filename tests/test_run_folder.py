@@ -67,8 +67,8 @@ VALUES = [
     *({"step": step} for step in (-2, 10**30, "2", 2.5, None, 3, True)),
     *({"format": number} for number in (0, -1, "2", None)),
     *({"files": files} for files in ({}, [], None, {"state.safetensors": 5}, {"/dev/zero": "x"}, {"../x": "x"}, {"": "x"})),
-    *({"numpy": NUMPY[:place] + [bad] + NUMPY[place + 1 :]} for place, bad in ((0, "PCG64"), (1, [1]), (1, [-1] * 624), (1, "x"))),
-    *({"numpy": NUMPY[:2] + [place] + NUMPY[3:]} for place in (-1, 10**6, 10**30)),
+    *({"numpy": [*NUMPY[:place], bad, *NUMPY[place + 1 :]]} for place, bad in ((0, "PCG64"), (1, [1]), (1, [-1] * 624), (1, "x"))),
+    *({"numpy": [*NUMPY[:2], place, *NUMPY[3:]]} for place in (-1, 10**6, 10**30)),
     *({"numpy": bad} for bad in ([], None, "MT19937", {})),
     *({"python": bad} for bad in ([], [3, [1], None], [9, PYTHON[1], None], [3, [-1] * 625, None], [3, "x", None], 7)),
     *({"best": bad} for bad in ({}, [], {"metric": 1, "value": 0.5, "step": 1}, {"metric": "x", "value": float("nan"), "step": 1})),
@@ -167,9 +167,10 @@ def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(dataset, 
     def die(*_, **__):
         raise KilledError
 
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
+    with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "save_last", die)
-        run(dataset, tmp_path / "run", recipe, evaluate=lambda model: {"score": next(values)})
+        with pytest.raises(KilledError):
+            run(dataset, tmp_path / "run", recipe, evaluate=lambda model: {"score": next(values)})
     run(dataset, tmp_path / "run", recipe, load_model(tmp_path / "run"), evaluate=evaluate, resume=True)
     assert not torch.equal(load_model(f"{tmp_path / 'run'}:last").log_scale, load_model(tmp_path / "run").log_scale)
     assert len([line for line in lines(tmp_path / "run") if "loss" in line]) == 2
@@ -177,15 +178,14 @@ def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(dataset, 
 
 def test_a_folder_with_checkpoints_and_without_run_json_is_not_begun_in(copied, dataset):
     (copied / "run.json").unlink()
-    with pytest.raises(UserError, match="holds checkpoints of a run whose run.json is gone"):
+    with pytest.raises(UserError, match=r"holds checkpoints of a run whose run\.json is gone"):
         run(dataset, copied, make_recipe(*RECIPE))
 
 
 def test_one_process_at_a_time_trains_in_a_folder(copied, dataset):
     model = {path: path.read_bytes() for path in (copied / "model").iterdir()}
-    with locked(copied, "training"):
-        with pytest.raises(UserError, match=rf"is in use \(process {os.getpid()}, training\)"):
-            run(dataset, copied, make_recipe(*RECIPE), load_model(copied), resume=True)
+    with locked(copied, "training"), pytest.raises(UserError, match=rf"is in use \(process {os.getpid()}, training\)"):
+        run(dataset, copied, make_recipe(*RECIPE), load_model(copied), resume=True)
     assert model == {path: path.read_bytes() for path in (copied / "model").iterdir()}
     run(dataset, copied, make_recipe(*RECIPE), load_model(copied), resume=True)
     with locked(copied, "training"):
