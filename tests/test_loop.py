@@ -194,8 +194,17 @@ def test_changed_data_are_refused_on_resume(dataset, tmp_path):
     recipe = make_recipe("clip", "--optimiser.steps", "1")
     run(dataset, tmp_path / "run", recipe)
     other = make_dataset(tmp_path / "data", count=20)
-    with pytest.raises(UserError, match="data changed"):
+    with pytest.raises(UserError, match=r"was made with other data \(content hash "):
         run(other, tmp_path / "run", recipe, make_model(other), resume=True)
+
+
+def test_a_changed_recipe_is_refused_on_resume_and_what_differs_is_said(dataset, tmp_path):
+    run(dataset, tmp_path / "run", make_recipe("clip", "--optimiser.steps", "1"))
+    other = make_recipe("clip", "--optimiser.steps", "3", "--optimiser.lr", "2e-3")
+    said = r"was made with optimiser\.lr 0\.001, not 0\.002; optimiser\.steps 1, not 3; ask"
+    with pytest.raises(UserError, match=said):
+        run(dataset, tmp_path / "run", other, load_model(tmp_path / "run"), resume=True)
+    assert len(lines(tmp_path / "run")) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(dataset, tmp_path):

@@ -327,6 +327,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
     with disk_errors(folder):
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    _LOCKS.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -339,7 +340,23 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         os.pwrite(handle, f"process {os.getpid()}, {doing}".encode(), 0)
         yield
     finally:
-        os.close(handle)
+        if handle in _LOCKS:
+            _LOCKS.remove(handle)
+            os.close(handle)
+
+
+_LOCKS: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go() -> None:
+    """In a forked process: a lock lasts as long as any descriptor of it, and a child may outlive its parent for a while."""
+    while _LOCKS:
+        os.close(_LOCKS.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 # ---- identity ---------------------------------------------------------------------------------------------------------------

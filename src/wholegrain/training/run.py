@@ -21,6 +21,7 @@ from wholegrain.training.accumulate import refuse_batchnorm
 from wholegrain.training.distributed import Place
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
+from wholegrain.training.identity import RunIdentity
 from wholegrain.training.loader import Names, PlanSampler, names_of
 from wholegrain.training.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.plan import Plan
@@ -182,12 +183,26 @@ def packed(run: Run) -> checkpoint.Checkpoint:
 
 
 def go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:
-    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none yet."""
-    folder.check(dataset)
-    load = load_shards(place) if run.recipe.optimiser.shard else None
-    saved, broken = checkpoint.load_newest(folder.checkpoints, load)
+    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none and the run begins anew.
+
+    Raises:
+        UserError: the run began with another recipe or other data, or there is nothing to go on from.
+    """
+    folder.check(RunIdentity(run.recipe, dataset.content_hash, seconds=folder.made.seconds))
+    load = load_shards(place) if run.recipe.optimiser.shard else checkpoint.load
+
+    def load_fitting(path: Path) -> checkpoint.Checkpoint:
+        saved = load(path)
+        checkpoint.check_fit(saved, run.model, run.optimiser, run.objective, run.teacher, run.names.kinds)
+        if saved.step > run.total:
+            raise ValueError(f"it says step {saved.step} of {run.total}")
+        return saved
+
+    saved, broken = checkpoint.load_newest(folder.checkpoints, load_fitting)
     run.notes += broken
-    if saved is not None:
+    if saved is None:
+        folder.check_beginning(run.model)
+    else:
         run.best, run.step, run.skipped = Best(**saved.facts["best"]), saved.step, saved.facts.get("skipped", 0)
     return saved
 
