@@ -24,6 +24,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.sharing import merged, own
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being encoded, how much is done, how much there is."""
@@ -112,7 +113,7 @@ def encode_split(
 def split_keys(dataset: Any, split: str) -> Sequence[str]:
     """The keys of a split; a :class:`UserError` names the splits that there are."""
     if split not in dataset.splits:
-        raise UserError(f"The data set has no split {split!r}; it has {', '.join(dataset.splits)}, choose one with --split.")
+        raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
     keys = dataset.keys(split)
     if not keys:
         raise UserError(f"The split {split!r} of the data set is empty; choose another one with --split.")

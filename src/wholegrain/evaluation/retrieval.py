@@ -32,6 +32,7 @@ from wholegrain.evaluation.rows import Rows, figures, join, table
 from wholegrain.evaluation.shortlist import Shortlist
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.ties import first_true_within
+from wholegrain.suggest import closest
 
 PLACES = (1, 5, 10)
 
@@ -193,7 +194,7 @@ def retrieval(
     wanted = present if roles is None else tuple(roles)
     texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
     if not texts:
-        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; the roles here are {', '.join(present)}.")
+        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; {closest(''.join(wanted[:1]), present)}")
     shown = [role for role in present if role in wanted]
     parts = [("", texts)]
     if by_role and len(shown) > 1:

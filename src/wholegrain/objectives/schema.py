@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from wholegrain.suggest import closest
 
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
-
-
-def closest(wrong: str, right: Sequence[str]) -> str:
-    """``did you mean "batch"?``-part of a sentence, or the list of all valid names if none is near."""
-    near = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
-    return f'did you mean "{near[0]}"?' if near else f"valid are {', '.join(sorted(right))}."
 
 
 def require(fine: bool, key: str, value: Any, wanted: str) -> None:

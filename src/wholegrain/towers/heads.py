@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, masked_mean
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ def convert_head(model: Model, config: HeadConfig | str) -> Model:
     """
     config = HeadConfig(kind=config) if isinstance(config, str) else config  # type: ignore[arg-type]
     if config.kind not in head_kinds():
-        raise UserError(f"there is no head {config.kind!r}; use one of {', '.join(head_kinds())}")
+        raise UserError(f"there is no head {config.kind!r}; {closest(config.kind, head_kinds())}")
     old = model.head
     if isinstance(old, BranchHead):
         if config.kind == "branches" and config.branches == old.branches:

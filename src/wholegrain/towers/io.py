@@ -11,7 +11,6 @@ Nothing is unpickled: weights are safetensors, or what ``torch.load(weights_only
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
+from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
 from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
 from wholegrain.towers.heads import HeadConfig, build_head, convert_head
@@ -127,7 +127,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if name not in open_clip.list_models():
         raise UserError(_unknown(spec, name))
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
-        raise UserError(f"{name} has no weights {tag!r}; open_clip knows {', '.join(tags) or 'none'}")
+        raise UserError(f"{name} has no weights {tag!r} in open_clip; {closest(tag, tags)}")
     return _load_open_clip(name, tag or None)
 
 
@@ -145,7 +145,7 @@ def _load_hub(spec: str) -> Model:
 def _unknown(spec: str, name: str) -> str:
     if "/" in spec or os.sep in spec or spec.startswith("."):
         return f"there is no folder or file {spec}; check the path"
-    near = difflib.get_close_matches(name, ["small", *open_clip.list_models()], 3, cutoff=0.5)
+    near = nearest(name, ["small", *open_clip.list_models()], 3)
     return f"there is no model {name!r}; {'did you mean ' + ', '.join(near) + '?' if near else 'see open_clip.list_models()'}"
 
 
@@ -155,7 +155,7 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     for part in filter(None, spec.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in known:
-            raise UserError(f"small has no setting {key!r}; use {', '.join(known)}")
+            raise UserError(f"small has no setting {key!r}; {closest(key, known)}")
         try:
             settings[key] = known[key](value)
         except ValueError as error:
