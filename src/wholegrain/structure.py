@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
 from types import UnionType
 from typing import Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import cattrs
+
+from wholegrain.suggest import nearest
 
 Kind = TypeVar("Kind")
 
@@ -180,7 +181,7 @@ def _sentence(problem: BaseException) -> str:
     within = f' at "{dotted}"' if dotted else ""
     if isinstance(problem, cattrs.ForbiddenExtraKeysError):
         wrong = sorted(map(str, problem.extra_fields))[0]
-        near = get_close_matches(wrong, [f.name for f in fields(problem.cl)], 1)
+        near = nearest(wrong, [f.name for f in fields(problem.cl)])
         return f'has an unknown key "{".".join([*path, wrong])}"' + (f', perhaps meant "{near[0]}"' if near else "")
     if isinstance(problem, _MissingError):
         return f'has no key "{".".join([*path, str(problem)])}"'

@@ -28,6 +28,8 @@ def audit(
 ) -> None:
     """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
 
+    wholegrain audit ViT-B-32:openai photos.csv
+
     From your captions false texts are made (another colour, number, thing, direction, who does what) and rewordings that stay true; the
     model is asked which is right. Retrieval, cut texts and heat maps stand beside.
 

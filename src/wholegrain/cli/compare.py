@@ -18,6 +18,8 @@ def compare(
 ) -> None:
     """Compare models on the same items: difference, 95% interval, p value corrected over everything that is compared.
 
+    wholegrain compare runs/before runs/after --out differences.json
+
     The first one is the reference.
 
     Args:

@@ -30,6 +30,8 @@ def compete(
     """Trains methods from one model on the same data and seeds, measures them, and prints one table; interrupted, the same line
     goes on. Any key of the recipes may be set for all of them by its dotted name, such as --optimiser.warmup_steps 10.
 
+    wholegrain compete clip negclip ce_clip --data data/photos --seeds 0 1 2
+
     Args:
         recipes: names (see "wholegrain methods") or TOML files; "all" is every packaged one. The others are compared with the first.
         data: a prepared data set.

@@ -31,6 +31,8 @@ def dense(
 ) -> None:
     """What a model's patches know: class names against pixels and boxes, without training.
 
+    wholegrain dense ViT-B-16:openai data/voc --classes voc21 --out results/dense
+
     Args:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run.
         data: a folder of pictures with masks (images/ and masks/, ADE20K, Pascal VOC, Cityscapes) or boxes (boxes.json, COCO's instances).
@@ -60,13 +62,14 @@ def dense(
     from wholegrain.errors import UserError
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.templates import templates_of
+    from wholegrain.suggest import closest
     from wholegrain.towers import load_model
     from wholegrain.training.distributed import choose_device
 
     names = tuple(name.strip() for name in tasks.split(","))
     unknown = [name for name in names if name not in DENSE_TASKS]
     if unknown:
-        raise UserError(f"There is no dense task {unknown[0]!r}; choose from {', '.join(DENSE_TASKS)}.")
+        raise UserError(f"There is no dense task {unknown[0]!r}; {closest(unknown[0], DENSE_TASKS)}")
     options = DenseOptions(
         names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, classes, subset, seed, batch
     )

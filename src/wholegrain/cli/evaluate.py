@@ -38,6 +38,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
 
+    wholegrain evaluate runs/latest --data data/photos --out results/mine
+
     Under torchrun or srun all processes share the encoding.
 
     Args:

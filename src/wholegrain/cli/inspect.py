@@ -15,6 +15,8 @@ def inspect(
 ) -> None:
     """Look at a data set: counts, lengths, duplicates and broken images, and a contact sheet in HTML.
 
+    wholegrain inspect data/photos
+
     Args:
         data: a prepared data set.
         out: the HTML file to write; by default contact_sheet.html in the data set's folder.

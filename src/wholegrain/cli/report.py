@@ -33,6 +33,8 @@ def report(
 ) -> None:
     """Compare models in one self-contained HTML page; runs that were not evaluated on this split are evaluated first.
 
+    wholegrain report runs/base runs/latest --data data/photos --out report.html
+
     Args:
         runs: folders of runs or models, or names such as ViT-B-32:openai; before and after are the first and the last.
         data: a prepared data set.

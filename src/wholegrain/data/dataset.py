@@ -29,6 +29,7 @@ from wholegrain.data.remote import Remote, address
 from wholegrain.data.shards import pread_exactly, record_from_json
 from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 _MOST_OPEN = 256
 
@@ -132,7 +133,7 @@ class Dataset:
 
     def _require(self, split: str) -> None:
         if split not in self.manifest["splits"]:
-            raise UserError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise UserError(f"{self.folder} has no split {split!r}; {closest(split, self.splits)}")
 
     def keys(self, split: str) -> list[str]:
         """The keys of a split, sorted by shard and offset. Raises :class:`UserError` for a split that is not there."""

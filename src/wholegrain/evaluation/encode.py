@@ -24,6 +24,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.sharing import merged, own
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 
 NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
 Progress = Callable[[str, int, int], None]
@@ -128,7 +129,7 @@ def with_captions(
 def split_keys(dataset: Any, split: str) -> Sequence[str]:
     """The keys of a split; a :class:`UserError` names the splits that there are."""
     if split not in dataset.splits:
-        raise UserError(f"The data set has no split {split!r}; it has {', '.join(dataset.splits)}, choose one with --split.")
+        raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
     keys = dataset.keys(split)
     if not keys:
         raise UserError(f"The split {split!r} of the data set is empty; choose another one with --split.")

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 from wholegrain.text.tokenizer import Tokens
 
 
@@ -69,7 +70,7 @@ def load_function(name: str) -> Callable[..., Any]:
         raise UserError(f"{where} cannot be imported ({type(error).__name__}: {error}); mend it.") from error
     found = getattr(module, what, None)
     if not callable(found):
-        raise UserError(f"{where} has no function {what!r}; name one that it has.")
+        raise UserError(f"{where} has no function {what!r}; {closest(what, [n for n in vars(module) if n[0] != '_'])}")
     return found
 
 

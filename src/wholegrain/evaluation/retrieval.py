@@ -33,6 +33,7 @@ from wholegrain.evaluation.shortlist import Shortlist
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import first_true_within
+from wholegrain.suggest import closest
 
 PLACES = (1, 5, 10)
 
@@ -194,7 +195,7 @@ def retrieval(
     wanted = present if roles is None else tuple(roles)
     texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
     if not texts:
-        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; the roles here are {', '.join(present)}.")
+        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; {closest(''.join(wanted[:1]), present)}")
     shown = [role for role in present if role in wanted]
     parts = [("", texts)]
     if by_role and len(shown) > 1:

@@ -21,6 +21,7 @@ from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.retrieval import retrieval
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.zero_shot import zero_shot
+from wholegrain.suggest import closest
 
 SUITES = {
     "all": ("retrieval", "composition", "hard_positives", "negatives", "grounding", "branches", "zero_shot", "linear_probe"),
@@ -43,9 +44,10 @@ def expand(tasks: Sequence[str] | str) -> tuple[str, ...]:
         ('composition', 'hard_positives', 'negatives', 'retrieval')
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    known = (*SUITES, *SUITES["all"])
     for name in names:
-        if name not in SUITES and name not in SUITES["all"]:
-            raise UserError(f"There is no task or suite {name!r}; choose from {', '.join((*SUITES, *SUITES['all']))}.")
+        if name not in known:
+            raise UserError(f"There is no task or suite {name!r}; {closest(name, known)}")
     return tuple(dict.fromkeys(task for name in names for task in SUITES.get(name, (name,))))
 
 

@@ -169,5 +169,5 @@ def choose(
         found = retrieval(encoded, truths=dataset.truths, model=scorer, by_role=False)
         both = [found.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")]
         tried[weight, temperature] = sum(both) / 2
-    best = max(tried, key=lambda setting: tried[setting])  # the first of equals
-    return Chosen(*best, tried)
+    weight, temperature = max(tried, key=lambda setting: tried[setting])  # the first of equals
+    return Chosen(weight, temperature, tried)

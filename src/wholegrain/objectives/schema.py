@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from wholegrain.errors import closest
+from wholegrain.suggest import closest
 
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
 SCHEDULES = ("cosine", "constant")

@@ -33,6 +33,7 @@ from wholegrain.report.entry import Entry
 from wholegrain.report.figures import interval_bar, training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.summary import summary
+from wholegrain.suggest import closest
 
 __all__ = ["Entry", "write_report"]
 
@@ -111,7 +112,7 @@ def _check(entries: Sequence[Entry]) -> None:
 def _place(entries: Sequence[Entry], name: str) -> int:
     names = [entry.name for entry in entries]
     if name and name not in names:
-        raise UserError(f'The report has no entry "{name}" to compare with; its entries are {", ".join(names)}.')
+        raise UserError(f'The report has no entry "{name}" to compare with; {closest(name, names)}')
     return names.index(name) if name else 0
 
 

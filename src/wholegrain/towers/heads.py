@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from wholegrain.errors import UserError, closest
+from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 from wholegrain.towers import cosmos, fusion, pair_heads
 from wholegrain.towers.branch_heads import BranchHead, BranchSettings, TokenSettings
 from wholegrain.towers.head import HeadSettings, PlainHead, Widths

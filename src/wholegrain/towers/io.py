@@ -12,7 +12,6 @@ folder states are held against its weights before anything of that size is made 
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
 from wholegrain.files import digest, read_json, sha256
 from wholegrain.structure import structure
+from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
 from wholegrain.towers.bounds import check_finite, check_numbers, dry, first_line
 from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
@@ -149,7 +149,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if name not in open_clip.list_models():
         raise UserError(_unknown(spec, name))
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
-        raise UserError(f"{name} has no weights {tag!r}; open_clip knows {', '.join(tags) or 'none'}")
+        raise UserError(f"{name} has no weights {tag!r} in open_clip; {closest(tag, tags)}")
     return _load_open_clip(name, tag or None)
 
 
@@ -167,7 +167,7 @@ def _load_hub(spec: str) -> Model:
 def _unknown(spec: str, name: str) -> str:
     if "/" in spec or os.sep in spec or spec.startswith("."):
         return f"there is no folder or file {spec}; check the path"
-    near = difflib.get_close_matches(name, ["small", *open_clip.list_models()], 3, cutoff=0.5)
+    near = nearest(name, ["small", *open_clip.list_models()], 3)
     return f"there is no model {name!r}; {'did you mean ' + ', '.join(near) + '?' if near else 'see open_clip.list_models()'}"
 
 
@@ -177,7 +177,7 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     for part in filter(None, spec.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in known:
-            raise UserError(f"small has no setting {key!r}; use {', '.join(known)}")
+            raise UserError(f"small has no setting {key!r}; {closest(key, known)}")
         if known[key] is int and not (value.isascii() and value.isdecimal() and len(value) < 10):
             raise UserError(f"small: {key} is {value[:40]!r}; it must be a whole number")
         settings[key] = known[key](value)

@@ -8,7 +8,6 @@ pooled vector. A Vision Transformer's patches have passed its last LayerNorm, al
 
 from __future__ import annotations
 
-import difflib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.suggest import nearest
 from wholegrain.towers.bounds import check_numbers, dry, room, without_code
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
@@ -195,7 +195,7 @@ def timm_tower(
         UserError: an unknown name (with close ones), a keyword that the model refuses, weights that do not fit.
     """
     if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        near = nearest(name, timm.list_models(), 3)
         raise UserError(f"timm has no model {name!r}; {'did you mean ' + ', '.join(near) if near else 'see timm.list_models()'}")
     where, advice = f"timm's {name} with the kwargs {kwargs or {}}", "correct them"
     given = without_code(dict(kwargs or {}), where)

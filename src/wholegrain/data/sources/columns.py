@@ -10,6 +10,7 @@ from typing import Any
 from wholegrain.data.record import Region
 from wholegrain.data.sources.sample import SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 IMAGE = (
     "filepath",
@@ -73,7 +74,7 @@ class Columns:
         """
         for told in (options.image_column, options.split_column, options.label_column, options.role_column, *_told(options)):
             if told and told not in names:
-                raise UserError(f"{where} has no column {told!r}; it has {_list(names)}")
+                raise UserError(f"{where} has no column {told!r}; {closest(told, names)}")
         picture = options.image_column or _first(IMAGE, names)
         if image and not picture:
             raise UserError(f"{where} has no image column among {_list(names)}; name it with --image-column")

@@ -11,6 +11,7 @@ from wholegrain.data.sources.columns import Columns
 from wholegrain.data.sources.parquet import sample_of
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 
 class HuggingFaceSource:
@@ -68,7 +69,7 @@ def _load(datasets: Any, name: str, split: str) -> dict[str, Any]:
     # A single table says where it came from; "train" is what the library calls a table that does not.
     parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     if split and split not in parts:
-        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(parts)}")
+        raise UserError(f"hf:{name} has no split {split!r}; {closest(split, parts)}")
     if not split and list(parts) == ["train"]:
         return {"": parts["train"]}
     return {split: parts[split]} if split else {_plain(part): table for part, table in parts.items()}

@@ -35,6 +35,7 @@ from wholegrain.evaluation.corruptions import corruption_names
 from wholegrain.evaluation.feature_store import FeatureStore
 from wholegrain.evaluation.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.suggest import closest
 
 READERS: dict[str, Callable[..., Any]] = {
     "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
@@ -108,9 +109,7 @@ def _check(one: Asked) -> None:
     if is_function(one.name):
         return
     if one.name not in READERS:
-        raise UserError(
-            f"There is no benchmark {one.name!r}; choose from {', '.join(READERS)}, or name a function as file.py:function."
-        )
+        raise UserError(f"There is no benchmark {one.name!r}; {closest(one.name, READERS)} One of your own is named file.py:function.")
     if one.further.corrupt:
         corruption_names(one.further.corrupt)
     if one.folder is None:
