@@ -102,7 +102,8 @@ def command(*words: str | Path) -> None:
         if code == 0:
             return
         if code not in (1, 2) or len(lines) != 1 or "Traceback" in said or len(lines[0]) > LONGEST:
-            raise RuntimeError(f"exit code {code}, said: {said[-1500:]}") from None
+            traces = sorted(Path(os.environ["XDG_STATE_HOME"]).rglob("*.txt"))
+            raise RuntimeError(f"exit code {code}, said: {said[-1500:]}\n{traces[-1].read_text() if traces else ''}") from None
         raise UserError(lines[0]) from None
 
 
@@ -116,6 +117,7 @@ def watched(case: Callable[[random.Random, Path], None], seed: str) -> tuple[Ver
         _EYE.seen = []
         _EYE.folders = (os.path.realpath(place), place)
         trace = ""
+        os.environ["XDG_STATE_HOME"] = place  # where the command line leaves traces
         try:
             with _clock(SECONDS):
                 case(random.Random(seed), Path(place))
