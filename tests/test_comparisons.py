@@ -20,6 +20,11 @@ def result(task: str, hits: np.ndarray, names=None) -> TaskResult:
     return TaskResult(task, "", tuple(figures(rows)), table(rows))
 
 
+def many(task, names, items):
+    rows = Rows(list(items), [""] * len(items), list(items), {name: np.ones(len(items)) for name in names})
+    return TaskResult(task, "", tuple(figures(rows)), table(rows))
+
+
 def test_holm_against_its_definition():
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -57,6 +62,11 @@ def test_other_items_and_missing_tasks_are_named():
     assert rows[0].p == 1.0
     assert any("same items" in problem for problem in problems)
     assert any("no results of z" in problem for problem in problems)
+    names = [f"metric{n}" for n in range(29)]
+    rows, problems = compare_all({"a": [many("w", names, "abc")], "b": [many("w", names, "xyz"), result("x", ones)]} | {"c": [many("w", names, "abc")]})
+    assert len(rows) == 29
+    assert len(problems) == 1
+    assert "28 more figures" in problems[0]
     with pytest.raises(UserError, match="Nothing could be compared"):
         compare_all({"a": [result("x", ones)], "b": []})
 

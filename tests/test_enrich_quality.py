@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +70,34 @@ def test_counts_and_page(folder, tmp_path):
     assert '<del class="old">' in page
     assert ", not " in page
     assert json.loads((tmp_path / "q" / "quality.json").read_text()) == json.loads(json.dumps(facts))
+
+
+def large_pictures(place, count: int) -> Dataset:
+    """Photos of 1,200 x 800 pixels of noise, which hardly shrinks, each with a caption and false texts of eight kinds."""
+    negatives = []
+    with ShardWriter(place) as writer:
+        for n in range(count):
+            file = io.BytesIO()
+            noise = np.random.default_rng(n).integers(0, 255, (80, 120, 3), dtype=np.uint8)
+            Image.fromarray(noise).resize((1200, 800)).save(file, "JPEG", quality=80)
+            caption = Caption(caption_id(f"a brown dog {n}"), f"a brown dog {n}")
+            key = content_key(file.getvalue())
+            writer.add(Record(key, "i.jpg", (1200, 800), "train", None, (caption,)), file.getvalue())
+            negatives += [Negative(key, caption.id, f"kind{k}", f"a black dog {n}", ((2, 7, "brown", "black"),)) for k in range(8)]
+    write_sidecar(place, "negatives", negatives)
+    return Dataset(place)
+
+
+def test_every_sample_stands_beside_its_picture_in_a_page_of_bounded_size(tmp_path):
+    dataset = large_pictures(tmp_path / "d", 60)
+    quality(dataset, tmp_path / "q", samples=8)
+    page = (tmp_path / "q" / "quality.html").read_text(encoding="utf-8")
+    assert len(page) < 3_000_000
+    samples = re.findall(r'<article><img src="data:image/(?:webp|jpeg);base64,([^"]+)".*?</article>', page, re.S)
+    assert len(samples) == 8 * 8
+    assert page.count('<del class="old">brown</del>') == 8 * 8 + 12 * 8  # further below stand twelve pictures with all their texts
+    with Image.open(io.BytesIO(base64.b64decode(samples[0]))) as thumb:
+        assert thumb.width / thumb.height == pytest.approx(1.5, abs=0.05)
 
 
 def test_what_is_given_away_is_marked(folder, tmp_path):

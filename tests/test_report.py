@@ -192,6 +192,14 @@ def test_faults_are_named(dataset, entries, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_pictures_keep_their_shape(page):
+    """Flex and grid stretch their items, so a photo beside a long text would become as high as the text."""
+    (rules,) = re.findall(r"^img \{([^}]*)\}", page, re.M)
+    assert "height: auto" in rules
+    assert "align-self: start" in rules
+    assert not re.search(r"img[^{}]*\{[^}]*(align-self: stretch|height: \d)", page)
+
+
 # --- tables and sentences ------------------------------------------------------------------------------------------------
 
 

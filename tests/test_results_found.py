@@ -118,7 +118,7 @@ def test_evaluate_keeps_compare_finds_report_takes_and_each_says_what_comes_next
     assert command("compare", "a", "b", "--out", "gaps.json") == 0
     told = capsys.readouterr().out
     assert "written: gaps.json" in told
-    assert f"next: see where they differ: wholegrain report a b --data {dataset.folder}" in told
+    assert f"next: see where they differ: wholegrain report a b --data {dataset.folder} --split test" in told
     assert json.loads((here / "gaps.json").read_text())["reference"] == "a"
 
 

@@ -29,17 +29,20 @@ def split_features(
     """As :func:`~wholegrain.evaluation.encode.encode_split`; what frozen towers make of the split is shared by all models with these towers.
 
     Args:
-        cache: a folder for features; ``None`` keeps nothing.
+        cache: a folder for features; ``None`` keeps nothing. Those of models that score pairs by patches or tokens are never kept.
         say: is told how far it is, a line now and then.
 
     Raises:
         UserError: when the split is not there, empty or without captions.
     """
+    needs = default_needs(model)
+    if needs & {"patches", "tokens"}:  # a picture's patches are larger than its file
+        cache = None
     frozen = getattr(model, "image_frozen", False), getattr(model, "text_frozen", False)
     if cache is None or not any(frozen):
         told = lambda what, done, total: say(f"{done:,} of {total:,} {what}")  # noqa: E731
         return encode_split(model, dataset, split, batch=batch, cache=cache, progress=told)
-    keys, needs = list(split_keys(dataset, split)), default_needs(model)
+    keys = list(split_keys(dataset, split))
     seen = freeze_images(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
     if seen is None:
         image = encode_keys(model, dataset, keys, needs, batch=batch)

@@ -57,8 +57,11 @@ def compare(
             part.write_text(text + "\n", encoding="utf-8")
             os.replace(part, out)
     print(f"written: {out}" if out is not None else "written: nothing; --out FILE.json keeps all numbers")
-    shown = " ".join(model for model in models if not (Path(model) / "results.json").is_file())
-    print(f"next: see where they differ: wholegrain report {shown or 'RUN RUN'} --data {loaded[0][1].get('dataset') or 'DATA'}")
+    facts = loaded[0][1]
+    if facts.get("content_hash") and not any((Path(model) / "results.json").is_file() for model in models):
+        print(f"next: see where they differ: wholegrain report {' '.join(models)} --data {facts['dataset']} --split {facts['split']}")
+    else:
+        print("next: the same by kinds and roles with --groups; controls, too, with --everything")
 
 
 def _names(models: tuple[str, ...]) -> list[str]:

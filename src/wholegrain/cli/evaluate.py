@@ -78,7 +78,7 @@ def evaluate(
     from wholegrain.errors import UserError
     from wholegrain.evaluation.averages import averaged, check_average
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
-    from wholegrain.evaluation.named import load_any
+    from wholegrain.evaluation.named import is_function, load_any
     from wholegrain.evaluation.sharing import sharing
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.training.distributed import processes
@@ -121,14 +121,15 @@ def evaluate(
     print(said)
     facts |= {"weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
     print(f"written: {keep_results(results, out, facts)}")
-    page = f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None else ""
+    page = f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
     print(f"next: {page}beside another model's results: wholegrain compare OTHER {out}")
 
 
 def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
     """What results are of, as the last part of their folder."""
-    on_data = f"{data.resolve().name}-{split}" if data is not None else ""
-    return "+".join(filter(None, (on_data, suite_file or "+".join(dict.fromkeys(benchmarks)))))
+    names = list(dict.fromkeys(benchmarks))
+    on_data = [f"{data.resolve().name}-{split}"] if data is not None else []
+    return "+".join([*on_data, *([suite_file] if suite_file else names if len(names) < 4 else [f"{len(names)}-benchmarks"])])
 
 
 def _on_data(

@@ -14,10 +14,14 @@ import numpy as np
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative
 from wholegrain.report.contact_sheet import mark_edits
-from wholegrain.report.pictures import data_uri
+from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.report import page_environment, write_page
 
 _PICTURES = 12
+_THUMB = 120
+"""Width of a sample's picture on the page."""
+_BYTES = 1_500_000
+"""Samples' pictures take about this much of a page at most; many of them are made smaller."""
 _GIVEN_AWAY = 0.55
 
 
@@ -36,12 +40,14 @@ def write_enrich_page(
     Returns:
         ``path``.
     """
+    thumbs = _thumbs(dataset, [row.key for rows in samples.values() for row in rows])
     page = page_environment().get_template("enrich.html.j2").render(
         name=dataset.name,
         facts=facts,
         lines=[_line(kind, facts) for kind in sorted(facts["counts"]["kinds"])],
         limit=_GIVEN_AWAY,
-        samples={kind: [_shown(dataset, row) for row in rows] for kind, rows in samples.items()},
+        samples={kind: [_shown(dataset, row) | {"picture": thumbs[row.key]} for row in rows] for kind, rows in samples.items()},
+        thumb=_THUMB,
         cards=_cards(dataset, seed),
         version=importlib.metadata.version("wholegrain"),
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -61,6 +67,12 @@ def _shown(dataset: Dataset, row: Negative) -> dict[str, Any]:
     return {"true": texts.get(row.caption, ""), "pieces": mark_edits(texts.get(row.caption, ""), row)}
 
 
+def _thumbs(dataset: Dataset, keys: Sequence[str]) -> dict[str, str]:
+    """Key -> picture as a ``data:`` URI, at twice the width that it is shown at unless there are so many ``keys`` that this is too much."""
+    side = min(2 * _THUMB, int((3 * _BYTES / max(1, len(keys))) ** 0.5))  # a pixel takes about a third of a byte
+    return {key: data_uri(seen_part(dataset.pixels(key), side=max(side, _THUMB // 2)), 65) for key in dict.fromkeys(keys)}
+
+
 def _cards(dataset: Dataset, seed: int) -> list[dict[str, Any]]:
     keys = [key for split in dataset.splits for key in dataset.keys(split)]
     chosen = np.random.default_rng(seed).permutation(len(keys))[:_PICTURES]
@@ -72,5 +84,5 @@ def _cards(dataset: Dataset, seed: int) -> list[dict[str, Any]]:
             rows = dataset.negatives.get((key, caption.id), ())
             said = [{"kind": row.kind, "pieces": mark_edits(caption.text, row)} for row in rows]
             captions.append({"text": caption.text, "role": caption.role, "source": caption.source, "negatives": said})
-        cards.append({"key": key, "picture": data_uri(dataset.pixels(key), 75), "captions": captions})
+        cards.append({"key": key, "picture": data_uri(seen_part(dataset.pixels(key), side=400), 75), "captions": captions})
     return cards
