@@ -11,7 +11,9 @@ from wholegrain.losses.clip import ClipLoss
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
 
-LOSSES = {name: resolve_loss(Term(name)) for name in packaged()} | {name: loss for table in TABLES for name, loss in table.items()}
+LOSSES = {name: resolve_loss(Term(name)) for name in packaged()} | {
+    name: loss for table in TABLES for name, loss in table.items()
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)

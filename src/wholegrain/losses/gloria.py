@@ -118,7 +118,7 @@ class GloriaLoss:
             cosine = pooled_cosine(weight, dot, patches, length_CL[columns])
             total = (self.word_scale * cosine).masked_fill(~mask, torch.finfo(dot.dtype).min / 4).logsumexp(2)
             words = mask.sum(1)
-            return torch.where(words > 0, total - (words.clamp_min(1).log() if self.aggregate == "mean" else 0.0), 0.0)
+            return torch.where(words > 0, total - (words.clamp_min(1).to(total.dtype).log() if self.aggregate == "mean" else 0.0), 0.0)
 
         cost = 2 * patches_BPD.shape[1] * mask_CL.shape[1]
         return joined(blocks(block, len(patches_BPD), len(mask_CL), cost))

@@ -79,7 +79,9 @@ def _outside(term: Term) -> Any:
         if isinstance(problem, ModuleNotFoundError) and not is_file and f"{place}.".startswith(f"{problem.name}."):
             raise UserError(f'There is no module "{place}" (term "{term.name}"); check the name and the folder.') from None
         where = _where(problem, place)
-        raise UserError(f'"{place}" of term "{term.name}" cannot be imported: {where} {_raised(problem)}; mend it there.') from None
+        raise UserError(
+            f'"{place}" of term "{term.name}" cannot be imported: {where} {_raised(problem)}; mend it there.'
+        ) from None
     if not hasattr(module, attribute):
         here = [name for name, x in vars(module).items() if isinstance(x, type) and x.__module__ == module.__name__]
         hint = closest(attribute, here) if here else "it defines no class; write one there, or name another file."

@@ -132,7 +132,7 @@ def make_batch(
                 rows.append((image, mine, role, int(torch.randint(len(KINDS) - 1, (), generator=draw))))
     owner, negative_of, role, kind = (torch.tensor(column) for column in zip(*rows, strict=True))
     texts, images = len(rows), len(captions)
-    text_id, image_id = torch.arange(texts) + 100, torch.arange(images) + 500
+    text_id, image_id = near_ids(texts), near_ids(images)
     if duplicates:
         true = (negative_of < 0).nonzero().squeeze(1)
         image_id[-1] = image_id[0]
@@ -159,6 +159,28 @@ def make_batch(
     image = replace(image, learned=learned, match=small_match)
     image, text = _more(image, text, normal)
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
+
+
+def near_ids(count: int) -> Tensor:
+    """Ids of 63 bits, as the data have them, that are easily taken for one another: each four in a row differ in the last two bits
+    alone, and every fourth has the same last 32 bits."""
+    place = torch.arange(count)
+    return 2**62 + place % 4 + (place // 4 << 33)
+
+
+def drawn_near(batch: Batch, sign: float = 1.0, strength: float = 1.0) -> Batch:
+    """As a trained model has it: captions lie near their images, foils less near; with ``sign=-1`` they lie farther off than foils.
+
+    Tokens follow, and with them what the network says that reads image and text together; ``strength``: how loudly.
+    """
+    image, owner = batch.image, batch.pairing.owner_N
+    assert image.patches_BPD is not None
+    assert batch.text.tokens_NLD is not None
+    towards = torch.where(batch.pairing.true_N, sign, 0.3 * sign).to(image.pooled_BD)[:, None]
+    vectors = batch.text.pooled_ND + 3 * towards * image.pooled_BD[owner]
+    seen_ND = (image.patches_BPD.mean(1) @ image.learned["match_DD"].T)[owner]
+    tokens = 0.5 * batch.text.tokens_NLD + 2 * strength * (towards * seen_ND)[:, None]
+    return batch.with_leaves({"pooled_ND": vectors, "tokens_NLD": tokens})
 
 
 def _more(image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor]) -> tuple[ImageFeatures, TextFeatures]:

@@ -57,7 +57,7 @@ CHECKS = (
         "reference",
         "value, gradients and next state are those of loops over single samples in float64",
         "the formula: a wrong target, wrong candidates, a wrong denominator",
-        1e-8,
+        answers.EXACT,
         answers.reference,
     ),
     Check(
@@ -108,6 +108,20 @@ CHECKS = (
         'masks made from the diagonal alone; use text_id_N and image_id_B, or say duplicates = "negative"',
         1e-9,
         invariances.duplicates,
+    ),
+    Check(
+        "ids",
+        "ids say what is equal and nothing else: ids of 63 bits that differ in one bit do as well as small numbers",
+        "ids cast to int32 or to a float, cut to some bits, or hashed again",
+        1e-10,
+        invariances.ids,
+    ),
+    Check(
+        "large_scores",
+        "what is wrong costs the more the larger the scale, without end",
+        "scores clamped (at 10, at 20), or a scale that is capped in the loss",
+        0.0,
+        invariances.large_scores,
     ),
     Check(
         "processes",

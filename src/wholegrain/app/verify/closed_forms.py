@@ -26,11 +26,15 @@ class ClosedForm:
         said: the problem in words, with the answer as a formula.
         batch: the problem.
         expected: the answer.
+        scale: at which it is the answer.
+        margin: of a loss that carries margins: what every kind carries.
     """
 
     said: str
     batch: Batch
     expected: float
+    scale: float = SCALE
+    margin: float = 0.0
 
 
 def closed_forms(loss: Any) -> list[ClosedForm]:
@@ -70,8 +74,13 @@ def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), value)
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
     if cosines and getattr(loss, "label_smoothing", 0.0) == 0:
-        said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
-        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+        yield from _at_right_angles()
+
+
+def _at_right_angles() -> Iterator[ClosedForm]:
+    for scale in (1.0, SCALE):
+        said = f"4 images and their captions at right angles: ln(1 + 3 e^-scale), scale {scale:g}"
+        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-scale)), scale)
 
 
 def _sigmoid(false: int) -> Iterator[ClosedForm]:
@@ -114,6 +123,8 @@ def _imc(loss: Any) -> Iterator[ClosedForm]:
 def _cmr(loss: Any) -> Iterator[ClosedForm]:
     margin = loss.fixed if loss.margin == "fixed" else 0.0
     yield ClosedForm(f"foils like their caption: the first margin, {margin:g}", _same(), margin)
+    if loss.margin != "fixed":
+        yield ClosedForm("foils like their caption, margins of 4 carried: 4", _same(), 4.0, margin=4.0)
     yield ClosedForm("no foils: 0", _same(0), 0.0)
 
 
@@ -204,8 +215,7 @@ def _multi_positive(loss: Any) -> Iterator[ClosedForm]:
     both = 2 * IMAGES if loss.positives == "each" else IMAGES
     said = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
-    said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
-    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+    yield from _at_right_angles()
 
 
 def _tgc(loss: Any) -> Iterator[ClosedForm]:

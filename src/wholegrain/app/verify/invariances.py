@@ -30,6 +30,7 @@ def _order(subject: Subject, seen: Seen, images: bool) -> None:
             image = torch.randperm(len(image), generator=draw)
         else:
             text = torch.randperm(len(text), generator=draw)
+        seen.case = f"{len(image)} images and {len(text)} texts, the {'images' if images else 'texts'} in another order"
         plain, moved = subject.evaluate(batch), subject.evaluate(permuted(batch, image, text))
         seen.compare("value", moved.value, plain.value)
         for name, grad in plain.grads.items():
@@ -46,15 +47,16 @@ def padding(subject: Subject, seen: Seen) -> None:
     assert mask is not None
     length = mask.shape[1]
     for said, filling in (("0", 0.0), ("1e6", 1e6), ("nan", torch.nan), ("inf", torch.inf)):
+        seen.case = f"{said} in the padded tokens, and 3 more of them"
         other = subject.evaluate(padded_with(batch, filling))
-        seen.compare(f"value with {said} in 3 more padded tokens", other.value, plain.value)
+        seen.compare("value", other.value, plain.value)
         for name, grad in plain.grads.items():
             got = other.grads[name]
             if name in OF_TOKENS:
                 more = torch.cat([~mask, torch.ones(len(mask), 3, dtype=torch.bool)], 1)
-                seen.compare(f"gradient at padded tokens ({said})", got[more], torch.zeros_like(got[more]))
+                seen.compare(f"gradient of {name} at padded tokens", got[more], torch.zeros_like(got[more]))
                 got, grad = got[:, :length][mask], grad[mask]
-            seen.compare(f"gradient of {name} with {said} in padded tokens", got, grad)
+            seen.compare(f"gradient of {name}", got, grad)
 
 
 def missing(subject: Subject, seen: Seen) -> None:
@@ -79,12 +81,13 @@ def missing(subject: Subject, seen: Seen) -> None:
 
 
 def _finite(subject: Subject, seen: Seen, said: str, batch: Batch) -> None:
+    seen.case = said
     result = subject.evaluate(batch)
-    seen.finite(f"value with {said}", result.value)
+    seen.finite("value", result.value)
     for name, grad in result.grads.items():
-        seen.finite(f"gradient of {name} with {said}", grad)
+        seen.finite(f"gradient of {name}", grad)
     for name, x in (result.state or {}).items():
-        seen.finite(f"state {name} with {said}", x)
+        seen.finite(f"state {name}", x)
 
 
 def duplicates(subject: Subject, seen: Seen) -> None:
@@ -100,7 +103,7 @@ def duplicates(subject: Subject, seen: Seen) -> None:
     text_id[true[3]], image_id[2] = text_id[true[0]], image_id[1]
     plain = replace(batch, pairing=pairing)
     copies = replace(batch, pairing=replace(pairing, text_id_N=text_id, image_id_B=image_id))
-    documented = getattr(subject.loss, "duplicates", "ignore")
+    documented = subject.duplicates
     compared = False
     for image, caption, said in ((0, 3, "text"), (3, 0, "text"), (1, 2, "image"), (2, 1, "image")):
         usual = _interplay(subject, plain, image, int(true[caption]))
@@ -115,8 +118,83 @@ def duplicates(subject: Subject, seen: Seen) -> None:
             seen.require(copied.abs().item() > 1e-9, where + ": not at all, though documented as positive")
         else:
             seen.compare(where + " (documented: ignored)", copied, torch.zeros_like(copied))
+    if documented == "ignore" and "negatives" in subject.needs:
+        compared |= _foil_in_true_words(subject, seen)
     if not compared:
         raise NotApplicable("it compares no image with another image's caption")
+
+
+def _foil_in_true_words(subject: Subject, seen: Seen) -> bool:
+    """A foil that says word for word what its caption says is neither positive nor negative: it may be anything.
+
+    Gives whether foils take part at all.
+    """
+    batch = make_batch(25, captions=(2,), duplicates=False)  # one image: under another one the foil may be false
+    foil = int((~batch.pairing.true_N).nonzero()[0])
+    ids = batch.pairing.text_id_N.clone()
+    ids[foil] = ids[batch.pairing.negative_of_N[foil]]
+    copied = replace(batch, pairing=replace(batch.pairing, text_id_N=ids))
+    usual, other = (_changed(x, "texts", foil, torch.Generator().manual_seed(2)) for x in (batch, copied))
+    takes_part = (subject.evaluate(usual).value - subject.evaluate(batch).value).abs().item() > 1e-9
+    if takes_part:
+        what = f"value with other features for text {foil}, a foil in the words of its caption (documented: ignored)"
+        seen.compare(what, subject.evaluate(other).value, subject.evaluate(copied).value)
+    return takes_part
+
+
+def _changed(batch: Batch, rows: str, row: int, draw: torch.Generator) -> Batch:
+    """With other features for one image or text."""
+    changed = {}
+    for name, x in batch.parts().items():
+        if batch.rows_of(name) == rows:
+            other = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)
+            changed[name] = torch.where((torch.arange(len(x)) == row).view(-1, *[1] * (x.ndim - 1)), other, x)
+    return batch.with_leaves(changed)
+
+
+def ids(subject: Subject, seen: Seen) -> None:
+    """Other ids for the same equalities: an id says what is equal, nothing else."""
+    batch = make_batch(24)  # ids of 63 bits that differ in one bit
+    small = {name: torch.unique(getattr(batch.pairing, name), return_inverse=True)[1] for name in ("text_id_N", "image_id_B")}
+    plain = subject.evaluate(replace(batch, pairing=replace(batch.pairing, **small)))
+    for said, change in (("that differ in the last bit, or above the 32nd", {}), ("drawn at random", _drawn_ids(small))):
+        found = subject.evaluate(replace(batch, pairing=replace(batch.pairing, **change)))
+        seen.case = f"ids of 63 bits {said}, instead of 0, 1, 2, …"
+        seen.compare("value", found.value, plain.value)
+        for name, grad in plain.grads.items():
+            seen.compare(f"gradient of {name}", found.grads[name], grad)
+
+
+def _drawn_ids(small: dict[str, Tensor]) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(24)
+    return {name: torch.randint(2**63 - 1, (int(x.max()) + 1,), generator=draw)[x] for name, x in small.items()}
+
+
+def large_scores(subject: Subject, seen: Seen) -> None:
+    """Every caption is the opposite of its image, so what it costs must go on growing with the scale."""
+    batch = make_batch(27, duplicates=False)
+    sign = torch.where(torch.arange(len(batch.pairing.image_id_B)) % 2 == 0, 1.0, -1.0).double()
+    of_text = torch.where(batch.pairing.true_N, -1.0, 1.0).double() * sign[batch.pairing.owner_N]
+    facing = {
+        name: (sign if batch.rows_of(name) == "images" else of_text).view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+        for name, x in batch.leaves().items()
+        if batch.rows_of(name) != "nothing"
+    }
+    opposed = batch.with_leaves(facing)
+
+    def growth(scale: float) -> float:
+        there, back = (subject.evaluate(opposed, scale=s).value.item() for s in (scale + 0.5, scale))
+        return there - back
+
+    early = growth(4.0)
+    if early < 1e-3 or growth(8.0) < early / 2:  # a loss that is bounded, or whose scores are not these, has begun to level off
+        raise NotApplicable("it does not grow with the scale where every caption is the opposite of its image")
+    for scale in (12.0, 24.0, 90.0):
+        seen.require(
+            growth(scale) > early / 1000,
+            f"where every caption is the opposite of its image the loss no longer grows between scale {scale:g} and {scale + 0.5:g}, "
+            f"though it grew by {early:.3g} between 4 and 4.5",
+        )
 
 
 def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:

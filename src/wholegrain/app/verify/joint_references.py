@@ -277,7 +277,8 @@ def focal_entropy(target: Tensor, rivals: list[Tensor], focal: float, smoothing:
     chance = softmax([target, *rivals])
     spread = smoothing / len(chance)
     label = [1 - smoothing + spread, *[spread] * len(rivals)]
-    return -sum(y * (1 - p) ** focal * p.log() for y, p in zip(label, chance, strict=True))
+    others = [sum(p for j, p in enumerate(chance) if j != k) for k in range(len(chance))]  # 1 - p is 0 where p is nearly 1
+    return -sum(y * other**focal * p.log() for y, other, p in zip(label, others, chance, strict=True))
 
 
 def _fsc_local(loss, batch, world, scale, bias):

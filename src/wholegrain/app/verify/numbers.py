@@ -21,14 +21,14 @@ def precision(subject: Subject, seen: Seen) -> None:
         ("float32 inputs under bf16 autocast", usual, torch.float32, True),
         ("fp16 inputs of length 500", usual.with_leaves(long), torch.float16, False),
     ):
-        rounded = as_type(batch, dtype)
+        seen.case, rounded = said, as_type(batch, dtype)
         exact = subject.evaluate(as_type(rounded, torch.float64))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             result = subject.evaluate(rounded)
-        seen.require(result.value.dtype == torch.float32, f"{said}: the value is {result.value.dtype}, not float32")
-        seen.compare(f"value, {said}", result.value, exact.value)
+        seen.require(result.value.dtype == torch.float32, f"the value is {result.value.dtype}, not float32")
+        seen.compare("value", result.value, exact.value)
         for name, grad in result.grads.items():
-            seen.finite(f"gradient of {name}, {said}", grad)
+            seen.finite(f"gradient of {name}", grad)
 
 
 def edge_batches() -> dict[str, Batch]:
@@ -56,9 +56,10 @@ def edge_batches() -> dict[str, Batch]:
 def edges(subject: Subject, seen: Seen) -> None:
     """Finite value, gradients and state in float32 at scale 100."""
     for said, batch in edge_batches().items():
+        seen.case = f"{said}, scale 100"
         result = subject.evaluate(batch, scale=100.0, bias=-10.0)
-        seen.finite(f"value, {said}", result.value)
+        seen.finite("value", result.value)
         for name, grad in result.grads.items():
-            seen.finite(f"gradient of {name}, {said}", grad)
+            seen.finite(f"gradient of {name}", grad)
         for name, x in (result.state or {}).items():
-            seen.finite(f"state {name}, {said}", x)
+            seen.finite(f"state {name}", x)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.app.verify import pool
-from wholegrain.app.verify.cases import Batch, make_batch, without_texts
+from wholegrain.app.verify.cases import Batch, drawn_near, make_batch, without_texts
 from wholegrain.app.verify.subject import BIAS, SCALE, Subject, evaluate
 from wholegrain.losses.contract import Loss
 from wholegrain.objectives.resolve import resolve_loss
@@ -68,7 +68,7 @@ def join(subject: Subject) -> list[Joined]:
     Raises:
         RuntimeError: a process raised, or waited for ever.
     """
-    batches = [make_batch(10), make_batch(11, captions=(2, 1, 1, 2, 3, 1))]
+    batches = [drawn_near(make_batch(10)), make_batch(11, captions=(2, 1, 1, 2, 3, 1))]
     term, loss = _portable(subject.term), subject.new()
     alone = two_steps(loss, batches)
     found = []

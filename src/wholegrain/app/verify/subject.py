@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.app.verify import references
-from wholegrain.app.verify.cases import KINDS, Batch, make_batch
+from wholegrain.app.verify.cases import KINDS, Batch, drawn_near, make_batch
 from wholegrain.app.verify.legacy import known_breaks
 from wholegrain.app.verify.settings import parse_settings
 from wholegrain.app.verify.variants import class_name, packaged
@@ -79,12 +79,14 @@ class Subject:
     Attributes:
         term: which loss with which settings.
         like: a packaged loss whose definition it claims to compute, or ``None``.
-        breaks: check -> why the loss is known not to keep it.
+        breaks: check -> why the loss is known not to keep it; it must not.
+        may_break: check -> why the loss that it is likened to is known not to keep it.
     """
 
     term: Term
     like: Term | None = None
     breaks: Mapping[str, str] = field(default_factory=dict)
+    may_break: Mapping[str, str] = field(default_factory=dict)
 
     def new(self) -> Loss:
         """A new instance of the loss."""
@@ -101,6 +103,17 @@ class Subject:
             return resolve_loss(self.like)
         return self.loss if references.has_reference(self.loss) else None
 
+    @property
+    def namesake(self) -> str:
+        """The packaged loss whose class has the same name, or that it derives from; else empty."""
+        names = [kind.__name__ for kind in type(self.loss).__mro__]
+        return next((name for name in packaged() if class_name(name) in names), "")
+
+    @property
+    def duplicates(self) -> str:
+        """What copies are to the loss: as it says, or as the loss says that it is likened to; ``ignore`` if neither does."""
+        return getattr(self.loss, "duplicates", getattr(self.definition, "duplicates", "ignore"))
+
     @cached_property
     def needs(self) -> frozenset[str]:
         return frozenset(self.loss.needs)
@@ -114,7 +127,7 @@ class Subject:
     def warm_state(self) -> State | None:
         """The state after one step, so that what is carried takes part in every check."""
         initial = self.initial_state()
-        return initial if initial is None else evaluate(self.loss, make_batch(99), state=initial).state
+        return initial if initial is None else evaluate(self.loss, drawn_near(make_batch(99)), state=initial).state
 
     def evaluate(self, batch: Batch, **settings: Any) -> Result:
         """:func:`evaluate` with carried state."""
@@ -148,14 +161,13 @@ def make_subject(spec: str, settings: Mapping[str, Any] | None = None, like: str
     surplus = frozenset(loss.needs) - PROVIDED
     if surplus:
         raise UserError(f'"{spec}" needs {", ".join(sorted(surplus))}, which verify cannot make; it cannot be verified here.')
-    other = None
-    if like is not None:
-        other = Term(like.partition(" ")[0], settings=_parsed(like), name=like)
-        if not references.has_reference(resolve_loss(other)):
-            raise UserError(f'There is no reference of "{like}"; {closest(like, _referenced())}')
-    else:
-        other = _likened(loss)
-    return Subject(term, other, _breaks(loss))
+    other = _likened(loss) if like is None else Term(like.partition(" ")[0], settings=_parsed(like), name=like)
+    model = None if other is None else resolve_loss(other)
+    if model is not None and not references.has_reference(model):
+        raise UserError(f'There is no reference of "{other and other.name}"; {closest(other.name if other else "", _referenced())}')
+    breaks = _breaks(loss)
+    inherited = {} if model is None else {check: why for check, why in known_breaks(model).items() if check not in breaks}
+    return Subject(term, other, breaks, inherited)
 
 
 def _referenced() -> list[str]:

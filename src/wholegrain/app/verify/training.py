@@ -9,10 +9,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from wholegrain.app.verify.cases import Batch, make_batch
+from wholegrain.app.verify.cases import Batch, drawn_near, make_batch
 from wholegrain.app.verify.processes import join, summed
 from wholegrain.app.verify.seen import Seen, tensor
 from wholegrain.app.verify.subject import BIAS, SCALE, NotApplicable, Subject, evaluate
+from wholegrain.losses.contract import State
 
 STEP = 1e-6
 
@@ -21,6 +22,7 @@ def gradients(subject: Subject, seen: Seen) -> None:
     """Every feature's gradient against differences, along random directions."""
     for seed in (5, 15):
         batch = make_batch(seed, captions=(2, 1, 1), branches=2, patches=4, tokens=3, width=4)
+        seen.case = f"3 images, {len(batch.pairing.owner_N)} texts, scale {SCALE:g}"
         result, draw = subject.evaluate(batch), torch.Generator().manual_seed(seed)
         for name, x in batch.leaves().items():
             along = torch.randn(x.shape, generator=draw, dtype=torch.float64)
@@ -31,13 +33,18 @@ def gradients(subject: Subject, seen: Seen) -> None:
 
 def scale(subject: Subject, seen: Seen) -> None:
     """The gradients of scale and bias against differences."""
-    knobs = {"scale": SCALE, "bias": BIAS}
-    for seed in (5, 16):
-        batch = make_batch(seed)
-        result = subject.evaluate(batch)
+    idle = {"scale", "bias"}
+    for seed, of_scale, of_bias in ((5, SCALE, BIAS), (16, 1.3, 0.5), (17, 40.0, -6.0)):
+        batch, knobs = make_batch(seed), {"scale": of_scale, "bias": of_bias}
+        seen.case = f"scale {of_scale:g}, bias {of_bias:g}"
+        result = subject.evaluate(batch, **knobs)
         for name, at in knobs.items():
-            there, back = (subject.evaluate(batch, **{name: at + s}).value for s in (STEP, -STEP))
+            there, back = (subject.evaluate(batch, **{**knobs, name: at + s}).value for s in (STEP, -STEP))
             seen.compare(f"gradient of {name}", result.grads[name], (there - back) / (2 * STEP))
+            if not torch.equal(there, back):
+                idle.discard(name)
+    if "scale" in idle:
+        seen.notes.append("the scale changes nothing, which is right for a loss that means to use none, or a fixed one")
 
 
 _joined = lru_cache(maxsize=1)(join)  # for the two checks that look at the same steps
@@ -69,11 +76,26 @@ def state(subject: Subject, seen: Seen) -> None:
     again = evaluate(subject.new(), make_batch(3), state=torch.load(written, weights_only=True))
     onward = evaluate(subject.loss, make_batch(3), state=result.state)
     seen.compare("value after saving, a new instance and loading", again.value, onward.value)
+    _has_effect(subject, seen, initial)
     for joined in _joined(subject):
         for name, expected in joined.alone.items():
             if name.startswith("state"):
                 for rank, share in enumerate(joined.shares):
                     seen.compare(f"{name} in process {rank}, {joined.said}", share[name], expected)
+
+
+def _has_effect(subject: Subject, seen: Seen, initial: State) -> None:
+    """What moves from step to step must change value or gradients; counts, which may change them in time, are left out."""
+    later = subject.warm_state or {}
+    floating = [name for name, x in initial.items() if x.is_floating_point() and name in later]
+    moved = [name for name in floating if not torch.equal(initial[name], later[name].to(initial[name]))]
+    batches = [make_batch(3), drawn_near(make_batch(3)), make_batch(28)]
+    pairs = [[evaluate(subject.loss, batch, state=s) for s in (initial, later)] for batch in batches if moved]
+    same = all(torch.equal(a.value, b.value) and all(map(torch.equal, a.grads.values(), b.grads.values())) for a, b in pairs)
+    seen.require(
+        not moved or not same,
+        f"state {', '.join(moved)} moves from step to step and changes nothing: value and gradients are those of the first step",
+    )
 
 
 def _same_form(seen: Seen, initial: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -76,7 +79,9 @@ class Verdict:
         }
         if self.failed:
             judged = count["pass"] + count["known to break"] + len(self.failed)
-            return f"{self.loss} is NOT right: {len(self.failed)} of {judged} checks failed ({', '.join(self.failed)})."
+            first = next(finding for finding in self.findings if finding.status == "FAIL")
+            failed = f"{len(self.failed)} of {judged} checks failed ({', '.join(self.failed)})"
+            return f"{self.loss} is NOT right: {failed}; {first.check}: {first.said.rstrip('.')}."
         breaks = f", {count['known to break']} broken as declared" if count["known to break"] else ""
         rest = f", {count['not applicable']} not applicable" if count["not applicable"] else ""
         return f"{self.loss} keeps its promises: {count['pass']} checks passed{breaks}{rest}."
@@ -157,33 +162,39 @@ def _variants_of(name: str) -> Iterable[Verdict]:
 
 
 def _find(check: Check, subject: Subject) -> Finding:
-    seen, declared = Seen(), subject.breaks.get(check.name)
+    seen, declared, crashed = Seen(), subject.breaks.get(check.name), False
     try:
         check.run(subject, seen)
     except NotApplicable as why:
         if declared:
             return Finding(check.name, "FAIL", check.means, f"declared as broken ({declared}), but: {why}")
         return Finding(check.name, "not applicable", check.means, str(why))
-    except Exception as problem:
-        seen.require(False, _crash(problem))
+    except (Exception, SystemExit) as problem:
+        crashed = True
+        seen.require(False, _crash(problem, subject))
+        seen.likely = "it cannot stand this case at all" if seen.case else ""
     difference = seen.worst if seen.count else None
     notes = "; ".join(seen.notes)
     if not check.judged:
         return Finding(check.name, "note", check.means, notes or seen.where)
     broken = seen.worst > check.tolerance
-    if declared and broken:
-        return Finding(check.name, "known to break", check.means, declared, difference=difference)
+    why = declared or ("" if crashed else subject.may_break.get(check.name, ""))
+    if why and broken:
+        return Finding(check.name, "known to break", check.means, why, difference=difference)
     if declared:
         said = f"declared as broken ({declared}), but it holds"
         return Finding(check.name, "FAIL", check.means, said, "a declaration that is out of date", difference)
     if broken:
-        return Finding(check.name, "FAIL", check.means, seen.where, check.likely, difference)
+        return Finding(check.name, "FAIL", check.means, seen.where, seen.likely or check.likely, difference)
     return Finding(check.name, "pass", check.means, notes, difference=difference)
 
 
-def _crash(problem: Exception) -> str:
+def _crash(problem: Exception | SystemExit, subject: Subject) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
     if isinstance(problem, RuntimeError) and lines[0].startswith(("process ", "no answer")):  # of the pool: a traceback
         said = lines[-1] if lines[0].startswith("process") else lines[0] + ": they wait for a call that the others never make"
         return said
-    return f"{type(problem).__name__}: {lines[0]}"
+    own = getattr(sys.modules.get(type(subject.loss).__module__), "__file__", None)
+    places = [frame.lineno for frame in traceback.extract_tb(problem.__traceback__) if frame.filename == own]
+    at = f", raised in {Path(own).name} line {places[-1]}" if own and places else ""
+    return f"{type(problem).__name__}: {lines[0]}{at}"
