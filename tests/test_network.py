@@ -3,6 +3,7 @@
 import logging
 import shutil
 import socket
+import sys
 import time
 
 import pytest
@@ -13,6 +14,8 @@ from wholegrain.data import network
 from wholegrain.data.network import hub_or_cache, reachable
 from wholegrain.errors import UserError
 from wholegrain.towers import load_model
+from wholegrain.towers.export import export_model
+from wholegrain.towers.hf_text import hf_text_tower
 from wholegrain.towers.hub import fetch_tokenizer, from_hub
 
 
@@ -120,6 +123,22 @@ def test_any_answer_is_a_network(monkeypatch):
     Thread(target=server.handle_request, daemon=True).start()
     assert reachable(f"http://127.0.0.1:{server.server_port}")
     server.server_close()
+
+
+@pytest.mark.parametrize("to", ["transformers", "onnx"])
+def test_a_missing_extra_is_named_with_the_line_that_installs_it(to, tmp_path, monkeypatch):
+    open_clip_folder(tmp_path / "made")
+    model = load_model(tmp_path / "made")
+    for name in ("transformers", "onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    extra = {"transformers": "hf", "onnx": "onnx"}[to]
+    with pytest.raises(UserError, match=rf'pip install "wholegrain\[{extra}\]"$'):
+        export_model(model, tmp_path / "out", to)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "clip"}')
+    for load in (load_model, hf_text_tower):
+        with pytest.raises(UserError, match=r'pip install "wholegrain\[hf\]"$'):
+            load(tmp_path / "bert")
 
 
 def test_settings_come_back(closed):

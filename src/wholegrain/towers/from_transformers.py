@@ -209,7 +209,7 @@ def _read_config(folder: Path, kind: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"{folder} is a transformers model, and transformers is not here; install wholegrain[hf]") from error
+        raise UserError(f'{folder} needs transformers; install it with: pip install "wholegrain[hf]"') from error
     try:
         reader = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]
         return reader.from_pretrained(folder, local_files_only=True)
