@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -55,12 +56,8 @@ def hub_or_cache() -> Iterator[bool]:
         yield True
         return
     switches: list[Any] = [constants]
-    try:
-        import datasets.config
-
-        switches.append(datasets.config)
-    except ImportError:
-        pass
+    if "datasets.config" in sys.modules:
+        switches.append(sys.modules["datasets.config"])
     before, quiet = [place.HF_HUB_OFFLINE for place in switches], logging.root.manager.disable
     renew = getattr(utils, "reset_sessions", lambda: None)  # sessions of releases before 1 keep what they were made with
     try:
