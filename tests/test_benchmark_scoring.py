@@ -12,7 +12,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks import sugarcrepe as sc
 from wholegrain.evaluation.benchmarks import valse as va
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Statement, Statements, average, leaves
-from wholegrain.evaluation.benchmarks.scoring import score, stand_ins
+from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import auc, score_statements
 from wholegrain.evaluation.benchmarks.vl_checklist import COLUMNS
 from wholegrain.evaluation.feature_store import FeatureStore
@@ -133,7 +133,7 @@ def test_an_oracle_is_right_and_falls_to_chance_with_other_pictures(tmp_path):
         assert found.metrics[f"quad/{name}"] == 1
         assert found.figure(f"quad/{name}").chance == pytest.approx(chance)
     assert found.figure("pair/accuracy").shuffled == pytest.approx(0.5, abs=0.2)
-    assert found.figure("choice/accuracy").shuffled < 0.6
+    assert found.figure("choice/accuracy").shuffled == pytest.approx(0.5, abs=0.2)  # the false texts are one direction, so a half
     assert found.figure("text_only/accuracy").shuffled is None
 
 
@@ -249,13 +249,6 @@ def test_items_that_compare_nothing_are_refused(tmp_path):
         run(FakeModel(vector, vector), (Item("x", "g", (picture,), ("only",)),))
     with pytest.raises(UserError, match="twice"):
         run(FakeModel(vector, vector), (Item("x", "g", (picture,), ("a",), ("b",)),) * 2)
-
-
-def test_every_picture_has_another_one_in_its_place():
-    for count in (2, 3, 50):
-        other = stand_ins(count, 0)
-        assert sorted(other) == list(range(count))
-        assert (other != np.arange(count)).all()
 
 
 # --- statements -------------------------------------------------------------------------------------------------------

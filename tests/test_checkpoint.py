@@ -130,14 +130,14 @@ SMALL = {"image_width": 8, "text_width": 8, "width": 4, "heads": 1}
 @pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
 def test_checkpoints_of_all_formats_are_read(dataset, tmp_path, number):
     """Each was written by the version that had that format, after three steps of CE-CLIP with a teacher."""
+    recipe = make_recipe("ce_clip", "--optimiser.steps", "4", "--teacher.kind", "ema")
+    model = make_model(dataset, **SMALL)
+    RunFolder(tmp_path / "run", resume=False).begin(recipe, model, dataset, {})
     shutil.copytree(OLD / f"format-{number}", tmp_path / "run" / "checkpoints")
     found, notes = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     assert (found.step, found.facts["format"], notes) == (3, checkpoint.FORMAT, ())
     assert found.facts["best"] == {"metric": "score", "value": 0.25, "step": 3}
     assert set(found.facts["files"]) == {"state.safetensors"}
-    recipe = make_recipe("ce_clip", "--optimiser.steps", "4", "--teacher.kind", "ema")
-    model = make_model(dataset, **SMALL)
-    RunFolder(tmp_path / "run", resume=False).begin(recipe, model, dataset, {})
     train(recipe, dataset, model, tmp_path / "run", device="cpu", quiet=True, resume=True)
     assert [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == [3]
     moved = (model.head.image.weight - found.tensors["model/head.image.weight"]).abs().max().item()
@@ -148,7 +148,8 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_not_passed_over(dataset,
     for step in (1, 2):
         checkpoint.save(checkpoint.pack(step, *parts(dataset)), tmp_path, keep=9)
     state = tmp_path / "step-00000002" / "state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": checkpoint.FORMAT + 1}))
+    newer = json.loads(state.read_text()) | {"format": checkpoint.FORMAT + 1}
+    state.write_text(json.dumps(newer))
     with pytest.raises(UserError, match=rf"step-00000002 has format {checkpoint.FORMAT + 1} and this version.*up to"):
         checkpoint.load_newest(tmp_path)
 

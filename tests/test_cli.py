@@ -12,6 +12,7 @@ from tiny_training import make_dataset
 
 from wholegrain.cli import main as cli
 from wholegrain.errors import MachineError, UserError
+from wholegrain.objectives.recipe import load_recipe, recipe_names
 
 QUICK = ["--steps", "4", "--batch", "8", "--quiet", "--device", "cpu", "--workers", "0"]
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
@@ -67,12 +68,6 @@ def test_errors_are_one_sentence_and_an_exit_code(monkeypatch, capsys, raised, c
     assert len(said.splitlines()) <= 1
 
 
-def test_other_errors_are_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_run", lambda _: os.stat("/no/such/file"))
-    with pytest.raises(FileNotFoundError):
-        cli.main([])
-
-
 def test_overrides_reach_the_command(monkeypatch):
     seen = {}
 
@@ -120,3 +115,64 @@ def test_methods_lists_every_recipe(capsys):
     assert exit_of("methods") == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("ce_clip", "sparc", "holistic", "ICML", "negatives", "branches"))
+
+
+def test_methods_fits_80_columns_and_cuts_no_name(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_of("methods") == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    assert "…" not in said
+    rows = [line.split()[0] for line in said.splitlines() if line and line[0] != " "]
+    assert set(recipe_names()) <= set(rows)
+    losses = {term.name for name in recipe_names() for term in load_recipe(name).terms}
+    assert losses <= set(said.replace("?", " ").split())
+    assert "wholegrain train " in said  # what to do next
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "clip", "--batchsize", "3"], "wholegrain train has no option --batchsize; did you mean --batch?"),
+        (["train", "clip", "--Lr=3"], "did you mean --lr?"),
+        (["inspect", "data", "--no-shet"], "did you mean --no-sheet?"),
+        (["evaluate", "m", "--foo.bar", "1"], "wholegrain evaluate has no option --foo.bar"),
+        (["train", "clip", "--batch", "x"], "--batch needs a whole number, not 'x'"),
+        (["train", "clip", "--lr", "fast"], "--lr needs a number, not 'fast'"),
+        (["train", "clip", "--seed"], "--seed needs a whole number"),
+        (["enrich", "data", "--prices", "1"], "--prices needs 2 values, not '1'"),
+        (["export", "a", "b", "--to", "open-clip"], '--to is not "open-clip": did you mean "open_clip"?'),
+        (["audit"], "wholegrain audit needs MODEL and PHOTOS"),
+        (["compete", "clip"], "wholegrain compete needs --data"),
+        (["train", "clip", "sparc", "--data", "x"], '"sparc" is one word too many: wholegrain train takes RECIPE'),
+        (["bench", "lose"], 'There is no "bench lose"; did you mean "losses"?'),
+        (["--batch", "3", "train"], "There is no option --batch before a command"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_one_sentence(capsys, arguments, says):
+    assert exit_of(*arguments) == 2
+    out, said = capsys.readouterr()
+    assert out == ""
+    assert says in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", [*(n for n in cli.COMMANDS if n not in cli.GROUPS), "bench losses", "bench step", "bench data"])
+def test_help_fits_80_columns_and_says_what_is_required(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_of(*name.split(), "--help") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: wholegrain {name} ")
+    assert max(map(len, said.splitlines())) <= 80
+    assert f"wholegrain {name}" in said.partition("\n\n")[2]  # an example
+    assert "{None}" not in said.replace("{None}|{", "")
+
+
+def test_an_error_of_the_command_itself_is_not_taken_for_a_wrong_option(monkeypatch, capsys):
+    def fail(data: str) -> None:
+        """Fails."""
+        raise ValueError("deep inside")
+
+    monkeypatch.setattr(cli, "_function", lambda _: fail)
+    assert exit_of("train", "--data", "x") == 70
+    assert "ValueError: deep inside" in capsys.readouterr().err

@@ -64,9 +64,9 @@ def test_other_items_and_missing_tasks_are_named():
 def test_the_command_reads_folders_and_writes_numbers(tmp_path, capsys):
     for name, hits in (("one", np.zeros(40)), ("two", np.ones(40))):
         save_results([result("x", hits)], tmp_path / name)
-    command((tmp_path / "one", tmp_path / "two"), out=tmp_path / "gaps.json")
+    command((str(tmp_path / "one"), str(tmp_path / "two")), out=tmp_path / "gaps.json")
     assert "+100.0" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "gaps.json").read_text())["differences"]
     assert (row["name"], row["difference"]["value"]) == ("two", 1.0)
-    with pytest.raises(UserError, match="two folders"):
-        command((tmp_path / "one",))
+    with pytest.raises(UserError, match="two runs or folders"):
+        command((str(tmp_path / "one"),))

@@ -62,7 +62,7 @@ def test_what_is_not_there(data, tmp_path):
     with pytest.raises(KeyError):
         dataset.record("0" * 20)
     assert "0" * 20 not in dataset
-    with pytest.raises(UserError, match=r"no split 'dev'; it has train, test, extra"):
+    with pytest.raises(UserError, match=r"no split 'dev'; valid are extra, test, train"):
         dataset.keys("dev")
     for folder, words in ((tmp_path, "is not a prepared"), (tmp_path / "no", "does not exist")):
         with pytest.raises(UserError, match=f"{words}.*wholegrain prepare"):

@@ -54,6 +54,9 @@ class ColourModel:
         pooled = torch.ones_like(pooled) if self.blind else pooled
         return ImageFeatures(pooled.mean(1), patches_BPD=pooled if "patches" in needs else None, grid=(8, 8))
 
+    def encode_patches_as_images(self, pixels_BCHW):
+        return self.encode_images(pixels_BCHW, frozenset({"patches"}))
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -153,6 +156,25 @@ def test_sparcs_protocol(folder):
     assert found.figure("miou").shuffled < found.metrics["miou"] - 0.2
     assert found.metrics["miou_present"] >= found.metrics["miou"] - 1e-9
     assert blind.metrics["miou"] < 0.35
+
+
+class TwoWays(ColourModel):
+    """Patches mean something only where they go the way of the whole image."""
+
+    def encode_images(self, pixels_BCHW, needs=frozenset()):
+        return ColourModel(blind=True).encode_images(pixels_BCHW, needs)
+
+    def encode_patches_as_images(self, pixels_BCHW):
+        return ColourModel().encode_images(pixels_BCHW, frozenset({"patches"}))
+
+
+def test_sparcs_protocol_reads_patches_through_the_layer_of_whole_images(folder):
+    paper, plain = dense(TwoWays(), folder, DenseOptions(tasks=("sparc_segmentation", "sparc_segmentation_plain")))[0]
+    assert (paper.task, plain.task) == ("sparc_segmentation", "sparc_segmentation_plain")
+    assert paper.metrics["miou"] > 0.7
+    assert plain.metrics["miou"] < 0.35
+    assert "through h_v" in paper.protocol
+    assert "without h_v" in plain.protocol
 
 
 def test_boxes_by_both_read_outs(folder):

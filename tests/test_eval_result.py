@@ -155,7 +155,7 @@ def test_the_table_shows_protocol_interval_chance_and_control():
     out = io.StringIO()
     print_results([make_result()], Console(file=out, width=120))
     text = out.getvalue()
-    for part in ("a protocol in one sentence.", "kind0", "chance 50.0%", "shuffled 40.0%", "95% interval", "10.5"):
+    for part in ("a protocol in one sentence.", "kind0", "chance", "50.0%", "shuffled", "40.0%", "95% interval", "10.5"):
         assert part in text
 
 

@@ -261,9 +261,9 @@ def test_the_token_chosen_is_the_nearest(tmp_path):
     assert max(near, key=near.get) == nearest.said
 
 
-@pytest.mark.parametrize("kind", ["filip", "fusion"])
-def test_a_joint_score_left_out_leaves_the_vectors(kind, tmp_path):
-    model = convert_head(of_open_clip(tmp_path), HeadConfig(kind, layers=1))
+@pytest.mark.parametrize(("kind", "settings"), [("filip", {}), ("fusion", {"layers": 1})])
+def test_a_joint_score_left_out_leaves_the_vectors(kind, settings, tmp_path):
+    model = convert_head(of_open_clip(tmp_path), HeadConfig(kind, **settings))
     nearest = approximated(model, pixels())
     assert nearest.agreement == pytest.approx(1, abs=1e-5)
     assert kind in nearest.said

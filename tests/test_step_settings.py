@@ -63,6 +63,53 @@ def test_each_stage_learns_slower_than_the_next(dataset):
     assert {one for one, _ in rates(model, Optimiser()).values()} == {1.0}
 
 
+@pytest.mark.parametrize("name", ["pacl", "flair", "llip", "mgca", "cosmos", "fusion", "sparc", "holistic", "clip"])
+def test_what_is_new_learns_at_a_rate_of_its_own(dataset, name):
+    model = make_model(dataset, **DEEP)
+    before = {id(p) for p in model.parameters()}
+    fit_model(model, make_recipe(name))
+    share = {key: rate for key, (rate, _) in rates(model, Optimiser(head_lr=7.0)).items()}
+    base = {id(p) for side in (model.head.image, model.head.text) for p in side.parameters()}
+    new = {id(p) for p in model.parameters() if p.requires_grad} - before - base - {id(model.bias)}
+    assert {key for key, rate in share.items() if rate == 7.0} == new
+    assert {rate for key, rate in share.items() if key not in new} <= {1.0}
+    assert bool(new) == (name != "clip")
+    assert {rate for rate, _ in rates(model, Optimiser()).values()} == {1.0}
+    with_decay = rates(model, Optimiser(head_lr=7.0, layer_decay=0.5))
+    assert {with_decay[key][0] for key in new} <= {7.0}
+
+
+def test_copies_of_a_class_token_are_not_new(dataset):
+    model = make_model(dataset, **DEEP, pool="class")
+    fit_model(model, make_recipe("llip", "--model.head_settings.mixtures", "3"))
+    share = rates(model, Optimiser(head_lr=7.0))
+    assert share[id(model.image_tower.branches.tokens_HV)][0] == 1.0
+    assert share[id(model.head.query.weight)][0] == 7.0
+
+
+def test_settings_of_another_head_are_refused(dataset):
+    recipe = make_recipe("clip", "--model.head_settings.prototypes", "9")
+    with pytest.raises(UserError, match=r'model\.head of recipe clip does not fit: .*"prototypes": it belongs to mgca'):
+        fit_model(make_model(dataset), recipe)
+    with pytest.raises(UserError, match=r"head_settings\.branches = 3 .* model\.branches"):
+        make_recipe("holistic", "--model.head_settings.branches", "3")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "scale", "bias"),
+    [
+        ("siglip", (), 10.0, -10.0),
+        ("flair", (), 1 / 0.07, -10.0),
+        ("siglip", ("--model.sigmoid_scale", "5", "--model.sigmoid_bias", "-3"), 5.0, -3.0),
+    ],
+)
+def test_where_a_sigmoid_model_begins_is_the_recipes_affair(dataset, name, words, scale, bias):
+    model = make_model(dataset)
+    fit_model(model, make_recipe(name, *words))
+    assert model.scale.item() == pytest.approx(scale, rel=1e-5)
+    assert model.bias.item() == bias
+
+
 def test_a_share_of_the_rate_is_a_share_of_the_step(dataset):
     moved = {}
     for decay in (1.0, 0.5):

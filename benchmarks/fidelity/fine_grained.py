@@ -346,7 +346,7 @@ def flair_ours(pool: Any, captions: int, others: Any = "first", both: bool = Fal
         text = head.project_text(RawText(texts.pooled_ND, None, p.mask_NL), frozenset({"slots"}))
         value = FlairLoss(others=others)(image, text, pairing, p.scale, p.bias).value
         if both:
-            value = (value + SiglipLoss()(image, TextFeatures(p.text), pairing, p.scale, p.bias).value / captions) / 2
+            value = (value + SiglipLoss(per="text")(image, TextFeatures(p.text), pairing, p.scale, p.bias).value) / 2
         return value
 
     return value
@@ -376,5 +376,5 @@ def flair(originals: Originals) -> Iterator[Row]:
         why,
     )
     full, ours = flair_theirs(pool, 3, first=True, both=True), flair_ours(pool, 3, both=True)
-    text = "mean of both terms, siglip by 3 captions"
-    yield Row("(flair + siglip / 3) / 2, 3 captions", sources.FLAIR, f"{name}(added_mps_loss)", full, ours, SEVERAL, True, text)
+    text = "mean of both terms"
+    yield Row('(flair + siglip per="text") / 2, 3 captions', sources.FLAIR, f"{name}(added_mps_loss)", full, ours, SEVERAL, True, text)

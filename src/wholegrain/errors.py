@@ -1,6 +1,5 @@
 """The errors that a user, not a programmer, has to act on."""
 
-
 class UserError(Exception):
     """Input that cannot be used: what is wrong, where (file, record, field), what to do. Exit code 2.
 

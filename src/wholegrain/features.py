@@ -68,6 +68,8 @@ class TextFeatures:
         query_NGE: each text's query to ``keys_BGSE``, scaled: the attention is the softmax of their products; else ``None``.
         keys_NLGE, values_NLGE: what an image's query may attend to, token by token, with ``mask_NL``; else ``None``.
         teacher: what a teacher reads in the same texts, without gradient (``training/teacher.py``); else ``None``.
+        phrases_NKD: the pooled vectors of the noun phrases of each text, not normalised; of scores that ask for them, else ``None``.
+        phrase_weight_NK: >= 0, sum 1 over the phrases of a text; all 0 for a text without any, and where there is no further phrase.
     """
 
     pooled_ND: Tensor
@@ -77,6 +79,8 @@ class TextFeatures:
     keys_NLGE: Tensor | None = None
     values_NLGE: Tensor | None = None
     teacher: TextFeatures | None = None
+    phrases_NKD: Tensor | None = None
+    phrase_weight_NK: Tensor | None = None
 
     def select(self, index: Tensor | slice) -> TextFeatures:
         """The texts at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""

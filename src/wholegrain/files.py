@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Kind = TypeVar("Kind")
+_FORBIDDEN = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
 MOST_BYTES = 256 * 2**20
 """Of a JSON or TOML file, unless the caller says otherwise."""
 _KINDS = (
@@ -87,7 +97,11 @@ def read_bytes(path: Path | str, advice: str, *, most: int = MOST_BYTES) -> byte
     """The whole file, if it is a regular one of at most ``most`` bytes."""
     with os.fdopen(open_file(path, advice), "rb") as file:
         try:
-            data = file.read(most + 1)
+            size = min(os.fstat(file.fileno()).st_size, most)
+            data = file.read(size + 1)  # room for ``most`` bytes would be taken at once
+            while size < len(data) <= most:  # it grows, or is of a kind without a size
+                size = len(data)
+                data += file.read(min(2**20, most + 1 - size))
         except OSError as error:
             raise UnreadableError(path, f"cannot be read ({error.strerror})", advice) from None
     if len(data) > most:
@@ -196,9 +210,20 @@ def disk_errors(place: Path | str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             said = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
             raise MachineError(said) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in _FORBIDDEN:
             raise UserError(f"{shown(place)} cannot be written ({error.strerror}); choose another folder") from error
         raise
+
+
+def keepable(place: Path | str) -> None:
+    """Refuses to make files where the system's own are and nothing is kept: below ``/dev``, ``/proc`` and ``/sys``."""
+    try:
+        real = os.path.realpath(place)
+    except ValueError:
+        raise UserError(f"{shown(place)} cannot be the name of a folder; choose another one") from None
+    for top in ("/dev", "/proc", "/sys"):
+        if real == top or (real.startswith(f"{top}/") and not real.startswith("/dev/shm/")):
+            raise UserError(f"{shown(place)} lies in {top}, where nothing can be kept; choose another folder")
 
 
 @contextmanager
@@ -215,6 +240,7 @@ def aside(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    _sweep(path)
     try:
         yield part
         sync(part)
@@ -222,6 +248,25 @@ def aside(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes left of earlier writing."""
+    with suppress(OSError):
+        for name in os.listdir(path.parent):
+            owner = name.removeprefix(f".{path.name}.").removesuffix(".part")
+            if name == f".{path.name}.{owner}.part" and owner.isdecimal() and not _alive(int(owner)):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -282,6 +327,7 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
 
     with disk_errors(folder):
         handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+    _LOCKS.add(handle)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -294,7 +340,23 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         os.pwrite(handle, f"process {os.getpid()}, {doing}".encode(), 0)
         yield
     finally:
-        os.close(handle)
+        if handle in _LOCKS:
+            _LOCKS.remove(handle)
+            os.close(handle)
+
+
+_LOCKS: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _let_go() -> None:
+    """In a forked process: a lock lasts as long as any descriptor of it, and a child may outlive its parent for a while."""
+    while _LOCKS:
+        os.close(_LOCKS.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 # ---- identity ---------------------------------------------------------------------------------------------------------------

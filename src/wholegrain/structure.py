@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
-from difflib import get_close_matches
-from typing import Any, Literal, NotRequired, Required, TypeVar, get_args, get_origin, get_type_hints, is_typeddict
+from types import UnionType
+from typing import Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import cattrs
+
+from wholegrain.suggest import nearest
 
 Kind = TypeVar("Kind")
 
@@ -102,7 +105,16 @@ def make_converter() -> cattrs.Converter:
             raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}")
         return value
 
+    def of_union(value: Any, kind: Any) -> Any:
+        if value is None and type(None) in get_args(kind):
+            return None
+        for one in get_args(kind):
+            with suppress(Exception):
+                return converter.structure(value, one)
+        raise TypeError(f"{_short(value)} is none of {', '.join(getattr(one, '__name__', str(one)) for one in get_args(kind))}")
+
     converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, of_choice)
+    converter.register_structure_hook_func(_of_several, of_union)
     converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple, list), of_list)
     converter.register_structure_hook_func(lambda kind: kind is dict or get_origin(kind) is dict, of_table)
     converter.register_structure_hook_func(is_typeddict, of_typed_dict)
@@ -144,6 +156,11 @@ def _each(items: Any, kinds: Sequence[Any], converter: cattrs.Converter) -> list
     return made
 
 
+def _of_several(kind: Any) -> bool:
+    """A union of more than one type and ``None``, which cattrs serves itself."""
+    return get_origin(kind) in (Union, UnionType) and len(set(get_args(kind)) - {type(None)}) > 1
+
+
 def _bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
 
@@ -164,7 +181,7 @@ def _sentence(problem: BaseException) -> str:
     within = f' at "{dotted}"' if dotted else ""
     if isinstance(problem, cattrs.ForbiddenExtraKeysError):
         wrong = sorted(map(str, problem.extra_fields))[0]
-        near = get_close_matches(wrong, [f.name for f in fields(problem.cl)], 1)
+        near = nearest(wrong, [f.name for f in fields(problem.cl)])
         return f'has an unknown key "{".".join([*path, wrong])}"' + (f', perhaps meant "{near[0]}"' if near else "")
     if isinstance(problem, _MissingError):
         return f'has no key "{".".join([*path, str(problem)])}"'

@@ -29,6 +29,7 @@ from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.files import disk_errors
 from wholegrain.report.audit_page import Line, scorecard, write_audit_page
+from wholegrain.suggest import closest
 
 TASKS = ("retrieval", "negatives", "hard_positives")
 
@@ -141,7 +142,7 @@ def _usual_split(dataset: Any) -> str:
 
 def _drawn(dataset: Any, split: str, options: AuditOptions) -> list[Record]:
     if split not in dataset.splits:
-        raise UserError(f"The data set has no split {split!r}; it has {', '.join(dataset.splits)}, choose one with --split.")
+        raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
     keys = dataset.keys(split)
     if len(keys) > options.images:
         keys = [keys[n] for n in np.sort(np.random.default_rng(options.seed).permutation(len(keys))[: options.images])]

@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from wholegrain.app.gates import weak_kinds
+from wholegrain.app.runs import trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.regions import crop_regions
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
@@ -31,7 +32,6 @@ from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.small import SmallConfig, at_image_size, small_model
 from wholegrain.towers.whiten import whiten_head
-from wholegrain.training.loop import train
 from wholegrain.training.step import seed_everything
 
 COUNTS = SceneCounts(train=40_000, val=1_000, test=0, crowded=0, twins=400)
@@ -82,11 +82,11 @@ def make_base(
     seed_everything(seed)
     start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
-    learnt = _trained(first, crops, start, work / "run-crops")
+    learnt = trained(first, lambda: start, crops, work / "run-crops", origin={"command": "wholegrain base"})
     console.print(f"stage 2 of 2: {counts.train:,} pictures")
     grown = at_image_size(learnt, world.size)
     whiten_head(grown, _pooled(grown, whole, 5000))
-    grown = _trained(second, whole, grown, work / "run-scenes")
+    grown = trained(second, lambda: grown, whole, work / "run-scenes", origin={"command": "wholegrain base"})
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},
@@ -117,19 +117,3 @@ def _pooled(model: Model, dataset: Dataset, count: int, batch: int = 128) -> Ten
 
 def _once(folder: Path, make) -> Dataset:
     return Dataset(folder) if (folder / "manifest.json").exists() else make(folder)
-
-
-def _trained(recipe, dataset: Dataset, start: Model, run: Path) -> Model:
-    """The model of a run that is begun, continued, or finished already."""
-    if not (run / "finished").exists():
-        begun = (run / "run.json").exists()
-        train(
-            recipe,
-            dataset,
-            load_model(str(run / "model")) if begun else start,
-            run,
-            resume=begun,
-            origin={"command": "wholegrain base"},
-        )
-        (run / "finished").touch()
-    return load_model(str(run / "model"))

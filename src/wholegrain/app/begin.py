@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from wholegrain.app.base import base_folder
@@ -42,8 +43,13 @@ def begin(
     if fresh and not recipe.endswith(".toml"):  # a file of one's own means what it says
         chosen = load_recipe(recipe, [*(f"--optimiser.{key}={value}" for key, value in FROM_SCRATCH.items()), *overrides])
         said = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
-        print(f"What is trained has not been trained before: optimiser values for that, unless given ({said}).", file=sys.stderr)
+        _say_once(f"What is trained has not been trained before: optimiser values for that, unless given ({said}).")
     return chosen, dataset, start
+
+
+@cache
+def _say_once(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
 
 
 def starting_model(spec: str, dataset: Dataset, split: str) -> Model:

@@ -4,8 +4,13 @@ Everything is kept below one folder, run by run, so the same call goes on where 
 trains that one alone::
 
     tuning/METHOD-RATE/        only if several learning rates are tried: the first seed, judged on the split "val"
-    METHOD-SEED/               a run (see training/run_folder.py), with its results in test/
-    standings.{csv,md,tex,html}  the table
+    METHOD-SEED/               a run (see training/run_folder.py), with its results in SPLIT/
+    start/SPLIT/               results of the starting model
+    features/                  what frozen towers made of pictures and texts
+    standings.{csv,md,tex,html}  the table of the last call
+
+A run that is there and was made with another recipe, model, data or time is refused by name; results of another split, suite or
+setting are measured anew, those of another split kept beside (:mod:`wholegrain.app.runs`).
 
 Fairness: the packaged recipes differ in what the method is, and share the optimiser; what the caller overrides is overridden for
 all. Every method tries the same learning rates. At equal time a method takes as many steps as its own speed allows, measured on
@@ -14,7 +19,6 @@ this machine before the run; at equal steps (the default) the table says how lon
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import tempfile
@@ -25,20 +29,25 @@ from pathlib import Path
 from statistics import median
 
 from wholegrain.app.begin import begin, starting_model
-from wholegrain.app.runs import measured, trained
+from wholegrain.app.entrants import entrants
+from wholegrain.app.runs import check_run, measured, trained
 from wholegrain.app.validation import validation
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult
+from wholegrain.files import disk_errors, locked, write_json, write_text
+from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
 from wholegrain.report.entry import read_history
 from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.loop import train
+from wholegrain.training.run_folder import OtherRunError, read_recipe
 from wholegrain.training.step import Outcome
 
 START = "start"
+TASKS = ("retrieval", "composition", "hard_positives", "grounding")
 PILOT = 8
 """Steps that are timed to learn a method's speed; the first half is warm-up."""
 
@@ -54,9 +63,11 @@ class Rules:
             recipe's own.
         seconds: training time of each run, in place of a number of steps; 0 is equal steps.
         overrides: dotted, for all recipes alike.
-        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``.
+        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: :data:`TASKS`, and ``negatives`` where the data
+            have a sidecar of them.
         roles: retrieval with captions in these roles alone; empty is all.
         shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
+        cache: a folder for what frozen towers make of pictures and texts; ``None`` is ``features/`` in the competition's.
     """
 
     model: str = "small"
@@ -65,9 +76,10 @@ class Rules:
     seconds: float = 0.0
     overrides: tuple[str, ...] = ()
     split: str = "test"
-    tasks: tuple[str, ...] = ("retrieval", "composition", "hard_positives", "grounding")
+    tasks: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     shortlist: int = 0
+    cache: Path | None = None
 
 
 def compete(
@@ -85,93 +97,136 @@ def compete(
         The standings, with the starting model in the first row, and recipe -> why it could not take part.
 
     Raises:
-        UserError: unknown recipes or data; or the first recipe cannot take part.
+        UserError: what was asked for cannot be (see :func:`~wholegrain.app.entrants.entrants`), a run is there that was made otherwise,
+            or another process competes in this folder.
     """
-    names = [Path(recipe).stem for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise UserError(f"Two of the recipes have one name ({', '.join(names)}); name each once.")
-    rows: list[Standing] = []
-    left_out: dict[str, str] = {}
-    try:
-        for place, (name, recipe) in enumerate(zip(names, recipes, strict=True)):
-            say(f"{name} ({place + 1} of {len(names)})")
-            try:
-                rows.append(_competitor(name, recipe, data, out, rules, say))
-            except UserError as problem:
-                if place == 0:
-                    raise
-                left_out[name] = str(problem)
-                say(f"left out: {problem}")
-            if place == 0:
-                rows.insert(0, _start(data, out, rules))
-    finally:  # also after Ctrl-C: what is done is in the table
-        if len(rows) > 1:
-            _write(Standings(rows, names[0]), left_out, out, data)
-    return Standings(rows, names[0]), left_out
-
-
-def _competitor(name: str, recipe: str, data: Path, out: Path, rules: Rules, say: Callable[[str], None]) -> Standing:
-    overrides = rules.overrides
-    if rules.rates:
-        overrides = (*overrides, f"--optimiser.lr={_best_rate(name, recipe, data, out, rules, say)}")
-    results, costs = [], []
-    for seed in rules.seeds:
-        run = out / f"{name}-{seed}"
-        model, dataset = _run(recipe, data, run, rules, (*overrides, f"--seed={seed}"))
-        results.append(_results(model, dataset, run / "test", rules))
-        costs += _seconds_a_step(run)
-    return Standing(name, results, median(costs) if costs else None)
-
-
-def _run(recipe: str, data: Path, run: Path, rules: Rules, overrides: Sequence[str]) -> tuple[Model, Dataset]:
-    chosen, dataset, start = begin(recipe, data, rules.model, overrides)
-    if rules.seconds and not (run / "run.json").exists():
-        chosen = _at_equal_time(chosen, dataset, start, rules.seconds)
-        start = begin(recipe, data, rules.model, overrides)[2]  # the pilot has moved it
-    origin = {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]), "data": str(data.resolve()), "model": rules.model}
-    return trained(chosen, lambda: start, dataset, run, origin=origin), dataset
-
-
-def _at_equal_time(recipe: Recipe, dataset: Dataset, model: Model, seconds: float) -> Recipe:
-    """The recipe with as many steps as fit, by the median of a few timed ones."""
-    stamps: list[float] = []
-
-    def stamp(outcome: Outcome) -> bool:
-        stamps.append(time.perf_counter())
-        return len(stamps) >= PILOT
-
-    pilot = replace(recipe, optimiser=replace(recipe.optimiser, steps=PILOT))
-    with tempfile.TemporaryDirectory() as folder:
-        train(pilot, dataset, model, Path(folder) / "pilot", on_step=stamp, quiet=True)
-    step = median(b - a for a, b in zip(stamps[PILOT // 2 - 1 :], stamps[PILOT // 2 :], strict=False))
-    return replace(recipe, optimiser=replace(recipe.optimiser, steps=max(1, int(seconds / step))))
-
-
-def _best_rate(name: str, recipe: str, data: Path, out: Path, rules: Rules, say: Callable[[str], None]) -> float:
-    """The learning rate whose first-seed run is best on ``val``; what was tried is kept in ``tuning/METHOD.json``."""
-    record, found = out / "tuning" / f"{name}.json", {}
-    for rate in rules.rates:
-        run = out / "tuning" / f"{name}-{rate:g}"
-        model, dataset = _run(recipe, data, run, rules, (*rules.overrides, f"--optimiser.lr={rate}", f"--seed={rules.seeds[0]}"))
-        judge = validation(dataset, begin(recipe, data, rules.model, rules.overrides)[0])
-        if judge is None:
-            raise UserError(f"{data} has no split val to choose a learning rate by; leave --rates out, or prepare one.")
-        found[rate] = judge(model)["recall@1"]
-        say(f"  rate {rate:g}: recall@1 on val {100 * found[rate]:.1f}%")
-    record.write_text(json.dumps({f"{rate:g}": value for rate, value in found.items()}, indent=2), encoding="utf-8")
-    return max(found, key=lambda rate: found[rate])
-
-
-def _results(model: Model, dataset: Dataset, folder: Path, rules: Rules) -> list[TaskResult]:
-    retrieval: dict[str, object] = {"roles": rules.roles} if rules.roles else {}
-    if rules.shortlist and model.score is not None:
-        retrieval["shortlist"] = rules.shortlist
-    return measured(model, dataset, folder, rules.split, rules.tasks, settings={"retrieval": retrieval}, seed=0)
-
-
-def _start(data: Path, out: Path, rules: Rules) -> Standing:
     dataset = Dataset(data)
-    return Standing(START, [_results(starting_model(rules.model, dataset, "train"), dataset, out / START, rules)])
+    if not rules.tasks:
+        rules = replace(rules, tasks=(*TASKS, *(("negatives",) if dataset.negative_kinds else ())))
+    say(f"Looking whether {len(recipes)} recipes fit the data and the model …")
+    able, left_out = entrants(recipes, dataset, rules)
+    for name, why in left_out.items():
+        say(f"left out: {name}. {why}")
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "a competition"):
+        return _Competition(data, dataset, out, rules, say).table(able, left_out)
+
+
+@dataclass(frozen=True)
+class _Competition:
+    data: Path
+    dataset: Dataset
+    out: Path
+    rules: Rules
+    say: Callable[[str], None]
+
+    @property
+    def cache(self) -> Path:
+        return self.rules.cache or self.out / "features"
+
+    def table(self, able: Mapping[str, str], left_out: dict[str, str]) -> tuple[Standings, dict[str, str]]:
+        """Of all; also after Ctrl-C: what is done is in the standings."""
+        first = next(iter(able))
+        rows: list[Standing] = []
+        try:
+            self._check_what_is_there(able)
+            for place, (name, recipe) in enumerate(able.items()):
+                self.say(f"{name} ({place + 1} of {len(able)})")
+                try:
+                    rows.append(self._competitor(name, recipe))
+                except OtherRunError:
+                    raise
+                except UserError as problem:  # its loss is no number any more, and the like
+                    if place == 0:
+                        raise
+                    left_out[name] = str(problem)
+                    self.say(f"left out: {problem}")
+                if place == 0:
+                    rows.insert(0, self._start())
+        finally:
+            if len(rows) > 1:
+                _write(Standings(rows, first), left_out, self.out, self.data)
+        return Standings(rows, first), left_out
+
+    def _competitor(self, name: str, recipe: str) -> Standing:
+        overrides = self.rules.overrides
+        if self.rules.rates:
+            overrides = (*overrides, f"--optimiser.lr={self._best_rate(name, recipe)}")
+        results, costs = [], []
+        for seed in self.rules.seeds:
+            run = self.out / f"{name}-{seed}"
+            model = self._run(recipe, run, (*overrides, f"--seed={seed}"))
+            results.append(self._results(model, run))
+            costs += _seconds_a_step(run)
+        return Standing(name, results, costs)
+
+    def _check_what_is_there(self, able: Mapping[str, str]) -> None:
+        """Runs that were made otherwise are refused before anything is trained; where rates are tried, when their turn comes."""
+        for name, recipe in able.items() if not self.rules.rates else ():
+            for seed in self.rules.seeds:
+                run = self.out / f"{name}-{seed}"
+                if (run / "run.json").exists():
+                    chosen, _, start = begin(recipe, self.data, self.rules.model, (*self.rules.overrides, f"--seed={seed}"))
+                    check_run(run, self._of_its_length(chosen, run), start, self.dataset, self.rules.seconds)
+
+    def _of_its_length(self, recipe: Recipe, run: Path) -> Recipe:
+        """At equal time, with as many steps as were measured when the run began."""
+        steps = read_recipe(run).optimiser.steps if self.rules.seconds else recipe.optimiser.steps
+        return replace(recipe, optimiser=replace(recipe.optimiser, steps=steps))
+
+    def _run(self, recipe: str, run: Path, overrides: Sequence[str]) -> Model:
+        chosen, _, start = begin(recipe, self.data, self.rules.model, overrides)
+        if (run / "run.json").exists():
+            chosen = self._of_its_length(chosen, run)
+        elif self.rules.seconds:
+            self.say(f"  timing {PILOT} steps")
+            chosen = replace(chosen, optimiser=replace(chosen.optimiser, steps=self._steps_in_time(chosen, start)))
+            start = begin(recipe, self.data, self.rules.model, overrides)[2]  # the pilot has moved it
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        origin = {"command": command, "data": str(self.data.resolve()), "model": self.rules.model, "seconds": self.rules.seconds}
+        return trained(chosen, lambda: start, self.dataset, run, origin=origin, cache=self.cache)
+
+    def _steps_in_time(self, recipe: Recipe, model: Model) -> int:
+        """How many steps fit, by the median of a few timed ones."""
+        stamps: list[float] = []
+
+        def stamp(outcome: Outcome) -> bool:
+            stamps.append(time.perf_counter())
+            return len(stamps) >= PILOT
+
+        pilot = replace(recipe, optimiser=replace(recipe.optimiser, steps=PILOT))
+        with tempfile.TemporaryDirectory() as folder:
+            train(pilot, self.dataset, model, Path(folder) / "pilot", on_step=stamp, quiet=True, cache=self.cache)
+        step = median(b - a for a, b in zip(stamps[PILOT // 2 - 1 :], stamps[PILOT // 2 :], strict=False))
+        return max(1, int(self.rules.seconds / step))
+
+    def _best_rate(self, name: str, recipe: str) -> float:
+        """The learning rate whose first-seed run is best on ``val``; what was tried is kept in ``tuning/METHOD.json``."""
+        found = {}
+        judge = validation(self.dataset, load_recipe(recipe, self.rules.overrides), cache=self.cache)
+        assert judge is not None, "entrants looked"
+        for rate in self.rules.rates:
+            run = self.out / "tuning" / f"{name}-{rate}"
+            model = self._run(recipe, run, (*self.rules.overrides, f"--optimiser.lr={rate}", f"--seed={self.rules.seeds[0]}"))
+            found[rate] = judge(model)["recall@1"]
+            self.say(f"  rate {rate:g}: recall@1 on val {100 * found[rate]:.1f}%")
+        write_json(self.out / "tuning" / f"{name}.json", {str(rate): value for rate, value in found.items()})
+        return max(found, key=lambda rate: found[rate])
+
+    def _results(self, model: Model, folder: Path) -> list[TaskResult]:
+        rules = self.rules
+        retrieval: dict[str, object] = {"roles": rules.roles} if rules.roles else {}
+        if rules.shortlist and model.score is not None:
+            retrieval["shortlist"] = rules.shortlist
+        settings = {"retrieval": retrieval} if retrieval else {}
+        self.say(f"  results of {folder.name} on {rules.split}")
+        return measured(
+            model, self.dataset, folder / rules.split, rules.split, rules.tasks, settings=settings, seed=0, cache=self.cache
+        )
+
+    def _start(self) -> Standing:
+        return Standing(START, [self._results(starting_model(self.rules.model, self.dataset, "train"), self.out / START)])
 
 
 def _seconds_a_step(run: Path) -> list[float]:
@@ -188,5 +243,5 @@ def _write(standings: Standings, left_out: Mapping[str, str], out: Path, data: P
         ("md", standings.as_markdown() + notes),
         ("tex", standings.as_latex()),
     ):
-        (out / f"standings.{suffix}").write_text(text, encoding="utf-8")
+        write_text(out / f"standings.{suffix}", text)
     write_standings_page(standings, out / "standings.html", left_out=left_out, data=str(data))

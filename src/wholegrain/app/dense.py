@@ -18,14 +18,15 @@ from wholegrain.evaluation.segmentation import Windows, segmentation
 from wholegrain.evaluation.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.zero_shot import TEMPLATES
 
-DENSE_TASKS = ("segmentation", "sparc_segmentation", "box_classification", "pointing")
+USUAL_TASKS = ("segmentation", "sparc_segmentation", "box_classification", "pointing")
+DENSE_TASKS = (*USUAL_TASKS, "sparc_segmentation_plain")
 
 
 @dataclass(frozen=True)
 class DenseOptions:
     """How to evaluate; see ``wholegrain dense --help``."""
 
-    tasks: Sequence[str] = DENSE_TASKS
+    tasks: Sequence[str] = USUAL_TASKS
     templates: Sequence[str] = TEMPLATES
     attention: str = "plain"
     present_classes: bool = False
@@ -75,8 +76,8 @@ def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResu
     if options.present_classes:
         present = sorted({int(n) for picture in pictures for n in np.unique(picture.labels())})
     classes = class_set(folder, present=present, known=listed.classes if listed else None)
-    if task == "sparc_segmentation":
-        return sparc_segmentation(model, pictures, classes, **common)
+    if task in ("sparc_segmentation", "sparc_segmentation_plain"):
+        return sparc_segmentation(model, pictures, classes, patches="plain" if task.endswith("_plain") else "h_v", **common)
     windows = Windows(options.short or (listed.short if listed else 0), options.stride)
     more = {
         "scale": options.scale or (listed.scale if listed else 40.0),

@@ -19,6 +19,7 @@ from wholegrain.enrich.runner.run import enrich as run
 from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
 from wholegrain.files import disk_errors
+from wholegrain.suggest import closest
 
 _COPIED = (
     "manifest.json",
@@ -29,6 +30,7 @@ _COPIED = (
     "hard_positives.parquet",
     "truths.parquet",
 )
+_WITH_MODEL = ("ce_clip", "released_ce_clip")
 _URL = re.compile(r"(?:(?P<model>[^@]+)@)?(?P<url>https?://.+)")
 
 
@@ -155,13 +157,12 @@ def _negatives(wanted: Wanted, told: dict[str, Any]) -> Stage:
         return NegClipStage(per_caption=wanted.per_kind, **kinds, **told)
     if method == "random":
         return RandomStage(seed=wanted.seed)
-    if method in ("ce_clip", "released_ce_clip") and model:
+    if method in _WITH_MODEL and model:
         variant = "corrected" if method == "ce_clip" else "released"
         return CeClipStage(model, variant, device=wanted.captioning.device, **kinds, **told)
-    raise UserError(
-        f"--method {wanted.method} is not known; write rules, negclip, random, ce_clip:MODEL or released_ce_clip:MODEL, such as "
-        "ce_clip:distilroberta-base."
-    )
+    if method in _WITH_MODEL:
+        raise UserError(f"--method {method} needs a masked language model; name it, as in {method}:distilroberta-base.")
+    raise UserError(f"There is no --method {wanted.method}; {closest(method, ('rules', 'negclip', 'random', *_WITH_MODEL))}")
 
 
 def _tagger(pipeline: str) -> dict[str, Any]:

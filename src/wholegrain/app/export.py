@@ -16,6 +16,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.report.entry import History, read_history
+from wholegrain.suggest import closest
 from wholegrain.towers.card import Facts, Score, card
 from wholegrain.towers.export import export_model
 from wholegrain.towers.io import load_model
@@ -117,7 +118,7 @@ def _approximate(model: Model, wish: Wish, done: Done) -> tuple[Model, Done]:
     dataset = None if wish.data is None else Dataset(wish.data)
     if dataset is not None:
         if wish.split not in dataset.splits:
-            raise UserError(f"{wish.data} has no split {wish.split!r}; it has {', '.join(dataset.splits)}.")
+            raise UserError(f"{wish.data} has no split {wish.split!r}; {closest(wish.split, dataset.splits)}")
         keys = list(dataset.keys(wish.split))[:SHOWN]
         pixels = torch.stack([torch.from_numpy(model.preprocess.image(dataset.pixels(key))) for key in keys])
     else:

@@ -28,6 +28,8 @@ def audit(
 ) -> None:
     """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
 
+    wholegrain audit ViT-B-32:openai photos.csv
+
     From your captions false texts are made (another colour, number, thing, direction, who does what) and rewordings that stay true; the
     model is asked which is right. Retrieval, cut texts and heat maps stand beside.
 
@@ -48,6 +50,8 @@ def audit(
         caption_columns: several caption columns with their roles, as in raw=web,long_caption=detail.
         split_column: column with the split.
     """
+    import sys
+
     from rich.console import Console
 
     from wholegrain.app.audit import AuditOptions, open_photos
@@ -55,6 +59,7 @@ def audit(
     from wholegrain.cli.prepare import column_roles
     from wholegrain.data.sources import SourceOptions
     from wholegrain.errors import UserError
+    from wholegrain.evaluation.show import left_out_lines
     from wholegrain.report.audit_page import scorecard_table
     from wholegrain.towers import load_model
     from wholegrain.training.distributed import choose_device
@@ -73,4 +78,6 @@ def audit(
     )
     console = Console()
     console.print(scorecard_table(found.lines))
+    for line in left_out_lines([found.left_out]):
+        print(line, file=sys.stderr)
     console.print(f"{found.facts['seconds']:.0f} s; look at {found.page}", highlight=False, soft_wrap=True)

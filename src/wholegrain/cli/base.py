@@ -18,6 +18,8 @@ def base(
 ) -> int:
     """Trains the base model of the demo: plain CLIP on scenes, from nothing (about half an hour on two cores). Interrupted, it goes on.
 
+    wholegrain base models/base
+
     Args:
         out: folder of the finished model.
         work: folder for data and runs; the same one continues an interrupted run.

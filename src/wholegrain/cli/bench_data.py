@@ -26,6 +26,8 @@ def bench_data(
     """Measures images a second of the loader (plan, draws, crops, tokens, batches), of bare decoding and resizing in as many
     processes, and of open_clip's own loaders on the same pictures and captions, in turns.
 
+    wholegrain bench data data/photos --workers 4
+
     Args:
         data: a prepared data set.
         model: take preprocessing and tokeniser from this model; by default CLIP's at "--image-size".

@@ -21,6 +21,8 @@ def bench_losses(
     """Measures time and memory, and prints a table: contrastive losses in tiles against dense autograd, and losses over patches and
     tokens against CLIP's.
 
+    wholegrain bench losses --sizes 4096 --out losses.json
+
     Args:
         sizes: images, and as many texts, of the contrastive losses.
         images: images, and as many texts, of the losses over patches and tokens.

@@ -31,6 +31,8 @@ def bench_step(
     """Measures training steps in turn with open_clip's trainer, at its defaults and at its best flags, and ours with each other:
     CLIP, CE-CLIP with four negatives, Holistic CLIP with five texts, SPARC.
 
+    wholegrain bench step --data data/photos --batch 32
+
     Args:
         data: a prepared data set whose captions are used; without it some are made. Pictures are noise.
         model: an architecture of open_clip, from scratch.

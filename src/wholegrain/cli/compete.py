@@ -21,19 +21,23 @@ def compete(
     batch: int | None = None,
     lr: float | None = None,
     split: str = "test",
-    suite: str = "retrieval,composition,hard_positives,grounding",
+    suite: str = "",
     roles: tuple[str, ...] = (),
     shortlist: int = 0,
+    cache: Path | None = None,
     overrides: tuple[str, ...] = (),
 ) -> None:
     """Trains methods from one model on the same data and seeds, measures them, and prints one table; interrupted, the same line
     goes on. Any key of the recipes may be set for all of them by its dotted name, such as --optimiser.warmup_steps 10.
 
+    wholegrain compete clip negclip ce_clip --data data/photos --seeds 0 1 2
+
     Args:
         recipes: names (see "wholegrain methods") or TOML files; "all" is every packaged one. The others are compared with the first.
         data: a prepared data set.
         model: where all start: small (from scratch), base, ViT-B-32:openai, a run, ...
-        out: the competition's folder: runs, results, standings.csv, .md, .tex and .html.
+        out: the competition's folder: runs, results, standings.csv, .md, .tex and .html. A run in it that was made with another recipe,
+            model, data or --seconds is refused; another --split or --suite is measured anew.
         seeds: of training; the figures are means over them.
         rates: learning rates that every method tries, chosen by retrieval on the split val.
         seconds: equal training time of every run, in place of equal steps.
@@ -41,10 +45,14 @@ def compete(
         batch: images per step.
         lr: peak learning rate of all, in place of the recipes' own.
         split: the split to test on.
-        suite: tasks or suites, separated by commas.
+        suite: tasks or suites, separated by commas; by default retrieval, composition, hard_positives and grounding, and negatives where
+            the data have a sidecar of them.
         roles: retrieval with captions in these roles alone.
         shortlist: models that score pairs jointly re-rank that many candidates of each query, found by the cosine; 0 is all.
+        cache: a folder for what frozen towers make of pictures and texts; by default features/ in OUT.
     """
+    from functools import partial
+
     from rich.console import Console
 
     from wholegrain.app.compete import Rules
@@ -58,10 +66,13 @@ def compete(
     chosen = ("clip", *(name for name in recipe_names() if name != "clip")) if recipes == ("all",) else recipes
     shortcuts = {"optimiser.steps": steps, "optimiser.batch": batch, "optimiser.lr": lr}
     dotted = (*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None))
-    rules = Rules(model, seeds, rates, seconds, dotted, split, expand(suite), roles, shortlist)
+    rules = Rules(model, seeds, rates, seconds, dotted, split, expand(suite) if suite else (), roles, shortlist, cache)
     console = Console()
-    standings, left_out = run(chosen, data, out, rules, console.print)
-    console.print(standings.as_table())
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    standings, left_out = run(chosen, data, out, rules, say)
+    console.print(standings.as_table(console.width))
     for name, why in left_out.items():
-        console.print(f"left out: {name}. {why}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"The table with intervals, and every run: {out}")
+        say(f"left out: {name}. {why}")
+    runs = " ".join(str(out / f"{row.name}-{seeds[0]}") for row in standings.rows[1:])
+    say(f"The table with intervals: {out / 'standings.html'} (and .csv, .md, .tex)")
+    say(f"Look at what the models see: wholegrain report {runs} --data {data} --split {split}")

@@ -31,11 +31,15 @@ def dense(
 ) -> None:
     """What a model's patches know: class names against pixels and boxes, without training.
 
+    wholegrain dense ViT-B-16:openai data/voc --classes voc21 --out results/dense
+
     Args:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run.
         data: a folder of pictures with masks (images/ and masks/, ADE20K, Pascal VOC, Cityscapes) or boxes (boxes.json, COCO's instances).
-        tasks: separated by commas: segmentation, sparc_segmentation, box_classification, pointing.
-        out: a folder for results.json, with every class's IoU, and the items behind the figures.
+        tasks: separated by commas: segmentation, sparc_segmentation (or sparc_segmentation_plain: a SPARC head's patches without its layer h_v),
+            box_classification, pointing.
+        out: a folder for results.json, with every class's IoU, and the items behind the figures; by default RUN/results/dense-DATA for a
+            run and results/MODEL/dense-DATA for any other model, where compare finds them.
         templates: plain, photo, openai (80 sentences), openai7, or sentences with {} for the class.
         classes: a list of class names: voc20, voc21, context59, context60, coco_object, coco_stuff, ade20k, cityscapes; the folder's own without it.
         attention: plain or correlative (SCLIP) in the last block, for segmentation.
@@ -49,31 +53,37 @@ def dense(
         batch: pictures per step.
         device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
     """
-    from dataclasses import replace
+    import sys
+    from dataclasses import asdict, replace
 
     from wholegrain.app.dense import DENSE_TASKS, DenseOptions
     from wholegrain.app.dense import dense as run
+    from wholegrain.app.results import check_place, keep_results, results_place, weights_of
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.result import save_results
-    from wholegrain.evaluation.show import print_results
+    from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.templates import templates_of
+    from wholegrain.suggest import closest
     from wholegrain.towers import load_model
     from wholegrain.training.distributed import choose_device
 
     names = tuple(name.strip() for name in tasks.split(","))
     unknown = [name for name in names if name not in DENSE_TASKS]
     if unknown:
-        raise UserError(f"There is no dense task {unknown[0]!r}; choose from {', '.join(DENSE_TASKS)}.")
+        raise UserError(f"There is no dense task {unknown[0]!r}; {closest(unknown[0], DENSE_TASKS)}")
     options = DenseOptions(
         names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, classes, subset, seed, batch
     )
-    place = choose_device(None if device == "auto" else device)
-    results, left_out = run(load_model(model).to(place), data, options)
+    out = out or results_place(model, f"dense-{data.resolve().name}")
+    check_place(out)
+    loaded = load_model(model).to(choose_device(None if device == "auto" else device))
+    results, left_out = run(loaded, data, options)
     print_results(
         [replace(r, figures=tuple(f for f in r.figures if not f.name.endswith("/iou"))) for r in results]
     )  # a line a class
-    for task, reason in left_out.items():
-        print(f"left out: {task}. {reason}")
-    if out is not None:
-        facts = {"dataset": str(data), "model": model, "seed": seed, "left_out": left_out, "templates": list(templates)}
-        print(f"written: {save_results(results, out, facts)}")
+    for line in left_out_lines([left_out]):
+        print(line, file=sys.stderr)
+    chosen = {key: value for key, value in asdict(options).items() if key not in ("tasks", "templates", "seed", "batch")}
+    facts = {"dataset": str(data), "model": model, "seed": seed, "left_out": left_out, "weights": weights_of(loaded)}
+    facts |= {"templates": list(templates), "options": {**chosen, "templates": list(templates)}}
+    print(f"written: {keep_results(results, out, facts)}")
+    print(f"next: the same of another model, then: wholegrain compare OTHER {out}")

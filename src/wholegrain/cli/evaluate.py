@@ -38,6 +38,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
 
+    wholegrain evaluate runs/latest --data data/photos --out results/mine
+
     Under torchrun or srun all processes share the encoding.
 
     Args:
@@ -49,7 +51,8 @@ def evaluate(
         benchmark: a benchmark of the field and the folder with its files, as sugarcrepe=data/sugarcrepe (docs/evaluation.md lists
             them), or file.py:function of your own; may be given again.
         images: a further folder to look for the benchmarks' pictures in; may be given again.
-        out: a folder for results.json and the items behind the figures.
+        out: a folder for results.json and the items behind the figures; by default RUN/results/DATA-SPLIT for a run and
+            results/MODEL/DATA-SPLIT for any other model, where compare and report find them.
         seed: of resamples and permutations.
         batch: images per step.
         device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
@@ -68,24 +71,29 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
+    import sys
+
+    from wholegrain.app.results import check_place, keep_results, results_place, weights_of
     from wholegrain.app.seen import say_seen, trained_on
     from wholegrain.errors import UserError
     from wholegrain.evaluation.averages import averaged, check_average
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.named import load_any
-    from wholegrain.evaluation.result import save_results
     from wholegrain.evaluation.sharing import sharing
-    from wholegrain.evaluation.show import print_results
+    from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.training.distributed import processes
 
     further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
     wanted = [asked(text, images, further) for text in benchmark]
-    if suite.endswith(".toml"):
+    suite_name = Path(suite).stem if suite.endswith(".toml") else ""
+    if suite_name:
         wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
     for name in average:
         check_average(name, [one.name for one in wanted])
     if data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
+    out = out or results_place(model, _what(data, split, suite_name, [one.name for one in wanted]))
+    check_place(out)
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
     common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
@@ -106,13 +114,21 @@ def evaluate(
             results += averaged(name, found)
         except UserError as reason:  # a set could not be done
             left_out[name] = str(reason)
-            print(f"left out: {name}. {reason}")
     print_results(results)
+    for line in left_out_lines([left_out]):
+        print(line, file=sys.stderr)
     said, facts["trained_on"] = say_seen(results, trained_on(model))
     print(said)
-    if out is not None:
-        path = save_results(results, out, facts | {"datasets": {result.task: result.task for result in found}})
-        print(f"written: {path}")
+    facts |= {"weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
+    print(f"written: {keep_results(results, out, facts)}")
+    page = f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None else ""
+    print(f"next: {page}beside another model's results: wholegrain compare OTHER {out}")
+
+
+def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
+    """What results are of, as the last part of their folder."""
+    on_data = f"{data.resolve().name}-{split}" if data is not None else ""
+    return "+".join(filter(None, (on_data, suite_file or "+".join(dict.fromkeys(benchmarks)))))
 
 
 def _on_data(

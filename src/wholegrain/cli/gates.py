@@ -8,6 +8,8 @@ from pathlib import Path
 def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "A") -> int:
     """Prints the conditions that the scenes and the base model meet before any method is compared, and the weak kinds.
 
+    wholegrain gates
+
     Args:
         data: a data set of scenes; without it one is drawn for the occasion.
         model: the base model; without it the one that ships.

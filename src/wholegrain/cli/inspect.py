@@ -21,11 +21,10 @@ MODELS = ("model.json", "model", "checkpoints", "open_clip_config.json", "config
 def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int = 12, seed: int = 0, sheet: bool = True) -> None:
     """Look at a data set: counts, lengths, duplicates and broken images, and a contact sheet in HTML; or at a model.
 
-    wholegrain inspect data/photos
-
-    wholegrain inspect runs/latest
-
     Of a model: its towers and head, their parameters, pictures, tokeniser, scale, and the training that it comes from.
+
+    wholegrain inspect data/photos
+    wholegrain inspect runs/latest
 
     Args:
         what: a prepared data set, or a model as in "train --model"; a folder with manifest.json is a data set.

@@ -4,21 +4,27 @@ A subcommand is the function in ``wholegrain.cli.NAME`` that is named like the m
 are imported when they are called, so ``wholegrain --help`` is quick. A subcommand with a parameter ``overrides`` also takes
 dotted options such as ``--optimiser.lr 1e-5``.
 
-Exit codes: 0 done, 1 the machine failed, 2 the input cannot be used, 130 and 143 interrupted.
+Exit codes: 0 done, 1 the machine failed, 2 the input cannot be used, 70 an error that was not foreseen (its trace is in a file), 130, 141
+and 143 interrupted.
 """
 
 from __future__ import annotations
 
-import difflib
-import errno
 import importlib
-import inspect
 import os
+import select
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from inspect import signature
 from typing import Any
 
+from wholegrain.cli.arguments import bind
+from wholegrain.cli.failures import UNFORESEEN, batch_of, foreseen, one_line, rank, unforeseen
 from wholegrain.errors import MachineError, UserError
+from wholegrain.suggest import closest
 
 COMMANDS = {
     "prepare": "turn any image-text source into one checked data set",
@@ -54,106 +60,101 @@ GROUPS = {  # commands of two words: "bench data" is the function bench_data in 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     arguments = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        _quiet_libraries()
+    call: partial[Any] | None = None
     try:
-        code = _run(arguments)
-    except UserError as error:
-        code = _tell(error, 2)
-    except MachineError as error:
-        code = _tell(error, 1)
-    except KeyboardInterrupt:
-        code = _tell("Interrupted.", 130)
-    except BrokenPipeError:  # the reader of our output has gone, as with "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        code = _tell(f"The disk is full ({error.filename or 'while writing'}); make room and start again.", 1)
+        call = _asked(arguments)
+        code = _run(call)
+        sys.stdout.flush()
+    except BaseException as error:
+        code = _failed(error, arguments, call)
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _failed(error: BaseException, arguments: Sequence[str], call: partial[Any] | None) -> int:
+    """Says in one sentence what ended the command; gives the exit code."""
+    if isinstance(error, BrokenPipeError) and _reader_left():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at its end
+        return 141
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # rich's own way of doing that
+        return 141
+    if isinstance(error, SystemExit) and (call is None or (isinstance(error.code, int) and error.code)):
+        return error.code if isinstance(error.code, int) else 0  # --help, or a signal that training obeyed
+    if isinstance(error, UserError | MachineError):
+        return _tell(error, 2 if isinstance(error, UserError) else 1)
+    if isinstance(error, KeyboardInterrupt):
+        return _tell("Interrupted.", 130)
+    found = foreseen(error, lambda: 0 if call is None else batch_of(_given(call)))
+    return _tell(*found) if found is not None else _tell(unforeseen(error, arguments), UNFORESEEN)
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads our output any more, as with ``| head``."""
+    with suppress(OSError, ValueError, AttributeError):
+        poll = select.poll()
+        poll.register(1, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    return False
+
+
+def _given(call: partial[Any]) -> dict[str, Any]:
+    """The command's arguments by name."""
+    bound = signature(call.func).bind(*call.args, **call.keywords)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _quiet_libraries() -> None:
+    """Warnings of libraries are for their programmers; with ``WHOLEGRAIN_DEBUG`` or ``-W`` they are shown."""
+    if os.environ.get("WHOLEGRAIN_DEBUG", "0") not in ("", "0") or sys.warnoptions:
+        return
+    warnings.simplefilter("ignore")
+    for name, value in {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}.items():
+        os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _asked(arguments: list[str]) -> partial[Any]:
+    """The call that the command line asks for."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
+        return partial(print, _overview())
     if arguments[0] in ("-V", "--version"):
         from importlib.metadata import version
 
-        print(f"wholegrain {version('wholegrain')}")
-        return 0
+        return partial(print, f"wholegrain {version('wholegrain')}")
     name, *rest = arguments
+    if name.startswith("-"):
+        raise UserError(f"There is no option {name} before a command; write: wholegrain COMMAND {name} ...")
     if name not in COMMANDS:
-        kind = "option" if name.startswith("-") else "command"
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(COMMANDS)}."
-        raise UserError(f'There is no {kind} "{name}"; {hint}')
+        raise UserError(f'There is no command "{name}"; {closest(name, COMMANDS)}')
     if name in GROUPS:
         if not rest or rest[0] not in GROUPS[name]:
-            return _ask(name, rest)
+            return _group(name, rest)
         name, rest = f"{name}_{rest[0]}", rest[1:]
+    return bind(_function(name), name.replace("_", " "), rest)
+
+
+def _run(call: partial[Any]) -> int:
     from wholegrain.app.memory import keep_freed_memory
 
     keep_freed_memory()
-    result = _call(_function(name), name.replace("_", " "), rest)
+    result = call()
     return result if isinstance(result, int) else 0
 
 
-def _ask(group: str, rest: list[str]) -> int:
+def _group(group: str, rest: list[str]) -> partial[Any]:
     """The second word of a command is missing, or wrong."""
     if rest and rest[0] not in ("-h", "--help"):
-        raise UserError(f'There is no "{group} {rest[0]}"; there are {", ".join(f"{group} {word}" for word in GROUPS[group])}.')
-    print("\n".join(f"  wholegrain {group} {word:8}  {said}" for word, said in GROUPS[group].items()))
-    return 0
+        raise UserError(f'There is no "{group} {rest[0]}"; {closest(rest[0], GROUPS[group])}')
+    return partial(print, "\n".join(f"  wholegrain {group} {word:8}  {said}" for word, said in GROUPS[group].items()))
 
 
 def _function(name: str) -> Callable[..., Any]:
     """The function of a command."""
     return getattr(importlib.import_module(f"wholegrain.cli.{name}"), name)
-
-
-def _call(function: Callable[..., Any], name: str, rest: list[str]) -> Any:
-    import tyro
-
-    if "overrides" in inspect.signature(function).parameters:
-        rest, overrides = split_overrides(rest)
-        return tyro.cli(_with(function, tuple(overrides)), args=rest, prog=f"wholegrain {name}")
-    return tyro.cli(function, args=rest, prog=f"wholegrain {name}")
-
-
-def _with(function: Callable[..., Any], overrides: tuple[str, ...]) -> Callable[..., Any]:
-    """The function without its parameter ``overrides``, which is given."""
-    signature = inspect.signature(function, eval_str=True)
-    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "overrides"]
-
-    def called(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, overrides=overrides, **kwargs)
-
-    called.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept}
-    called.__doc__, called.__name__ = function.__doc__, function.__name__
-    return called
-
-
-def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes dotted options and their values out of the arguments.
-
-    Example:
-        >>> split_overrides(["clip", "--optimiser.lr", "1e-5", "--data", "photos", "--data.crop_scale=[0.5, 1.0]"])
-        (['clip', '--data', 'photos'], ['--optimiser.lr', '1e-5', '--data.crop_scale=[0.5, 1.0]'])
-    """
-    rest: list[str] = []
-    dotted: list[str] = []
-    waiting = False
-    for argument in arguments:
-        if waiting:
-            dotted.append(argument)
-            waiting = False
-        elif argument.startswith("--") and "." in argument.partition("=")[0]:
-            dotted.append(argument)
-            waiting = "=" not in argument
-        else:
-            rest.append(argument)
-    return rest, dotted
 
 
 def _overview() -> str:
@@ -171,5 +172,7 @@ def _overview() -> str:
 
 
 def _tell(said: object, code: int) -> int:
-    print(f"wholegrain: {said}", file=sys.stderr)
+    number = rank(os.environ)
+    with suppress(OSError, ValueError):  # nobody reads
+        print(f"wholegrain{'' if number is None else f' (rank {number})'}: {one_line(str(said))}", file=sys.stderr, flush=True)
     return code

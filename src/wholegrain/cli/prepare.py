@@ -31,6 +31,8 @@ def prepare(
 ) -> None:
     """Prepare a data set: decode every image, join equal ones, list what is wrong, write shards and a manifest.
 
+    wholegrain prepare photos.csv data/photos --caption-column title
+
     The same command after an interruption goes on where it was.
 
     Args:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +29,11 @@ def report(
     seed: int = 0,
     batch: int = 64,
     device: str = "auto",
+    cache: Path = Path("results/features"),
 ) -> None:
     """Compare models in one self-contained HTML page; runs that were not evaluated on this split are evaluated first.
+
+    wholegrain report runs/base runs/latest --data data/photos --out report.html
 
     Args:
         runs: folders of runs or models, or names such as ViT-B-32:openai; before and after are the first and the last.
@@ -43,6 +49,7 @@ def report(
         seed: of resamples, and of the examples that are shown.
         batch: images per step of an evaluation.
         device: "auto" takes the GPU if there is one.
+        cache: a folder to keep features in; models with the same frozen towers share them.
     """
     if not runs:
         raise UserError(
@@ -50,24 +57,39 @@ def report(
         )
     if names and len(names) != len(runs):
         raise UserError(f"There are {len(names)} names for {len(runs)} runs; give one each, or leave --names out.")
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"reading {data} and {len(runs)} model{'s' if len(runs) > 1 else ''}", markup=False)
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.encode import split_keys
+    from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
     from wholegrain.report.report import Entry, write_report
     from wholegrain.towers import load_model
     from wholegrain.training.distributed import choose_device
 
-    dataset, tasks = Dataset(data), expand(suite)
+    dataset, tasks, place = Dataset(data), expand(suite), choose_device(None if device == "auto" else device)
     split_keys(dataset, split)
     entries = []
-    for spec, name in zip(runs, names or _names(runs), strict=True):
-        folder, model = _folder(spec), load_model(spec).to(choose_device(None if device == "auto" else device))
-        results, left_out = _results(folder, model, dataset, data, split, tasks, fresh, seed, batch, spec)
-        entries.append(Entry(name, folder, model, results, left_out))
+    for number, (spec, name) in enumerate(zip(runs, names or _names(runs), strict=True), 1):
+        console.print(f"{name} ({number} of {len(runs)})", markup=False)
+        with console.status("loading"):
+            model = load_model(spec).to(place)
+        job = _Job(spec, model, dataset, data, split, tasks, seed, batch, cache, console)
+        results, left_out = (None if fresh else job.saved()) or job.measured()
+        lost = number == len(runs) and any(result.task == "retrieval" for result in results)  # the page shows what the last one lost
+        entries.append(Entry(name, _folder(spec), model, results, left_out, job.features if lost else None))
+    for line in left_out_lines([entry.left_out for entry in entries]):
+        console.print(line, markup=False)
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
-    print(
-        write_report(out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed)
-    )
+    with console.status("writing the page: twins, heat maps, charts"):
+        page = write_report(
+            out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed
+        )
+    print(f"written: {page}")
+    others = f"wholegrain compare {' '.join(runs)}" if len(runs) > 1 else f"wholegrain report OTHER {' '.join(runs)} --data {data}"
+    print(f"next: open {page} in a browser; which differences are no luck: {others}")
 
 
 def _folder(spec: str) -> Path | None:
@@ -85,36 +107,62 @@ def _names(runs: tuple[str, ...]) -> list[str]:
     return ["/".join(path.parts[-depth:]) for path in paths]
 
 
-def _results(
-    folder: Path | None, model: Any, dataset: Any, data: Path, split: str, tasks: tuple[str, ...], fresh: bool, seed: int, batch: int,
-    spec: str,
-) -> tuple[list[Any], dict[str, str]]:  # fmt: skip
-    """Saved results of this data and split that are younger than the model, else new ones, which are saved in the run's folder."""
-    from wholegrain.evaluation.result import save_results
-    from wholegrain.evaluation.suite import evaluate
+@dataclass
+class _Job:
+    """One model's results, saved or made now."""
 
-    found = None if fresh or folder is None else _saved(folder, dataset.content_hash, split, tasks)
-    if found is not None:
-        return found
-    left_out: dict[str, str] = {}
-    results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, batch=batch, left_out=left_out)
-    if folder is not None:
-        facts = {"dataset": str(data), "content_hash": dataset.content_hash, "model": spec, "split": split, "seed": seed}
-        save_results(results, folder / f"results-{split}", facts | {"left_out": left_out, "settings": {}})
-    return results, left_out
+    spec: str
+    model: Any
+    dataset: Any
+    data: Path
+    split: str
+    tasks: tuple[str, ...]
+    seed: int
+    batch: int
+    cache: Path
+    console: Any
 
+    def saved(self) -> tuple[list[Any], dict[str, str]] | None:
+        """Saved results of this model, data and split that hold all tasks, done as they are by default."""
+        from wholegrain.app.results import is_fresh, results_of
+        from wholegrain.evaluation.result import load_results
 
-def _saved(folder: Path, content_hash: str, split: str, tasks: tuple[str, ...]) -> tuple[list[Any], dict[str, str]] | None:
-    from wholegrain.evaluation.result import load_results
+        for place in results_of(self.spec).values():
+            results, meta = load_results(place)
+            same = meta.get("content_hash") == self.dataset.content_hash and meta.get("split") == self.split
+            left_out = meta.get("left_out") or {}
+            plain = not set(self.tasks) & set(meta.get("settings") or {})
+            if same and plain and set(self.tasks) <= {r.task for r in results} | set(left_out) and is_fresh(place, meta, self.spec, self.model):
+                return [r for r in results if r.task in self.tasks], {k: v for k, v in left_out.items() if k in self.tasks}
+        return None
 
-    weights = next((p for p in (folder / "model" / "model.safetensors", folder / "model.safetensors") if p.exists()), None)
-    for place in (folder / f"results-{split}", folder / "results", folder / split):
-        path = place / "results.json"
-        if not path.exists() or (weights is not None and path.stat().st_mtime < weights.stat().st_mtime):
-            continue
-        results, meta = load_results(place)
-        left_out = meta.get("left_out") or {}
-        same = meta.get("content_hash") == content_hash and meta.get("split") == split and not meta.get("settings")
-        if same and set(tasks) <= {result.task for result in results} | set(left_out):
-            return [result for result in results if result.task in tasks], {k: v for k, v in left_out.items() if k in tasks}
-    return None
+    def measured(self) -> tuple[list[Any], dict[str, str]]:
+        """New results, which are saved where evaluate would."""
+        from wholegrain.app.results import keep_results, results_place, weights_of
+        from wholegrain.evaluation.result import NotSupportedError
+        from wholegrain.evaluation.suite import evaluate
+
+        left_out: dict[str, str] = {}
+        features = {}
+        if {"retrieval", "branches", "faithfulness"} & set(self.tasks):  # the others need not all pictures and captions
+            with suppress(NotSupportedError):  # without captions, which the tasks say
+                features[self.split] = self.features
+        results = evaluate(
+            self.model, self.dataset, split=self.split, tasks=self.tasks, seed=self.seed, batch=self.batch, left_out=left_out,
+            features=features,
+        )  # fmt: skip
+        facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}
+        facts |= {"seed": self.seed, "weights": weights_of(self.model), "left_out": left_out, "settings": {}}
+        path = keep_results(results, results_place(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
+        self.console.print(f"written: {path}", markup=False)
+        return results, left_out
+
+    @cached_property
+    def features(self) -> Any:
+        """Of the split."""
+        from wholegrain.app.split_features import split_features
+
+        with self.console.status("pictures and captions") as status:
+            return split_features(
+                self.model, self.dataset, self.split, batch=self.batch, cache=self.cache, say=lambda text: status.update(text)
+            )

@@ -23,6 +23,8 @@ def scenes(
 ) -> int:
     """Draws a data set of scenes: objects, attributes, relations, captions in roles, hard negatives, twins and hard positives.
 
+    wholegrain scenes data/scenes --train 2000 --val 500 --test 500
+
     Args:
         out: the data set's folder, new.
         glyphs: the set of 60 silhouettes, A for development or B for confirmation.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
@@ -120,10 +119,9 @@ def train(
 
 def _is_of(folder: Path, command: str) -> bool:
     """Whether a folder holds a run that this very command began."""
-    try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8")).get("command") == command
-    except (OSError, ValueError):
-        return False
+    from wholegrain.training.run_folder import read_run
+
+    return (folder / "run.json").exists() and read_run(folder).get("command") == command
 
 
 def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
@@ -132,12 +130,13 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     from wholegrain.training.run_folder import read_recipe, read_run
 
     run = run.resolve()  # runs/latest may point elsewhere by the end
-    facts = read_run(run)
-    if "data" not in facts:
+    data = read_run(run).get("data")
+    sources = data if isinstance(data, list) else [data]
+    if not sources or not all(isinstance(source, str) for source in sources):
         raise UserError(
             f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."
         )
-    return read_recipe(run), open_data(facts["data"]), load_model(run / "model"), run
+    return read_recipe(run), open_data(sources), load_model(run), run
 
 
 def workers_by_default() -> int:

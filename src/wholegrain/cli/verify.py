@@ -20,6 +20,8 @@ def verify(
 ) -> int:
     """Puts a loss through every check that a loss must pass, and says what was seen where it fails (docs/verify.md).
 
+    wholegrain verify my_losses.py:MyLoss --settings margin=0.2
+
     Args:
         loss: a packaged loss, such as clip, or your own: file.py:Class or module:Class, which runs that code.
         all: every variant of the loss, or of all packaged losses: the largest difference of each check.

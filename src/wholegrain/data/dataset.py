@@ -22,14 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wholegrain.data.layout import Layout
+from wholegrain.data.manifest import Manifest, read_manifest
 from wholegrain.data.pictures import decode_rgb
-from wholegrain.data.record import SCHEMA, HardPositive, Negative, Record, Twin
+from wholegrain.data.record import HardPositive, Negative, Record, Twin
 from wholegrain.data.remote import Remote, address
 from wholegrain.data.shards import pread_exactly, record_from_json
 from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
-Manifest = dict[str, Any]
 _MOST_OPEN = 256
 
 
@@ -64,7 +65,7 @@ class Dataset:
         self._descriptors: dict[str, int] = {}
         self._last = ("", -1)
         self._keys_of: dict[str, list[str]] = {}
-        self.manifest: Manifest = _manifest_of(self.folder)
+        self.manifest: Manifest = read_manifest(self.folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "remote": self.remote}
@@ -132,7 +133,7 @@ class Dataset:
 
     def _require(self, split: str) -> None:
         if split not in self.manifest["splits"]:
-            raise UserError(f"{self.folder} has no split {split!r}; it has {', '.join(self.splits)}")
+            raise UserError(f"{self.folder} has no split {split!r}; {closest(split, self.splits)}")
 
     def keys(self, split: str) -> list[str]:
         """The keys of a split, sorted by shard and offset. Raises :class:`UserError` for a split that is not there."""
@@ -298,16 +299,3 @@ class Dataset:
 
 def _pairs(row: dict[str, Any], *names: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(row[name]) for name in names}
-
-
-def _manifest_of(folder: Path) -> Manifest:
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        what = "is not a prepared data set" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {what}; make one with: wholegrain prepare SOURCE {folder}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}); prepare the data set again") from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UserError(f"{folder / 'manifest.json'} is not of schema {SCHEMA}, which this version reads; prepare the data again")
-    return manifest

@@ -25,12 +25,14 @@ class Arrivals:
     Attributes:
         numbers: 64 bits of the key, 0 for a sample that gives no record.
         broken, uncaptioned, empty: where and why, the first of them; with counts beside.
+        stated: the splits that the source names.
     """
 
     numbers: list[np.ndarray] = field(default_factory=list)
     broken: list[dict[str, str]] = field(default_factory=list)
     uncaptioned: list[str] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
+    stated: set[str] = field(default_factory=set)
     counts: dict[str, int] = field(
         default_factory=lambda: {"samples": 0, "broken": 0, "uncaptioned": 0, "empty": 0, "captions": 0}
     )
@@ -41,6 +43,8 @@ class Arrivals:
         self.counts["samples"] += len(rows)
         for row in rows:
             self.counts["captions"] += len(row.get("captions", ()))
+            if row.get("split"):
+                self.stated.add(row["split"])
             if "broken" in row:
                 self._list("broken", {"where": row["where"], "reason": row["broken"]})
             elif not row["captions"]:
@@ -54,10 +58,14 @@ class Arrivals:
         if len(listed) < LISTED:
             listed.append(item)
 
+    def photos(self) -> np.ndarray:
+        """uint64, the numbers of all samples that give a record."""
+        numbers = np.concatenate(self.numbers) if self.numbers else np.array([], dtype=np.uint64)
+        return numbers[numbers > 0]
+
     def repeated(self) -> set[int]:
         """The numbers that come more than once."""
-        numbers = np.concatenate(self.numbers) if self.numbers else np.array([], dtype=np.uint64)
-        values, counts = np.unique(numbers[numbers > 0], return_counts=True)
+        values, counts = np.unique(self.photos(), return_counts=True)
         return set(values[counts > 1].tolist())
 
 

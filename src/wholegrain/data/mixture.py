@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from wholegrain.data.dataset import Dataset, Manifest
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.layout import Layout, joined
+from wholegrain.data.manifest import Manifest
 from wholegrain.data.record import HardPositive, Negative, Record, Twin
 from wholegrain.errors import UserError
 

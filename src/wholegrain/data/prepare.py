@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,17 +24,20 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wholegrain.data.dataset import Manifest
+from wholegrain.data.manifest import Manifest, read_manifest
 from wholegrain.data.merge import LISTED, Arrivals, Merged, merge, usable
 from wholegrain.data.record import SCHEMA, Caption, Record, Region, caption_id
 from wholegrain.data.scan import Row, all_rows, read_ahead, scan
-from wholegrain.data.shards import SHARD_BYTES, UNFINISHED, ShardWriter
+from wholegrain.data.shards import SHARD_BYTES, ShardWriter
 from wholegrain.data.sources import Source, SourceOptions, open_source
+from wholegrain.data.split import NONE, USUAL, Split, shares_of, split_by_key
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, write_json
+from wholegrain.files import disk_errors, keepable, read_text, shown, sync, write_json, write_text
 
 _EARLY = 5000
+_NOTE = "identity"
+_PARTS = ("manifest.json", "index.parquet", "shards")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class PrepareOptions:
 
     Attributes:
         source: what the source may be told.
+        split_by: shares of train, val and test, such as ``90/5/5``, or ``none``, where the source states no split
+            (:mod:`~wholegrain.data.split`); empty is ``90/5/5``, unless the source does state splits.
         max_broken: greatest share of images that may be unusable, 0..1.
         shard_bytes: see :class:`~wholegrain.data.shards.ShardWriter`.
         workers: decoding threads; 0 means one a core.
@@ -50,6 +56,7 @@ class PrepareOptions:
     """
 
     source: SourceOptions = field(default_factory=SourceOptions)
+    split_by: str = ""
     max_broken: float = 0.1
     shard_bytes: int = SHARD_BYTES
     workers: int = 0
@@ -74,16 +81,20 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     """
     options = options or PrepareOptions()
     target = Path(out)
+    keepable(target)
+    if options.split_by:
+        shares_of(options.split_by)
     opened = open_source(source, options.source)
     identity = _identity(str(source), opened, options)
     finished = _finished(target, identity, options.overwrite)
     if finished is not None:
+        shutil.rmtree(_old(target), ignore_errors=True)  # a kill may have left it
         return finished
     work = target.absolute().parent / f".{target.absolute().name}.unfinished"
     try:
         with disk_errors(target), _workplace(work, identity):
             if not (work / "manifest.json").exists():
-                manifest = _build(opened, work, options, {"source": str(source), "identity": identity})
+                manifest = _build(opened, work, options, {"source": shown(source), "identity": identity, **_pictures(opened, options)})
                 write_json(work / "manifest.json", manifest)
             _move(work, target)
     except _BusyError:
@@ -91,13 +102,21 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
         raise
-    return json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    return read_manifest(target)
+
+
+def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
+    """Says where pictures are taken from, if nobody told."""
+    folder = source.inside.said if hasattr(source, "inside") else ""
+    if folder and options.progress:
+        print(f"pictures are taken from {folder}", file=sys.stderr)
+    return {"pictures": folder} if folder else {}
 
 
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
     """A hash of everything that the outcome depends on."""
     said = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
-    said |= {"options": asdict(options.source), "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
+    said |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -105,9 +124,9 @@ def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
-        manifest = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{target} exists and is not a prepared data set; give another folder") from None
+        manifest = read_manifest(target)
+    except UserError:
+        raise UserError(f"{shown(target)} exists and is not a prepared data set; give another folder") from None
     if manifest.get("identity") == identity:
         return manifest
     if not overwrite:
@@ -119,18 +138,36 @@ def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
 def _workplace(work: Path, identity: str) -> Iterator[None]:
     """The folder of unfinished work, for one process alone; work for another outcome is thrown away."""
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    lock = os.open(work, os.O_RDONLY)  # the folder itself: a file in it would have to go before the last rename
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise _BusyError(f"another command is at work in {work}; wait for it, or give another folder") from None
-        note = work / "identity"
-        if not note.exists() or note.read_text() != identity:
-            for name in work.iterdir():
-                if name.name != "lock":
-                    shutil.rmtree(name) if name.is_dir() else name.unlink()
-            note.write_text(identity)
+        except OSError:
+            pass  # a file system without locks
+        if _identity_of(work) != identity:
+            _clear(work)
+            write_text(work / _NOTE, identity)
         yield
+    finally:
+        os.close(lock)
+
+
+def _identity_of(work: Path) -> str:
+    """Of the outcome that is in the making there; empty if nothing says so. The note goes when the manifest is there."""
+    with suppress(UserError):
+        return read_text(work / _NOTE, "prepare again")
+    with suppress(UserError):
+        return read_manifest(work).get("identity", "")
+    return ""
+
+
+def _clear(folder: Path, kept: Collection[str] = ()) -> None:
+    """Removes what is in a folder, the note first: without it nothing there counts."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name != _NOTE):
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 class _BusyError(UserError):
@@ -138,7 +175,6 @@ class _BusyError(UserError):
 
 
 def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, Any]) -> Manifest:
-    workers = options.workers or len(os.sched_getaffinity(0))
     with ExitStack() as stack:
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
@@ -149,19 +185,44 @@ def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, 
         def seen(rows: list[Row]) -> None:
             arrivals.see(rows)
             bar.advance(looking, len(rows))
+            _check_stated(arrivals, options)
             _check_broken(arrivals, options.max_broken, early=True)
 
-        total = scan(source, work / "scan", workers, seen)
+        total = scan(source, work / "scan", _workers(options), seen)
         bar.update(looking, total=total)
         _check_broken(arrivals, options.max_broken)
         repeated = arrivals.repeated()
-        merged = merge(all_rows(work / "scan"), repeated) if repeated else Merged({}, [], [])
+        split = _split(arrivals, options)
+        merged = merge(_rows(work, split), repeated) if repeated else Merged({}, [], [])
         writing = bar.add_task("writing shards", total=total)
         statistics = CaptionStatistics(arrivals.counts["captions"])
-        counted = _write(source, work, merged, statistics, options, workers, lambda done: bar.update(writing, completed=done))
+        rows = _rows(work, split)
+        counted = _write(source, work, rows, merged, statistics, options, lambda done: bar.update(writing, completed=done))
         bar.update(writing, completed=total)
-        said = {**said, "captions": statistics.lengths(tokenizer.result())}
+        said = {**said, "split_by": split.said, "captions": statistics.lengths(tokenizer.result())}
     return _manifest(said, counted, statistics, arrivals, merged, work)
+
+
+def _workers(options: PrepareOptions) -> int:
+    return options.workers or len(os.sched_getaffinity(0))
+
+
+def _check_stated(arrivals: Arrivals, options: PrepareOptions) -> None:
+    if options.split_by not in ("", NONE) and arrivals.stated:
+        names = ", ".join(sorted(arrivals.stated)[:5])
+        raise UserError(f"--split-by {options.split_by} is for sources that state no split, and this one has {names}; leave it out")
+
+
+def _split(arrivals: Arrivals, options: PrepareOptions) -> Split:
+    if arrivals.stated:
+        return Split(f"--split {options.source.split}" if arrivals.stated == {options.source.split} else "as the source states")
+    return split_by_key(arrivals.photos(), options.split_by or USUAL)
+
+
+def _rows(work: Path, split: Split) -> Iterator[Row]:
+    """The findings, each record with its split."""
+    for row in all_rows(work / "scan"):
+        yield {**row, "split": split.of(row["key"], row["split"])} if "key" in row else row
 
 
 def _check_broken(arrivals: Arrivals, most: float, early: bool = False) -> None:
@@ -184,17 +245,16 @@ def _check_broken(arrivals: Arrivals, most: float, early: bool = False) -> None:
 def _write(
     source: Source,
     work: Path,
+    rows: Iterator[Row],
     merged: Merged,
     statistics: CaptionStatistics,
     options: PrepareOptions,
-    workers: int,
     done: Callable[[int], None],
 ) -> dict[str, Any]:
     """Writes the shards that are not there yet, and counts over all records."""
     with ShardWriter(work, shard_bytes=options.shard_bytes, manifest=None, resume=True) as writer:
         left = writer.done.copy()
         wanted: dict[int, Record] = {}
-        rows = all_rows(work / "scan")
 
         def choose(place: int, row: Row) -> bool:
             row = merged.rows.get(place, row) or {}
@@ -208,7 +268,7 @@ def _write(
             wanted[place] = record
             return True
 
-        for place, image in read_ahead(source, rows, choose, workers):
+        for place, image in read_ahead(source, rows, choose, _workers(options)):
             writer.add(wanted.pop(place), image)
             if place % 64 == 0:
                 done(place)
@@ -258,17 +318,20 @@ def _manifest(
     }
 
 
+def _old(target: Path) -> Path:
+    """Where a data set is that is being replaced."""
+    return target.absolute().with_name(f".{target.absolute().name}.old")
+
+
 def _move(work: Path, target: Path) -> None:
     """Renames finished work to its place; a data set that is replaced is gone only when the new one is there."""
-    for name in ("scan", UNFINISHED):
-        shutil.rmtree(work / name, ignore_errors=True)
-    old = work.with_suffix(".old")
+    _clear(work, kept=_PARTS)
+    old = _old(target)
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.replace(target, old)
     os.replace(work, target)
-    for name in ("lock", "identity"):
-        (target / name).unlink(missing_ok=True)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wholegrain.errors import UserError
+from wholegrain.structure import StructureError, structure
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -31,6 +32,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of SigLIP and of others that map 0..255 to -1..1."""
 
+MOST_SIDE = 2**13
 Box = tuple[float, float, float, float]
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _RESIZES = ("crop", "squash")
@@ -65,8 +67,11 @@ class Preprocess:
             raise UserError(f"preprocessing: resize is {self.resize!r}; choose crop or squash")
         if self.interpolation not in _FILTERS:
             raise UserError(f"preprocessing: interpolation is {self.interpolation!r}; choose bicubic or bilinear")
-        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError("preprocessing: size must be at least 1, and mean and std three numbers each with std above 0")
+        fine = 1 <= self.size <= MOST_SIDE and len(self.mean) == 3 and len(self.std) == 3 and min(self.std) > 0
+        if not fine or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise UserError(
+                f"preprocessing: size must be from 1 to {MOST_SIDE:,}, and mean and std three numbers each with std above 0"
+            )
 
     def image(self, pixels_HWC: np.ndarray, box: Box | None = None) -> np.ndarray:
         """Resizes one picture.
@@ -152,13 +157,15 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of :meth:`to_json`; a missing size or an unknown name is a :class:`UserError`."""
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown or "size" not in values:
-            problem = f"{unknown[0]!r} is not a field of it" if unknown else "its size is missing"
-            raise UserError(f"preprocessing record: {problem}; it has {', '.join(f.name for f in fields(cls))}")
-        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**plain)
+        """The inverse of :meth:`to_json`; a missing size, an unknown name or a wrong value is a :class:`UserError`."""
+        try:
+            return structure(values, cls)
+        except StructureError as error:
+            said = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
+            if said.startswith("preprocessing"):
+                raise UserError(said) from None
+            names = ", ".join(f.name for f in fields(cls))
+            raise UserError(f"preprocessing record: it {error}; its fields are {names}") from None
 
 
 def _sides(size: int, width: int, height: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from wholegrain.data.record import SCHEMA, Caption, Record, Region
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, write_json
+from wholegrain.files import disk_errors, shown, write_json
 
 SHARD_BYTES = 256 * 2**20
 INDEX_SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ INDEX_SCHEMA = pa.schema(
 )
 UNFINISHED = ".unfinished"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-_SPLIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class ShardWriter:
@@ -129,8 +129,8 @@ class ShardWriter:
             shard.add(record, image, text)
 
     def _new_shard(self, split: str) -> _Shard:
-        if not _SPLIT.fullmatch(split):
-            raise UserError(f"the split name {split!r} cannot be part of a file name; use letters, digits, '_', '-' and '.'")
+        if not SPLIT_NAME.fullmatch(split):
+            raise UserError(f"the split name {shown(split)!r} cannot be part of a file name; use at most 100 letters, digits, '_', '-' and '.'")
         name = f"{split}-{self._numbers[split]:06d}"
         self._numbers[split] += 1
         return _Shard(self.folder, name)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.record import Caption, GeneratedCaption, HardPositive, Negative, Twin
 from wholegrain.errors import UserError
 from wholegrain.files import disk_errors
+from wholegrain.suggest import closest
 
 SidecarRow: TypeAlias = Negative | Twin | HardPositive | GeneratedCaption | tuple[str, str]
 _EDIT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("old", pa.string()), ("new", pa.string())])
@@ -165,7 +166,7 @@ def made_by(path: Path) -> dict[str, Any] | None:
 
 def _known(name: str) -> pa.Schema:
     if name not in SIDECARS:
-        raise UserError(f"there is no sidecar {name!r}; choose one of {', '.join(SIDECARS)}")
+        raise UserError(f"there is no sidecar {name!r}; {closest(name, SIDECARS)}")
     return SIDECARS[name]
 
 

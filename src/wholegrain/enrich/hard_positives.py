@@ -15,6 +15,7 @@ from wholegrain.enrich.runner.stage import Failure, Rows, Stage
 from wholegrain.enrich.words.source import stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 
 @dataclass
@@ -40,7 +41,7 @@ class HardPositivesStage(Stage):
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown:
-            raise UserError(f"There is no kind {unknown[0]!r} of hard positives; choose among {', '.join(KINDS)}.")
+            raise UserError(f"There is no kind {unknown[0]!r} of hard positives; {closest(unknown[0], KINDS)}")
         self.negatives = NegativesStage(FALSEHOODS, 1, self.seed, self.tagger)
 
     @property

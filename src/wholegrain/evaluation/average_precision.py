@@ -13,6 +13,7 @@ import numpy as np
 
 from wholegrain.evaluation.intervals import bootstrap_statistic
 from wholegrain.evaluation.result import Figure, NotSupportedError
+from wholegrain.evaluation.stand_ins import stand_ins
 
 POINTS = np.linspace(0, 1, 11)
 
@@ -57,7 +58,7 @@ def mean_average_precision(
     if not len(there):
         raise NotSupportedError("Every class is in all pictures or in none, so there is nothing to rank; check the labels.")
     rng = np.random.default_rng([seed, 12])
-    mixed = rng.permutation(len(true_BC))
+    stand_in = stand_ins(keys, seed)
     chance = np.mean([[average_precision(rng.permutation(true_BC[:, c])[None])[0] for c in there] for _ in range(20)], (0, 1))
     found = []
     for column, (name, score) in enumerate((("mean_average_precision", score_BC), ("mean_average_precision_11", share_BC))):
@@ -71,9 +72,10 @@ def mean_average_precision(
             return np.nanmean(each, axis=0)
 
         value = float(mean(np.ones((1, len(score))))[0])
-        other = np.mean(
-            [average_precision(true_BC[mixed][order, c][None])[0, column] for c, order in zip(there, orders, strict=True)]
-        )
+        control = None
+        if stand_in is not None:
+            mixed = [np.lexsort((rng.random(len(score)), -score[stand_in, c])) for c in there]
+            control = float(mean(np.ones((1, len(score))), orders=mixed)[0])
         low, high = bootstrap_statistic(mean, list(keys), resamples=resamples, seed=seed)
-        found.append(Figure(name, value, min(low, value), max(high, value), len(score), float(chance[column]), float(other)))
+        found.append(Figure(name, value, min(low, value), max(high, value), len(score), float(chance[column]), control))
     return found

@@ -18,6 +18,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.rows import Rows, table
+from wholegrain.suggest import closest
 
 ELEVATER = (
     "caltech101", "cifar10", "cifar100", "country211", "dtd", "eurosat", "fer2013", "fgvc_aircraft", "flowers", "food101", "gtsrb",
@@ -37,7 +38,7 @@ AVERAGES: dict[str, tuple[str, ...]] = {
 def check_average(name: str, sets: Sequence[str]) -> None:
     """Raises :class:`UserError` for an unknown average, or one that lacks sets, naming them."""
     if name not in AVERAGES:
-        raise UserError(f"There is no average {name!r}; choose from {', '.join(AVERAGES)}.")
+        raise UserError(f"There is no average {name!r}; {closest(name, AVERAGES)}")
     missing = [one for one in AVERAGES[name] if one not in sets]
     if missing:
         raise UserError(

@@ -29,6 +29,7 @@ from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, join, table
 from wholegrain.evaluation.segmentation import patch_vectors
 from wholegrain.evaluation.similarity import index_vectors, unit
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.zero_shot import TEMPLATES, class_values, class_vectors, per_class_figure
 
 
@@ -57,6 +58,7 @@ def box_classification(
     true_B = torch.tensor([names.index(c) for p in pictures for c in p.classes])
     items = [f"{p.name}:{n}" for p in pictures for n in range(len(p.boxes))]
     keys = [p.name for p in pictures for _ in p.boxes]
+    other_B = stand_ins(keys, seed)
     rows, per_class, reasons = [], [], []
     for way in read_out:
         try:
@@ -66,13 +68,12 @@ def box_classification(
             continue
         scores_BC = box_BD @ class_CD.T
         values = class_values(scores_BC, true_B)
-        mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(items)))
-        shuffled = class_values(scores_BC[mixed_B], true_B)
+        shuffled = {} if other_B is None else class_values(scores_BC[torch.from_numpy(other_B)], true_B)
         chance = {f"acc{k}{end}": min(k / len(names), 1.0) for k in (1, 5) for end in ("", "_expected")}
         extra = {"label": [names[c] for c in true_B.tolist()], "predicted": [names[c] for c in scores_BC.argmax(1).tolist()]}
         rows.append(Rows(items, [way] * len(items), keys, values, chance, shuffled, np.zeros(len(items), dtype=bool), extra))
         for k in (1, 5):
-            parts = values[f"acc{k}_expected"], shuffled[f"acc{k}_expected"]
+            parts = values[f"acc{k}_expected"], shuffled.get(f"acc{k}_expected")
             per_class.append(per_class_figure(*parts, true_B.numpy(), keys, len(names), seed, k, f"{way}/mean_per_class_acc{k}"))
     if not rows:
         raise reasons[0]
@@ -146,14 +147,15 @@ def pointing(
     class_CD = class_vectors(model, names, templates, batch)
     records, patches_NPD, grid = _seen(model, pictures, batch)
     place = {name: n for n, name in enumerate(names)}
-    other = np.random.default_rng([seed, 7]).permutation(len(records))
+    other = stand_ins([record.key for record in records], seed)
     items, keys, kinds, values, control, chance = [], [], [], [], [], []
     for n, record in enumerate(records):
         for name in dict.fromkeys(region.phrase for region in record.regions):
             inside_P = _centres_inside(record, name, grid)
             if not inside_P.any():  # smaller than the grid can show: no patch centre lies in it
                 continue
-            maps = [(patches_NPD[m] @ class_CD[place[name]]).numpy() for m in (n, other[n])]
+            seen = (n,) if other is None else (n, int(other[n]))
+            maps = [(patches_NPD[m] @ class_CD[place[name]]).numpy() for m in seen]
             hits = [float(inside_P[on_grid.best_patches(m)].mean()) for m in maps]
             middle = float(inside_P[on_grid.best_patches(on_grid.centre_prior(grid))].mean())
             area = float(inside_P.mean())
@@ -161,7 +163,7 @@ def pointing(
             keys.append(record.key)
             kinds.append("large" if area > 0.1 else "small")
             values.append((hits[0], middle))
-            control.append(hits[1])
+            control += hits[1:]
             chance.append(area)
     if not items:
         raise NotSupportedError(
@@ -170,7 +172,7 @@ def pointing(
     hit_N, centre_N = np.array(values).T
     rows = Rows(
         items, kinds, keys, {"hit": hit_N, "centre_hit": centre_N}, {"hit": np.array(chance), "centre_hit": np.array(chance)},
-        {"hit": np.array(control)}, np.ones(len(items), dtype=bool),
+        {"hit": np.array(control)} if control else {}, np.ones(len(items), dtype=bool),
     )  # fmt: skip
     protocol = (
         f"{len(items):,} pairs of a picture and a class in it ({len(records):,} pictures, {len(names):,} classes): right if the centre of "

@@ -23,6 +23,7 @@ from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.retrieval import Ranks, caption_items, count_ranks, true_pairs
 from wholegrain.evaluation.rows import Rows, figures, join, table
 from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.features import ImageFeatures
 
 
@@ -33,7 +34,7 @@ def branches(
 
     A single-vector model gets the row ``single`` alone. Recall is the expected one under random tie-breaking.
     """
-    order = torch.from_numpy(np.random.default_rng([seed, 3]).permutation(len(encoded.keys)))
+    order = stand_ins(encoded.keys, seed)
     roles = tuple(dict.fromkeys(encoded.role_N))
     parts = [_role_rows(encoded, role, truths, model, order, seed) for role in roles]
     rows = join(parts)
@@ -48,7 +49,7 @@ def branches(
     return TaskResult("branches", protocol, tuple(figures(rows, units=units, seed=seed)), table(rows))
 
 
-def _role_rows(encoded: Encoded, role: str, truths, model: object, order: torch.Tensor, seed: int) -> Rows:
+def _role_rows(encoded: Encoded, role: str, truths, model: object, order: np.ndarray | None, seed: int) -> Rows:
     part = encoded.only_texts(torch.tensor([n for n, name in enumerate(encoded.role_N) if name == role]))
     pairs = true_pairs(part, truths)
     values: dict[str, np.ndarray] = {}
@@ -57,15 +58,16 @@ def _role_rows(encoded: Encoded, role: str, truths, model: object, order: torch.
     for name, image in _views(part.image).items():
         # a joint scorer reads the whole model; a branch alone is always read by its cosine
         scorer = Scorer(image, part.text, model if name in ("mean", "single") else None)
-        ranks, control = count_ranks(scorer, *pairs)[1], count_ranks(scorer.permuted(order), *pairs)[1]
-        for metric, read in (("recall@1", _first), ("mean_rank", lambda r: r.rank)):
-            values[f"{name}_{metric}"], shuffled[f"{name}_{metric}"] = read(ranks), read(control)
+        ranks = count_ranks(scorer, *pairs)[1]
+        values |= _read(name, ranks)
+        if order is not None:
+            shuffled |= _read(name, count_ranks(scorer.permuted(torch.from_numpy(order)), *pairs)[1])
         chance[f"{name}_recall@1"], chance[f"{name}_mean_rank"] = ranks.by_chance(1), ranks.chance_rank
     owner_N = part.owner_N.numpy()
     single = [name for name in values if name.startswith("branch_") and name.endswith("recall@1")]
     if single:
         half_B = np.random.default_rng([seed, 4]).permutation(len(part.keys)) % 2
-        for columns in (values, shuffled):
+        for columns in filter(None, (values, shuffled)):
             columns["specialisation"] = specialisation(np.stack([columns[name] for name in single], 1), half_B[owner_N])
         chance["specialisation"] = 0.0
     keys = [part.keys[b] for b in owner_N]
@@ -73,8 +75,8 @@ def _role_rows(encoded: Encoded, role: str, truths, model: object, order: torch.
     return Rows(items, [role] * len(items), keys, values, chance, shuffled)
 
 
-def _first(ranks: Ranks) -> np.ndarray:
-    return ranks.expected(1)
+def _read(name: str, ranks: Ranks) -> dict[str, np.ndarray]:
+    return {f"{name}_recall@1": ranks.expected(1), f"{name}_mean_rank": ranks.rank}
 
 
 def _views(image: ImageFeatures) -> dict[str, ImageFeatures]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense_data import ClassSet
+from wholegrain.suggest import closest
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,7 @@ def class_list(name: str) -> ClassList:
         (20, 0, ('sky', 'wall'), 'person in shirt')
     """
     if name not in _lists():
-        raise UserError(
-            f"There is no list of classes {name!r}; choose from {', '.join(_lists())}, or write classes.json into the folder."
-        )
+        raise UserError(f"There is no list of classes {name!r}; {closest(name, _lists())} A list of your own is classes.json in the folder.")
     own = _lists()[name]
     row = {**_lists()[own["like"]], **own} if "like" in own else own
     words = tuple(_words(entry) for entry in row["names"].split("|"))

@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.compare import compare, figure_items
 from wholegrain.evaluation.intervals import Difference
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.evaluation.show import show
+from wholegrain.evaluation.show import in_words, narrow_table, show
 
 SIDE_FIGURES = (
     "_expected",
@@ -89,7 +91,7 @@ def compare_all(
         everything: also :data:`SIDE_FIGURES`.
 
     Returns:
-        what could be compared, and a sentence for every figure that could not.
+        what could be compared, and a sentence for every task with figures that could not.
 
     Raises:
         UserError: with fewer than two models, or when nothing could be compared.
@@ -106,13 +108,17 @@ def compare_all(
             if theirs is None:
                 problems.append(f"{name} has no results of {mine.task}.")
                 continue
+            refused: list[str] = []
             for figure in _names(mine, theirs, groups, everything):
                 try:
                     gap = compare(theirs, mine, figure, seed=seed)
                 except UserError as reason:
-                    problems.append(f"{name}, {mine.task} {figure}: {reason}")
+                    refused.append(f"{figure}: {reason}")
                     continue
                 found.append((mine, figure, name, theirs.metrics[figure], gap))
+            if refused:
+                others = f" (and {len(refused) - 1} more figures)" if len(refused) > 1 else ""
+                problems.append(f"{name}, {mine.task} {refused[0]}{others}")
     if not found:
         raise UserError("Nothing could be compared: " + " ".join(problems[:3]))
     p_N = holm([gap.p for *_, gap in found])
@@ -138,28 +144,30 @@ def _is_mean(result: TaskResult, name: str) -> bool:
         return False
 
 
-def comparison_table(rows: Sequence[Compared], reference: str) -> Table:
-    """For the terminal; a star marks a corrected p below 5%."""
-    several = len({row.name for row in rows}) > 1
-    table = Table(
-        expand=False,
-        title=f"minus {reference}; *: p below 5% after Holm's correction over {len(rows)} differences",
-        title_justify="left",
-    )
-    for column in (
-        "figure",
-        *(["model"] if several else []),
-        reference,
-        "value" if several else rows[0].name,
-        "difference",
-        "95% interval",
-        "p",
-        "corrected",
-    ):
-        table.add_column(column, justify="left" if column in ("figure", "model") else "right", overflow="fold")
+def print_comparison(rows: Sequence[Compared], reference: str, console: Console | None = None) -> None:
+    """Prints a table for each model; 80 columns are enough."""
+    console = console or Console()
+    for name in dict.fromkeys(row.name for row in rows):
+        console.print(f"A: {reference}\nB: {name}", markup=False, highlight=False, soft_wrap=True)
+        console.print(_table([row for row in rows if row.name == name]))
+    clear = sum(row.clear for row in rows)
+    said = f"p: after Holm's correction over {len(rows)} differences; *: below 5% ({clear} of them)."
+    console.print(said, highlight=False)
+
+
+def _table(rows: Sequence[Compared]) -> Table:
+    table, before = narrow_table("figure", ("A", "B", "B - A", "95% interval", "p")), ""
     for row in rows:
+        group, _, metric = row.figure.rpartition("/")
+        part = f"{row.task}: {group}" if group else row.task
+        if part != before:
+            table.add_row(Text(in_words(part), "bold"))
+            before = part
         gap, unit = row.difference, "points" if row.unit == "share" else row.unit
-        cells = [show(row.reference, row.unit), show(row.value, row.unit), show(gap.value, unit) + ("*" if row.clear else "")]
-        ends = f"{show(gap.low, unit)} to {show(gap.high, unit)}"
-        table.add_row(f"{row.task} {row.figure}", *([row.name] if several else []), *cells, ends, f"{gap.p:.4f}", f"{row.p:.4f}")
+        cells = [show(row.reference, row.unit), show(row.value, row.unit), show(gap.value, unit) + ("*" if row.clear else " ")]
+        table.add_row(in_words(metric), *cells, f"{show(gap.low, unit)} to {show(gap.high, unit)}", _p(row.p))
     return table
+
+
+def _p(value: float) -> str:
+    return "<.001" if value < 0.001 else f"{value:.3f}"

@@ -18,7 +18,7 @@ text longer and are kept out of the figures over all kinds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, en
 from wholegrain.evaluation.pair_scores import PairScores
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import all_above, wins
 
 CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6, "picks_caption": 1 / 2, "picks_picture": 1 / 2}
@@ -55,18 +56,18 @@ def composition(
     kinds = [twin.kind for twin in twins]
     slots = np.array([[scores.image(key) for key in twin.keys] for twin in twins])
     texts = np.array([[scores.text(caption) for caption in twin.captions] for twin in twins])
-    shuffled = slots.copy()
-    for here in _by_kind(kinds):
-        shuffled[here] = np.random.default_rng([seed, *here[:1]]).permutation(slots[here].ravel()).reshape(-1, 2)
+    other = stand_ins(slots.ravel().tolist(), seed, slots.tolist())
     s_N22 = scores(slots[:, :, None], texts[:, None, :])
     values = twin_scores(s_N22)
+    control = {}
+    if other is not None:
+        control = twin_scores(scores(slots.ravel()[other].reshape(-1, 2)[:, :, None], texts[:, None, :]))
     blind = _twin_blind(twins, seed)
     extra = {f"s{i}{j}": s_N22[:, i, j].tolist() for i in (0, 1) for j in (0, 1)}
     extra |= {f"{what}{i}": [getattr(t, f"{what}s")[i] for t in twins] for what in ("key", "caption") for i in (0, 1)}
     rows = Rows(
         [twin.item for twin in twins], kinds, [twin.keys[0] for twin in twins], values | blind,
-        _with_expected(CHANCE) | dict.fromkeys(blind, 0.5),
-        twin_scores(scores(shuffled[:, :, None], texts[:, None, :])), _in_overall(kinds), extra,
+        _with_expected(CHANCE) | dict.fromkeys(blind, 0.5), control, _in_overall(kinds), extra,
     )  # fmt: skip
     protocol = (
         f"{len(twins):,} twins of the split {split!r}, two pictures and two captions each: text, image and group score as in "
@@ -148,7 +149,7 @@ def hard_positives(
     }
     rows = Rows(
         [i.item for i in found], kinds, [i.key for i in found], values(images) | blind, chance,
-        values(_permuted(images, kinds, seed)), _in_overall(kinds), extra,
+        _control(values, images, seed), _in_overall(kinds), extra,
     )  # fmt: skip
     protocol = (
         f"{len(found):,} items of the split {split!r}: right only if both true wordings score strictly above the false "
@@ -189,7 +190,7 @@ def negatives(
     chance = dict.fromkeys(("accuracy", "accuracy_expected", *blind), 0.5)
     s_N2 = scores(images[:, None], texts)
     extra = {"true": true, "false": false, "s_true": s_N2[:, 0].tolist(), "s_false": s_N2[:, 1].tolist()}
-    control = values(_permuted(images, ["all"] * len(found), seed))
+    control = _control(values, images, seed)
     rows = Rows(_negative_ids(found), kinds, keys, values(images) | blind, chance, control, _in_overall(kinds), extra)
     protocol = (
         f"{len(found):,} pairs of the split {split!r}, a true caption and a false text of one picture: right if the true one "
@@ -219,19 +220,10 @@ def _negative_ids(found: list[tuple[str, Any]]) -> list[str]:
     return out
 
 
-def _by_kind(kinds: Sequence[str]) -> list[np.ndarray]:
-    names = np.asarray(kinds, dtype=object)
-    return [np.flatnonzero(names == kind) for kind in dict.fromkeys(kinds)]
-
-
-def _permuted(image_N: np.ndarray, kinds: Sequence[str], seed: int) -> np.ndarray:
-    """Images permuted across the items of each kind; whole pictures move, so items of one picture get one other picture."""
-    out = image_N.copy()
-    for here in _by_kind(kinds):
-        distinct = np.unique(image_N[here])
-        partner = np.random.default_rng([seed, *here[:1]]).permutation(distinct)
-        out[here] = partner[np.searchsorted(distinct, image_N[here])]
-    return out
+def _control(values: Callable[[np.ndarray], dict[str, np.ndarray]], image_N: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """``values`` of other pictures; empty where there is no other."""
+    other_N = stand_ins(image_N.tolist(), seed)
+    return {} if other_N is None else values(image_N[other_N])
 
 
 def _in_overall(kinds: Sequence[str]) -> np.ndarray:

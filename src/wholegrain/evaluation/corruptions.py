@@ -30,6 +30,7 @@ from scipy import ndimage, signal
 
 from wholegrain.data.pictures import read_rgb
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 ALEXNET = {
     "gaussian_noise": 0.886428, "shot_noise": 0.894468, "impulse_noise": 0.922640, "defocus_blur": 0.819880, "glass_blur": 0.826268,
@@ -55,8 +56,8 @@ def corruption_names(asked: str) -> tuple[str, ...]:
     """
     found: list[str] = []
     for name in (part.strip() for part in asked.split(",")):
-        if name not in ("all", "extra", *NAMES):
-            raise UserError(f"There is no corruption {name!r}; choose all, extra, or from {', '.join(NAMES)}.")
+        if name not in (known := ("all", "extra", *NAMES)):
+            raise UserError(f"There is no corruption {name!r}; {closest(name, known)}")
         found += ALEXNET if name == "all" else EXTRA if name == "extra" else (name,)
     return tuple(dict.fromkeys(found))
 

@@ -24,7 +24,9 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.sharing import merged, own
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 
+NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
 Progress = Callable[[str, int, int], None]
 """Called with what is being encoded, how much is done, how much there is."""
 
@@ -90,29 +92,44 @@ def encode_split(
         UserError: when the split is not there or empty.
     """
     needs = default_needs(model) if needs is None else frozenset(needs)
-    keys = tuple(split_keys(dataset, split))
-    captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
-    texts = tuple(caption.text for _, caption in captions)
-    distinct, place_N = distinct_texts(texts)
-    if cache is not None and texts:
+    keys = split_keys(dataset, split)
+    if cache is not None:
         from wholegrain.evaluation.feature_store import FeatureStore  # it encodes by the functions of this file
 
         store = FeatureStore(model, cache, batch=batch, needs=needs)
-        image, (text, was_cut) = store.images(dataset, keys, progress), store.texts(distinct, progress)
-        cut = sum(was_cut)
-    else:
-        image = encode_keys(model, dataset, keys, needs, batch=batch, progress=progress)
+
+        def kept(distinct: list[str]) -> tuple[TextFeatures, int]:
+            if not distinct:
+                raise NotSupportedError(NO_CAPTIONS)
+            text, was_cut = store.texts(distinct, progress)
+            return text, sum(was_cut)
+
+        return with_captions(dataset, keys, store.images(dataset, keys, progress), kept)
+
+    def made(distinct: list[str]) -> tuple[TextFeatures, int]:
         text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
-        cut = int(cut_N.sum())
+        return text, int(cut_N.sum())
+
+    return with_captions(dataset, keys, encode_keys(model, dataset, keys, needs, batch=batch, progress=progress), made)
+
+
+def with_captions(
+    dataset: Any, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
+) -> Encoded:
+    """The images of ``keys`` with all their captions; ``encode`` is called once with the distinct texts and also counts those that were cut."""
+    captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
+    texts = tuple(caption.text for _, caption in captions)
+    distinct, place_N = distinct_texts(texts)
+    text, cut = encode(distinct)
     owner_N = torch.tensor([b for b, _ in captions], dtype=torch.int64)
     roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
-    return Encoded(keys, image, texts, text.select(place_N), owner_N, roles, ids, cut)
+    return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids, cut)
 
 
 def split_keys(dataset: Any, split: str) -> Sequence[str]:
     """The keys of a split; a :class:`UserError` names the splits that there are."""
     if split not in dataset.splits:
-        raise UserError(f"The data set has no split {split!r}; it has {', '.join(dataset.splits)}, choose one with --split.")
+        raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
     keys = dataset.keys(split)
     if not keys:
         raise UserError(f"The split {split!r} of the data set is empty; choose another one with --split.")
@@ -177,7 +194,7 @@ def encode_image_batches(
                 pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
                 with evaluating(model):
                     found = model.encode_images(pixels_BCHW, needs)
-                yield _to_cpu(found)
+                yield to_cpu(found)
 
     for number, found in enumerate(merged(encoded(), len(batches))):
         if progress is not None:
@@ -235,7 +252,10 @@ def encode_distinct(
 ) -> tuple[TextFeatures, Tensor]:
     """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
     if not texts:
-        raise NotSupportedError("The split has no captions to encode; choose another one with --split.")
+        raise NotSupportedError(NO_CAPTIONS)
+    if "phrases" in needs:
+        found, cut_N = encode_distinct(model, texts, needs - {"phrases"}, batch=batch, progress=progress)
+        return replace(found, **_phrases(model, texts, found.pooled_ND, batch, progress)), cut_N
     order = sorted(
         range(len(texts)), key=lambda n: len(texts[n])
     )  # characters stand in for tokens: near enough to save the padding
@@ -245,7 +265,7 @@ def encode_distinct(
         for places in own(batches):
             tokens = model.tokenizer.encode([texts[n] for n in places])
             with evaluating(model):
-                found = _to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
+                found = to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
             yield found, torch.as_tensor(tokens.cut_N).bool()
 
     parts, cut = [], []
@@ -257,6 +277,22 @@ def encode_distinct(
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
     return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
+
+
+def _phrases(
+    model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
+) -> dict[str, Tensor]:
+    """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
+    spoken = model.phrases_of(texts)
+    distinct, place_Q = distinct_texts([phrase for phrases in spoken for phrase in phrases])
+    most = max(map(len, spoken), default=0)
+    vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
+    if distinct:
+        vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
+        count_N = torch.tensor([len(phrases) for phrases in spoken])
+        there_NK = torch.arange(most) < count_N[:, None]
+        vectors_NKD[there_NK], weight_NK[there_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+    return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
 
 
 @contextmanager
@@ -280,7 +316,7 @@ def device_of(model: Any) -> torch.device:
     return first.device if first is not None else torch.device("cpu")
 
 
-def _to_cpu(features):
+def to_cpu(features):
     """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
     tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
     return replace(
@@ -296,7 +332,7 @@ def join_features(parts: list, kind: type):
         if not isinstance(first, Tensor):
             joined[name] = first
             continue
-        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE"):
+        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"):
             longest = max(v.shape[1] for v in values)
             values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
         joined[name] = torch.cat(values)

@@ -28,6 +28,7 @@ from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.stand_ins import stand_ins
 
 Reference = Literal["union", "max"]
 Tagger = Callable[[str], list[tuple[str, str]]]
@@ -103,10 +104,11 @@ def faithfulness(
     words = [tokens(text) for text in encoded.texts]
     kinds = {"": words} if tagger is None else {"": words, "_na": [content_tokens(text, tagger) for text in encoded.texts]}
     scorer = Scorer(encoded.image, encoded.text, model)
-    order = torch.from_numpy(np.random.default_rng([seed, 11]).permutation(len(mine)))
+    order = stand_ins(encoded.keys, seed)
+    assert order is not None, "there are two pictures or more"
     drawn = np.random.default_rng([seed, 12]).integers(0, len(words), (len(mine), draws)).tolist()
     first = _first(scorer)
-    wanted = {"values": first, "chance": drawn, "shuffled": _first(scorer.permuted(order))}
+    wanted = {"values": first, "chance": drawn, "shuffled": _first(scorer.permuted(torch.from_numpy(order)))}
     columns = {
         what: {
             f"k_precision_{how}{end}": np.array(

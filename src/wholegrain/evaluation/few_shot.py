@@ -19,6 +19,7 @@ from wholegrain.evaluation.intervals import bootstrap_over_seeds
 from wholegrain.evaluation.linear_probe import L2, choose_l2, fit_logistic
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.rows import Rows, join, table
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.zero_shot import unique_names
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -54,7 +55,7 @@ def few_shot(
         raise UserError("Shots and draws must be 1 or more.")
     if len(train_N.unique()) < 2:
         raise UserError(f"{task} needs a training part with two classes or more; give one, or leave out --shots.")
-    parts, found, short = [], [], 0
+    parts, found, short, other = [], [], 0, stand_ins(keys, seed)
     for count in shots:
         hits = []
         for draw in range(draws):
@@ -64,17 +65,17 @@ def few_shot(
             l2 = choose_l2(*few, train_ND[held], train_N[held], len(classes), sweep) if len(held) else DEFAULT_L2
             hits.append(fit_logistic(*few, len(classes), l2)(test_ND).argmax(1))
         guess_SN = torch.stack(hits)
-        mixed = torch.from_numpy(np.random.default_rng([seed, 6]).permutation(len(keys)))
-        right_SN, control_SN = ((g == test_N).double().numpy() for g in (guess_SN, guess_SN[:, mixed]))
+        right_SN = (guess_SN == test_N).double().numpy()
+        control_N = None if other is None else (guess_SN[:, torch.from_numpy(other)] == test_N).double().numpy().mean(0)
         low, high = bootstrap_over_seeds(right_SN, list(keys), seed=seed)
-        value, control = float(right_SN.mean()), float(control_SN.mean())
+        value, control = float(right_SN.mean()), None if control_N is None else float(control_N.mean())
         note = f"{draws} draws, from {100 * right_SN.mean(1).min():.1f}% to {100 * right_SN.mean(1).max():.1f}%"
         found.append(Figure(f"{count}_shot/acc1", value, low, high, len(keys), 1 / len(classes), control, note=note))
         extra = {f"draw_{n}": row.astype(bool).tolist() for n, row in enumerate(right_SN)}
-        values, other = {"acc1": right_SN.mean(0)}, {"acc1": control_SN.mean(0)}
+        values, shuffled = {"acc1": right_SN.mean(0)}, {} if control_N is None else {"acc1": control_N}
         group = [f"{count}_shot"] * len(keys)
         parts.append(
-            Rows(unique_names(keys), group, keys, values, {"acc1": 1 / len(classes)}, other, np.zeros(len(keys), bool), extra)
+            Rows(unique_names(keys), group, keys, values, {"acc1": 1 / len(classes)}, shuffled, np.zeros(len(keys), bool), extra)
         )
     protocol = (
         f"Logistic regression on {', '.join(map(str, shots))} pictures of each class, {draws} draws each, L2 chosen on up to 4 further ones of "

@@ -31,6 +31,7 @@ from wholegrain.evaluation.encode import encode_patches, encode_texts, split_key
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import unit
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import wins
 
 METRICS = (
@@ -47,7 +48,7 @@ class _Picture:
     grid: tuple[int, int] = (0, 0)
     own_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
     absent_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    shuffled_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    shuffled_RP: np.ndarray | None = None
 
 
 def grounding(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
@@ -109,16 +110,15 @@ def _fill_maps(model: Any, dataset: Any, pictures: list[_Picture], seed: int, ba
     texts = list(dict.fromkeys(t for p in pictures for t in (*(r.phrase for r in p.record.regions), *p.absent) if t is not None))
     place = {text: n for n, text in enumerate(texts)}
     text_ND = unit(encode_texts(model, texts, frozenset()).pooled_ND)
-    asks = np.random.default_rng([seed, 7]).permutation(
-        len(pictures)
-    )  # picture b's patches are shown to the phrases of picture asks[b]
-    start = 0
     keys = [picture.record.key for picture in pictures]
+    other = stand_ins(keys, seed)
+    asks = None if other is None else np.argsort(other)  # picture b's patches are shown to the phrases of picture asks[b]
+    start = 0
     for image in encode_patches(model, dataset, keys, batch=batch):
         assert image.patches_BPD is not None
         assert image.grid is not None
         for row, patches_PD in enumerate(unit(image.patches_BPD)):
-            picture, asker = pictures[start + row], pictures[asks[start + row]]
+            picture = pictures[start + row]
 
             def read(phrases: Sequence[str | None], patches_PD=patches_PD) -> np.ndarray:
                 maps_RP = text_ND[torch.tensor([place.get(t, 0) if t else 0 for t in phrases])] @ patches_PD.T
@@ -127,7 +127,9 @@ def _fill_maps(model: Any, dataset: Any, pictures: list[_Picture], seed: int, ba
 
             picture.grid = image.grid
             picture.own_RP, picture.absent_RP = read([r.phrase for r in picture.record.regions]), read(picture.absent)
-            asker.shuffled_RP = read([r.phrase for r in asker.record.regions])
+            if asks is not None:
+                asker = pictures[asks[start + row]]
+                asker.shuffled_RP = read([r.phrase for r in asker.record.regions])
         start += len(image.patches_BPD)
 
 
@@ -153,7 +155,7 @@ def _picture_rows(model: Any, picture: _Picture) -> list[dict[str, Any]]:
         kept |= {"map": picture.own_RP[n].tolist(), "cover": covers[n].tolist(), "best": int(picture.own_RP[n].argmax())}
         chance = _chance(picture.own_RP[n], masks[n], others)
         rows.append({"item": f"{record.key}:{n}", "key": record.key, "values": values, "chance": chance, "kept": kept})
-        rows[-1]["shuffled"] = _read(picture.shuffled_RP[n], masks[n], others)
+        rows[-1]["shuffled"] = {} if picture.shuffled_RP is None else _read(picture.shuffled_RP[n], masks[n], others)
     return rows
 
 

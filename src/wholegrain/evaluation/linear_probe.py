@@ -20,6 +20,7 @@ from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, en
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import index_vectors, unit
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.zero_shot import labelled, per_class_figure, unique_names
 
 L2 = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -91,16 +92,18 @@ def probe(
     l2 = choose_l2(*fit, *choose, len(classes), sweep)
     both_x, both_y = (torch.cat(pair) for pair in zip(fit, choose, strict=True))
     scores = fit_logistic(both_x, both_y, len(classes), l2)(x[split])
-    mixed = torch.from_numpy(np.random.default_rng([seed, 6]).permutation(len(keys)))
+    other = stand_ins(keys, seed)
     predicted, true = scores.argmax(1), y[split]
     majority = int(torch.bincount(both_y, minlength=len(classes)).argmax())
-    hits, control = ((guess == true).double().numpy() for guess in (predicted, predicted[mixed]))
+    hits = (predicted == true).double().numpy()
+    control = None if other is None else (predicted[torch.from_numpy(other)] == true).double().numpy()
+    shuffled = {} if control is None else {"acc1": control}
     chance = {"acc1": float((true == majority).double().mean())}
     extra = {
         "label": [classes[c] if c >= 0 else None for c in true.tolist()],
         "predicted": [classes[c] for c in predicted.tolist()],
     }
-    rows = Rows(unique_names(keys), [""] * len(keys), keys, {"acc1": hits}, chance, {"acc1": control}, extra=extra)
+    rows = Rows(unique_names(keys), [""] * len(keys), keys, {"acc1": hits}, chance, shuffled, extra=extra)
     per_class = per_class_figure(hits, control, true.numpy(), keys, len(classes), seed)
     protocol = (
         f"Logistic regression on {what} features of {len(both_y):,} images of {train!r}, {len(classes):,} classes, L2 {l2:g} chosen on "

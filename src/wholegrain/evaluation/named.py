@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
 from wholegrain.text.tokenizer import Tokens
 
 
@@ -69,17 +70,32 @@ def load_function(name: str) -> Callable[..., Any]:
         raise UserError(f"{where} cannot be imported ({type(error).__name__}: {error}); mend it.") from error
     found = getattr(module, what, None)
     if not callable(found):
-        raise UserError(f"{where} has no function {what!r}; name one that it has.")
+        raise UserError(f"{where} has no function {what!r}; {closest(what, [n for n in vars(module) if n[0] != '_'])}")
     return found
 
 
 def load_any(name: str) -> Any:
-    """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`)."""
+    """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`).
+
+    ``,grain=1`` (or ``,grain=1:0.05``) behind the former scores it by whole and grain (:mod:`wholegrain.evaluation.whole_and_grain`).
+    """
     if is_function(name):
         return load_foreign(name)
     from wholegrain.towers import load_model  # brings open_clip and timm
 
-    return load_model(name)
+    name, mark, settings = name.partition(",grain=")
+    model = load_model(name)
+    return _with_grain(model, settings) if mark else model
+
+
+def _with_grain(model: Any, settings: str) -> Any:
+    from wholegrain.evaluation.whole_and_grain import WholeAndGrain
+
+    weight, _, temperature = settings.partition(":")
+    try:
+        return WholeAndGrain(model, float(weight), float(temperature or 0.1))
+    except ValueError:
+        raise UserError(f"grain is {settings!r}; write a weight, or a weight and a temperature, such as grain=1 or grain=1:0.1.") from None
 
 
 def load_foreign(name: str) -> Any:

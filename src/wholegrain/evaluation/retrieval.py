@@ -18,7 +18,7 @@ is the closed form ``1 - C(N - P, k) / C(N, k)`` for P true ones among N candida
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -31,7 +31,9 @@ from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, join, table
 from wholegrain.evaluation.shortlist import Shortlist
 from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import first_true_within
+from wholegrain.suggest import closest
 
 PLACES = (1, 5, 10)
 
@@ -193,12 +195,13 @@ def retrieval(
     wanted = present if roles is None else tuple(roles)
     texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
     if not texts:
-        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; the roles here are {', '.join(present)}.")
+        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; {closest(''.join(wanted[:1]), present)}")
     shown = [role for role in present if role in wanted]
     parts = [("", texts)]
     if by_role and len(shown) > 1:
         parts += [(role, [n for n in texts if encoded.role_N[n] == role]) for role in shown]
-    order = torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(encoded.keys)))
+    other = stand_ins(encoded.keys, seed)
+    order = None if other is None else torch.from_numpy(other)
     rows, medians = [], []
     for group, places in parts:
         part = encoded.only_texts(torch.tensor(_first_of_each(encoded, places) if one_caption else places))
@@ -233,15 +236,11 @@ def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool,
 
 
 def _one_table(
-    part: Encoded, group: str, pairs: tuple[Tensor, Tensor], model: object, order: Tensor, seed: int, shortlist: int = 0
+    part: Encoded, group: str, pairs: tuple[Tensor, Tensor], model: object, order: Tensor | None, seed: int, shortlist: int = 0
 ) -> tuple[list[Rows], list[Figure]]:
-    if shortlist:  # each direction has its own lists, and so its own scores
-        lists = [Shortlist(part.image, part.text, model, shortlist, query) for query in ("image", "text")]
-        both = [count_ranks(scorer, *pairs)[side] for side, scorer in enumerate(lists)]
-        control = [count_ranks(scorer.permuted(order), *pairs)[side] for side, scorer in enumerate(lists)]
-    else:
-        scorer = Scorer(part.image, part.text, model)
-        both, control = count_ranks(scorer, *pairs), count_ranks(scorer.permuted(order), *pairs)
+    both, control = _ranks(part, pairs, model, shortlist), (None, None)
+    if order is not None:
+        control = _ranks(replace(part, image=part.image.select(order)), pairs, model, shortlist)
     owner_key = [part.keys[b] for b in part.owner_N.tolist()]
     items = caption_items(part)
     named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
@@ -249,9 +248,18 @@ def _one_table(
     for (name, item, cluster), ranks, shuffled in zip(named, both, control, strict=True):
         asked = np.flatnonzero(ranks.asked)
         clusters = [cluster[q] for q in asked]
-        rows.append(_rows(name, [item[q] for q in asked], group, clusters, _pick(ranks, asked), _pick(shuffled, asked)))
-        medians.append(_median(f"{group}/{name}" if group else name, _pick(ranks, asked), _pick(shuffled, asked), clusters, seed))
+        ranks, shuffled = _pick(ranks, asked), None if shuffled is None else _pick(shuffled, asked)
+        rows.append(_rows(name, [item[q] for q in asked], group, clusters, ranks, shuffled))
+        medians.append(_median(f"{group}/{name}" if group else name, ranks, shuffled, clusters, seed))
     return rows, medians
+
+
+def _ranks(part: Encoded, pairs: tuple[Tensor, Tensor], model: object, shortlist: int) -> tuple[Ranks, Ranks]:
+    if not shortlist:
+        return count_ranks(Scorer(part.image, part.text, model), *pairs)
+    # each direction has its own lists, and so its own scores
+    images, texts = (Shortlist(part.image, part.text, model, shortlist, query) for query in ("image", "text"))
+    return count_ranks(images, *pairs)[0], count_ranks(texts, *pairs)[1]
 
 
 def caption_items(encoded: Encoded) -> list[str]:
@@ -269,8 +277,8 @@ def _pick(ranks: Ranks, asked: np.ndarray) -> Ranks:
     return Ranks(ranks.better[asked], ranks.tied[asked], ranks.true_tied[asked], ranks.positives[asked], ranks.candidates)
 
 
-def _rows(name: str, item: list[str], group: str, cluster: list[str], ranks: Ranks, shuffled: Ranks) -> Rows:
-    values, control = _values(name, ranks), _values(name, shuffled)
+def _rows(name: str, item: list[str], group: str, cluster: list[str], ranks: Ranks, shuffled: Ranks | None) -> Rows:
+    values, control = _values(name, ranks), {} if shuffled is None else _values(name, shuffled)
     chance: dict[str, np.ndarray | float] = {f"{name}_mean_rank": ranks.chance_rank}
     for k in PLACES:
         chance[f"{name}_recall@{k}"] = chance[f"{name}_recall@{k}_expected"] = ranks.by_chance(k)
@@ -284,12 +292,13 @@ def _values(name: str, ranks: Ranks) -> dict[str, np.ndarray]:
     return values | {f"{name}_tie_rate": (ranks.tied > 0).astype(np.float64), f"{name}_mean_rank": ranks.rank}
 
 
-def _median(name: str, ranks: Ranks, shuffled: Ranks, cluster: list[str], seed: int) -> Figure:
+def _median(name: str, ranks: Ranks, shuffled: Ranks | None, cluster: list[str], seed: int) -> Figure:
     low, high = bootstrap_statistic(weighted_median(ranks.rank), cluster, seed=seed)
     chance = Ranks(
         np.zeros_like(ranks.better), ranks.candidates - ranks.positives, ranks.positives, ranks.positives, ranks.candidates
     )
-    value, guess, control = (median_rank(r) for r in (ranks, chance, shuffled))
+    value, guess = median_rank(ranks), median_rank(chance)
+    control = None if shuffled is None else median_rank(shuffled)
     # the interval comes from expected ranks; where ties abound the exact median may lie beside it
     return Figure(f"{name}_median_rank", value, min(low, value), max(high, value), len(ranks.better), guess, control, "rank")
 

@@ -33,6 +33,7 @@ from wholegrain.evaluation.intervals import resample_counts
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, table
 from wholegrain.evaluation.similarity import unit
+from wholegrain.evaluation.stand_ins import ring
 from wholegrain.evaluation.zero_shot import TEMPLATES, class_vectors
 
 
@@ -96,7 +97,7 @@ def segmentation(
     check_masks(pictures, classes, attention)
     counts, order = (
         _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)),
-        shuffled_order(len(pictures), seed),
+        ring(len(pictures), seed),
     )
     words = [(c, word) for c, names in enumerate((*classes.words, classes.background_words)) for word in names]
     owner = torch.tensor([c for c, _ in words])
@@ -115,7 +116,8 @@ def segmentation(
             before = (true_HW, found_HW)
     assert before is not None
     assert first is not None
-    counts.add_shuffled(order[0], first, before[1])
+    if len(order) > 1:
+        counts.add_shuffled(order[0], first, before[1])
     return _result(
         pictures, classes, counts, _protocol(pictures, classes, model, windows, templates, attention, scale, threshold), seed
     )
@@ -126,11 +128,6 @@ def check_masks(pictures: Sequence[Segmented], classes: ClassSet, attention: str
         raise UserError("Segmentation needs at least one picture with a mask and two classes; check the folder.")
     if attention not in ("plain", "correlative"):
         raise UserError(f"attention is {attention!r}; choose plain or correlative.")
-
-
-def shuffled_order(count: int, seed: int) -> list[int]:
-    """Pictures in random order: the one before is the other picture of the shuffled control."""
-    return np.random.default_rng([seed, 3]).permutation(count).tolist()
 
 
 def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
@@ -145,8 +142,13 @@ def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
     return place[ids]
 
 
-def patch_vectors(model: Any, views: Sequence[np.ndarray], batch: int = 64) -> tuple[Tensor, tuple[int, int]]:
+def patch_vectors(
+    model: Any, views: Sequence[np.ndarray], batch: int = 64, as_images: bool = False
+) -> tuple[Tensor, tuple[int, int]]:
     """Unit patch vectors float32 ``[W, P, D]`` of uint8 views ``[3, S, S]``, on the CPU, and their grid.
+
+    Args:
+        as_images: each patch goes the way of the model's pooled vector (``Model.encode_patches_as_images``).
 
     Raises:
         NotSupportedError: when the model gives none.
@@ -156,7 +158,8 @@ def patch_vectors(model: Any, views: Sequence[np.ndarray], batch: int = 64) -> t
         pixels = torch.from_numpy(np.stack([np.asarray(view) for view in views[start : start + batch]]))
         try:
             with evaluating(model):
-                image = model.encode_images(pixels.to(device_of(model)), frozenset({"patches"}))
+                seen = pixels.to(device_of(model))
+                image = model.encode_patches_as_images(seen) if as_images else model.encode_images(seen, frozenset({"patches"}))
         except UserError as error:
             raise NotSupportedError(str(error)) from error
         if image.patches_BPD is None or image.grid is None:
@@ -282,8 +285,9 @@ def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, p
     drawn = np.concatenate(list(resample_counts(len(pictures), seed=seed))).astype(np.float64)
     spread = [drawn @ x for x in (counts.hit, counts.true, counts.found)]
     once = [x.sum(0, keepdims=True) for x in (counts.hit, counts.true, counts.found)]
-    control = [x.sum(0, keepdims=True) for x in (counts.shuffled_hit, counts.true, counts.shuffled_found)]
-    value, shuffled, low_high = _figures_of(*once), _figures_of(*control), _figures_of(*spread)
+    control = [x.sum(0, keepdims=True) for x in (counts.shuffled_hit, counts.true, counts.shuffled_found)] if len(pictures) > 1 else None
+    value, low_high = _figures_of(*once), _figures_of(*spread)
+    shuffled = {} if control is None else _figures_of(*control)
     true_1C = once[1].astype(np.float64)
     total, C = float(true_1C.sum()), len(names)
     random = _figures_of(true_1C / C, true_1C, np.full_like(true_1C, total / C))
@@ -294,7 +298,7 @@ def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, p
     made = []
     for name in value:
         low, high = np.nanpercentile(low_high[name], [2.5, 97.5])
-        made.append(_figure(name, value[name], (low, high), len(pictures), random[name], shuffled[name]))
+        made.append(_figure(name, value[name], (low, high), len(pictures), random[name], shuffled.get(name)))
     for name in ("miou", "pixel_accuracy"):
         note = f"every pixel is {names[most]}"
         short = "majority_miou" if name == "miou" else "majority_accuracy"
@@ -313,19 +317,19 @@ def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, p
 
 
 def _figure(
-    name: str, value: np.ndarray, interval: tuple[float, float], count: int, chance: np.ndarray, shuffled: np.ndarray
+    name: str, value: np.ndarray, interval: tuple[float, float], count: int, chance: np.ndarray, shuffled: np.ndarray | None
 ) -> Figure:
-    at = float(value[0])
-    return Figure(name, at, min(at, float(interval[0])), max(at, float(interval[1])), count, float(chance[0]), float(shuffled[0]))
+    at, control = float(value[0]), None if shuffled is None else float(shuffled[0])
+    return Figure(name, at, min(at, float(interval[0])), max(at, float(interval[1])), count, float(chance[0]), control)
 
 
 def _class_figures(
-    names: Sequence[str], once: list[np.ndarray], spread: list[np.ndarray], control: list[np.ndarray], random_iou: np.ndarray
+    names: Sequence[str], once: list[np.ndarray], spread: list[np.ndarray], control: list[np.ndarray] | None, random_iou: np.ndarray
 ) -> list[Figure]:
     def iou(parts: list[np.ndarray]) -> np.ndarray:
         return np.where(parts[1] > 0, parts[0] / np.maximum(parts[1] + parts[2] - parts[0], 1e-9), np.nan)
 
-    value, shuffled = iou(once)[0], iou(control)[0]
+    value, shuffled = iou(once)[0], None if control is None else iou(control)[0]
     spread_rC = iou(spread)
     made = []
     for c, name in enumerate(names):
@@ -333,7 +337,8 @@ def _class_figures(
             low, high = np.nanpercentile(spread_rC[:, c], [2.5, 97.5])
             low, high = float(min(low, value[c])), float(max(high, value[c]))
             pixels, luck = int(once[1][0, c]), float(random_iou[c])
-            made.append(Figure(f"{name}/iou", float(value[c]), low, high, pixels, luck, float(shuffled[c])))
+            other = None if shuffled is None else float(shuffled[c])
+            made.append(Figure(f"{name}/iou", float(value[c]), low, high, pixels, luck, other))
     return made
 
 

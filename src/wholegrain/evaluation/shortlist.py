@@ -66,7 +66,3 @@ class Shortlist(Scorer):
         if len(listed) == 0:
             return behind
         return torch.where(listed[place] == wanted, self.joint_S[place], behind)
-
-    def permuted(self, order_B: Tensor) -> Shortlist:
-        """The shuffled-images control."""
-        return Shortlist(self.image.select(order_B), self.text, self.model, self.size, self.query)

@@ -110,7 +110,8 @@ class Scorer:
         return out_M
 
     def permuted(self, order_B: Tensor) -> Scorer:
-        """The shuffled-images control: image b's features replaced by those of image ``order_B[b]``."""
+        """The shuffled-images control: image b's features replaced by those of image ``order_B[b]``
+        (:func:`~wholegrain.evaluation.stand_ins.stand_ins`)."""
         return Scorer(self.image.select(order_B), self.text, self.model)
 
     def tolerance(self, scores: Tensor) -> float:

@@ -3,12 +3,15 @@
 The whole picture in one view, a class per patch, the label map enlarged to the mask's size; intersection over union per class averaged
 over the classes present in the picture, then over pictures; countable classes only. The paper leaves open whether all classes compete
 or only those present, so both are given.
+
+Patches go through h_v, the layer that SPARC's head has on its way to the pooled vector, as in the paper (appendix D.7); ``patches="plain"``
+reads them without, as the local loss and all other tasks do. Heads without such a layer give the same by both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +21,8 @@ from torch import Tensor
 from wholegrain.evaluation.dense_data import ClassSet, Segmented
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
-from wholegrain.evaluation.segmentation import check_masks, patch_vectors, shuffled_order, true_places
+from wholegrain.evaluation.segmentation import check_masks, patch_vectors, true_places
+from wholegrain.evaluation.stand_ins import ring
 from wholegrain.evaluation.zero_shot import class_vectors
 
 
@@ -28,10 +32,15 @@ def sparc_segmentation(
     classes: ClassSet,
     *,
     templates: Sequence[str] = ("{}",),
+    patches: Literal["h_v", "plain"] = "h_v",
     seed: int = 0,
     batch: int = 64,
 ) -> TaskResult:
     """SPARC's protocol: ``miou`` where all classes compete, ``miou_present`` where only those present do; countable classes only.
+
+    Args:
+        patches: through ``h_v``, as in the paper (the task's name is then ``sparc_segmentation``), or ``plain``
+            (``sparc_segmentation_plain``).
 
     Raises:
         NotSupportedError: when the model gives no patches, or no picture holds a countable class.
@@ -41,13 +50,13 @@ def sparc_segmentation(
     owner = torch.tensor([c for c, _ in words])
     word_WD = class_vectors(model, [word for _, word in words], templates, batch)
     thing_C = np.array(classes.things)
-    order, kept = shuffled_order(len(pictures), seed), {}
+    order = ring(len(pictures), seed)
     other: Tensor | None = None
     found: dict[int, dict[str, Any]] = {}
-    for n in [*order, order[0]]:  # the first again, for it needs the last one's map
+    for n in [*order, order[0]] if len(order) > 1 else order:  # the first again, for it needs the last one's map
         pixels, true_HW = pictures[n].pixels(), true_places(pictures[n], classes)
         view = np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))))
-        patches_VPD, grid = patch_vectors(model, [view], batch)
+        patches_VPD, grid = patch_vectors(model, [view], batch, as_images=patches == "h_v")
         near = (patches_VPD[0] @ word_WD.T).T.unflatten(1, grid)
         near = torch.stack([near[owner == c].amax(0) for c in range(len(classes.ids))])
         present = np.flatnonzero(np.bincount(true_HW[true_HW >= 0], minlength=len(thing_C))[: len(thing_C)])
@@ -66,15 +75,18 @@ def sparc_segmentation(
     names = [pictures[n].name for n in places]
 
     def column(part: str) -> dict[str, np.ndarray]:
-        return {m: np.array([found[n].get(part, found[n]["here"])[m] for n in places]) for m in ("miou", "miou_present")}
+        return {m: np.array([found[n][part][m] for n in places]) for m in ("miou", "miou_present")}
 
-    rows = Rows(names, [""] * len(names), names, column("here"), column("chance"), column("shuffled"))
+    shuffled = column("shuffled") if len(pictures) > 1 else {}
+    rows = Rows(names, [""] * len(names), names, column("here"), column("chance"), shuffled)
     protocol = (
         f"{len(names):,} pictures, {int(thing_C.sum()):,} countable of {len(thing_C):,} classes: the whole picture in one view, a class per "
         f"patch ({grid[0]} x {grid[1]}), labels enlarged to the mask; IoU averaged over the countable classes present in a picture, then "
-        "over pictures; miou_present lets only classes present compete."
+        "over pictures; miou_present lets only classes present compete; patches "
+        + ("by the way of the pooled vector (SPARC's head: through h_v)." if patches == "h_v" else "as they are (SPARC's head: without h_v).")
     )
-    return TaskResult("sparc_segmentation", protocol, tuple(figures(rows, seed=seed)), table(rows))
+    name = "sparc_segmentation" if patches == "h_v" else "sparc_segmentation_plain"
+    return TaskResult(name, protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
 def _picture_iou(near_CRQ: Tensor, true_HW: np.ndarray, things: np.ndarray, present: np.ndarray) -> dict[str, float]:

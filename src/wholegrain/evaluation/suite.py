@@ -21,6 +21,7 @@ from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.retrieval import retrieval
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.evaluation.zero_shot import zero_shot
+from wholegrain.suggest import closest
 
 SUITES = {
     "all": ("retrieval", "composition", "hard_positives", "negatives", "grounding", "branches", "zero_shot", "linear_probe"),
@@ -43,9 +44,10 @@ def expand(tasks: Sequence[str] | str) -> tuple[str, ...]:
         ('composition', 'hard_positives', 'negatives', 'retrieval')
     """
     names = [name.strip() for name in tasks.split(",")] if isinstance(tasks, str) else list(tasks)
+    known = (*SUITES, *SUITES["all"])
     for name in names:
-        if name not in SUITES and name not in SUITES["all"]:
-            raise UserError(f"There is no task or suite {name!r}; choose from {', '.join((*SUITES, *SUITES['all']))}.")
+        if name not in known:
+            raise UserError(f"There is no task or suite {name!r}; {closest(name, known)}")
     return tuple(dict.fromkeys(task for name in names for task in SUITES.get(name, (name,))))
 
 
@@ -69,11 +71,11 @@ def evaluate(
         model, dataset: see ``docs/architecture.md``.
         tasks: names of tasks or of :data:`SUITES`, a sequence or one string with commas.
         seed: of resamples, permutations and draws; same seed, same result.
-        progress: show what is being done, and say on standard error which task was left out and why.
+        progress: show what is being done, and say on standard error which task was left out and why, unless ``left_out`` takes it.
         cache: a folder for features; see :func:`~wholegrain.evaluation.encode.encode_split`.
         settings: task -> further arguments of its function, e.g. ``{"retrieval": {"one_caption": True}}``.
-        left_out: is filled with task -> reason.
-        features: is filled with split -> its features, if a task made them.
+        left_out: is filled with task -> reason, for the caller to tell.
+        features: split -> its features: those in it are not made again, and those that a task made are put there.
 
     Raises:
         UserError: for an unknown task or split, or when no task at all can be done.
@@ -87,6 +89,9 @@ def evaluate(
         )
     console = Console(stderr=True)
     room = _Room(model, dataset, split, seed, batch, cache)
+    known = (features or {}).get(split)
+    if known is not None:
+        room.encoded = known
     results, reasons = [], {} if left_out is None else left_out
     for name in names:
         with console.status(f"{name} …") if progress else nullcontext() as status:
@@ -95,7 +100,7 @@ def evaluate(
                 results.append(getattr(room, name)(dict(settings.get(name, {}))))
             except NotSupportedError as reason:
                 reasons[name] = str(reason)
-                if progress:
+                if progress and left_out is None:
                     console.print(f"left out: {name}. {reason}", highlight=False, markup=False, soft_wrap=True)
     if features is not None and "encoded" in vars(room):
         features[split] = room.encoded

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 NAMED = {"plain": ("{}",), "photo": ("a photo of a {}.",)}
 
@@ -40,10 +41,8 @@ def templates_of(names: Sequence[str]) -> tuple[str, ...]:
         elif name in prompts():
             found += prompts()[name]
         else:
-            raise UserError(
-                f"The template {name!r} has no {{}} for the class name; write it so, or choose {', '.join(NAMED)}, openai, openai7, "
-                f"{', '.join(prompts())}."
-            )
+            near = closest(name, [*NAMED, "openai", "openai7", *prompts()])
+            raise UserError(f"The template {name!r} is no name and has no {{}} for the class; {near}")
     return tuple(dict.fromkeys(found))
 
 

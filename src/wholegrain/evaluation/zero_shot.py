@@ -22,6 +22,7 @@ from wholegrain.evaluation.intervals import bootstrap_statistic
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.similarity import index_vectors, similarity, unit
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.templates import templates_of
 from wholegrain.evaluation.ties import TIE, first_true_within
 from wholegrain.features import ImageFeatures, TextFeatures
@@ -88,15 +89,15 @@ def classified(
         true_B: int64, the place of each image's class.
     """
     values = class_values(scores_BC, true_B)
-    mixed_B = torch.from_numpy(np.random.default_rng([seed, 5]).permutation(len(keys)))
-    shuffled = class_values(scores_BC[mixed_B], true_B)
+    other_B = stand_ins(keys, seed)
+    shuffled = {} if other_B is None else class_values(scores_BC[torch.from_numpy(other_B)], true_B)
     chance = {f"acc{k}{end}": min(k / len(classes), 1.0) for k in (1, 5) for end in ("", "_expected")}
     count_C = torch.bincount(true_B, minlength=len(classes))
     values["majority"] = (true_B == int(count_C.argmax())).double().numpy()
     extra = {"label": [classes[c] for c in true_B.tolist()], "predicted": [classes[c] for c in scores_BC.argmax(1).tolist()]}
     rows = Rows(unique_names(keys), [""] * len(keys), keys, values, chance, shuffled, extra=extra)
     notes = {"majority": "the most frequent class"}
-    per_class = per_class_figure(values["acc1_expected"], shuffled["acc1_expected"], true_B.numpy(), keys, len(classes), seed)
+    per_class = per_class_figure(values["acc1_expected"], shuffled.get("acc1_expected"), true_B.numpy(), keys, len(classes), seed)
     return TaskResult(task, protocol, (*figures(rows, notes=notes, seed=seed), per_class), table(rows))
 
 
@@ -163,7 +164,7 @@ def class_values(scores_BC: Tensor, true_B: Tensor) -> dict[str, np.ndarray]:
 
 def per_class_figure(
     hit_B: np.ndarray,
-    shuffled_B: np.ndarray,
+    shuffled_B: np.ndarray | None,
     true_B: np.ndarray,
     keys: Sequence[str],
     classes: int,
@@ -184,6 +185,6 @@ def per_class_figure(
     once = np.ones((1, len(hit_B)))
     low, high = bootstrap_statistic(mean, list(keys), seed=seed)
     note = "ties broken at random" if ((hit_B > 0) & (hit_B < 1)).any() else ""
-    value, control = float(mean(once)[0]), float(mean(once, shuffled_B)[0])
+    value, control = float(mean(once)[0]), None if shuffled_B is None else float(mean(once, shuffled_B)[0])
     chance = min(k / classes, 1.0)
     return Figure(name, value, min(low, value), max(high, value), len(hit_B), chance, control, note=note)

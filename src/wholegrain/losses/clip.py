@@ -47,11 +47,17 @@ class ClipLoss:
     Attributes:
         duplicates: ``"ignore"`` leaves known true pairs out of the denominators; ``"negative"`` keeps them in.
         label_smoothing: 0..1, spread evenly over a query's candidates.
+        temperature: fixed, in cosines, above 0 (MGCA: 0.07, GLoRIA: 0.1); ``None`` is the model's, which is learned.
     """
 
     duplicates: Duplicates = "ignore"
     label_smoothing: float = 0.0
+    temperature: float | None = None
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature = {self.temperature} is not allowed; it must be above 0")
 
     @full_precision
     def __call__(
@@ -65,6 +71,8 @@ class ClipLoss:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
+        if self.temperature is not None:
+            scale = 0 * scale + 1 / self.temperature  # a gradient of zero, since DDP waits for every parameter's
         return pooled_softmax(
             image.pooled_BD,
             text.pooled_ND,

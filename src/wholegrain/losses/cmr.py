@@ -46,7 +46,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, unit
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, takes_numbers, unit
 from wholegrain.losses.gather import max_over, sum_over, world
 from wholegrain.losses.matching import NEEDED, own_log_odds
 
@@ -82,6 +82,7 @@ class CmrLoss:
         """``margin_K``: one margin for each kind, in ``units``; 0 where it adapts."""
         return {"margin_K": torch.full((len(kinds),), self.fixed if self.margin == "fixed" else 0.0)}
 
+    @takes_numbers
     def __call__(
         self,
         image: ImageFeatures,

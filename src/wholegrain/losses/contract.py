@@ -19,7 +19,7 @@ The contract:
 * ``group=None`` means the default group if ``torch.distributed`` is initialised, else this process alone (``losses/gather.py``).
   Every process makes the same collective calls in the same order, whatever its own texts: no branch on local counts around one.
 * Features arrive un-normalised; the loss applies its own similarity. Computation is in float32 at least, also under autocast
-  (``@full_precision``); float64 stays float64.
+  (``@full_precision``); float64 stays float64. Scale and bias may be plain numbers (``@takes_numbers``, or that).
 * A missing caption or negative is masked, never faked; nothing is NaN when a kind is absent, B = 1, or inputs are constant.
 * Duplicates (the same text under two images, or the same image twice) are neither positive nor negative unless a loss
   says otherwise. They are known by ``text_id_N`` and ``image_id_B``, so these must be true hashes, the same in every process.
@@ -43,6 +43,8 @@ NEEDS = frozenset(
 )
 State = Mapping[str, Tensor]
 TINY = 1e-12
+MAX_SCALE = 100.0
+"""The cap of learned scales that have one, as in CLIP."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,8 @@ class Loss(Protocol):
         image: ImageFeatures,
         text: TextFeatures,
         pairing: Pairing,
-        scale: Tensor,
-        bias: Tensor | None = None,
+        scale: Tensor | float,
+        bias: Tensor | float | None = None,
         state: State | None = None,
         *,
         group: dist.ProcessGroup | None = None,
@@ -95,12 +97,47 @@ def unit(x: Tensor) -> Tensor:
     return x * torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
 
 
+def takes_numbers(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
+    """Decorates a loss's ``__call__``: a plain number given as scale or bias becomes a tensor, beside the images and as exact.
+
+    Example:
+        >>> from wholegrain.losses.clip import ClipLoss
+        >>> same, pairing = torch.ones(4, 8), Pairing.one_to_one(4)
+        >>> round(ClipLoss()(ImageFeatures(same), TextFeatures(same), pairing, 14.3).value.exp().item(), 4)
+        4.0
+    """
+
+    @wraps(call)
+    def with_tensors(self, image: ImageFeatures, *args, **kwargs) -> LossOutput:
+        like = at_least_float32(image.pooled_BD[:0])
+
+        def tensor(x: object) -> object:  # of what a loss is given, scale and bias alone can be numbers
+            return like.new_tensor(float(x)) if isinstance(x, (int, float)) else x
+
+        return call(self, image, *map(tensor, args), **{name: tensor(x) for name, x in kwargs.items()})
+
+    return with_tensors
+
+
+def capped_scale(log_scale: Tensor) -> Tensor:
+    """``exp(log_scale)``, at most 100. What lies above loses a constant, so the gradient passes there, too, and the scale can come down.
+
+    Example:
+        >>> logarithm = torch.tensor([0.0, 4.7], requires_grad=True)
+        >>> capped_scale(logarithm).tolist()
+        [1.0, 100.0]
+    """
+    scale = log_scale.exp()
+    return scale - (scale.detach() - MAX_SCALE).clamp(min=0.0)
+
+
 def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
-    """Decorates a loss's ``__call__``: autocast is off inside, so that products of float32 vectors stay float32."""
+    """:func:`takes_numbers`, with autocast off inside, so that products of float32 vectors stay float32."""
+    exact = takes_numbers(call)
 
     @wraps(call)
     def without_autocast(self, image: ImageFeatures, *args, **kwargs) -> LossOutput:
         with torch.autocast(image.pooled_BD.device.type, enabled=False):
-            return call(self, image, *args, **kwargs)
+            return exact(self, image, *args, **kwargs)
 
     return without_autocast

@@ -46,7 +46,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -57,14 +56,12 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, capped_scale, full_precision, unit
 from wholegrain.losses.contrastive import Rest, over_processes
 from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, row_counts
 from wholegrain.losses.known_true import Duplicates, KnownTrue
 from wholegrain.losses.tiled_softmax import tiled_softmax
 from wholegrain.losses.tiles import Logits, Mask
-
-MAX_SCALE = 100.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class CosmosLoss:
         all_student_CD, all_teacher_CD = everyone.vectors_CD.chunk(2, 1)
         slots = _Slots.of(everyone.pairing, self.whole)
         first_B = slots.first_whole(pairing, everyone)
-        own_scale = at_least_float32(image.learned["cross_log_scale_1"])[0].clamp(max=math.log(MAX_SCALE)).exp()
+        own_scale = capped_scale(at_least_float32(image.learned["cross_log_scale_1"])[0])
         game = _Contrasts(pairing, everyone, self.duplicates, slots)
 
         taught = torch.stack([unit(view.teacher.pooled_BD) for view in views if view.teacher is not None], 1)

@@ -9,8 +9,8 @@ With z(i,n) image i pooled by the query of text n (:mod:`.attention_pool`) and z
 B images and K texts an image in the global batch. Xiao et al., CVPR 2025, arXiv 2412.03561, section 3.2 and its released code.
 A pooled image is compared only with the text that pooled it: then no text can be recognised by itself alone ("query leakage",
 ``losses/sparc.py``), since a wrong text pools, too, and must fail. Its other term, the global image against all texts, each pair
-a yes-or-no question ("multi-positive sigmoid"), is ``siglip`` with weight 1/K of ours (it divides by B K, ours by B); the whole is
-the mean of both terms.
+a yes-or-no question ("multi-positive sigmoid", divided by B K), is ``siglip`` with ``per="text"``; the whole is the mean of both
+terms.
 
 Where sources differ. The code draws the text of another image at random for every pair; here it is the image's first text, which
 the loader draws at random in every step: B queries are shared by all images, and no randomness is in the loss. ``others="all"``

@@ -72,7 +72,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, takes_numbers, unit
 from wholegrain.losses.contrastive import grouped_lse
 from wholegrain.losses.gather import gather_texts, sum_over
 from wholegrain.losses.known_true import KnownTrue
@@ -105,6 +105,7 @@ class ImcLoss:
                 raise ValueError('scores = "joint" goes with variant = "own" or "paper" and positive = "self"')
             object.__setattr__(self, "needs", frozenset({"negatives"}) | NEEDED)
 
+    @takes_numbers
     def __call__(
         self,
         image: ImageFeatures,

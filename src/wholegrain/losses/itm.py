@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, unit
+from wholegrain.losses.contract import LossOutput, State, at_least_float32, takes_numbers, unit
 from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
 from wholegrain.losses.hashed_noise import gumbel, mixed
 from wholegrain.losses.known_true import Duplicates, KnownTrue, own_foils
@@ -79,6 +79,7 @@ class ItmLoss:
         """``draw``: the seed, and how many steps were drawn: int64 ``[2]``."""
         return {"draw": torch.tensor([self.seed, 0])}
 
+    @takes_numbers
     def __call__(
         self,
         image: ImageFeatures,

@@ -7,7 +7,7 @@
 B is the number of images of the global batch, s the learned scale, b the learned bias (Zhai et al., ICCV 2023, arXiv 2303.15343,
 section 3.2, eq. 1; s starts at 10 and b at -10 there, which is the model's affair).
 
-Differences. Every true text of an image is a positive (the paper has one text an image). The paper sends blocks of text
+Differences. Every true text of an image is a positive (the paper has one text an image); ``per="text"`` divides by the N texts. The paper sends blocks of text
 features round the processes; here texts are gathered, and each process answers for its own images: the same sum. Hard negatives
 in the list are not seen.
 
@@ -47,10 +47,16 @@ class SiglipLoss:
     Attributes:
         duplicates: ``"ignore"``, ``"negative"`` or ``"positive"``: what texts are that are known to be true of an image not
         their own.
+        per: what the sum is divided by: the global batch's images (``"image"``, SigLIP) or its texts (``"text"``, FLAIR).
     """
 
     duplicates: Literal["ignore", "negative", "positive"] = "ignore"
+    per: Literal["image", "text"] = "image"
     needs: ClassVar[frozenset[str]] = frozenset({"bias"})
+
+    def __post_init__(self) -> None:
+        if self.per not in ("image", "text"):
+            raise ValueError(f'per = "{self.per}" is not known; it must be "image" or "text"')
 
     @full_precision
     def __call__(
@@ -70,4 +76,9 @@ class SiglipLoss:
         pairs = pairing.select_texts(true)
         everyone = gather_texts(unit(text.pooled_ND[true]), pairs, group)
         logits = Logits(unit(image.pooled_BD), everyone.vectors_CD, scale, bias)
-        return pair_sigmoid(logits, pairs, everyone, duplicates=self.duplicates)
+        output = pair_sigmoid(logits, pairs, everyone, duplicates=self.duplicates)
+        if self.per == "image":
+            return output
+        texts = everyone.pairing
+        share = len(texts.image_id_B) / max(len(texts.owner_N), 1)
+        return LossOutput(share * output.value, {name: share * part for name, part in output.parts.items()})

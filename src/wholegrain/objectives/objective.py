@@ -101,6 +101,11 @@ class Objective:
         device = pairing.owner_N.device
         return {key: value.to(device) for key, value in self._state[term.name].items()}
 
+    def fresh_state(self, kinds: Sequence[str]) -> dict[str, Tensor]:
+        """What every term that carries a state begins with, for these kinds of negatives; names as in :meth:`state_dict`."""
+        begun = {name: getattr(loss, "initial_state", None) for name, loss in self._losses.items()}
+        return {f"{term}/{name}": v for term, initial in begun.items() if initial is not None for name, v in initial(kinds).items()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The carried state of every term, as ``<term>/<name>`` -> tensor."""
         return {f"{term}/{name}": value for term, state in self._state.items() for name, value in state.items()}

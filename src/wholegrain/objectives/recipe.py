@@ -106,10 +106,9 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     text = str(source)
     path = Path(text)
     if not text.endswith(".toml"):
-        if text not in (*recipe_names(), *recipe_names("scenes")):
-            raise UserError(
-                f'There is no packaged recipe "{text}"; {closest(text, recipe_names())} A file of your own ends in .toml.'
-            )
+        known = recipe_names("scenes" if text.startswith("scenes/") else "")
+        if text not in known:
+            raise UserError(f'There is no packaged recipe "{text}"; {closest(text, known)} A file of your own ends in .toml.')
         path = Path(str(resources.files("wholegrain.recipes").joinpath(f"{text}.toml")))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), str(source), path.stem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,9 +32,14 @@ def resolve_loss(term: Term) -> Loss:
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in term.settings.items()}
     try:
         loss: Any = kind(**settings)
+        needs = getattr(loss, "needs", None)
     except (TypeError, ValueError) as problem:
-        raise UserError(f'The settings of term "{term.name}" do not fit the loss "{term.loss}": {problem}.') from None
-    needs = getattr(loss, "needs", None)
+        raise UserError(f'The settings of term "{term.name}" do not fit the loss "{term.loss}": {_in_a_line(problem)}.') from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # SystemExit, too: a file of the user's does not end the command
+        where = _where(problem, term.loss.rpartition(":")[0])
+        raise UserError(f'The loss "{term.loss}" of term "{term.name}" cannot be made: {where} {_raised(problem)}.') from None
     fine = callable(loss) and isinstance(needs, (frozenset, set)) and needs <= NEEDS
     if not fine:
         raise UserError(
@@ -62,15 +68,48 @@ def _class_name(stem: str) -> str:
 
 def _outside(term: Term) -> Any:
     place, _, attribute = term.loss.rpartition(":")
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
+        raise UserError(f'There is no file "{place}" (term "{term.name}"); check the name and the folder.')
     try:
-        module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place)
-    except (ImportError, OSError) as problem:
-        raise UserError(
-            f'"{place}" of term "{term.name}" cannot be imported ({problem}); check the name and the folder.'
-        ) from None
+        module = _from_file(Path(place)) if is_file else _from_path(place)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:
+        if isinstance(problem, ModuleNotFoundError) and not is_file and f"{place}.".startswith(f"{problem.name}."):
+            raise UserError(f'There is no module "{place}" (term "{term.name}"); check the name and the folder.') from None
+        where = _where(problem, place)
+        raise UserError(f'"{place}" of term "{term.name}" cannot be imported: {where} {_raised(problem)}; mend it there.') from None
     if not hasattr(module, attribute):
-        raise UserError(f'"{place}" has no "{attribute}" (term "{term.name}"); name a class that it defines.')
+        here = [name for name, x in vars(module).items() if isinstance(x, type) and x.__module__ == module.__name__]
+        hint = closest(attribute, here) if here else "it defines no class; write one there, or name another file."
+        raise UserError(f'"{place}" has no "{attribute}" (term "{term.name}"): {hint}')
     return getattr(module, attribute)
+
+
+def _where(problem: BaseException, place: str) -> str:
+    """``my.py line 7``: the innermost line of the user's own file, or of what could not be read."""
+    if isinstance(problem, SyntaxError) and problem.filename:
+        return f"{problem.filename} line {problem.lineno or 1}"
+    own = place.endswith(".py") and Path(place).resolve()
+    lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(problem.__traceback__)]
+    inside = [(name, line) for name, line in lines if own and Path(name).resolve() == own]
+    outside = [(name, line) for name, line in lines if name != __file__ and "importlib" not in name]
+    found = inside or outside
+    return f"{found[-1][0]} line {found[-1][1]}" if found else place
+
+
+def _raised(problem: BaseException) -> str:
+    if isinstance(problem, SystemExit):
+        return f"calls exit({_in_a_line(problem)})"
+    if isinstance(problem, SyntaxError):
+        return f"is not Python ({problem.msg})"
+    said = _in_a_line(problem)
+    return f"raises {type(problem).__name__}" + (f" ({said})" if said else "")
+
+
+def _in_a_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split()).rstrip(".")
 
 
 def _from_path(name: str) -> Any:
@@ -87,7 +126,13 @@ def _from_file(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     sys.modules[name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
     return module

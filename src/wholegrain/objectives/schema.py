@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from wholegrain.suggest import closest
 
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
-
-
-def closest(wrong: str, right: Sequence[str]) -> str:
-    """``did you mean "batch"?``-part of a sentence, or the list of all valid names if none is near."""
-    near = difflib.get_close_matches(wrong, right, n=1, cutoff=0.5)
-    return f'did you mean "{near[0]}"?' if near else f"valid are {', '.join(sorted(right))}."
 
 
 def require(fine: bool, key: str, value: Any, wanted: str) -> None:
@@ -171,11 +166,12 @@ class ModelRecipe:
             ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes),
             ``fusion`` (a network that reads image and text together), ``cosmos`` (images and words that attend to each other).
         branches: number of image branches with ``head = "branches"``.
-        head_settings: further fields of ``towers.heads.HeadConfig``.
+        head_settings: settings of that head, such as ``mixtures`` of ``llip`` (fields of its ``Settings`` in ``towers``); others are refused.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what
             the model itself says. Heads are always trained.
         lora: adapters in place of the towers' own weights.
         patch_dropout: share of its patches, in [0, 1), that an image loses in training, other ones at every step (FLIP).
+        sigmoid_scale, sigmoid_bias: where scale and bias of a model without a bias begin, if a term is a sigmoid loss (SigLIP's values).
     """
 
     head: str = "plain"
@@ -185,13 +181,17 @@ class ModelRecipe:
     tune_text: str = ""
     lora: LoraRecipe = LoraRecipe()
     patch_dropout: float = 0.0
+    sigmoid_scale: float = 10.0
+    sigmoid_bias: float = -10.0
 
     def __post_init__(self) -> None:
+        require(self.sigmoid_scale > 0, "sigmoid_scale", self.sigmoid_scale, "above 0")
         choose("head", self.head, HEADS)
         require(0 <= self.patch_dropout < 1, "patch_dropout", self.patch_dropout, "0 or more and below 1")
         for tower, how in (("image", self.tune_image), ("text", self.tune_text)):
             adapted = self.lora.rank > 0 and tower in self.lora.towers
             require(not (adapted and how), f"tune_{tower}", how, "left out for a tower that is in model.lora.towers")
+        require("branches" not in self.head_settings, "head_settings.branches", self.head_settings.get("branches"), "model.branches")
         wanted = self.branches >= 1 if self.head == "branches" else self.branches == 0
         require(wanted, "branches", self.branches, '1 or more with head = "branches", and 0 with any other head')
 
@@ -256,11 +256,15 @@ class Optimiser:
         layer_decay: factor on the learning rate from each stage of a tower to the one before it: the last stage has ``lr * layer_decay``,
             the one before that ``lr * layer_decay ** 2``, and so on; what is in no tower (head, temperature, bias) has ``lr``. 1 is the
             same everywhere.
+        head_lr: factor on the learning rate of what is new in a fine-tuned model: a head's parameters beside its two projections (attention
+            maps, prototypes, read-outs, a fusion network), and class tokens that it put into an image tower without one. Where it
+            is not 1, ``layer_decay`` does not touch these.
         weight_decay, betas, eps: AdamW's.
         warmup_steps: linear warm-up; at most half of all steps are used for it.
         schedule: ``cosine`` to zero or ``constant``, after the warm-up.
         grad_clip: largest gradient norm; 0 is no clipping.
-        epochs: passes over the training split; ignored if ``steps`` is given.
+        epochs: passes over the images of the training split, not over their captions: an image comes once an epoch, with as many of its
+            captions as ``data.captions`` draws. Ignored if ``steps`` is given.
         steps: optimiser steps; 0 means ``epochs``.
         batch: images per step over all processes together.
         micro_batch: images that one process encodes at once; 0 is all of them. Smaller ones need less memory and a second forward
@@ -278,6 +282,7 @@ class Optimiser:
 
     lr: float = 5e-4
     layer_decay: float = 1.0
+    head_lr: float = 1.0
     weight_decay: float = 0.2
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1e-6
@@ -297,7 +302,7 @@ class Optimiser:
     def __post_init__(self) -> None:
         choose("schedule", self.schedule, SCHEDULES)
         choose("precision", self.precision, PRECISIONS)
-        for name in ("lr", "batch", "epochs", "eps"):
+        for name in ("lr", "head_lr", "batch", "epochs", "eps"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("weight_decay", "warmup_steps", "grad_clip", "steps", "micro_batch"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from wholegrain.enrich.words.lexicon import lexicon
 from wholegrain.evaluation.encode import Encoded, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.show import show
+from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
 from wholegrain.report.entry import Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
@@ -116,10 +117,8 @@ def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> Line:
 
 
 def scorecard_table(lines: Sequence[Line]) -> Table:
-    """The scorecard for the terminal."""
-    table = Table(expand=False)
-    for name in ("asked", "right", "95% interval", "chance", "shuffled", "texts alone", "items", "verdict"):
-        table.add_column(name, justify="left" if name in ("asked", "verdict") else "right")
+    """The scorecard for the terminal; the verdict stands below what was asked."""
+    table = narrow_table("asked", ("right", "95% interval", "chance", "shuffled", "texts\nalone", "items"))
     for line in lines:
         f = line.figure
         alone = show(max(line.blind.values()), "share") if line.blind else "–"
@@ -129,7 +128,7 @@ def scorecard_table(lines: Sequence[Line]) -> Table:
             show(f.chance, f.unit),
             show(f.shuffled, f.unit),
         ]
-        table.add_row(line.title, *cells, alone, f"{f.count:,}", line.said)
+        table.add_row(Text(line.title).append(f"\n{line.said}", "dim"), *cells, alone, f"{f.count:,}")
     return table
 
 

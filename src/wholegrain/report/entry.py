@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import Figure, TaskResult
 
 
@@ -24,6 +25,7 @@ class Entry:
             no nearest captions and no retrieved pictures.
         results: what :func:`wholegrain.evaluation.suite.evaluate` gave, or :func:`wholegrain.evaluation.result.load_results`.
         left_out: task -> why it was not done.
+        features: of the split that is reported on, so that they are not made again.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Entry:
     model: Any
     results: Sequence[TaskResult]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    features: Encoded | None = None
 
     def result(self, task: str) -> TaskResult | None:
         """The result of a task, ``None`` if it was not done."""

@@ -33,6 +33,7 @@ from wholegrain.report.entry import Entry
 from wholegrain.report.figures import interval_bar, training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.summary import summary
+from wholegrain.suggest import closest
 
 __all__ = ["Entry", "write_report"]
 
@@ -89,7 +90,7 @@ def write_report(
         branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],
         nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=seed))},
         fooled=examples.fooled(entries, dataset),
-        lost=examples.worst_retrievals(entries[-1], dataset, split),
+        lost=examples.worst_retrievals(entries[-1], dataset, split, known=entries[-1].features),
         provenance=_provenance(entries, dataset),
         colours=COLOURS,
         stops=colour_stops(),
@@ -111,7 +112,7 @@ def _check(entries: Sequence[Entry]) -> None:
 def _place(entries: Sequence[Entry], name: str) -> int:
     names = [entry.name for entry in entries]
     if name and name not in names:
-        raise UserError(f'The report has no entry "{name}" to compare with; its entries are {", ".join(names)}.')
+        raise UserError(f'The report has no entry "{name}" to compare with; {closest(name, names)}')
     return names.index(name) if name else 0
 
 
@@ -161,9 +162,18 @@ def _tasks(entries: Sequence[Entry]) -> list[dict[str, Any]]:
         tasks.append({
             "name": TASK_NAMES.get(name, tables.plain(name)), "protocols": protocols,
             "short": tables.task_comparison(entries, name), "full": tables.full_comparison(entries, name),
-            "left_out": {e.name: e.left_out[name] for e in entries if name in e.left_out},
+            "left_out": _left_out(entries, name),
         })  # fmt: skip
     return tasks
+
+
+def _left_out(entries: Sequence[Entry], task: str) -> dict[str, str]:
+    """Names of entries -> why they lack the task, each reason once."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        if task in entry.left_out:
+            names.setdefault(entry.left_out[task], []).append(entry.name)
+    return {", ".join(together): why for why, together in names.items()}
 
 
 def _twins(entries: Sequence[Entry], dataset: Any, repaired: int, missed: int, seed: int) -> dict[str, Any] | None:

@@ -11,13 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.compare import Mean, mean_over_seeds
 from wholegrain.evaluation.result import TaskResult
+from wholegrain.evaluation.show import narrow_table
 from wholegrain.report.entry import Entry
-from wholegrain.report.tables import Column, kind_comparisons, main_comparison
+from wholegrain.report.tables import Column, kind_comparisons, leaders, main_comparison
 
 CLEAR = "*: the 95% interval of the paired difference from {reference} leaves out zero"
 
@@ -29,12 +33,17 @@ class Standing:
     Attributes:
         name: unique.
         results: the results of each training seed.
-        cost: seconds a training step took, ``None`` if unknown.
+        steps: seconds that each training step took, over all seeds; empty if unknown.
     """
 
     name: str
     results: Sequence[Sequence[TaskResult]]
-    cost: float | None = None
+    steps: Sequence[float] = ()
+
+    @property
+    def cost(self) -> float | None:
+        """Median of ``steps``."""
+        return float(np.median(self.steps)) if self.steps else None
 
     def of(self, task: str) -> list[TaskResult]:
         """The results of one task, seed by seed; empty where it was not done."""
@@ -94,6 +103,21 @@ class Standings:
             if (place := _place(row, reference, column)) is not None
         }
 
+    @cached_property
+    def best(self) -> dict[Column, set[str]]:
+        """Names of the rows that lead each column; see :func:`wholegrain.report.tables.leaders`."""
+        return {column: self._leaders(column) for column in self.columns}
+
+    def _leaders(self, column: Column) -> set[str]:
+        places = [self.places.get((row.name, column)) for row in self.rows]
+
+        def ends(one: int, other: int) -> tuple[float, float] | None:
+            gap = _gap(self.rows[one], self.rows[other], column)
+            return None if gap is None else (gap.low, gap.high)
+
+        found = leaders([None if place is None else place.mean.value for place in places], ends, column.better)
+        return {self.rows[place].name for place in found}
+
     @property
     def seeds(self) -> int:
         return max(len(row.results) for row in self.rows)
@@ -110,15 +134,26 @@ class Standings:
         over = "pictures and seeds" if self.seeds > 1 else "pictures"
         return f"Per cent; {seeds}intervals (95%) over {over}. {CLEAR.format(reference=self.reference)}."
 
-    def as_table(self) -> Table:
-        """For the terminal: values and marks."""
-        table = Table(title=self.note, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-        for title in ("", *(column.title for column in self.columns), "time"):
-            table.add_column(title, justify="right" if title else "left", overflow="fold")
+    def as_table(self, width: int = 80) -> Group:
+        """For the terminal: a row a figure, and as many methods side by side as fit; further ones follow below."""
+        title = min(max(len(column.title) for column in self.columns), 25)
+        blocks: list[list[Standing]] = [[]]
         for row in self.rows:
-            cells = [self._value(row, column) for column in self.columns]
-            table.add_row(row.name, *cells, self.time_of(row), end_section=row is self.rows[-1])
-        table.add_row("chance", *(_percent(self.chance(column)) for column in self.columns), "")
+            wide = (max(len(r.name), len(self.quartiles_of(r)), 6) + 2 for r in [*blocks[-1], row])
+            taken = title + len("chance") + 5 + sum(wide)
+            if blocks[-1] and taken > width:
+                blocks.append([])
+            blocks[-1].append(row)
+        said = f"{self.note} Bold: the best, and what cannot be told apart from it."
+        return Group(Text(said), *(self._block(rows) for rows in blocks))
+
+    def _block(self, rows: Sequence[Standing]) -> Table:
+        table = narrow_table("", [*(row.name for row in rows), "chance"])
+        for column in self.columns:
+            cells = [Text(self._value(row, column), "bold" if row.name in self.best[column] else "") for row in rows]
+            table.add_row(column.title, *cells, _percent(self.chance(column)))
+        table.add_row("time of a step", *(self.time_of(row) for row in rows))
+        table.add_row("its quartiles", *(self.quartiles_of(row) for row in rows))
         return table
 
     def as_markdown(self) -> str:
@@ -145,13 +180,15 @@ class Standings:
         out = io.StringIO()
         sheet = csv.writer(out, lineterminator="\n")
         head = ["method", "task", "figure", "value", "low", "high", "by_seed", "chance", "reference", "difference", "low", "high"]
-        sheet.writerow([*head[:10], "difference_low", "difference_high", "seconds_per_step"])
+        times = ["seconds_per_step", "seconds_first_quartile", "seconds_third_quartile"]
+        sheet.writerow([*head[:10], "difference_low", "difference_high", *times])
         for (name, column), place in self.places.items():
             mean, gap = place.mean, place.gap
             numbers = [mean.value, mean.low, mean.high, " ".join(map(_exact, mean.by_seed)), self.chance(column)]
             gaps = [None] * 3 if gap is None else [gap.value, gap.low, gap.high]
-            cost = next(row.cost for row in self.rows if row.name == name)
-            cells = [name, column.task, column.figure, *numbers, self.reference, *gaps, cost]
+            steps = next(row.steps for row in self.rows if row.name == name)
+            seconds = [float(q) for q in np.percentile(steps, [50, 25, 75])] if steps else [None] * 3
+            cells = [name, column.task, column.figure, *numbers, self.reference, *gaps, *seconds]
             sheet.writerow([_exact(cell) if isinstance(cell, float) else "" if cell is None else cell for cell in cells])
         return out.getvalue()
 
@@ -164,22 +201,37 @@ class Standings:
         return "" if place is None else form.format(_percent(place.mean.low), _percent(place.mean.high))
 
     def time_of(self, row: Standing) -> str:
-        """A step's time as a multiple of the reference's."""
-        known = next((r.cost for r in self.rows if r.name == self.reference), None)
+        """A step's median time as a multiple of the reference's."""
+        known = self._known_time
         return "–" if row.cost is None or not known else f"{row.cost / known:.2f}x"
+
+    def quartiles_of(self, row: Standing) -> str:
+        """The quartiles of a step's time, as multiples of the reference's median."""
+        known = self._known_time
+        return "" if not row.steps or not known else "–".join(f"{q / known:.2f}" for q in np.percentile(row.steps, [25, 75]))
+
+    @property
+    def _known_time(self) -> float | None:
+        return next((row.cost for row in self.rows if row.name == self.reference), None)
 
 
 def _place(row: Standing, reference: Standing, column: Column) -> Place | None:
-    results, others = row.of(column.task), reference.of(column.task)
+    results = row.of(column.task)
     if not results or any(column.figure not in result.metrics for result in results):
         return None
-    mean, gap = mean_over_seeds(results, column.figure), None
-    if row is not reference and len(others) in (1, len(results)):
-        try:
-            gap = mean_over_seeds(results, column.figure, minus=others * (len(results) // len(others)))
-        except UserError:  # other items
-            gap = None
-    return Place(mean, gap)
+    return Place(mean_over_seeds(results, column.figure), None if row is reference else _gap(row, reference, column))
+
+
+def _gap(row: Standing, other: Standing, column: Column) -> Mean | None:
+    """The paired difference of two rows, one of which may have a single seed; ``None`` where seeds or items differ."""
+    results, minus = row.of(column.task), other.of(column.task)
+    count = max(len(results), len(minus))
+    if not results or not minus or {len(results), len(minus)} - {1, count}:
+        return None
+    try:
+        return mean_over_seeds(results * (count // len(results)), column.figure, minus=minus * (count // len(minus)))
+    except UserError:  # other items
+        return None
 
 
 def _percent(share: float | None) -> str:

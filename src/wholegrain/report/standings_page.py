@@ -10,7 +10,6 @@ from pathlib import Path
 
 from wholegrain.report.report import page_environment, write_page
 from wholegrain.report.standings import Standings
-from wholegrain.report.tables import Column
 
 WIDE = 6
 """Columns that fit side by side; further ones follow in tables below."""
@@ -21,15 +20,8 @@ def write_standings_page(standings: Standings, path: Path, *, left_out: Mapping[
     columns = list(standings.columns)
     groups = [("Figures" if n == 0 else "More figures", columns[n : n + WIDE]) for n in range(0, len(columns), WIDE)]
     page = page_environment().get_template("standings.html.j2").render(
-        standings=standings, groups=groups, best={column: _best(standings, column) for column in columns}, left_out=left_out or {}, data=data,
+        standings=standings, groups=groups, left_out=left_out or {}, data=data,
         percent=lambda share: "" if share is None else f"{100 * share:.1f}", points=lambda gap: f"{100 * gap:+.1f}".replace("-", "−"),
         version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
     return write_page(path, page)
-
-
-def _best(standings: Standings, column: Column) -> str:
-    values = {
-        row.name: place.mean.value for row in standings.rows if (place := standings.places.get((row.name, column))) is not None
-    }
-    return max(values, key=lambda name: column.better * values[name], default="") if column.better else ""

@@ -3,7 +3,7 @@ the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,7 +52,7 @@ class Cell:
         figure: ``None`` where the entry lacks it.
         difference: from the reference, item by item; ``None`` for the reference itself or where the items differ.
         mark: ``better``, ``worse`` or "": whether the difference's 95% interval leaves out zero, and which way it points.
-        best: no other row has a better value.
+        best: the best value, or one that cannot be told apart from it (:func:`leaders`).
     """
 
     figure: Figure | None = None
@@ -160,7 +160,7 @@ def plain(name: str) -> str:
 
 
 def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], reference: int | None = 0) -> Comparison:
-    """Fills the table: values, the best of each column, and differences from the entry at ``reference`` (``None``: none)."""
+    """Fills the table: values and, with a ``reference``, differences from the entry at that place and the best of each column."""
     by_column = [_column_cells(entries, column, reference) for column in columns]
     firsts = [next((cell.figure for cell in cells if cell.figure), None) for cells in by_column]
     rows = [(entry.name, [cells[n] for cells in by_column]) for n, entry in enumerate(entries)]
@@ -170,7 +170,7 @@ def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], 
 
 def _column_cells(entries: Sequence[Entry], column: Column, reference: int | None) -> list[Cell]:
     found = [entry.figure(column.task, column.figure) for entry in entries]
-    values = [column.better * f.value for f in found if f is not None]
+    best = set() if reference is None else _best(entries, column, found)
     cells = []
     for place, figure in enumerate(found):
         other = None if reference in (None, place) or figure is None else entries[reference]
@@ -178,9 +178,44 @@ def _column_cells(entries: Sequence[Entry], column: Column, reference: int | Non
         mark = ""
         if gap is not None and column.better and (gap.low > _ROUNDING or gap.high < -_ROUNDING):
             mark = "better" if gap.value * column.better > 0 else "worse"
-        best = figure is not None and bool(column.better) and len(values) > 1 and column.better * figure.value >= max(values)
-        cells.append(Cell(figure, gap, mark, best and min(values) < max(values)))
+        cells.append(Cell(figure, gap, mark, place in best))
     return cells
+
+
+def _best(entries: Sequence[Entry], column: Column, found: Sequence[Figure | None]) -> set[int]:
+    def ends(one: int, other: int) -> tuple[float, float] | None:
+        gap = _difference(entries[other], entries[one], column)
+        return None if gap is None else (gap.low, gap.high)
+
+    return leaders([None if f is None else f.value for f in found], ends, column.better)
+
+
+def leaders(
+    values: Sequence[float | None], ends: Callable[[int, int], tuple[float, float] | None], better: int = 1
+) -> set[int]:
+    """Places of the best value and of all that cannot be told apart from it; nobody leads where that would be all.
+
+    Args:
+        values: ``None`` where there is none.
+        ends: the 95% interval of the paired difference of two places; ``None`` where they cannot be compared, and then nobody leads.
+        better: 1 if more is better, -1 if less is, 0 if neither.
+
+    Example:
+        >>> sorted(leaders([0.5, 0.8, 0.7], lambda a, b: (-0.1, 0.3) if b == 2 else (0.1, 0.5)))
+        [1, 2]
+    """
+    known = {place: better * value for place, value in enumerate(values) if value is not None}
+    top = max(known, key=lambda place: known[place], default=None)
+    found: set[int] = set()
+    if top is None or not better:
+        return found
+    for place in known:
+        gap = (0.0, 0.0) if place == top else ends(top, place)
+        if gap is None:
+            return set()
+        if gap[0] <= _ROUNDING and gap[1] >= -_ROUNDING:
+            found.add(place)
+    return found if len(found) < len(known) else set()
 
 
 def _difference(first: Entry, other: Entry, column: Column) -> Difference | None:

@@ -16,17 +16,20 @@ base. It attends to padded positions, too; here they are masked.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.heads import HeadConfig, PlainHead, Widths
+from wholegrain.losses.contract import MAX_SCALE
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
 from wholegrain.towers.pair_heads import split_heads
 from wholegrain.towers.tower import NOTHING, RawImage, RawText
+
+if TYPE_CHECKING:
+    from wholegrain.towers.model import Model
 
 
 class CrossAttention(nn.Module):
@@ -54,11 +57,37 @@ class CrossAttention(nn.Module):
         return self.key(slots_NSD).unflatten(-1, (self.heads, -1)), self.value(slots_NSD).unflatten(-1, (self.heads, -1))
 
 
+@dataclass(frozen=True)
+class CosmosSettings(HeadSettings):
+    """Attributes:
+        attention_heads: the largest number up to it that divides the width.
+    """
+
+    attention_heads: int = 8
+
+    def __post_init__(self) -> None:
+        at_least(self, attention_heads=1)
+
+    def resolved(self, widths: Widths) -> Self:
+        """A number of heads that divides the width."""
+        return replace(self, attention_heads=split_heads(widths.shared, self.attention_heads))
+
+
 class CosmosHead(PlainHead):
     """The plain head, and two cross-attentions for training (see the module); pairs are scored by the cosine."""
 
     kind = "cosmos"
+    Settings = CosmosSettings
     gives = frozenset({"cross"})
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: CosmosSettings) -> CosmosHead:
+        """A new head."""
+        return cls(widths, settings.attention_heads)
+
+    def settings(self, model: Model) -> CosmosSettings:
+        """What it was asked for."""
+        return CosmosSettings(self.to_words.heads)
 
     def __init__(self, widths: Widths, heads: int = 8) -> None:
         super().__init__(widths)
@@ -105,13 +134,12 @@ class CosmosHead(PlainHead):
         query_NGE = self.to_patches.ask(text.pooled_ND)
         return replace(text, query_NGE=query_NGE, keys_NLGE=keys_NLGE, values_NLGE=values_NLGE)
 
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """The distillation's scale stays in 1 .. 100, as the model's."""
+        self.log_scale_1.clamp_(0.0, math.log(MAX_SCALE))
+
     def config(self) -> dict[str, Any]:
         """JSON-able; :func:`wholegrain.towers.heads.build_head` makes the same head from it."""
         return {**super().config(), "heads": self.to_words.heads}
 
-
-def converted(widths: Widths, config: HeadConfig) -> CosmosHead:
-    """The head that ``config`` asks for."""
-    if config.attention_heads < 1:
-        raise UserError(f"head_settings.attention_heads is {config.attention_heads}; it must be 1 or more")
-    return CosmosHead(widths, config.attention_heads)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.suggest import closest
 from wholegrain.towers.export_onnx import onnx_distances, write_onnx
 from wholegrain.towers.export_open_clip import open_clip_distances, write_open_clip
 from wholegrain.towers.export_transformers import transformers_distances, write_transformers
@@ -40,11 +41,11 @@ def export_model(
     Example:
         >>> export_model(None, "out", "gguf")
         Traceback (most recent call last):
-        wholegrain.errors.UserError: there is no format 'gguf'; use open_clip, transformers, onnx or wholegrain
+        wholegrain.errors.UserError: there is no format 'gguf'; valid are onnx, open_clip, transformers, wholegrain.
     """
     folder = Path(folder)
     if to not in FORMATS:
-        raise UserError(f"there is no format {to!r}; use {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+        raise UserError(f"there is no format {to!r}; {closest(to, FORMATS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; choose another folder")
     model = model.float().cpu().eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
-from wholegrain.towers.heads import Widths
+from wholegrain.towers.head import Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipPooledTower, OpenClipTextTower
 from wholegrain.towers.plain_form import BEYOND, named, special_part

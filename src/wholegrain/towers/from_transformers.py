@@ -13,26 +13,30 @@ A text tower of SigLIP reads its padding and pools the last position; the parity
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip.model import _build_text_tower
 from open_clip.transformer import TextTransformer
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
+from wholegrain.files import read_json
 from wholegrain.text.tokenizer import FileTokenizer
 from wholegrain.towers import weight_names
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.bounds import bounded, check_numbers, dry, first_line
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipTextTower, build_open_clip_image
-from wholegrain.towers.timm_image import read_weights, timm_tower
+from wholegrain.towers.tensor_files import read_tensors, read_weights, safetensors_of
+from wholegrain.towers.timm_image import timm_tower
 from wholegrain.towers.tower import TunedModule
 
 CONFIG_FILE = "config.json"
+AGAIN = "get the complete model"
 KINDS = ("clip", "siglip")
 FILES = (
     CONFIG_FILE,
@@ -58,11 +62,16 @@ _SIGLIP_TIMM = {  # width, layers, heads, MLP width, patch -> timm's name withou
 
 
 def kind_of(folder: str | Path) -> str | None:
-    """``model_type`` of a transformers folder, ``None`` for any other."""
-    try:
-        return json.loads((Path(folder) / CONFIG_FILE).read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):
+    """``model_type`` of a transformers folder, ``None`` for any other.
+
+    Raises:
+        UserError: there is a ``config.json`` that cannot be read.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not os.path.lexists(path):
         return None
+    kind = read_json(path, dict[str, Any], AGAIN).get("model_type")
+    return kind if isinstance(kind, str) else None
 
 
 def load_transformers(folder: str | Path) -> Model:
@@ -75,6 +84,15 @@ def load_transformers(folder: str | Path) -> Model:
     """
     folder = Path(folder)
     kind = kind_of(folder)
+    try:
+        return _loaded(folder, kind)
+    except UserError:
+        raise
+    except Exception as error:  # what a configuration of the right types, but of impossible values, gives rise to
+        raise UserError(f"{folder} cannot be loaded ({type(error).__name__}: {first_line(error)}); {AGAIN}") from error
+
+
+def _loaded(folder: Path, kind: str | None) -> Model:
     if kind == "siglip2":
         raise UserError(f"{folder} is a SigLIP 2 of variable resolution (NaFlex), not served here; use one of fixed resolution")
     if kind not in KINDS:
@@ -97,6 +115,11 @@ def load_transformers(folder: str | Path) -> Model:
     return Model(image_tower, text_tower, head, preprocess, tokenizer, log_scale=log_scale, bias=bias)
 
 
+def _most(folder: Path, state: dict[str, Tensor]) -> tuple[int, str, str]:
+    """How many numbers the towers of a folder may have, and where their sizes stand."""
+    return 2 * sum(value.numel() for value in state.values()) + 10**7, str(folder / CONFIG_FILE), AGAIN
+
+
 def _clip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
 ) -> tuple[TunedModule, OpenClipTextTower, PlainHead]:
@@ -108,7 +131,7 @@ def _clip_parts(
     }
     quick, act = _activation(folder, vision.hidden_act)
     built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {**sizes, **_transformer(vision), **act}, "text_cfg": {}}
-    image_tower: Any = build_open_clip_image({"kind": "open_clip", "model": built})
+    image_tower: Any = bounded(lambda: build_open_clip_image({"kind": "open_clip", "model": built}), *_most(folder, state))
     _fill(image_tower.net, state, weight_names.clip_image(vision.num_hidden_layers), folder)
     end = text.eos_token_id
     if not isinstance(end, int):
@@ -129,7 +152,9 @@ def _siglip_parts(
     if not vision.vision_use_head or vision.layer_norm_eps != 1e-6:
         part = "no attention pooling" if not vision.vision_use_head else f"layer_norm_eps {vision.layer_norm_eps}"
         raise UserError(f"{folder}: its image tower has {part}, which the tower here does not; choose another model")
-    image_tower = timm_tower(*_siglip_timm(folder, vision))
+    made = _siglip_timm(folder, vision)
+    dry(lambda: timm_tower(*made), *_most(folder, state))
+    image_tower = timm_tower(*made)
     _fill(image_tower.net, state, weight_names.siglip_image(vision.num_hidden_layers), folder)
     settings = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
     text_tower = _text_tower(folder, text, int(text.projection_size), state, pad_id, settings)
@@ -165,7 +190,7 @@ def _text_tower(
     sizes = {"context_length": text.max_position_embeddings, "vocab_size": text.vocab_size, "heads": text.num_attention_heads}
     text_cfg: dict[str, Any] = {**sizes, **_transformer(text), **act, **settings}
     built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {}, "text_cfg": text_cfg}
-    net: Any = _build_text_tower(shared, dict(text_cfg), quick)  # type: ignore[arg-type]
+    net: Any = bounded(lambda: _build_text_tower(shared, dict(text_cfg), quick), *_most(folder, state))  # type: ignore[arg-type]
     assert isinstance(net, TextTransformer)
     net.text_projection = None
     _fill(net, state, weight_names.text(text.num_hidden_layers), folder)
@@ -210,11 +235,12 @@ def _read_config(folder: Path, kind: str) -> Any:
         import transformers
     except ImportError as error:
         raise UserError(f'{folder} needs transformers; install it with: pip install "wholegrain[hf]"') from error
+    check_numbers(read_json(folder / CONFIG_FILE, dict[str, Any], AGAIN), str(folder / CONFIG_FILE), AGAIN)
     try:
         reader = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]
         return reader.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers' checks raise many things
-        raise UserError(f"{folder / CONFIG_FILE} cannot be read ({str(error).splitlines()[0]}); get it again") from error
+        raise UserError(f"{folder / CONFIG_FILE} cannot be read ({first_line(error)}); get it again") from error
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], pairs: list[weight_names.Pair], folder: Path) -> None:
@@ -224,24 +250,23 @@ def _fill(net: nn.Module, state: dict[str, Tensor], pairs: list[weight_names.Pai
 def _number(folder: Path, state: dict[str, Tensor], name: str) -> float:
     if name not in state:
         raise UserError(f"{folder} lacks the weight {name}; get the complete model")
+    if state[name].numel() != 1:
+        raise UserError(f"{folder}: the weight {name} is not a single number; {AGAIN}")
     return state[name].item()
 
 
 def _read_state(folder: Path) -> dict[str, Tensor]:
     """All weights, in float32."""
-    index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if whole.is_file():
-        state = read_weights(whole)
-    elif index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        absent = [name for name in names if not (folder / name).is_file()]
-        if absent:
-            raise UserError(f"{folder} lacks {absent[0]}; get the complete model")
-        state = {key: value for name in names for key, value in load_file(folder / name).items()}
-    elif (folder / "pytorch_model.bin").is_file():
+    files = safetensors_of(folder, AGAIN)
+    if files:
+        state: dict[str, Any] = {key: value for file in files for key, value in read_tensors(file, AGAIN).items()}
+    elif os.path.lexists(folder / "pytorch_model.bin"):
         state = read_weights(folder / "pytorch_model.bin")
     else:
-        raise UserError(f"{folder} holds no weights (model.safetensors); get the complete model")
+        raise UserError(f"{folder} holds no weights (model.safetensors); {AGAIN}")
+    wrong = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        raise UserError(f"{folder}: {wrong} in its weights is no tensor; {AGAIN}")
     return {key: value.to(torch.float32) if value.is_floating_point() else value for key, value in state.items()}
 
 
@@ -256,6 +281,8 @@ def _read_preprocess(folder: Path) -> Preprocess:
     side_cropped = crop.get("height") if isinstance(crop, dict) else crop
     cropped = not squash and record.get("do_center_crop", True)
     filters = {2: "bilinear", 3: "bicubic"}
+    if not isinstance(side, int) or not isinstance(record.get("resample", 3), int):
+        side = None
     fits = square and side and (squash or (cropped and side == side_cropped)) and record.get("do_resize", True)
     if not fits or record.get("resample", 3) not in filters or not record.get("do_normalize", True):
         raise UserError(
@@ -264,14 +291,15 @@ def _read_preprocess(folder: Path) -> Preprocess:
         )
     assert side is not None
     values = {"size": int(side), "resize": "squash" if squash else "crop", "interpolation": filters[record.get("resample", 3)]}
-    given = {name: list(record[f"image_{name}"]) for name in ("mean", "std") if f"image_{name}" in record}
+    given = {name: record[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in record}
     return Preprocess.from_json({**values, **given})
 
 
 def _preprocess_record(folder: Path) -> dict[str, Any]:
     for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).is_file():
-            record = json.loads((folder / name).read_text(encoding="utf-8"))
+        if os.path.lexists(folder / name):
+            record = read_json(folder / name, dict[str, Any], AGAIN)
+            check_numbers(record, str(folder / name), AGAIN)
             record = record.get("image_processor", record)
             if isinstance(record, dict) and ("size" in record or "image_mean" in record):
                 return record
@@ -280,9 +308,9 @@ def _preprocess_record(folder: Path) -> dict[str, Any]:
 
 def _read_tokenizer(folder: Path, kind: str, context: int) -> FileTokenizer:
     stated = folder / "tokenizer_config.json"
-    record = json.loads(stated.read_text(encoding="utf-8")) if stated.is_file() else {}
+    record = read_json(stated, dict[str, Any], AGAIN) if os.path.lexists(stated) else {}
     name = str(record.get("tokenizer_class", ""))
-    if not (folder / "tokenizer.json").is_file():
+    if not os.path.lexists(folder / "tokenizer.json"):
         return _built_tokenizer(folder, kind, context)
     # what these classes do in Python, before their tokenizer.json
     clean = "canonicalize" if name.startswith("SiglipTokenizer") else "lower" if name.startswith("Siglip2Tokenizer") else ""

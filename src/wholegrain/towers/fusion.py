@@ -20,20 +20,22 @@ outputs, which is what the loss learns.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cosine_similarity, pad
 
-from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.contract import unit
 from wholegrain.losses.pair_scores import blocks, joined
-from wholegrain.towers.heads import HeadConfig, PlainHead, Widths
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
 from wholegrain.towers.pair_heads import split_heads
 from wholegrain.towers.tower import NOTHING, RawImage
+
+if TYPE_CHECKING:
+    from wholegrain.towers.model import Model
 
 PREFIX = "fusion."
 
@@ -115,6 +117,29 @@ class Match:
         return functional_call(self.encoder, learned, (image, text))
 
 
+@dataclass(frozen=True)
+class FusionSettings(HeadSettings):
+    """Attributes:
+        layers: how many.
+        fusion_width: their width; 0 is the shared width.
+        attention_heads: the largest number up to it that divides the width.
+        score_cosine: weight of the cosine in the score.
+    """
+
+    layers: int = 3
+    fusion_width: int = 0
+    attention_heads: int = 8
+    score_cosine: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(self, layers=1, fusion_width=0, attention_heads=1)
+
+    def resolved(self, widths: Widths) -> Self:
+        """A width, and a number of heads that divides it."""
+        width = self.fusion_width or widths.shared
+        return replace(self, fusion_width=width, attention_heads=split_heads(width, self.attention_heads))
+
+
 class FusionHead(PlainHead):
     """The plain projections, and a :class:`FusionEncoder` on projected patches and tokens.
 
@@ -123,8 +148,18 @@ class FusionHead(PlainHead):
     """
 
     kind = "fusion"
+    Settings = FusionSettings
     gives = frozenset({"match"})
     score_needs = frozenset({"patches", "tokens"})
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: FusionSettings) -> FusionHead:
+        """A new head."""
+        return cls(widths, settings.fusion_width, settings.layers, settings.attention_heads, settings.score_cosine)
+
+    def settings(self, model: Model) -> FusionSettings:
+        """What it was asked for."""
+        return FusionSettings(len(self.fusion.layers), self.inner, self.heads, self.cosine)
 
     def __init__(self, widths: Widths, width: int = 0, layers: int = 3, heads: int = 8, cosine: float = 0.0) -> None:
         super().__init__(widths)
@@ -171,14 +206,3 @@ class FusionHead(PlainHead):
         inner = {"width": self.inner, "layers": len(self.fusion.layers), "heads": self.heads, "cosine": self.cosine}
         return {**super().config(), **inner}
 
-
-def converted(widths: Widths, config: HeadConfig) -> FusionHead:
-    """The head that ``config`` asks for."""
-    for name, value, least in (
-        ("layers", config.layers, 1),
-        ("fusion_width", config.fusion_width, 0),
-        ("attention_heads", config.attention_heads, 1),
-    ):
-        if value < least:
-            raise UserError(f"head_settings.{name} is {value}; it must be {least} or more")
-    return FusionHead(widths, config.fusion_width, config.layers, config.attention_heads, config.score_cosine)

@@ -7,14 +7,20 @@ Pooling layers that the checkpoint does not hold are never used: ``BertModel`` w
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.files import read_json
+from wholegrain.text.tokenizer import MOST_CONTEXT
+from wholegrain.towers.bounds import check_numbers, dry, first_line, without_code
+from wholegrain.towers.tensor_files import read_header, safetensors_of, size_of
 from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
 
+AGAIN = "get the complete model"
 POOLS = ("mean", "first")
 
 
@@ -85,13 +91,23 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
         UserError: transformers is missing, no such folder, or weights that do not fit.
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not os.path.lexists(path):
         raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
+    stated = read_json(path, dict[str, Any], AGAIN)
+    check_numbers(stated, str(path), AGAIN)
+    weights = safetensors_of(folder, AGAIN)
+    if not weights:
+        raise UserError(f"{folder} cannot be loaded as a text tower (it has no model.safetensors); it needs safetensors weights")
+    most = sum(size_of(file, AGAIN) for file in weights)
+    for file in weights:
+        read_header(file, AGAIN)
+    dry(lambda: _network(stated), 2 * most + 10**7, str(path), AGAIN)
     try:
         net, info = _read_encoder(folder)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers raises whatever its parts raise
         raise UserError(
-            f"{folder} cannot be loaded as a text tower ({str(error).splitlines()[0]}); it needs safetensors weights"
+            f"{folder} cannot be loaded as a text tower ({first_line(error)}); it needs safetensors weights"
         ) from error
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:
@@ -119,20 +135,26 @@ def _read_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 def build_hf_text(config: dict[str, Any]) -> HfTextTower:
     """The text tower of a saved configuration, random weights."""
+    return HfTextTower(_network(config["hf"]).float(), config["pool"], config["context_length"])
+
+
+def _network(stated: dict[str, Any]) -> Any:
+    """The encoder of a configuration, random weights."""
     transformers = _transformers()
-    settings = dict(config["hf"])
+    settings = without_code(dict(stated), "the text tower's configuration")
     hf_config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     try:
-        net = transformers.AutoModel.from_config(hf_config, add_pooling_layer=False)
+        return transformers.AutoModel.from_config(hf_config, add_pooling_layer=False)
     except TypeError:
-        net = transformers.AutoModel.from_config(hf_config)
-    return HfTextTower(net.float(), config["pool"], config["context_length"])
+        return transformers.AutoModel.from_config(hf_config)
 
 
 def _fitting(config: Any, context_length: int | None) -> int:
     limit = getattr(config, "max_position_embeddings", None)
     if context_length is None:
         return min(77, limit or 77)
+    if not 4 <= context_length <= MOST_CONTEXT:
+        raise UserError(f"the context is {context_length:,}; it must be from 4 to {MOST_CONTEXT:,}")
     if limit is not None and context_length > limit:
         raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; lower it")
     return context_length

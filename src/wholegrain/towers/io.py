@@ -2,48 +2,69 @@
 
 A saved model is a folder that needs nothing else, and gives back the same features bit for bit::
 
-    model.json               towers, head, preprocessing, and the mark that ties it to its weights
+    model.json               towers, head, preprocessing, digests of weights and tokeniser, and the mark that ties it to its weights
     model.safetensors        every weight, in the type it had
     wholegrain_tokenizer.json, tokenizer.json
 
-Nothing is unpickled: weights are safetensors, or what ``torch.load(weights_only=True)`` accepts.
+Nothing is unpickled: weights are safetensors, or what ``torch.load(weights_only=True)`` accepts. The same model gives the same bytes. Sizes that a
+folder states are held against its weights before anything of that size is made (:mod:`wholegrain.towers.bounds`).
 """
 
 from __future__ import annotations
 
-import difflib
 import json
+import math
 import os
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import open_clip
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import digest, read_json, sha256
+from wholegrain.structure import structure
+from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
+from wholegrain.towers.bounds import check_finite, check_numbers, dry, first_line
 from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
 from wholegrain.towers.heads import HeadConfig, build_head, convert_head
 from wholegrain.towers.hf_text import build_hf_text
 from wholegrain.towers.hub import fetch_tokenizer, from_hub, on_hub
 from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
+from wholegrain.towers.open_clip import CONFIG_FILE as OPEN_CLIP_FILE
+from wholegrain.towers.open_clip import LOCAL, build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
 from wholegrain.towers.pair import load_pair
 from wholegrain.towers.positions import fitted, split_options
 from wholegrain.towers.small import SmallConfig, SmallImageTower, small_model, small_text_tower
+from wholegrain.towers.tensor_files import Header, read_header, read_tensors, tensors_digest
 from wholegrain.towers.timm_image import timm_tower
 from wholegrain.towers.tower import TunedModule
 
 FORMAT = 1
-MODEL_FILE, WEIGHTS_FILE, OPEN_CLIP_FILE = "model.json", "model.safetensors", "open_clip_config.json"
+AGAIN = "save the model again"
+MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
+
+
+class SavedModel(TypedDict):
+    """``model.json``; ``weights`` (:func:`tensors_digest`) and ``files`` (of the tokeniser, SHA-256) are not in old ones."""
+
+    format: int
+    mark: str
+    image: dict[str, Any]
+    text: dict[str, Any]
+    head: dict[str, Any]
+    bias: bool
+    preprocess: dict[str, Any]
+    weights: NotRequired[str]
+    files: NotRequired[dict[str, str]]
 
 
 def load_model(
@@ -90,6 +111,7 @@ def load_model(
         positions=positions or options.get("positions", "stretch"),
         image_size=_whole(options, "image_size") if image_size is None else image_size,
     )
+    check_finite(model, str(spec))
     if head is not None:
         convert_head(model, head)
     return model.eval()
@@ -97,8 +119,8 @@ def load_model(
 
 def _whole(options: dict[str, str], name: str) -> int | None:
     value = options.get(name)
-    if value is not None and not value.isdigit():
-        raise UserError(f"{name} is {value!r}; it must be a whole number")
+    if value is not None and not (value.isascii() and value.isdecimal() and len(value) < 10):
+        raise UserError(f"{name} is {value[:40]!r}; it must be a whole number, such as 248")
     return None if value is None else int(value)
 
 
@@ -114,8 +136,8 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
         return load_pair(spec)
     if (folder := _saved_folder(spec)) is not None:
         return _load_saved(folder)
-    if (Path(spec) / OPEN_CLIP_FILE).is_file():
-        return _load_open_clip(f"local-dir:{spec}", None)
+    if os.path.lexists(Path(spec) / OPEN_CLIP_FILE):
+        return _load_open_clip(f"{LOCAL}{spec}", None)
     if kind_of(spec) is not None:
         return load_transformers(spec)
     if Path(spec).is_dir():
@@ -127,7 +149,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if name not in open_clip.list_models():
         raise UserError(_unknown(spec, name))
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
-        raise UserError(f"{name} has no weights {tag!r}; open_clip knows {', '.join(tags) or 'none'}")
+        raise UserError(f"{name} has no weights {tag!r} in open_clip; {closest(tag, tags)}")
     return _load_open_clip(name, tag or None)
 
 
@@ -145,7 +167,7 @@ def _load_hub(spec: str) -> Model:
 def _unknown(spec: str, name: str) -> str:
     if "/" in spec or os.sep in spec or spec.startswith("."):
         return f"there is no folder or file {spec}; check the path"
-    near = difflib.get_close_matches(name, ["small", *open_clip.list_models()], 3, cutoff=0.5)
+    near = nearest(name, ["small", *open_clip.list_models()], 3)
     return f"there is no model {name!r}; {'did you mean ' + ', '.join(near) + '?' if near else 'see open_clip.list_models()'}"
 
 
@@ -155,11 +177,10 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     for part in filter(None, spec.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in known:
-            raise UserError(f"small has no setting {key!r}; use {', '.join(known)}")
-        try:
-            settings[key] = known[key](value)
-        except ValueError as error:
-            raise UserError(f"small: {key} is {value!r}; it must be a whole number") from error
+            raise UserError(f"small has no setting {key!r}; {closest(key, known)}")
+        if known[key] is int and not (value.isascii() and value.isdecimal() and len(value) < 10):
+            raise UserError(f"small: {key} is {value[:40]!r}; it must be a whole number")
+        settings[key] = known[key](value)
     if tokenizer is None:
         raise UserError("the model 'small' starts from nothing and needs a tokeniser; train one on the data's captions")
     return small_model(SmallConfig(**settings), tokenizer)
@@ -169,18 +190,18 @@ def _load_open_clip(name: str, tag: str | None) -> Model:
     try:
         clip, model_cfg, preprocess = create_open_clip(name, tag)
         tokenizer = _open_clip_tokenizer(name, model_cfg["text_cfg"])
+        pad_id = getattr(tokenizer, "pad_id", 0)
+        image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
+        bias = None if clip.logit_bias is None else clip.logit_bias.item()
+        prepared = _open_clip_preprocess(name, preprocess)
+        return Model(image_tower, text_tower, head, prepared, tokenizer, log_scale=clip.logit_scale.item(), bias=bias)
     except UserError:
         raise
     except Exception as error:  # open_clip and the hub raise whatever their parts raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         source = f"{name}:{tag}" if tag else name
-        raise UserError(f"{source} cannot be loaded ({first}); check the name and the network, or give a folder") from error
-    pad_id = getattr(tokenizer, "pad_id", 0)
-    image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
-    bias = None if clip.logit_bias is None else clip.logit_bias.item()
-    log_scale = clip.logit_scale.item()
-    prepared = _open_clip_preprocess(name, preprocess)
-    return Model(image_tower, text_tower, head, prepared, tokenizer, log_scale=log_scale, bias=bias)
+        raise UserError(
+            f"{source} cannot be loaded ({first_line(error)}); check the name and the network, or give a folder"
+        ) from error
 
 
 def _open_clip_preprocess(name: str, record: dict[str, Any]) -> Preprocess:
@@ -202,7 +223,7 @@ def _open_clip_tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
         return ClipTokenizer(context, settings.get("clean", "lower"))
     if text_cfg.get("tokenizer_mode"):
         raise UserError(f"{name} has the tokeniser mode {text_cfg['tokenizer_mode']!r}, not served here; choose another model")
-    folder = Path(name.removeprefix("local-dir:")) if name.startswith("local-dir:") else fetch_tokenizer(source)
+    folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else fetch_tokenizer(source)
     clean = settings.get("clean", "whitespace")
     if settings.get("strip_sep_token"):
         # CLIPA turns the end token into padding: so there is none, and one position less for the text
@@ -216,7 +237,7 @@ def build_image_tower(config: dict[str, Any]) -> TunedModule:
     tune, branches, fixed = config.pop("tune", "all"), config.pop("branches", None), config.pop("fixed_batchnorm", False)
     streams = config.pop("mlp_branches", None)
     makers: dict[str, Callable[[], TunedModule]] = {
-        "small": lambda: SmallImageTower(SmallConfig(**config["small"])),
+        "small": lambda: SmallImageTower(structure(config["small"], SmallConfig)),
         "timm": lambda: timm_tower(config["name"], config["image_size"], config["kwargs"], fixed_batchnorm=fixed),
         "open_clip": lambda: build_open_clip_image(config),
     }
@@ -234,7 +255,7 @@ def build_text_tower(config: dict[str, Any]) -> TunedModule:
     config = dict(config)
     tune, pad_id, true_length = config.pop("tune", "all"), config.pop("pad_id", 0), config.pop("true_length", True)
     makers: dict[str, Callable[[], TunedModule]] = {
-        "small": lambda: small_text_tower(SmallConfig(**config["small"]), config["vocab_size"]),
+        "small": lambda: small_text_tower(structure(config["small"], SmallConfig), config["vocab_size"]),
         "hf": lambda: build_hf_text(config),
         "open_clip": lambda: build_open_clip_text(config, pad_id, true_length),
     }
@@ -252,22 +273,25 @@ def save_model(model: Model, folder: str | Path) -> None:
         MachineError: the disk is full or refuses.
     """
     folder = Path(folder)
-    mark = uuid.uuid4().hex
-    record = {
-        "format": FORMAT,
-        "mark": mark,
-        "image": model.image_tower.config(),  # type: ignore[operator]
-        "text": model.text_tower.config(),  # type: ignore[operator]
-        "head": model.head.config(),
-        "bias": model.bias is not None,
-        "preprocess": model.preprocess.to_json(),
-    }
+    weights = _weights(model)
     aside = folder / f".saving-{os.getpid()}"
     try:
         aside.mkdir(parents=True, exist_ok=True)
-        save_file(_weights(model), aside / WEIGHTS_FILE, metadata={"format": "pt", "mark": mark})
         model.tokenizer.save(aside)
-        (aside / MODEL_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "image": model.image_tower.config(),  # type: ignore[operator]
+            "text": model.text_tower.config(),  # type: ignore[operator]
+            "head": model.head.config(),
+            "bias": model.bias is not None,
+            "preprocess": model.preprocess.to_json(),
+            "weights": tensors_digest(weights),
+            "files": {file.name: sha256(file) for file in sorted(aside.iterdir())},
+        }
+        record = json.loads(json.dumps(record))  # as it will be read
+        record["mark"] = mark = digest(record)
+        save_file(weights, aside / WEIGHTS_FILE, metadata={"mark": mark})
+        (aside / MODEL_FILE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
         for file in sorted(aside.iterdir(), key=lambda f: f.name == MODEL_FILE):
             os.replace(file, folder / file.name)
     except (OSError, SafetensorError) as error:
@@ -278,7 +302,8 @@ def save_model(model: Model, folder: str | Path) -> None:
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     # compiled blocks carry a prefix in their names
-    return {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in plain_state(model).items()}
+    plain = {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in plain_state(model).items()}
+    return dict(sorted(plain.items()))
 
 
 def _saved_folder(spec: str) -> Path | None:
@@ -292,33 +317,81 @@ def _saved_folder(spec: str) -> Path | None:
         places += [run / "model", run / ".model.old"] if name == "last" else []
     else:
         return None
-    return next((place for place in places if (place / MODEL_FILE).is_file()), None)
+    return next((place for place in places if os.path.lexists(place / MODEL_FILE)), None)
 
 
 def _load_saved(folder: Path) -> Model:
-    path = folder / MODEL_FILE
+    path, weights = folder / MODEL_FILE, folder / WEIGHTS_FILE
+    record = read_json(path, SavedModel, AGAIN)
+    if record["format"] != FORMAT:
+        raise UserError(f"{path} has format {record['format']}, this version reads {FORMAT}; use the version that wrote it")
+    header = read_header(weights, AGAIN)
+    if header.metadata.get("mark") != record["mark"]:
+        raise UserError(f"{weights} was not written together with its {MODEL_FILE}; {AGAIN}")
+    _check_unchanged(record, folder)
+    check_numbers({side: record[side] for side in ("image", "text", "head", "preprocess")}, str(path), AGAIN)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise UserError(f"{path} has format {record['format']}, this version reads {FORMAT}; use the version that wrote it")
+        prepared, tokenizer = Preprocess.from_json(record["preprocess"]), load_tokenizer(folder)
+    except UserError as error:
+        raise UserError(str(error) if str(folder) in str(error) else f"{path}: {error}; {AGAIN}") from None
+    most = 2 * sum(map(math.prod, header.shapes.values())) + 10**7  # some networks are built with parts that are then left out
+
+    def build() -> Model:
         towers = build_image_tower(record["image"]), build_text_tower(record["text"])
-        model = Model(*towers, build_head(record["head"]), Preprocess.from_json(record["preprocess"]), load_tokenizer(folder))
-        mark = record["mark"]
+        model = Model(*towers, build_head(record["head"]), prepared, tokenizer)
         if record["bias"]:
             model.add_bias()
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}); save the model again") from error
-    _load_weights(model, folder / WEIGHTS_FILE, mark)
+        return model
+
+    _check_fits(dry(build, most, str(path), AGAIN), header, weights)
+    return _filled(build(), record, weights)
+
+
+def _check_unchanged(record: SavedModel, folder: Path) -> None:
+    """What a model says of itself and of its tokeniser's files."""
+    if "weights" not in record:
+        return
+    if digest({key: value for key, value in record.items() if key != "mark"}) != record["mark"]:
+        raise UserError(f"{folder / MODEL_FILE} cannot be loaded, it is not as it was saved; {AGAIN}")
+    for name, kept in record.get("files", {}).items():
+        file = folder / Path(name).name
+        if not file.is_file() or sha256(file) != kept:
+            raise UserError(f"{file} cannot be loaded, it is not as it was saved; {AGAIN}")
+
+
+def _check_fits(model: Model, header: Header, path: Path) -> None:
+    """Names, shapes and kinds of the weights against those of the model, and the parts of the model against each other."""
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() | header.shapes.keys()):
+        if name not in header.shapes or name not in wanted:
+            raise UserError(f"{path} cannot be loaded, it {'lacks' if name in wanted else 'has a further'} weight {name}; {AGAIN}")
+        if tuple(wanted[name].shape) != header.shapes[name]:
+            shapes = f"{list(header.shapes[name])} where {list(wanted[name].shape)} is expected"
+            raise UserError(f"{path} cannot be loaded, the weight {name} has the shape {shapes}; {AGAIN}")
+        if wanted[name].is_floating_point() != header.types[name].startswith(("F", "BF")):
+            raise UserError(f"{path} cannot be loaded, the weight {name} is of the type {header.types[name]}; {AGAIN}")
+    _check_parts(model, path.parent / MODEL_FILE)
+
+
+def _check_parts(model: Model, path: Path) -> None:
+    towers = {"image": model.image_tower.config(), "text": model.text_tower.config()}  # type: ignore[operator]
+    places = (towers["image"], towers["image"].get("small"), towers["image"].get("model", {}).get("vision_cfg"))
+    size = next((int(place["image_size"]) for place in places if place and "image_size" in place), model.preprocess.size)
+    rows, context = model.tokenizer.context_length, getattr(model.text_tower, "context_length", model.tokenizer.context_length)
+    for what, one, other in (
+        ("sizes of pictures", model.preprocess.size, size),
+        ("widths of images", model.head.widths.image, model.image_tower.width),
+        ("widths of texts", model.head.widths.text, model.text_tower.width),
+        ("lengths of texts", min(rows, int(context)), rows),
+    ):
+        if one != other:
+            raise UserError(f"{path} cannot be loaded, it says two {what}, {one} and {other}; {AGAIN}")
+
+
+def _filled(model: Model, record: SavedModel, path: Path) -> Model:
+    # copies, because tensors inside the file's buffer are not aligned, and then sums may round in another order
+    state = {key: value.clone() for key, value in read_tensors(path, AGAIN).items()}
+    if record.get("weights", None) not in (None, tensors_digest(state)):
+        raise UserError(f"{path} cannot be loaded, its weights are not as they were saved; {AGAIN}")
+    model.load_state_dict(state, assign=True)
     return model
-
-
-def _load_weights(model: Model, path: Path, mark: str) -> None:
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = (file.metadata() or {}).get("mark")
-        if found != mark:
-            raise UserError(f"{path} was not written together with its {MODEL_FILE}; save the model again")
-        # copies, because tensors inside the file's buffer are not aligned, and then sums may round in another order
-        model.load_state_dict({key: value.clone() for key, value in load_file(path).items()}, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be loaded ({str(error).splitlines()[-1].strip()}); save the model again") from error

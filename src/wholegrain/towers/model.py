@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.contract import MAX_SCALE, capped_scale
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.heads import PlainHead
+from wholegrain.towers.head import PlainHead
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule
-
-MAX_SCALE = 100.0
 
 
 class Model(nn.Module):
@@ -53,15 +53,22 @@ class Model(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """exp(log_scale), capped at 100 as in CLIP; at the cap the gradient is zero, so it cannot run away.
+        """exp(log_scale), at most 100 as in CLIP. A model with a bias has no cap: SigLIP's scales are above 100.
 
-        A model with a bias has no cap: SigLIP's scales are above 100.
+        A loaded model may lie above (OpenAI's weights do, by rounding) and comes down in training; that none runs away is the affair
+        of :meth:`keep_in_range`.
         """
-        scale = self.log_scale.exp()
-        return scale.clamp(max=MAX_SCALE) if self.bias is None else scale
+        return self.log_scale.exp() if self.bias is not None else capped_scale(self.log_scale)
+
+    @torch.no_grad()
+    def keep_in_range(self) -> None:
+        """Puts learned scales back into 1 .. 100, as open_clip does after every optimiser step; a frozen one stays what it is."""
+        if self.bias is None and self.log_scale.requires_grad:
+            self.log_scale.clamp_(0.0, math.log(MAX_SCALE))
+        self.head.keep_in_range()
 
     def add_bias(self, bias: float = -10.0, scale: float = 10.0) -> None:
-        """Gives the model the bias and temperature that a sigmoid loss starts from (SigLIP, Zhai et al., ICCV 2023, section 3.2).
+        """Gives the model the bias and scale that a sigmoid loss starts from (by default SigLIP's: Zhai et al., ICCV 2023, section 3.2).
 
         A model that has a bias keeps what it has learned.
         """
@@ -123,6 +130,12 @@ class Model(nn.Module):
         ``kept_BK``: the patches that each image is seen by, of towers that are ``droppable``; all by default.
         """
         return self.project_images(self.raw_images(pixels_BCHW, needs, kept_BK), needs)
+
+    def encode_patches_as_images(self, pixels_BCHW: Tensor) -> ImageFeatures:
+        """As :meth:`encode_images` with patches, each of which goes the way of the pooled vector: with SPARC's head through h_v."""
+        needs = frozenset({"patches"})
+        raw = self.raw_images(pixels_BCHW, needs)
+        return replace(self.project_images(raw, needs), patches_BPD=self.head.patches_as_images(raw))
 
     def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> TextFeatures:
         """int64 token rows and their lengths, as the tokeniser gives them; tokens come if ``needs`` holds ``tokens``."""

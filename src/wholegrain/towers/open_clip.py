@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import open_clip
 import torch
@@ -28,14 +28,20 @@ from torch import Tensor, nn
 
 from wholegrain.data.network import hub_or_cache, reachable, unfetched
 from wholegrain.errors import UserError
+from wholegrain.files import read_json
 from wholegrain.towers.blocks import Grid, Packed, spare
+from wholegrain.towers.bounds import check_numbers, dry
 from wholegrain.towers.branches import BranchTokens
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.hub import not_here
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
+from wholegrain.towers.tensor_files import size_of
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
 from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
+
+CONFIG_FILE, LOCAL = "open_clip_config.json", "local-dir:"
+AGAIN = "get the complete model again"
 
 
 class OpenClipImageTower(TunedModule):
@@ -344,7 +350,9 @@ def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
 def build_open_clip_image(config: dict[str, Any]) -> TunedModule:
     """The image tower of a saved configuration, random weights."""
     model = config["model"]
-    vision: Any = dict(model["vision_cfg"])
+    vision: Any = {**model["vision_cfg"]}
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
     tower = _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
     if isinstance(tower, TimmImageTower):
         tower.set_image_size(vision["image_size"])  # open_clip builds timm's networks at timm's size
@@ -355,9 +363,50 @@ def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool)
     """The text tower of a saved configuration, random weights."""
     model = config["model"]
     text: Any = dict(model["text_cfg"])
+    if "hf_model_name" in text:
+        raise UserError("its text tower is one of Hugging Face inside open_clip, which cannot be used here; choose another model")
     net = _build_text_tower(model["embed_dim"], text, model["quick_gelu"])
     assert isinstance(net, TextTransformer)
     return OpenClipTextTower(net, config, pad_id, true_length)
+
+
+class _Sizes(TypedDict):
+    """What open_clip's configurations of a model must say."""
+
+    embed_dim: int
+    vision_cfg: dict[str, Any]
+    text_cfg: dict[str, Any]
+    quick_gelu: NotRequired[bool]
+
+
+class _Stated(TypedDict):
+    """``open_clip_config.json``."""
+
+    model_cfg: _Sizes
+    preprocess_cfg: NotRequired[dict[str, Any]]
+
+
+def _stated(folder: Path) -> dict[str, Any]:
+    """The configuration in a folder, of a model that its weights can fill.
+
+    open_clip reads the folder again by itself; what it would trip over is refused here first.
+    """
+    path = folder / CONFIG_FILE
+    stated = read_json(path, _Stated, AGAIN)
+    config: dict[str, Any] = dict(stated["model_cfg"])
+    check_numbers(stated, str(path), AGAIN)
+    refuse_other_kinds(str(path), config)
+    weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))
+    most = max((size_of(file, AGAIN) for file in weights), default=0)
+    dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
+    return config
+
+
+def _both(config: dict[str, Any]) -> None:
+    quick = config.get("quick_gelu", False)
+    vision = {name: value for name, value in config["vision_cfg"].items() if name != "timm_model_pretrained"}
+    _build_vision_tower(config["embed_dim"], vision, quick)  # type: ignore[arg-type]
+    _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), quick)  # type: ignore[arg-type]
 
 
 def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any], dict[str, Any]]:
@@ -368,8 +417,9 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
         tag: a pretrained tag or a weights file, for built-in names; ``None`` gives random weights. The activation is the one that
             the weights were trained with, where the tag or the file says so.
     """
+    folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
     with _fetching(name, {}) if name.startswith("hf-hub:") else nullcontext():
-        model_cfg = open_clip.get_model_config(name)
+        model_cfg = open_clip.get_model_config(name) if folder is None else _stated(folder)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
     refuse_other_kinds(name, model_cfg)

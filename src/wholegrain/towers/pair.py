@@ -30,25 +30,58 @@ Paths are looked for beside the TOML file, then in the folder that the environme
 from __future__ import annotations
 
 import os
-import tomllib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
+from wholegrain.files import read_toml
+from wholegrain.structure import StructureError, structure
 from wholegrain.text.tokenizer import FileTokenizer
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.hf_text import hf_text_tower
 from wholegrain.towers.model import Model
 from wholegrain.towers.timm_image import timm_tower
 
-_KEYS: dict[str, dict[str, type]] = {
-    "image": {"timm": str, "weights": str, "kwargs": dict, "tune": str, "fixed_batchnorm": bool},
-    "text": {"hf": str, "pool": str, "context": int, "tune": str},
-    "shared": {"width": int},
-    "preprocess": {"size": int, "resize": str, "interpolation": str, "mean": list, "std": list},
-}
-_REQUIRED = {"image": "timm", "text": "hf", "preprocess": "size"}
+MOST_WIDTH = 2**14
+
+@dataclass(frozen=True)
+class ImagePart:
+    """``[image]``; see the module."""
+
+    timm: str
+    weights: str | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    tune: str = "all"
+    fixed_batchnorm: bool = True
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """``[text]``; a context of ``None`` is 77, or as many as the model has positions."""
+
+    hf: str
+    pool: Literal["mean", "first"] = "mean"
+    context: int | None = None
+    tune: str = "all"
+
+
+@dataclass(frozen=True)
+class SharedPart:
+    """``[shared]``."""
+
+    width: int = 512
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The sections of a pair's file."""
+
+    image: ImagePart
+    text: TextPart
+    preprocess: Preprocess
+    shared: SharedPart = SharedPart()
 
 
 def load_pair(path: str | Path) -> Model:
@@ -58,51 +91,35 @@ def load_pair(path: str | Path) -> Model:
         UserError: a key that does not exist, a value of the wrong type, a file that is missing, weights that do not fit.
     """
     path = Path(path)
-    image, text, shared, preprocess = (read_pair(path)[name] for name in _KEYS)
-    prepared = Preprocess.from_json(preprocess)
-    weights = _find(path, image["weights"]) if "weights" in image else None
-    image_tower = timm_tower(
-        image["timm"],
-        prepared.size,
-        image.get("kwargs"),
-        weights=weights,
-        fixed_batchnorm=image.get("fixed_batchnorm", True),
-    )
-    folder = _find(path, text["hf"])
-    text_tower = hf_text_tower(folder, text.get("pool", "mean"), text.get("context"))
-    tokenizer = FileTokenizer.from_folder(folder, text_tower.context_length)
-    image_tower.tune(image.get("tune", "all"))
-    text_tower.tune(text.get("tune", "all"))
-    head = PlainHead(Widths(image_tower.width, text_tower.width, shared.get("width", 512)))
+    pair = read_pair(path)
+    image, text, prepared, width = pair.image, pair.text, pair.preprocess, pair.shared.width
+    if not 1 <= width <= MOST_WIDTH:
+        raise UserError(f"{path}: [shared] width is {width:,}; it must be from 1 to {MOST_WIDTH:,}")
+    weights = None if image.weights is None else _find(path, image.weights)
+    try:
+        image_tower = timm_tower(
+            image.timm, prepared.size, image.kwargs, weights=weights, fixed_batchnorm=image.fixed_batchnorm
+        )
+        folder = _find(path, text.hf)
+        text_tower = hf_text_tower(folder, text.pool, text.context)
+        tokenizer = FileTokenizer.from_folder(folder, text_tower.context_length)
+        image_tower.tune(image.tune)
+        text_tower.tune(text.tune)
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(str(path)) else f"{path}: {said}") from error
+    head = PlainHead(Widths(image_tower.width, text_tower.width, width))
     return Model(image_tower, text_tower, head, prepared, tokenizer)
 
 
-def read_pair(path: Path) -> dict[str, dict[str, Any]]:
+def read_pair(path: Path) -> Pair:
     """The checked sections of a pair's TOML file."""
+    advice = "correct it"
+    given = read_toml(path, advice)
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML ({error}); correct it") from error
-    _refuse_unknown(path, given, _KEYS, "section")
-    for section, keys in _KEYS.items():
-        values = given.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: {section} is not a section; write [{section}] on a line of its own")
-        _refuse_unknown(path, values, keys, f"key of [{section}]")
-        for key, value in values.items():
-            if not isinstance(value, keys[key]) or (keys[key] is int and isinstance(value, bool)):
-                raise UserError(f"{path}: [{section}] {key} is {value!r}; it must be of the type {keys[key].__name__}")
-        if section in _REQUIRED and _REQUIRED[section] not in values:
-            raise UserError(f"{path}: [{section}] lacks {_REQUIRED[section]}; add it")
-    return given
-
-
-def _refuse_unknown(path: Path, given: dict[str, Any], known: dict[str, Any], what: str) -> None:
-    for name in given:
-        if name not in known:
-            raise UserError(f"{path}: {name!r} is no {what}; use {', '.join(known)}")
+        return structure(given, Pair)
+    except (StructureError, UserError) as error:
+        raise UserError(f"{path} {error}; {advice}" if isinstance(error, StructureError) else f"{path}: {error}") from None
 
 
 def _find(path: Path, name: str) -> Path:

@@ -12,18 +12,18 @@ the loss in ``ImageFeatures.learned``, as the parameter itself, so that its grad
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
-from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses import attention_pool, filip
 from wholegrain.losses.text_conditioned import text_conditioned_scores
-from wholegrain.towers.heads import BranchReadout, HeadConfig, PlainHead, Widths, branch_source
+from wholegrain.towers.branch_heads import BranchReadout, TokenSettings, branch_source, token_settings
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
 from wholegrain.towers.tower import NOTHING, RawImage, RawText
 
 if TYPE_CHECKING:
@@ -51,6 +51,22 @@ class FilipHead(PlainHead):
         return filip.score(image, text)
 
 
+@dataclass(frozen=True)
+class PaclSettings(HeadSettings):
+    """Attributes:
+        pool_temperature: of the softmax over patches, in cosines; 0 is 0.1.
+    """
+
+    pool_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(self, pool_temperature=0)
+
+    def resolved(self, widths: Widths) -> Self:
+        """0 is 0.1."""
+        return replace(self, pool_temperature=self.pool_temperature or 0.1)
+
+
 class PaclHead(PlainHead):
     """PACL: patches get ``W x + W2 gelu(W1 x)``; texts and the pooled image keep the plain projections.
 
@@ -59,7 +75,17 @@ class PaclHead(PlainHead):
     """
 
     kind = "pacl"
+    Settings = PaclSettings
     score_needs = frozenset({"patches"})
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: PaclSettings) -> PaclHead:
+        """A new head."""
+        return cls(widths, settings.resolved(widths).pool_temperature)
+
+    def settings(self, model: Model) -> PaclSettings:
+        """What it was asked for."""
+        return PaclSettings(self.temperature)
 
     def __init__(self, widths: Widths, temperature: float = 0.1) -> None:
         super().__init__(widths)
@@ -86,11 +112,33 @@ class PaclHead(PlainHead):
         return {**super().config(), "temperature": self.temperature}
 
 
+@dataclass(frozen=True)
+class MgcaSettings(HeadSettings):
+    """Attributes:
+        prototypes: K.
+    """
+
+    prototypes: int = 500
+
+    def __post_init__(self) -> None:
+        at_least(self, prototypes=1)
+
+
 class MgcaHead(PlainHead):
     """MGCA: K prototypes beside the plain projections; random unit vectors at the start."""
 
     kind = "mgca"
+    Settings = MgcaSettings
     gives = frozenset({"prototypes"})
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: MgcaSettings) -> MgcaHead:
+        """A new head."""
+        return cls(widths, settings.prototypes)
+
+    def settings(self, model: Model) -> MgcaSettings:
+        """What it was asked for."""
+        return MgcaSettings(len(self.prototypes_KD))
 
     def __init__(self, widths: Widths, prototypes: int = 500) -> None:
         super().__init__(widths)
@@ -166,6 +214,25 @@ class AttentionHead(PlainHead):
         return {**super().config(), "heads": self.heads, "temperature": self.temperature}
 
 
+@dataclass(frozen=True)
+class FlairSettings(HeadSettings):
+    """Attributes:
+        attention_heads: G; the largest number up to it that divides the width.
+        pool_temperature: of the softmax over patches; 0 is 1.
+    """
+
+    attention_heads: int = 8
+    pool_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(self, attention_heads=1, pool_temperature=0)
+
+    def resolved(self, widths: Widths) -> Self:
+        """A number of heads that divides the width, and a temperature."""
+        heads = split_heads(widths.shared, self.attention_heads)
+        return replace(self, attention_heads=heads, pool_temperature=self.pool_temperature or 1.0)
+
+
 class FlairHead(AttentionHead):
     """FLAIR: one attention of 8 heads; the text's vector asks, projected patches answer, each side normalised first.
 
@@ -175,6 +242,16 @@ class FlairHead(AttentionHead):
     """
 
     kind = "flair"
+    Settings = FlairSettings
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: FlairSettings) -> FlairHead:
+        """A new head."""
+        return cls(widths, settings.attention_heads, settings.resolved(widths).pool_temperature)
+
+    def settings(self, model: Model) -> FlairSettings:
+        """What it was asked for."""
+        return FlairSettings(self.heads, self.temperature)
 
     def __init__(self, widths: Widths, heads: int = 8, temperature: float = 1.0) -> None:
         super().__init__(widths, widths.shared, widths.shared, heads, temperature)
@@ -201,6 +278,28 @@ class FlairHead(AttentionHead):
         return replace(image, **self._slots(*(nn.functional.pad(x, (0, 0, 0, 1)) for x in (keys_BPA, values_BPA))))
 
 
+@dataclass(frozen=True)
+class LlipSettings(TokenSettings):
+    """Attributes:
+        mixtures: K mixture tokens.
+        attention_heads: G; the largest number up to it that divides the tower's width.
+        pool_temperature: of the softmax over mixtures; 0 is 1.
+    """
+
+    mixtures: int = 64
+    attention_heads: int = 8
+    pool_temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, mixtures=1, attention_heads=1, pool_temperature=0)
+
+    def resolved(self, widths: Widths) -> Self:
+        """A number of heads that divides the width, and a temperature."""
+        heads = split_heads(widths.image, self.attention_heads)
+        return replace(self, attention_heads=heads, pool_temperature=self.pool_temperature or 1.0)
+
+
 class LlipHead(AttentionHead):
     """Llip: K mixture tokens of the image tower; the text mixes them, ``z = Wo concat_g( sum_k a_k Wv h_k )``.
 
@@ -211,6 +310,19 @@ class LlipHead(AttentionHead):
     """
 
     kind = "llip"
+    Settings = LlipSettings
+
+    @classmethod
+    def asked(cls, model: Model, widths: Widths, settings: LlipSettings) -> LlipHead:
+        """A new head; mixture tokens are put into the image tower where they belong there."""
+        source = branch_source(model, settings, settings.mixtures)
+        temperature = settings.resolved(widths).pool_temperature
+        return cls(widths, settings.mixtures, source, settings.attention_heads, temperature, settings.noise)
+
+    def settings(self, model: Model) -> LlipSettings:
+        """What it was asked for."""
+        given = token_settings(model, self.source)
+        return LlipSettings(**given, mixtures=self.mixtures, attention_heads=self.heads, pool_temperature=self.temperature)
 
     def __init__(
         self,
@@ -258,26 +370,3 @@ class LlipHead(AttentionHead):
 
 HEADS: tuple[type[PlainHead], ...] = (FilipHead, PaclHead, MgcaHead, FlairHead, LlipHead)
 
-
-def converted(model: Model, widths: Widths, config: HeadConfig) -> PlainHead:
-    """The head that ``config`` asks for; Llip's tokens are put into the image tower where they belong there."""
-    for name, value in (
-        ("mixtures", config.mixtures),
-        ("attention_heads", config.attention_heads),
-        ("prototypes", config.prototypes),
-    ):
-        if value < 1:
-            raise UserError(f"head_settings.{name} is {value}; it must be 1 or more")
-    if config.pool_temperature < 0:
-        raise UserError(f"head_settings.pool_temperature is {config.pool_temperature}; it must be above 0, or 0 for the default")
-    if config.kind == "filip":
-        return FilipHead(widths)
-    if config.kind == "pacl":
-        return PaclHead(widths, config.pool_temperature or 0.1)
-    if config.kind == "mgca":
-        return MgcaHead(widths, config.prototypes)
-    temperature = config.pool_temperature or 1.0
-    if config.kind == "flair":
-        return FlairHead(widths, config.attention_heads, temperature)
-    source = branch_source(model, config, config.mixtures)
-    return LlipHead(widths, config.mixtures, source, config.attention_heads, temperature, config.noise)

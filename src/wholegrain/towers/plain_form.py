@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from wholegrain.errors import UserError
-from wholegrain.towers.heads import PlainHead
+from wholegrain.towers.head import PlainHead
 from wholegrain.towers.io import build_image_tower
 from wholegrain.towers.model import Model
 

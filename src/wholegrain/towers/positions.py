@@ -36,6 +36,7 @@ from wholegrain.towers.small import RecurrentTextTower, SmallTextTower, at_image
 from wholegrain.towers.timm_image import TimmImageTower
 
 KEPT = 20
+MOST = {"context": 2**13, "image_size": 4096}
 HOW = ("stretch", "interpolate")
 OPTIONS = ("context", "positions", "image_size")
 _TAIL = re.compile(rf"(?:,(?:{'|'.join(OPTIONS)})=[^,=]*)+$")
@@ -64,6 +65,9 @@ def fitted(model: Model, *, context: int | None = None, positions: str = "stretc
     """
     if positions not in HOW:
         raise UserError(f"positions is {positions!r}; use {' or '.join(HOW)}")
+    for name, value, least in (("context", context, 4), ("image_size", image_size, 1)):
+        if value is not None and not least <= value <= MOST[name]:
+            raise UserError(f"{name} is {value:,}; it must be {least} or more, and at most {MOST[name]:,}")
     if image_size is not None and image_size != model.preprocess.size:
         model = _with_image_size(model, image_size)
     if context is not None:
@@ -107,8 +111,6 @@ def _read_at(table_LV: Tensor, place_N: Tensor) -> Tensor:
 def _set_context(model: Model, context: int, positions: str) -> None:
     tower: Any = model.text_tower
     old = tower.context_length
-    if context < 4:
-        raise UserError(f"context is {context}; it must be 4 or more")
     if context == old:
         return
     if context < old and not tower.true_length:

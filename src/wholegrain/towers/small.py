@@ -24,13 +24,18 @@ from torch import Tensor, nn
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.bounds import bounded, room
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawText, TunedModule, masked_mean, real_tokens
 
 HALF = (0.5, 0.5, 0.5)
 _CHOICES = (("reader", ("gru", "transformer")), ("places", ("moments", "added")))
+_MOST = {
+    "image_size": 4096, "patch": 4096, "image_width": 2**14, "text_width": 2**14, "width": 2**14, "image_layers": 200, "text_layers": 200,
+    "heads": 256, "context": 2**13, "sight": 4096,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class SmallConfig:
         ):
             if getattr(self, name) not in allowed:
                 raise UserError(f"small: {name} is {getattr(self, name)!r}; use {' or '.join(allowed)}")
+        for name, most in _MOST.items():
+            least = 0 if name == "sight" else 4 if name == "context" else 1
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"small: {name} is {getattr(self, name):,}; it must be from {least} to {most:,}")
         if self.image_size % self.patch or self.image_width % self.heads or self.text_width % self.heads:
             raise UserError("small: image_size must be a multiple of patch, and both tower widths of heads; change one of them")
         if self.stem == "conv" and (self.patch < 2 or self.patch & (self.patch - 1)):
@@ -299,7 +308,11 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
         raise UserError(
             f"the tokeniser gives {tokenizer.context_length} tokens and the model reads {config.context}; make the two the same"
         )
-    image, text = SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size)
+
+    def build() -> tuple[SmallImageTower, SmallTextTower | RecurrentTextTower]:
+        return SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size)
+
+    image, text = bounded(build, room(), "small", "choose smaller sizes")
     preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
     return Model(image, text, PlainHead(Widths(image.width, text.width, config.width)), preprocess, tokenizer)
 

@@ -8,21 +8,21 @@ pooled vector. A Vision Transformer's patches have passed its last LayerNorm, al
 
 from __future__ import annotations
 
-import difflib
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from safetensors.torch import load_file
 from timm.models import group_modules
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.suggest import nearest
+from wholegrain.towers.bounds import check_numbers, dry, room, without_code
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
+from wholegrain.towers.tensor_files import read_weights
 from wholegrain.towers.tower import NOTHING, RawImage, TunedModule, keep_patches
 
 
@@ -195,29 +195,29 @@ def timm_tower(
         UserError: an unknown name (with close ones), a keyword that the model refuses, weights that do not fit.
     """
     if name not in timm.list_models():
-        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        near = nearest(name, timm.list_models(), 3)
         raise UserError(f"timm has no model {name!r}; {'did you mean ' + ', '.join(near) if near else 'see timm.list_models()'}")
-    try:
-        net: Any = timm.create_model(name, pretrained=False, num_classes=0, **(kwargs or {}))
-    except TypeError as error:
-        raise UserError(f"timm's {name} refuses the kwargs {kwargs} ({error}); correct them") from error
+    where, advice = f"timm's {name} with the kwargs {kwargs or {}}", "correct them"
+    given = without_code(dict(kwargs or {}), where)
+    check_numbers({**given, "image_size": image_size}, where, advice)
+
+    def build(size: int | None) -> Any:
+        net: Any = timm.create_model(name, pretrained=False, num_classes=0, **given)
+        return net if size is None else _sized(net, size)
+
+    dry(lambda: build(image_size), room(), where, advice)
+    net = build(None)
     if weights is not None:
         load_timm_weights(net, Path(weights))
-    if hasattr(net, "set_input_size") and isinstance(net, VisionTransformer):
-        net.set_input_size(img_size=(image_size, image_size))
+    _sized(net, image_size)
     config = {"kind": "timm", "name": name, "image_size": image_size, "kwargs": dict(kwargs or {})}
     return TimmImageTower(net, config, fixed_batchnorm)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from safetensors, or from a torch file without unpickling code."""
-    if not path.is_file():
-        raise UserError(f"the weights file {path} does not exist; check the path")
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        kind = type(error).__name__
-        raise UserError(f"{path} cannot be read as weights ({kind}); give safetensors or a plain state dict") from error
+def _sized(net: Any, image_size: int) -> Any:
+    if hasattr(net, "set_input_size") and isinstance(net, VisionTransformer):
+        net.set_input_size(img_size=(image_size, image_size))
+    return net
 
 
 def load_timm_weights(net: Any, path: Path) -> None:
@@ -227,6 +227,6 @@ def load_timm_weights(net: Any, path: Path) -> None:
     state = {key: value for key, value in read_weights(path).items() if not (prefixes and key.startswith(prefixes))}
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
+    except (RuntimeError, AttributeError, TypeError) as error:
+        detail = (str(error).splitlines() or [""])[-1].strip()[:300]
         raise UserError(f"the weights in {path} do not fit the image tower ({detail}); check its name and kwargs") from error

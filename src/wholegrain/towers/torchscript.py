@@ -6,6 +6,7 @@ plain holders of their attributes, names that make tensors are answered here, an
 
 from __future__ import annotations
 
+import math
 import pickle
 import zipfile
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
+from wholegrain.towers.bounds import first_line
 
 _TYPES = {"HalfStorage": torch.half, "FloatStorage": torch.float, "LongStorage": torch.long, "BFloat16Storage": torch.bfloat16}
 _TYPES |= {"IntStorage": torch.int32, "DoubleStorage": torch.double, "BoolStorage": torch.bool, "ByteStorage": torch.uint8}
@@ -25,6 +27,8 @@ class _Holder:
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    if math.prod(size) > storage.numel():
+        raise pickle.UnpicklingError("a weight is larger than what is stored of it")
     return torch.as_strided(storage, size, stride, offset).clone()
 
 
@@ -77,9 +81,9 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             root = next(name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
             found: dict[str, Tensor] = {}
             _collect(_Reader(archive, root).load(), "", found)
-    except (zipfile.BadZipFile, StopIteration, pickle.UnpicklingError, KeyError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a damaged pickle raises whatever its words happen to call
         raise UserError(
-            f"{path} cannot be read as a TorchScript archive ({error}); give safetensors or a plain state dict"
+            f"{path} cannot be read as a TorchScript archive ({first_line(error)}); give safetensors or a plain state dict"
         ) from error
     return found
 

@@ -14,7 +14,7 @@ from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict, r
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.towers.timm_image import read_weights
+from wholegrain.towers.tensor_files import read_weights, size_of
 from wholegrain.towers.torchscript import is_torchscript, read_torchscript
 
 OPENAI_MARKS = ("input_resolution", "context_length", "vocab_size")
@@ -25,6 +25,7 @@ def read_clip_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
 
     Training checkpoints of open_clip (``state_dict`` inside, ``module.`` before names) are read, too.
     """
+    size_of(path, "give the file of a model's weights")
     state = read_torchscript(path) if is_torchscript(path) else read_weights(path)
     state = state.get("state_dict", state)  # type: ignore[assignment]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
@@ -50,6 +51,6 @@ def load_clip_weights(clip: CustomTextCLIP, state: dict[str, Tensor], path: Path
         resize_pos_embed(state, clip)
         resize_text_pos_embed(state, clip)
         clip.load_state_dict(state)
-    except (RuntimeError, KeyError, AssertionError) as error:
-        detail = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+    except (RuntimeError, KeyError, AssertionError, AttributeError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
+        detail = str(error).splitlines()[-1].strip()[:300] if str(error) else type(error).__name__
         raise UserError(f"the weights in {path} do not fit the model ({detail}); check its name") from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.model import Model
 
 

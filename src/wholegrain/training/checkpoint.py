@@ -2,7 +2,7 @@
 
 ``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, the teacher's copy of them, optimiser moments,
 the objective's carried state, torch's random state) and ``state.json`` (number of the format, step, Python's and numpy's random states,
-SHA-256 of every file). Frozen parts of the model lie in the run's ``model/`` and are not repeated. Of a sharded run every process wrote
+SHA-256 of every file and of all this). Frozen parts of the model lie in the run's ``model/`` and are not repeated. Of a sharded run every process wrote
 a part of the tensors (:mod:`wholegrain.training.sharded`).
 
 A checkpoint of an older format is brought up to date on reading, one number after the other (:data:`MIGRATIONS`).
@@ -13,11 +13,11 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -26,12 +26,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import folder_aside, sha256
+from wholegrain.files import UnreadableError, digest, disk_errors, folder_aside, read_json, sha256
 from wholegrain.objectives.objective import Objective
+from wholegrain.structure import structure
 from wholegrain.training.teacher import Teacher
 
 FORMAT = 2
+BROKEN = (OSError, ValueError, KeyError, SafetensorError, UnreadableError)
+"""What reading a broken checkpoint raises."""
 _PREFIX, STATE, TENSORS = "step-", "state.json", "state.safetensors"
+
+
+class _Head(TypedDict):
+    format: int
+    step: int
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,13 @@ class Checkpoint:
         step: how many steps had been taken.
         tensors: see :func:`pack`.
         facts: plain values.
+        apart: of a sharded checkpoint, what is not read yet: tensors without contents, on the meta device.
     """
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    apart: dict[str, Tensor] = field(default_factory=dict)
 
 
 def pack(
@@ -124,6 +134,84 @@ def _changing(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+# ---- what does not fit -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Best:
+    metric: str
+    value: float
+    step: int
+
+
+@dataclass
+class _Facts:
+    """All that ``state.json`` may hold."""
+
+    format: int
+    step: int
+    files: dict[str, str]
+    best: _Best
+    numpy: tuple[str, list[int], int, int, float]
+    python: tuple[int, list[int], float | None]
+    skipped: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
+    processes: int = 1
+
+
+def check_fit(
+    saved: Checkpoint,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    objective: Objective,
+    teacher: Teacher | None,
+    kinds: Sequence[str],
+) -> None:
+    """Refuses a checkpoint that cannot be what such a run saved, before anything is changed by it.
+
+    Raises:
+        ValueError: says what is wrong; the middle of a sentence.
+    """
+    facts = structure(saved.facts, _Facts)
+    if facts.best.value != facts.best.value or facts.skipped < 0:
+        raise ValueError(f"{STATE} has a best value or a count that is no number")
+    _check_random(saved)
+    wanted = {f"model/{name}": value for name, value in _changing(model).items()}
+    wanted |= {f"teacher/{name}": value for name, value in (teacher.state_dict() if teacher is not None else {}).items()}
+    allowed = wanted | {f"objective/{name}": value for name, value in objective.fresh_state(kinds).items()}
+    trained = {p for group in optimiser.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        if parameter in trained and any(key.startswith(f"optimiser/{name}/") for key in saved.tensors | saved.apart):
+            moments = {f"optimiser/{name}/{moment}": parameter for moment in ("exp_avg", "exp_avg_sq")}
+            wanted |= moments | {f"optimiser/{name}/step": torch.zeros(())}
+    allowed |= wanted
+    given = {name: value for name, value in (saved.tensors | saved.apart).items() if not name.startswith("random/")}
+    odd = sorted(name for name in given if name not in allowed or not _alike(given[name], allowed[name]))
+    odd += sorted(wanted.keys() - given.keys())
+    if odd:
+        raise ValueError(f'{TENSORS} does not fit the run at "{odd[0]}"')
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _check_random(saved: Checkpoint) -> None:
+    """Tries the random states on generators that nobody uses."""
+    try:
+        kind, words, place, has_gauss, gauss = saved.facts["numpy"]
+        if not 0 <= place <= len(words):  # numpy would read beyond them
+            raise ValueError("a place that is not there")
+        np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), place, has_gauss, gauss))
+        version, state, following = saved.facts["python"]
+        random.Random().setstate((version, tuple(state), following))
+        torch.Generator().set_state(saved.tensors["random/torch"])
+        if "random/cuda" in saved.tensors and torch.cuda.is_available():
+            torch.Generator("cuda").set_state(saved.tensors["random/cuda"])
+    except Exception as problem:  # each library has its own
+        raise ValueError(f"its random states are none ({problem})") from None
+
+
 # ---- files ------------------------------------------------------------------------------------------------------------------
 
 
@@ -152,19 +240,21 @@ def unwritable(final: Path, problem: BaseException) -> MachineError:
 
 def write_facts(part: Path, step: int, files: Mapping[str, str], facts: Mapping[str, Any]) -> None:
     """``state.json``, last of all; ``files`` are names and SHA-256."""
-    (part / STATE).write_text(json.dumps({"format": FORMAT, "step": step, "files": dict(files), **facts}))
+    said = {"format": FORMAT, "step": step, "files": dict(files), **facts}
+    (part / STATE).write_text(json.dumps(said | {"digest": digest(said)}))
 
 
 def keep_newest(folder: Path, keep: int) -> None:
     """Removes all checkpoints but the newest."""
-    for old in folders(folder)[keep:]:
-        shutil.rmtree(old)
+    with disk_errors(folder):
+        for old in folders(folder)[keep:]:
+            shutil.rmtree(old)
 
 
 def load_newest(folder: Path, load_one: Callable[[Path], Checkpoint] | None = None) -> tuple[Checkpoint | None, tuple[str, ...]]:
     """The newest intact checkpoint, brought up to date, and a sentence about each newer one that is broken.
 
-    ``load_one`` stands for :func:`load`.
+    ``load_one`` stands for :func:`load`, and may refuse more by the same errors.
 
     Raises:
         UserError: it was written by a newer version.
@@ -173,8 +263,9 @@ def load_newest(folder: Path, load_one: Callable[[Path], Checkpoint] | None = No
     for place in folders(folder):
         try:
             return (load_one or load)(place), tuple(notes)
-        except (OSError, ValueError, KeyError, SafetensorError) as problem:
-            notes.append(f"The checkpoint {place} is broken ({problem}) and is passed over.")
+        except BROKEN as problem:
+            said = problem.problem if isinstance(problem, UnreadableError) else problem
+            notes.append(f"The checkpoint {place} is broken ({said}) and is passed over.")
     return None, tuple(notes)
 
 
@@ -182,7 +273,7 @@ def load(place: Path) -> Checkpoint:
     """One checkpoint, verified and brought up to date; of a sharded one, what is whole.
 
     Raises:
-        OSError, ValueError, KeyError, SafetensorError: it is broken.
+        One of :data:`BROKEN`: it is broken.
         UserError: it was written by a newer version.
     """
     facts = read_facts(place)
@@ -194,15 +285,24 @@ def load(place: Path) -> Checkpoint:
 
 def read_facts(place: Path, mine: slice = slice(None)) -> dict[str, Any]:
     """``state.json``, with the files' checksums verified; ``mine`` is which of them, where processes share that work. As :func:`load`."""
-    facts = json.loads((place / STATE).read_text())
+    facts = dict(read_json(place / STATE, _Head, "resume from another checkpoint"))
     if facts["format"] > FORMAT:
         raise UserError(
             f"{place} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "
             f"resume with the version that wrote it, or a newer one."
         )
-    files = facts["files"] if facts["format"] > 1 else {TENSORS: facts["sha256"]}
-    for name, digest in sorted(files.items())[mine]:
-        if sha256(place / name) != digest:
+    if "digest" in facts and facts.pop("digest") != digest(facts):
+        raise ValueError(f"the checksum of {STATE} does not match")
+    if facts["format"] < 1 or place.name != f"{_PREFIX}{facts['step']:08d}":
+        raise ValueError(f"{STATE} says format {facts['format']}, step {facts['step']}")
+    files = structure(facts.get("files"), dict[str, str]) if facts["format"] > 1 else {TENSORS: facts["sha256"]}
+    if TENSORS not in files:
+        raise ValueError(f"{STATE} does not name {TENSORS}")
+    for name, expected in sorted(files.items())[mine]:
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts or not (place / name).is_file():
+            raise ValueError(f"{name!r} is no file of it")
+        if sha256(place / name) != expected:
             raise ValueError(f"the checksum of {name} does not match")
     return facts
 

@@ -23,22 +23,28 @@ from wholegrain.errors import MachineError
 from wholegrain.towers.tower import TunedModule
 
 
-def features_name(kind: str, tower: TunedModule, facts: Any, tensors: Iterable[Tensor] = ()) -> str:
+def tower_digest(tower: TunedModule) -> str:
+    """A hash of a tower's weights, in the order of its state dict, and of its configuration."""
+    config: dict[str, Any] = tower.config()  # type: ignore[operator]
+    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, value in tower.state_dict().items():
+        total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        total.update(_bytes(value))
+    return total.hexdigest()
+
+
+def features_name(kind: str, tower: str, facts: Any, tensors: Iterable[Tensor] = ()) -> str:
     """The file name of a tower's features of certain items.
 
     Args:
         kind: what is encoded, such as ``images``; the beginning of the name.
-        tower: hashed with its weights, in the order of its state dict, and with its configuration.
+        tower: its :func:`tower_digest`.
         facts: what else the features depend on, fit for JSON.
         tensors: likewise, as tensors (such as token rows).
     """
-    config: dict[str, Any] = tower.config()  # type: ignore[operator]
-    total = hashlib.sha256(json.dumps([config, facts], sort_keys=True).encode())
-    for name, value in tower.state_dict().items():
-        total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        total.update(_bytes(value))
+    total = hashlib.sha256(json.dumps([tower, facts], sort_keys=True).encode())
     for value in tensors:
-        total.update(f"{tuple(value.shape)}".encode())
+        total.update(f"{tuple(value.shape)}{value.dtype}".encode())
         total.update(_bytes(value))
     return f"{kind}-{total.hexdigest()[:32]}.safetensors"
 

@@ -24,7 +24,7 @@ from wholegrain.objectives.schema import DataRecipe, selects
 from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
-from wholegrain.training.feature_files import features_name, read_features, write_features
+from wholegrain.training.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.training.loader import plainly
 from wholegrain.training.precision import autocast
 
@@ -94,8 +94,8 @@ def freeze_images(
     """
     path = None
     if cache is not None:  # a key is a hash of the image's bytes, so the keys stand for the pixels
-        facts = [list(keys), model.preprocess.to_json(), sorted(model.head.raw_needs(needs)), precision]
-        path = cache / features_name("images", model.image_tower, facts)
+        facts = [list(keys), model.preprocess.to_json(), sorted(model.head.raw_needs(needs)), precision, model.device.type]
+        path = cache / features_name("images", tower_digest(model.image_tower), facts)
     found = None if path is None else read_features(path, _allowed())
     if found is None:
         say(f"The image tower is frozen: {len(keys):,} images are encoded once.")
@@ -123,7 +123,7 @@ def _encode_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(loader), "images", say)):
+    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(keys), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
         parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
         if not filled:
@@ -152,9 +152,9 @@ def freeze_texts(
     chunks = [model.tokenizer.encode(ordered[first : first + _CHUNK]) for first in range(0, len(ordered), _CHUNK)]
     path = None
     if cache is not None:
-        facts = [len(ordered), sorted(model.head.raw_needs(needs)), precision]
+        facts = [len(ordered), sorted(model.head.raw_needs(needs)), precision, model.device.type]
         rows = [part for chunk in chunks for part in (chunk.tokens_NL, chunk.length_N)]
-        path = cache / features_name("texts", model.text_tower, facts, rows)
+        path = cache / features_name("texts", tower_digest(model.text_tower), facts, rows)
     found = None if path is None else read_features(path, _allowed())
     if found is None:
         say(f"The text tower is frozen: {len(ordered):,} texts are encoded once.")
@@ -176,7 +176,7 @@ def _encode_texts(
 ) -> dict[str, Tensor] | None:
     """``pooled_TV``, and ``tokens_SV`` if they are needed."""
     pooled, tokens, done, held = [], [], 0, 0
-    for chunk in _told(chunks, len(chunks), "texts", say):
+    for chunk in _told(chunks, count, "texts", say):
         raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
         if raw.tokens_NLV is not None:
@@ -238,13 +238,13 @@ def _moved(part: Tensor | None, device: torch.device):
 
 
 def _told(chunks: Iterable[Item], count: int, what: str, say: Say) -> Iterator[Item]:
-    """The chunks; now and then a line says how many are done."""
+    """The chunks, which hold ``count`` items together; now and then a line says how many are done."""
     last = time.monotonic()
     for number, chunk in enumerate(chunks):
         yield chunk
         if time.monotonic() - last > LINE_EVERY:
             last = time.monotonic()
-            say(f"{(number + 1) * _CHUNK:,} of about {count * _CHUNK:,} {what} are encoded.")
+            say(f"{min((number + 1) * _CHUNK, count):,} of {count:,} {what} are encoded.")
 
 
 def _allowed() -> float:

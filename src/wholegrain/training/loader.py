@@ -55,7 +55,7 @@ def names_of(dataset: Dataset, recipe: DataRecipe) -> Names:
     for draw in recipe.captions:
         if not draw.optional and not any(selects(draw.roles, role) for role in known):
             wanted = ", ".join(draw.roles)
-            raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; change the roles.")
+            raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; {closest(draw.roles[0], known)}")
     own = {role for role in known if any(not draw.name and selects(draw.roles, role) for draw in recipe.captions)}
     named = {d.name for d in recipe.captions if d.name and any(selects(d.roles, role) for role in known)}
     drawable = tuple(sorted(own | named))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
+from wholegrain.training import checkpoint
 from wholegrain.training.agreement import facts_to_agree_on
 from wholegrain.training.compiled import compiled
 from wholegrain.training.distributed import TIMEOUT, Place, processes
@@ -95,16 +96,18 @@ def train(
         MachineError: the disk is full, or another process was lost.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
-    with processes(device, timeout) as place:
+    with processes(device, timeout) as place, ExitStack() as held:
         path = Path(place.of_all(str(run_folder))[0])
         folder = place.together(lambda: RunFolder(path, resume))
+        if resume:
+            place.first_alone(lambda: held.enter_context(folder.held()))
         model = place.together(folder.beginning) or model
         run = place.together(lambda: assemble(recipe, dataset, model, place))
         saved = place.together(lambda: go_on(run, folder, dataset, place)) if resume else None
         if place.world > 1:
             place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, saved, resume))
         if not resume:
-            place.first_alone(lambda: folder.begin(run.recipe, model, dataset, origin or {}))
+            place.first_alone(lambda: (held.enter_context(folder.held()), folder.begin(run.recipe, model, dataset, origin or {})))
         follow = Tracker(*tracker, folder.path) if tracker is not None and place.first else None
         meters = Reporter(folder.path, run.step, run.total, quiet=quiet, tracker=follow) if place.first else Silent()
         shared = run.recipe.optimiser.shard and place.world > 1
@@ -147,6 +150,7 @@ def train(
             if evaluate is None:
                 kept = run.kept
                 place.first_alone(lambda: folder.save_model(kept))
+            place.first_alone(folder.tidy)
         finally:
             saver.close()
             meters.close()
@@ -167,6 +171,8 @@ def _loop(
 ) -> None:
     """Step after step: draw, learn, report; now and then evaluate and save; stop when it is time, or asked."""
     saving = run.recipe.saving
+    if run.step == run.total:  # killed after the last checkpoint
+        place.first_alone(partial(_end, run, folder, run.kept, evaluate is None))
     save_every = saving.every or run.plan.steps_per_epoch
     evaluate_every = saving.evaluate_every or run.plan.steps_per_epoch
     for batch, waited in batches:
@@ -201,6 +207,7 @@ def _loop(
 
 def _end(run: Run, folder: RunFolder, last: Model, unevaluated: bool) -> None:
     folder.save_last(last, same=unevaluated or run.best.step == run.step)
+    checkpoint.keep_newest(folder.checkpoints, run.recipe.saving.keep)
     if not run.recipe.model.lora.rank:
         folder.drop_beginning()
 

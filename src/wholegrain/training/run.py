@@ -21,6 +21,7 @@ from wholegrain.training.accumulate import refuse_batchnorm
 from wholegrain.training.distributed import Place
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
+from wholegrain.training.identity import RunIdentity
 from wholegrain.training.loader import Names, PlanSampler, names_of
 from wholegrain.training.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.plan import Plan
@@ -113,16 +114,13 @@ def fit_model(model: Model, recipe: Recipe) -> None:
     for tower, how in ((model.image_tower, wanted.tune_image), (model.text_tower, wanted.tune_text)):
         if how:
             tower.tune(how)
+    branches = {"branches": wanted.branches} if wanted.head == "branches" else {}
     try:
-        settings = dict(wanted.head_settings)
-        if wanted.head == "branches":
-            settings["branches"] = wanted.branches
-        head = HeadConfig(kind=wanted.head, **settings)  # pyright: ignore[reportArgumentType]
-    except TypeError as problem:
-        raise UserError(f"model.head_settings of recipe {recipe.name} do not fit: {problem}.") from None
-    convert_head(model, head)
+        convert_head(model, HeadConfig(wanted.head, **{**wanted.head_settings, **branches}))
+    except UserError as problem:
+        raise UserError(f"model.head of recipe {recipe.name} does not fit: {problem}.") from None
     if "bias" in Objective(recipe.terms).needs:
-        model.add_bias()
+        model.add_bias(wanted.sigmoid_bias, wanted.sigmoid_scale)
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         if wanted.lora.rank and name in wanted.lora.towers:
             add_lora(tower, blocks_of(tower), wanted.lora.rank, wanted.lora.alpha, wanted.lora.parts, recipe.seed)
@@ -185,12 +183,26 @@ def packed(run: Run) -> checkpoint.Checkpoint:
 
 
 def go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:
-    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none yet."""
-    folder.check(dataset)
-    load = load_shards(place) if run.recipe.optimiser.shard else None
-    saved, broken = checkpoint.load_newest(folder.checkpoints, load)
+    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none and the run begins anew.
+
+    Raises:
+        UserError: the run began with another recipe or other data, or there is nothing to go on from.
+    """
+    folder.check(RunIdentity(run.recipe, dataset.content_hash, seconds=folder.made.seconds))
+    load = load_shards(place) if run.recipe.optimiser.shard else checkpoint.load
+
+    def load_fitting(path: Path) -> checkpoint.Checkpoint:
+        saved = load(path)
+        checkpoint.check_fit(saved, run.model, run.optimiser, run.objective, run.teacher, run.names.kinds)
+        if saved.step > run.total:
+            raise ValueError(f"it says step {saved.step} of {run.total}")
+        return saved
+
+    saved, broken = checkpoint.load_newest(folder.checkpoints, load_fitting)
     run.notes += broken
-    if saved is not None:
+    if saved is None:
+        folder.check_beginning(run.model)
+    else:
         run.best, run.step, run.skipped = Best(**saved.facts["best"]), saved.step, saved.facts.get("skipped", 0)
     return saved
 

@@ -3,7 +3,8 @@
 ::
 
     recipe.toml      the resolved recipe: every default and override written out
-    run.json         which data and model, versions, seed, command
+    run.json         which data and model (see training/identity.py), versions, seed, command
+    .lock            held by the process that trains
     metrics.jsonl    one line a step
     tensorboard/     the same for TensorBoard
     checkpoints/     see training/checkpoint.py
@@ -20,19 +21,27 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
+from wholegrain.files import disk_errors, locked, read_json, write_json, write_text
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
+from wholegrain.training import checkpoint
 from wholegrain.training.checkpoint import aside
+from wholegrain.training.identity import RunIdentity, model_digest
 
 START = "start"
 PACKAGES = ("wholegrain", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "tokenizers", "safetensors")
+
+
+class OtherRunError(UserError):
+    """A run is there, and is not the one that was asked for."""
 
 
 class RunFolder:
@@ -50,8 +59,8 @@ class RunFolder:
         self.path = path
         if resume and not (path / "run.json").exists():
             raise UserError(f"{path} holds no run to resume; give the folder of a run, such as runs/latest.")
-        if not resume and (path / "run.json").exists():
-            raise UserError(f"{path} already holds a run; choose another folder, or resume that run.")
+        if not resume:
+            self._refuse_another()
 
     @property
     def checkpoints(self) -> Path:
@@ -61,16 +70,39 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training here.
+
+        Raises:
+            UserError: another one does, or the folder cannot be written to.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path, "training"):
+            if not self.model.exists() and self._unseen("model").exists():  # killed while it put a better one there
+                os.replace(self._unseen("model"), self.model)
+            yield
+
     def begin(self, recipe: Recipe, model: Model, dataset: Dataset, origin: Mapping[str, Any]) -> None:
         """Writes what the run is; ``run.json`` comes last, so without it nothing has begun."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.save_model(model)
-        if recipe.model.lora.rank:
-            with aside(self.path / START) as part:
-                save_model(model, part)
-        _write(self.path / "recipe.toml", to_toml(recipe))
-        _write(self.path / "run.json", json.dumps({**origin, **identity(recipe, dataset)}, indent=2))
+        self._refuse_another()  # once more: it is only now that no other process can begin one here
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.drop_beginning()  # of another run, which was killed before its run.json was there
+            self.save_model(model)
+            if recipe.model.lora.rank:
+                with aside(self.path / START) as part:
+                    save_model(model, part)
+            write_text(self.path / "recipe.toml", to_toml(recipe))
+            write_json(self.path / "run.json", {**origin, **identity(recipe, dataset), "start": model_digest(model)}, indent=2)
         self._link()
+
+    def _refuse_another(self) -> None:
+        if (self.path / "run.json").exists():
+            raise UserError(f"{self.path} already holds a run; choose another folder, or resume that run.")
+        if checkpoint.folders(self.checkpoints):
+            raise UserError(f"{self.path} holds checkpoints of a run whose run.json is gone; choose another folder, or delete this one.")
 
     def beginning(self) -> Model | None:
         """The model that the run began with, where ``model/`` is another by now and checkpoints do not hold all of it, or none is there yet."""
@@ -83,14 +115,35 @@ class RunFolder:
                 shutil.copytree(self.model, part, dirs_exist_ok=True)
 
     def drop_beginning(self) -> None:
-        """Once there is a checkpoint that holds all of the model."""
-        shutil.rmtree(self.path / START, ignore_errors=True)
+        """Once there is a checkpoint that holds all of the model. Half of it is never to be seen."""
+        if (self.path / START).exists():
+            os.replace(self.path / START, self._unseen(START))
+        shutil.rmtree(self._unseen(START), ignore_errors=True)
 
-    def check(self, dataset: Dataset) -> None:
-        """Refuses to go on with other data than the run began with."""
+    @property
+    def made(self) -> RunIdentity:
+        """What the run began with."""
         facts = read_run(self.path)
-        if facts["data_hash"] != dataset.content_hash:
-            raise UserError(f"The data changed since {self.path} began (their content hash differs); resume with the same data.")
+        return RunIdentity(read_recipe(self.path), facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
+
+    def check(self, wanted: RunIdentity) -> None:
+        """Refuses to take this run for one that began otherwise."""
+        different = self.made.differences(wanted)
+        if different:
+            raise OtherRunError(
+                f"The run in {self.path} was made with {different}; ask for it as it began, choose another folder, or delete this one."
+            )
+
+    def check_beginning(self, model: Model) -> None:
+        """Refuses to begin anew with a model that is not known to be the one that the run began with."""
+        began = self.made.start
+        if model_digest(model) != began:
+            command = read_run(self.path).get("command", "")
+            again = f" ({command})" if command else ""
+            raise UserError(
+                f"{self.path} has no checkpoint that can be read, and the model before its first step is gone; begin the run anew in "
+                f"another folder{again}."
+            )
 
     def save_model(self, model: Model) -> None:
         """Puts a model into ``model/``, whole or not at all."""
@@ -99,14 +152,25 @@ class RunFolder:
 
     def save_last(self, model: Model, same: bool) -> None:
         """Puts the last model into ``last/``, unless it is the one in ``model/`` anyway."""
-        shutil.rmtree(self.path / "last", ignore_errors=True)
         if not same:
             with aside(self.path / "last") as part:
                 save_model(model, part)
+        elif (self.path / "last").exists():
+            os.replace(self.path / "last", self._unseen("last"))
+
+    def tidy(self) -> None:
+        """Removes what kills between two file operations may have left, once the run has come to its end."""
+        for place in (self.path, self.checkpoints):
+            for left in (*place.glob(".*.old"), *place.glob(".*.part")):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    def _unseen(self, name: str) -> Path:
+        """Where a folder is put before it is removed."""
+        return self.path / f".{name}.old"
 
     def note(self, name: str, facts: Mapping[str, Any]) -> Path:
         """Writes a small JSON file into the run's folder."""
-        _write(self.path / name, json.dumps(facts, indent=2))
+        write_json(self.path / name, facts, indent=2)
         return self.path / name
 
     def _link(self) -> None:
@@ -143,22 +207,21 @@ def identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def read_run(path: Path) -> dict[str, Any]:
+class RunFacts(TypedDict):
+    """``run.json``, as far as it is read."""
+
+    data_hash: str
+    start: NotRequired[str]
+    seconds: NotRequired[float]
+    command: NotRequired[str]
+    data: NotRequired[Any]
+
+
+def read_run(path: Path) -> RunFacts:
     """``run.json`` of a run. Raises :class:`UserError` if it is missing or broken."""
-    try:
-        return json.loads((path / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(
-            f"{path} holds no run that can be read (run.json); give the folder of a run, such as runs/latest."
-        ) from None
+    return read_json(path / "run.json", RunFacts, "give the folder of a run, such as runs/latest")
 
 
 def read_recipe(path: Path) -> Recipe:
     """The resolved recipe of a run."""
     return load_recipe(path / "recipe.toml")
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

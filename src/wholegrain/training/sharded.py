@@ -166,8 +166,8 @@ def load_shards(place: Place) -> Callable[[Path], Checkpoint]:
         found, problem = None, None
         try:
             facts = checkpoint.read_facts(path, slice(place.rank, None, place.world))
-            found = Checkpoint(facts["step"], load_file(path / checkpoint.TENSORS), facts)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            found = Checkpoint(facts["step"], load_file(path / checkpoint.TENSORS), facts, _described(path))
+        except checkpoint.BROKEN as error:
             problem = str(error)
         broken = next((said for said in place.of_all(problem) if said is not None), None)
         if broken is not None:
@@ -178,6 +178,19 @@ def load_shards(place: Place) -> Callable[[Path], Checkpoint]:
     return load
 
 
+def _described(path: Path) -> dict[str, Tensor]:
+    """The tensors that all processes wrote, without their contents."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    if not (path / SHARDS).is_dir():
+        return {}
+    try:
+        metadata = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}  # type: ignore[union-attr]
+    except Exception as problem:  # whatever torch meets in files that fit their checksums
+        raise ValueError(f"{SHARDS} cannot be read ({problem})") from problem
+
+
 def read_shards(saved: Checkpoint, folder: Path, model: Model, place: Place) -> Checkpoint:
     """The checkpoint with all tensors, shared out as the model is now; every process calls this."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -186,10 +199,9 @@ def read_shards(saved: Checkpoint, folder: Path, model: Model, place: Place) -> 
     path = folder / f"step-{saved.step:08d}"
     like = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     tensors = {name: _like(value, like.get(_owner(name))) for name, value in saved.tensors.items()}
-    if (path / SHARDS).is_dir():
+    if saved.apart:
         reader = HuggingFaceStorageReader(str(path / SHARDS))
-        names = reader.read_metadata().state_dict_metadata
-        parts: dict[str, Any] = {name: torch.empty_like(like[_owner(name)]) for name in names}
+        parts: dict[str, Any] = {name: torch.empty_like(like[_owner(name)]) for name in saved.apart}
         try:
             read(parts, storage_reader=reader, process_group=place.group, no_dist=place.group is None)
         except CheckpointException as problem:

@@ -16,6 +16,9 @@ from wholegrain.data.batch import Batch
 from wholegrain.losses.contract import LossOutput
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
+from wholegrain.towers.branches import BranchTokens
+from wholegrain.towers.head import PlainHead
+from wholegrain.towers.model import Model
 from wholegrain.towers.tower import TunedModule
 from wholegrain.training.accumulate import backward_in_parts
 from wholegrain.training.clip import clip_gradients
@@ -70,9 +73,10 @@ def learning_rate(step: int, total: int, settings: Optimiser) -> float:
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """Fused AdamW over what is trained; vectors and scalars (gains, biases, the temperature) and gates do not decay.
 
-    A group's ``lr_share`` is the part of the learning rate that it takes: ``layer_decay`` to the power of its depth below the head.
+    A group's ``lr_share`` is the part of the learning rate that it takes: ``layer_decay`` to the power of its depth below the head, or
+    ``head_lr`` for what is new.
     """
-    share = _lr_shares(module, settings.layer_decay)
+    share = _lr_shares(module, settings.layer_decay) | _new_shares(module, settings.head_lr)
     groups: dict[tuple[float, float, bool], list[Tensor]] = {}  # what is shared out is no neighbour of what is not
     for decay, wanted in ((settings.weight_decay, False), (0.0, True)):
         for name, parameter in module.named_parameters():
@@ -93,6 +97,17 @@ def _lr_shares(module: nn.Module, decay: float) -> dict[int, float]:
             for place, stage in enumerate(stages):
                 shares |= {id(p): decay ** (len(stages) - place) for p in stage.parameters()}
     return shares
+
+
+def _new_shares(module: nn.Module, factor: float) -> dict[int, float]:
+    """id of a parameter that a fine-tuned model did not bring along -> factor; nothing for the factor 1."""
+    if factor == 1:
+        return {}
+    heads = [part for part in module.modules() if isinstance(part, PlainHead)]
+    tokens = [part for part in module.modules() if isinstance(part, BranchTokens) and not part.replaces_class]
+    return {id(p): factor for part in heads for p in part.new_parameters()} | {
+        id(p): factor for part in tokens for p in part.parameters()
+    }
 
 
 def seed_everything(*parts: int) -> None:
@@ -166,6 +181,9 @@ def take_step(
     else:
         scaler.step(optimiser)
         scaler.update()
+    for module in encoder.modules():
+        if isinstance(module, Model):
+            module.keep_in_range()
     optimiser.zero_grad(set_to_none=True)
     parts = dict(zip(output.parts, values, strict=True))
     return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts), int(cut))

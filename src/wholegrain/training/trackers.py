@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 TRACKERS = ("wandb", "trackio")
 
@@ -53,7 +54,7 @@ def require_tracker(name: str) -> None:
 
 def _package(name: str) -> Any:
     if name not in TRACKERS:
-        raise UserError(f'There is no tracker "{name}"; use {" or ".join(TRACKERS)}.')
+        raise UserError(f'There is no tracker "{name}"; {closest(name, TRACKERS)}')
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -87,6 +87,8 @@ def _clip(loss, batch, facts, scale, bias, state):
     def score(i, n):
         return scale * cos(batch.image.pooled_BD[i], batch.text.pooled_ND[n])
 
+    if loss.temperature is not None:
+        scale = torch.full_like(scale, 1 / loss.temperature)
     return _pairs(facts, score, facts.true, loss.duplicates, loss.label_smoothing)
 
 
@@ -116,7 +118,8 @@ def _siglip(loss, batch, facts, scale, bias, state):
     def logit(i, m):
         return scale * cos(batch.image.pooled_BD[i], batch.text.pooled_ND[m]) + bias
 
-    return _cells(facts, logit, facts.true, loss.duplicates)
+    sum_by_images = _cells(facts, logit, facts.true, loss.duplicates)
+    return sum_by_images * len(facts.images) / len(facts.true) if loss.per == "text" else sum_by_images
 
 
 def _imc(loss, batch, facts, scale, bias, state):

@@ -20,6 +20,7 @@ from wholegrain.errors import UserError
 from wholegrain.losses.contract import Loss, State
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
+from wholegrain.suggest import closest
 
 SCALE, BIAS = 7.0, -1.5
 PROVIDED = frozenset(
@@ -151,7 +152,7 @@ def make_subject(spec: str, settings: Mapping[str, Any] | None = None, like: str
     if like is not None:
         other = Term(like.partition(" ")[0], settings=_parsed(like), name=like)
         if not references.has_reference(resolve_loss(other)):
-            raise UserError(f'There is no reference of "{like}"; choose from {", ".join(_referenced())}.')
+            raise UserError(f'There is no reference of "{like}"; {closest(like, _referenced())}')
     else:
         other = _likened(loss)
     return Subject(term, other, _breaks(loss))

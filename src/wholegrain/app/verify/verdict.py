@@ -16,6 +16,7 @@ from wholegrain.app.verify.variants import label, packaged, variants
 from wholegrain.errors import UserError
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
+from wholegrain.suggest import closest
 
 Status = Literal["pass", "FAIL", "known to break", "not applicable", "note"]
 
@@ -112,7 +113,7 @@ def verify(
     chosen = None if checks is None else set(checks)
     unknown = sorted((chosen or set()) - set(NAMES))
     if unknown:
-        raise UserError(f'There is no check "{unknown[0]}"; there are {", ".join(NAMES)}.')
+        raise UserError(f'There is no check "{unknown[0]}"; {closest(unknown[0], NAMES)}')
     return verify_subject(make_subject(loss, settings, like), label(loss.rpartition("/")[2], dict(settings or {})), chosen)
 
 
@@ -120,7 +121,7 @@ def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None) 
     """The checks on a subject; ``chosen``: only these."""
     unknown = sorted(set(subject.breaks) - set(NAMES))
     if unknown:
-        raise UserError(f'{name} says that it breaks "{unknown[0]}", which is no check; there are {", ".join(NAMES)}.')
+        raise UserError(f'{name} says that it breaks "{unknown[0]}", which is no check; {closest(unknown[0], NAMES)}')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the problems are tiny
     try:

@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from wholegrain.data.sources.sample import Member, RawSample, Source, SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.files import open_file, shown
 
 __all__ = ["Member", "RawSample", "Source", "SourceOptions", "open_source"]
 
@@ -43,8 +45,7 @@ def open_source(spec: str | Path, options: SourceOptions = SourceOptions()) -> S
         return WebDatasetSource(expand(text), options)
     if path.is_dir():
         return _open_folder(path, options)
-    if not path.is_file():
-        raise UserError(f"the source {path} does not exist; give a table, a folder, tar shards or hf:NAME")
+    os.close(open_file(path, "give a table, a folder, tar shards or hf:NAME"))
     return _open_file(path, options)
 
 
@@ -62,7 +63,7 @@ def _open_file(path: Path, options: SourceOptions) -> Source:
         from wholegrain.data.sources.parquet import ParquetSource
 
         return ParquetSource([path], options)
-    raise UserError(f"{path} is of no kind that can be read; give .csv, .tsv, .jsonl, .parquet, .tar, a folder or hf:NAME")
+    raise UserError(f"{shown(path)} is of no kind that can be read; give .csv, .tsv, .jsonl, .parquet, .tar, a folder or hf:NAME")
 
 
 def _open_folder(path: Path, options: SourceOptions) -> Source:
@@ -77,5 +78,5 @@ def _open_folder(path: Path, options: SourceOptions) -> Source:
     if tables:
         return ParquetSource(tables, options)
     if any((path / mark).exists() for mark in ("dataset_dict.json", "state.json")):
-        raise UserError(f"{path} is a saved Hugging Face data set; name it as hf:{path}")
+        raise UserError(f"{shown(path)} is a saved Hugging Face data set; name it as hf:{path}")
     return FolderSource(path, options)

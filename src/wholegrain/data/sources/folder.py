@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wholegrain.data.pictures import SUFFIXES
-from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
+from wholegrain.data.sources.sample import MOST_TEXT, InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.files import UnreadableError, read_bytes, shown
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
 
@@ -26,7 +27,7 @@ class FolderSource:
         self.path, self.options = path, options
         names = sorted(
             os.path.relpath(os.path.join(folder, name), path)
-            for folder, folders, files in os.walk(path)
+            for folder, folders, files in os.walk(path, onerror=_refuse)
             for name in files
             if not name.startswith(".")
         )
@@ -34,12 +35,12 @@ class FolderSource:
         self.texts = {name[:-4] for name in names if name.endswith(".txt")}
         if not self.images:
             raise UserError(
-                f"{path} holds no images ({', '.join(SUFFIXES)}), tables or shards that could be read; give another source"
+                f"{shown(path)} holds no images ({', '.join(SUFFIXES)}), tables or shards that could be read; give another source"
             )
         self.captioned = any(os.path.splitext(name)[0] in self.texts for name in self.images)
         if not self.captioned and not any(self._label(name)[1] for name in self.images):
             raise UserError(
-                f"{path} says nothing of its images; put captions into text files beside them (photo.jpg, photo.txt), "
+                f"{shown(path)} says nothing of its images; put captions into text files beside them (photo.jpg, photo.txt), "
                 "or the images into one sub-folder a class"
             )
         self.inside = InsideFolder(path)
@@ -53,7 +54,7 @@ class FolderSource:
 
     def __iter__(self) -> Iterator[RawSample]:
         for name in self.images:
-            where = str(self.path / name)
+            where = shown(self.path / name)
             split, label = self._label(name)
             stem = os.path.splitext(name)[0]
             image = self.inside(name, str(self.path))
@@ -61,11 +62,22 @@ class FolderSource:
                 captions = ((label.replace("_", " "), "label", "folder name"),) if label else ()
                 yield RawSample(image, captions, split, label or None, where=where)
             elif stem not in self.texts:
-                yield RawSample(image, (), split, where=where, problem=f"there is no {os.path.basename(stem)}.txt beside it")
+                yield RawSample(image, (), split, where=where, problem=f"there is no {shown(os.path.basename(stem))}.txt beside it")
             else:
-                text = self.inside(stem + ".txt", str(self.path)).read_bytes().decode("utf-8-sig", errors="replace")
+                try:
+                    data = read_bytes(self.inside(stem + ".txt", str(self.path)), "correct it", most=MOST_TEXT)
+                except UnreadableError as error:
+                    problem = f"{shown(os.path.basename(stem))}.txt {error.problem}"
+                    yield RawSample(image, (), split, where=where, problem=problem)
+                    continue
+                text = data.decode("utf-8-sig", errors="replace")
                 captions = tuple((line, self.options.role, "text file") for line in text.splitlines() if line.strip())
                 yield RawSample(image, captions, split, where=where)
 
     def fingerprint(self) -> list[str]:
-        return [hashlib.sha256("\n".join((*self.images, *sorted(self.texts))).encode()).hexdigest()]
+        return [hashlib.sha256(os.fsencode("\n".join((*self.images, *sorted(self.texts))))).hexdigest()]
+
+
+def _refuse(error: OSError) -> None:
+    """``os.walk`` would pass over a folder that cannot be read in silence."""
+    raise UserError(f"the folder {shown(error.filename)} cannot be read ({error.strerror}); make it readable, or move it away")

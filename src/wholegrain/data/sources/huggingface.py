@@ -12,10 +12,14 @@ from wholegrain.data.sources.columns import Columns
 from wholegrain.data.sources.parquet import sample_of
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 
 class HuggingFaceSource:
-    """Images are taken as the stored bytes, never decoded and encoded again. Without ``:split`` all splits are read, by name."""
+    """Images are taken as the stored bytes, never decoded and encoded again. Without ``:split`` all splits are read, by name.
+
+    A single one that is called ``train`` states nothing: the library calls so whatever has no splits.
+    """
 
     def __init__(self, spec: str, options: SourceOptions) -> None:
         try:
@@ -30,8 +34,8 @@ class HuggingFaceSource:
         parts = _load(datasets, name, split)
         self.name, self.options = name, options
         self.parts = {part: _undecoded(datasets, table) for part, table in parts.items()}
-        self.columns = {part: Columns.find(t.column_names, options, f"hf:{name}:{part}") for part, t in self.parts.items()}
-        self.inside = InsideFolder(options.image_root or (Path(name) if Path(name).exists() else Path.cwd()))
+        self.columns = {part: Columns.find(t.column_names, options, f"hf:{name}:{part}".rstrip(":")) for part, t in self.parts.items()}
+        self.inside = InsideFolder.of(Path(name) if Path(name).exists() else Path.cwd(), options, ())
 
     def __iter__(self) -> Iterator[RawSample]:
         for part, table in self.parts.items():
@@ -41,13 +45,13 @@ class HuggingFaceSource:
             for number, row in enumerate(table):
                 row = dict(row)
                 if not columns.split:
-                    row["split"] = part
+                    row["split"] = part or self.options.split
                 yield sample_of(
                     row,
                     replace(columns, split=columns.split or "split"),
                     self.inside,
                     f"hf:{self.name}",
-                    f"hf:{self.name}:{part}, row {number}",
+                    f"hf:{self.name}:{part}".rstrip(":") + f", row {number}",
                     name_of,
                 )
 
@@ -74,7 +78,9 @@ def _load(datasets: Any, name: str, split: str) -> dict[str, Any]:
     # A single table says where it came from; "train" is what the library calls a table that does not.
     parts = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     if split and split not in parts:
-        raise UserError(f"hf:{name} has no split {split!r}; it has {', '.join(parts)}")
+        raise UserError(f"hf:{name} has no split {split!r}; {closest(split, parts)}")
+    if not split and list(parts) == ["train"]:
+        return {"": parts["train"]}
     return {split: parts[split]} if split else {_plain(part): table for part, table in parts.items()}
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from wholegrain.data.sources.columns import Columns, regions_of
+from wholegrain.data.sources.columns import Columns, WrongValueError, regions_of
+from wholegrain.data.sources.lines import byte_lines
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions, stamp
 from wholegrain.errors import UserError
+from wholegrain.files import parse_json, shown
+from wholegrain.structure import StructureError
 
 
 class JsonlSource:
@@ -20,34 +22,38 @@ class JsonlSource:
         self.path = path
         first = [row for _, row in islice(self._rows(), 64) if row is not None]
         if not first:
-            raise UserError(f'{path} holds no JSON object; it needs one a line, such as {{"image": "a.jpg", "caption": "…"}}')
-        self.columns = Columns.find(list(dict.fromkeys(chain(*first))), options, str(path))
-        self.inside = InsideFolder(options.image_root or path.parent)
+            raise UserError(
+                f'{shown(path)} holds no JSON object; it needs one a line, such as {{"image": "a.jpg", "caption": "…"}}, in UTF-8'
+            )
+        self.columns = Columns.find(list(dict.fromkeys(chain(*first))), options, shown(path))
+        self.inside = InsideFolder.of(path.parent, options, (row.get(self.columns.image) for _, row in self._rows() if row))
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
+        for number, line in enumerate(byte_lines(self.path), 1):
+            if line.strip():
                 try:
-                    row = json.loads(line)
-                except ValueError:
-                    row = None
-                yield number, row if isinstance(row, dict) else None
+                    yield number, parse_json(line, dict)
+                except StructureError:
+                    yield number, None
 
     def __iter__(self) -> Iterator[RawSample]:
-        c = self.columns
         for number, row in self._rows():
-            where = f"{self.path}, line {number}"
-            name = row.get(c.image) if row is not None else None
-            if row is None or not isinstance(name, str) or not name:
-                problem = "the line is not a JSON object" if row is None else f"the field {c.image!r} names no image"
-                yield RawSample(b"", (), c.options.split, where=where, problem=problem)
-                continue
-            label = c.label_of(row)
-            captions = c.texts(row, self.path.name, label)
-            regions = regions_of(row.get("regions"), where)
-            yield RawSample(self.inside(name, where), captions, c.split_of(row), label, regions, where)
+            where = f"{shown(self.path)}, line {number}"
+            try:
+                yield self._sample(row, where)
+            except WrongValueError as problem:
+                yield RawSample(b"", (), "", where=where, problem=str(problem))
+
+    def _sample(self, row: dict[str, Any] | None, where: str) -> RawSample:
+        c = self.columns
+        if row is None:
+            raise WrongValueError("the line is not a JSON object")
+        name = row.get(c.image)
+        if not isinstance(name, str) or not name:
+            raise WrongValueError(f"the field {c.image!r} names no image")
+        label = c.label_of(row)
+        captions = c.texts(row, self.path.name, label)
+        return RawSample(self.inside(name, where), captions, c.split_of(row), label, regions_of(row.get("regions"), where), where)
 
     def fingerprint(self) -> list[str]:
         return stamp(self.path)

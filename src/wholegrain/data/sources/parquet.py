@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wholegrain.data.sources.columns import Columns, regions_of
+from wholegrain.data.sources.columns import Columns, WrongValueError, regions_of
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions, stamp
 from wholegrain.errors import UserError
+from wholegrain.files import memory_bytes, open_file, shown
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError)
 
 
 class ParquetSource:
@@ -19,27 +24,61 @@ class ParquetSource:
 
     def __init__(self, files: list[Path], options: SourceOptions) -> None:
         self.files = files
-        try:
-            names = pq.read_schema(files[0]).names
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{files[0]} is not a parquet file ({error}); give another source") from error
-        self.columns = Columns.find(names, options, str(files[0]))
-        self.read = self.columns.used() + (["regions"] if "regions" in names else [])
-        self.inside = InsideFolder(options.image_root or files[0].parent)
+        with _opened(files[0]) as first:
+            schema = first.schema_arrow
+        self.columns = Columns.find(schema.names, options, shown(files[0]))
+        self.read = self.columns.used() + (["regions"] if "regions" in schema.names else [])
+        image = schema.field(self.columns.image).type
+        named = pa.types.is_string(image) or pa.types.is_large_string(image)
+        self.inside = InsideFolder.of(files[0].parent, options, self._names() if named else ())
+
+    def _names(self) -> Iterator[Any]:
+        for path in self.files:
+            for _, row in _rows(path, [self.columns.image]):
+                yield row.get(self.columns.image)
 
     def __iter__(self) -> Iterator[RawSample]:
         for path in self.files:
-            number = 0
-            try:
-                for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=self.read):
-                    for row in batch.to_pylist():
-                        number += 1
-                        yield sample_of(row, self.columns, self.inside, path.name, f"{path}, row {number}")
-            except (pa.ArrowException, OSError) as error:
-                raise UserError(f"{path} cannot be read behind row {number} ({error}); fetch it again") from error
+            for number, row in _rows(path, self.read):
+                yield sample_of(row, self.columns, self.inside, path.name, f"{shown(path)}, row {number}")
 
     def fingerprint(self) -> list[str]:
         return stamp(*self.files)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    with os.fdopen(open_file(path, "give another source"), "rb") as file:
+        try:
+            opened = pq.ParquetFile(file)
+            largest = max((opened.metadata.row_group(n).total_byte_size for n in range(opened.metadata.num_row_groups)), default=0)
+        except _UNREADABLE as error:
+            raise UserError(f"{shown(path)} is not a parquet file ({_first(error)}); give another source") from error
+        if not 0 <= largest <= memory_bytes():
+            raise UserError(f"{shown(path)} says that a part of it unpacks to {largest:,} bytes, more than this machine has; fetch it again")
+        yield opened
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows with their numbers, from 1."""
+    number = 0
+    with _opened(path) as opened:
+        batches = opened.iter_batches(batch_size=256, columns=columns)
+        while True:
+            try:
+                batch = next(batches, None)
+                rows = batch.to_pylist() if batch is not None else None
+            except _UNREADABLE as error:
+                raise UserError(f"{shown(path)} cannot be read behind row {number} ({_first(error)}); fetch it again") from error
+            if rows is None:
+                return
+            for row in rows:
+                number += 1
+                yield number, row
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 def sample_of(
@@ -49,9 +88,12 @@ def sample_of(
     value = row.get(columns.image)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
-    label = columns.label_of(row, name_of)
-    captions, split = columns.texts(row, source, label), columns.split_of(row)
-    if not value or not isinstance(value, bytes | str):
-        return RawSample(b"", captions, split, where=where, problem=f"the column {columns.image!r} holds no image")
+    try:
+        label = columns.label_of(row, name_of)
+        captions, split = columns.texts(row, source, label), columns.split_of(row)
+        if not value or not isinstance(value, bytes | str):
+            raise WrongValueError(f"the column {columns.image!r} holds no image")
+    except WrongValueError as problem:
+        return RawSample(b"", (), "", where=where, problem=str(problem))
     image = value if isinstance(value, bytes) else inside(value, where)
     return RawSample(image, captions, split, label, regions_of(row.get("regions"), where), where)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from wholegrain.data.pictures import MOST_BYTES
 from wholegrain.data.record import Region
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
+from wholegrain.files import read_bytes, shown
+
+MOST_TEXT = 16 * 2**20
+"""Bytes of a line of a table, or of a text file beside an image."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class RawSample:
     Attributes:
         image: the file's bytes, or where they are.
         captions: (text, role, source) in order.
-        split, label: as in :class:`~wholegrain.data.record.Record`.
+        split: as in :class:`~wholegrain.data.record.Record`; empty if nothing states it.
+        label: as there.
         regions: described parts, in pixels of the image.
         where: file and line, row or member, for messages.
         problem: why the sample cannot be used, if the source saw that already.
@@ -45,12 +51,12 @@ class RawSample:
     problem: str = ""
 
     def read(self) -> bytes:
-        """The image's bytes. Raises :class:`OSError` or :class:`UserError` if they cannot be read."""
+        """The image's bytes. Raises :class:`UserError` if they cannot be read."""
         if isinstance(self.image, bytes):
             return self.image
         if isinstance(self.image, Member):
             return read_member(self.image.path, self.image.offset, self.image.size)
-        return self.image.read_bytes()
+        return read_bytes(self.image, "correct the source", most=MOST_BYTES)
 
     @property
     def place(self) -> str:
@@ -66,8 +72,9 @@ class SourceOptions:
         image_column, split_column, label_column, role_column: names of columns or fields.
         caption_columns: (column, role) pairs, in order; several columns are several captions of one image.
         role: role of captions that state none.
-        split: split of samples that state none.
-        image_root: folder that relative paths are relative to, and that no path may leave; the source's own folder if empty.
+        split: split of samples that state none; empty leaves it open.
+        image_root: folder that relative paths are relative to, and that no path may leave. By default the source's own folder; and for
+            absolute paths, if the source's first path is one, the folder that all of them have in common.
     """
 
     image_column: str = ""
@@ -76,7 +83,7 @@ class SourceOptions:
     label_column: str = ""
     role_column: str = ""
     role: str = "web"
-    split: str = "train"
+    split: str = ""
     image_root: Path | None = None
 
 
@@ -90,6 +97,11 @@ class Source(Protocol):
         ...
 
 
+def utf8(text: str) -> str:
+    """A text that can be written; half a surrogate pair, which JSON and names of files can hold, becomes a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def stamp(*paths: Path) -> list[str]:
     """Name, size and time of files, for :meth:`Source.fingerprint`."""
     found = ((path, path.stat()) for path in paths)
@@ -98,23 +110,64 @@ def stamp(*paths: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class InsideFolder:
-    """Turns names of images in data into paths, and lets none leave its folder, by ``..``, as an absolute path or by a link."""
+    """Turns names of images in data into paths, and lets none leave its folder, by ``..``, as an absolute path or by a link.
+
+    Attributes:
+        root: the folder.
+        common: a folder for absolute paths, beside; ``None`` if there are none.
+    """
 
     root: Path
-    real: str = field(init=False)
+    common: Path | None = None
+    real: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "real", os.path.realpath(self.root))
+        object.__setattr__(self, "real", tuple(os.path.realpath(p) for p in (self.root, self.common) if p is not None))
+
+    @classmethod
+    def of(cls, own: Path, options: SourceOptions, names: Iterable[object]) -> InsideFolder:
+        """Of a table in the folder ``own`` with these names of images; see :attr:`SourceOptions.image_root`.
+
+        Raises:
+            UserError: there is no such folder, or absolute paths have only ``/`` in common.
+        """
+        if options.image_root is not None:
+            if not os.path.isdir(options.image_root):
+                raise UserError(f"--image-root {shown(options.image_root)} is not a folder; name the one that holds the images")
+            return cls(options.image_root)
+        found = iter(names)
+        first = next(found, None)
+        if not isinstance(first, str) or not os.path.isabs(first):
+            return cls(own)
+        common = os.path.dirname(os.path.normpath(first))
+        for name in found:
+            if isinstance(name, str) and os.path.isabs(name):
+                common = os.path.commonpath((common, os.path.dirname(os.path.normpath(name))))
+        if common == os.path.sep:
+            raise UserError(
+                f"the absolute image paths of the table in {shown(own)}, such as {shown(first)}, have no folder in common but /; "
+                "move the images into one folder and name it with --image-root"
+            )
+        return cls(own, Path(common))
+
+    @property
+    def said(self) -> str:
+        """Where pictures come from, if that is not the source's own folder; empty otherwise."""
+        return shown(self.common) if self.common is not None else ""
 
     def __call__(self, name: str, where: str) -> Path:
         path = os.path.normpath(os.path.join(self.root, name))
         folder, base = os.path.split(path)
-        real = os.path.join(_real_folder(folder), base)
-        if os.path.islink(real):
-            real = os.path.realpath(real)
-        if os.path.commonpath((real, self.real)) != self.real:
+        try:
+            real = os.path.join(_real_folder(folder), base)
+            if os.path.islink(real):
+                real = os.path.realpath(real)
+        except ValueError:  # a NUL byte, or half a surrogate pair: no such file can be, and reading says so
+            return Path(path)
+        if not any(os.path.commonpath((real, inside)) == inside for inside in self.real):
+            left = self.common if self.common is not None and os.path.isabs(name) else self.root
             raise UserError(
-                f"{where}: the image path {name!r} leaves the folder {self.root}; move the images there, "
+                f"{where}: the image path {shown(name)!r} leaves the folder {shown(left)}; move the images there, "
                 "or name the folder that holds them with --image-root"
             )
         return Path(path)

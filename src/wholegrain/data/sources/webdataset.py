@@ -6,21 +6,24 @@ regions survive.
 
 from __future__ import annotations
 
-import io
-import json
+import os
 import re
-import tarfile
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-from wholegrain.data.pictures import SUFFIXES
-from wholegrain.data.sources.columns import Columns, regions_of
-from wholegrain.data.sources.sample import Member, RawSample, SourceOptions, stamp
+from wholegrain.data.pictures import MOST_BYTES, SUFFIXES
+from wholegrain.data.sources.columns import Columns, WrongValueError, regions_of
+from wholegrain.data.sources.sample import MOST_TEXT, Member, RawSample, SourceOptions, stamp
+from wholegrain.data.sources.tar import members
 from wholegrain.errors import UserError
+from wholegrain.files import open_file, parse_json, shown
+from wholegrain.structure import StructureError
 
 _TEXTS = (".txt", ".json", ".cls", ".npy")
+_MOST_SHARDS = 10**6
+"""That a pattern may name."""
 
 
 class WebDatasetSource:
@@ -33,49 +36,47 @@ class WebDatasetSource:
                 "there are no tar shards to read; give a .tar file, a folder of them, or a pattern like name-{000000..000009}.tar"
             )
         for shard in shards:
-            if not shard.is_file():
-                raise UserError(f"the shard {shard} does not exist; correct the pattern or fetch the shard")
+            os.close(open_file(shard, "correct the pattern or fetch the shard"))
 
     def __iter__(self) -> Iterator[RawSample]:
         for shard in self.shards:
-            for stem, members in groupby(self.members(shard), lambda member: member[0]):
-                yield self._sample(shard, stem, {suffix: data for _, suffix, data in members})
+            for stem, parts in groupby(self.members(shard), lambda part: part[0]):
+                yield self._sample(shard, stem, {suffix: data for _, suffix, data in parts})
 
     def members(self, shard: Path) -> Iterator[tuple[str, str, bytes | Member]]:
         """(stem, suffix, place or bytes) of all images, texts and arrays; what is compressed comes as bytes."""
-        try:
-            with tarfile.open(shard, "r:*") as tar:
-                packed = not isinstance(tar.fileobj, io.BufferedReader)
-                for member in tar:
-                    folder, _, name = member.name.rpartition("/")
-                    stem, dot, suffix = name.partition(".")
-                    stem, suffix = f"{folder}/{stem}".lstrip("/"), (dot + suffix).lower()
-                    if member.isreg() and suffix.endswith((*SUFFIXES, *_TEXTS)):
-                        inline = packed or suffix in _TEXTS
-                        file = tar.extractfile(member) if inline else None
-                        yield stem, suffix, file.read() if file else Member(shard, member.offset_data, member.size)
-                    tar.members = []  # pyright: ignore (tarfile would keep a description of every member)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UserError(f"{shard} is not a whole tar file ({error}); fetch it again") from error
+        for member, packed in members(shard):
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, suffix = name.partition(".")
+            stem, suffix = f"{folder}/{stem}".lstrip("/"), (dot + suffix).lower()
+            if suffix.endswith((*SUFFIXES, *_TEXTS)):
+                inline = packed or suffix in _TEXTS
+                if inline and member.size > (MOST_TEXT if suffix in _TEXTS else MOST_BYTES):
+                    raise UserError(f"{shown(shard)}, member {shown(member.name)!r} has {member.size:,} bytes, too many; pack it anew")
+                yield stem, suffix, member.read() if inline else Member(shard, member.offset, member.size)
 
     def _sample(self, shard: Path, stem: str, parts: dict[str, bytes | Member]) -> RawSample:
-        where = f"{shard}, sample {stem}"
+        where = f"{shown(shard)}, sample {shown(stem)}"
         image = next((data for suffix, data in parts.items() if suffix.endswith(SUFFIXES)), None)
         text = {suffix: data for suffix, data in parts.items() if isinstance(data, bytes)}
         try:
-            row = json.loads(text.get(".json", b"{}"))
-        except ValueError:
-            row = None
-        if image is None or not isinstance(row, dict):
-            problem = "the sample has no image" if image is None else "its .json is not a JSON object"
-            return RawSample(b"", (), self.options.split, where=where, problem=problem)
-        return self._described(RawSample(image, (), self.options.split, where=where), shard, row, text)
+            if image is None:
+                raise WrongValueError("the sample has no image")
+            try:
+                row = parse_json(text.get(".json", b"{}"), dict)
+            except StructureError:
+                raise WrongValueError("its .json is not a JSON object") from None
+            return self._described(image, where, shard, row, text)
+        except WrongValueError as problem:
+            return RawSample(b"", (), "", where=where, problem=str(problem))
 
-    def _described(self, bare: RawSample, shard: Path, row: dict[str, Any], text: dict[str, bytes]) -> RawSample:
+    def _described(
+        self, image: bytes | Member, where: str, shard: Path, row: dict[str, Any], text: dict[str, bytes]
+    ) -> RawSample:
         if ".cls" in text:
             row = {"label": text[".cls"].decode("utf-8", errors="replace").strip(), **row}
         try:
-            columns = Columns.find(list(row), self.options, f"{bare.where}.json", image=False)
+            columns = Columns.find(list(row), self.options, f"{where}.json", image=False)
         except UserError:
             if self.options.caption_columns:
                 raise
@@ -84,23 +85,33 @@ class WebDatasetSource:
         captions = columns.texts(row, shard.name, label) if columns.captions or ".txt" not in text else ()
         if ".txt" in text and not captions:
             captions = ((text[".txt"].decode("utf-8", errors="replace").strip(), self.options.role, f"{shard.name}:txt"),)
-        split = columns.split_of(row)
-        return RawSample(bare.image, captions, split, label, regions_of(row.get("regions"), bare.where), bare.where)
+        return RawSample(image, captions, columns.split_of(row), label, regions_of(row.get("regions"), where), where)
 
     def fingerprint(self) -> list[str]:
         return stamp(*self.shards)
 
 
 def expand(pattern: str) -> list[Path]:
-    """``name-{000000..000009}.tar`` -> ten paths, zeros kept; ``{a,b}`` and ``*`` work, too."""
+    """``name-{000000..000009}.tar`` -> ten paths, zeros kept; ``{a,b}`` and ``*`` work, too.
+
+    Raises:
+        UserError: it names more than a million.
+    """
+    found = list(islice(_expanded(pattern), _MOST_SHARDS + 1))
+    if len(found) > _MOST_SHARDS:
+        raise UserError(f"the pattern {shown(pattern)} names more than {_MOST_SHARDS:,} shards; correct its numbers")
+    return found
+
+
+def _expanded(pattern: str) -> Iterator[Path]:
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         path = Path(pattern)
-        return sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
+        yield from sorted(path.parent.glob(path.name)) if "*" in path.name else [path]
+        return
+    numbers = re.fullmatch(r"(\d{1,18})\.\.(\d{1,18})", found[1])
+    parts: Iterable[str] = found[1].split(",")
     if numbers:
-        first, last = int(numbers[1]), int(numbers[2])
-        parts = [f"{number:0{len(numbers[1])}d}" for number in range(first, last + 1)]
-    else:
-        parts = found[1].split(",")
-    return [path for part in parts for path in expand(pattern[: found.start()] + part + pattern[found.end() :])]
+        parts = (f"{number:0{len(numbers[1])}d}" for number in range(int(numbers[1]), int(numbers[2]) + 1))
+    for part in parts:
+        yield from _expanded(pattern[: found.start()] + part + pattern[found.end() :])

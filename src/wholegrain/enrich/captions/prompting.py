@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 from wholegrain.data.record import GeneratedCaption, generated_id
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 PACKAGED = Path(__file__).parent / "prompts" / "many_sided.toml"
 _SENTENCE = re.compile(r"[.!?][\"')\]]*(?=\s|$)")
@@ -81,9 +81,7 @@ def load_prompts(wanted: Sequence[str] = ()) -> tuple[Prompt, ...]:
     found = _read(path)
     for name in names:
         if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(found)}."
-            raise UserError(f'{path.name} has no prompt "{name}"; {hint}')
+            raise UserError(f'{path.name} has no prompt "{name}"; {closest(name, found)}')
     return tuple(found[name] for name in dict.fromkeys(names)) if names else tuple(found.values())
 
 
@@ -107,7 +105,7 @@ def _prompt(path: Path, name: str, values: Any, version: str) -> Prompt:
         raise UserError(f'{path}: the prompt {name!r} needs a plain name and a text, as in [detail] with text = "...".')
     for key, value in values.items():
         if key not in kinds:
-            raise UserError(f"{path}: the prompt {name!r} has an unknown key {key!r}; there are {', '.join(kinds)}.")
+            raise UserError(f"{path}: the prompt {name!r} has an unknown key {key!r}; {closest(key, kinds)}")
         right = isinstance(value, str) if kinds[key] == "str" else isinstance(value, int | float) and not isinstance(value, bool)
         if (
             not right

@@ -28,6 +28,7 @@ from wholegrain.enrich.words.source import Source, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.enrich.words.text import Edit, apply, edited
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 KINDS = ("relation", "attribute", "object", "action")
 _POS = {"attribute": "ADJ", "object": "NOUN", "action": "VERB"}
@@ -87,7 +88,7 @@ class CeClipStage(Stage):
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or self.variant not in ("released", "corrected"):
             wrong, known = (unknown[0], KINDS) if unknown else (self.variant, ("released", "corrected"))
-            raise UserError(f"CE-CLIP's negatives know no {wrong!r}; choose among {', '.join(known)}.")
+            raise UserError(f"CE-CLIP's negatives know no {wrong!r}; {closest(wrong, known)}")
         self._loaded: Any = None
         self._identity = _digest(self.model)
 

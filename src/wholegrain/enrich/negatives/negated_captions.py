@@ -19,6 +19,7 @@ from wholegrain.enrich.words.source import Source, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger, Word
 from wholegrain.enrich.words.text import Edit, Edited, edited
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 _CLAUSES = frozenset({"one", "while", "as", "with", "who", "which"})
 _FAMILIES = ("object", "attribute", "relation", "action", "count")
@@ -48,7 +49,7 @@ class NegatedCaptionsStage(Stage):
         self.kinds = tuple(dict.fromkeys(k for kind in self.kinds for k in (NEGATIONS if kind == "negation" else (kind,))))
         unknown = [kind for kind in self.kinds if kind not in NEGATIONS]
         if unknown:
-            raise UserError(f"There is no kind {unknown[0]!r} of negated captions; choose among {', '.join(NEGATIONS)}.")
+            raise UserError(f"There is no kind {unknown[0]!r} of negated captions; {closest(unknown[0], NEGATIONS)}")
         wanted = [kind.removeprefix("negation_") for kind in self.kinds]
         plain = [kind for kind in KINDS if kind.split("_")[0] in wanted]
         self.plain = NegativesStage(plain, 1, self.seed, self.tagger, ())

@@ -16,6 +16,7 @@ from wholegrain.enrich.words.source import Source, said_of, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edit, apply
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 KINDS = ("swap_noun", "swap_adjective", "swap_adverb", "swap_verb", "swap_phrase")
 _POS = {"swap_noun": "NOUN", "swap_adjective": "ADJ", "swap_adverb": "ADV", "swap_verb": "VERB"}
@@ -44,7 +45,7 @@ class NegClipStage(Stage):
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown:
-            raise UserError(f"There is no kind {unknown[0]!r} of NegCLIP's swaps; choose among {', '.join(KINDS)}.")
+            raise UserError(f"There is no kind {unknown[0]!r} of NegCLIP's swaps; {closest(unknown[0], KINDS)}")
 
     @property
     def identity(self) -> dict[str, Any]:  # type: ignore[override]

@@ -18,6 +18,7 @@ from wholegrain.enrich.words.source import Source, said_of, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edited, edited
 from wholegrain.errors import UserError
+from wholegrain.suggest import closest
 
 VERSION = 3
 ALL_KINDS = (*KINDS, *NEGATIONS)
@@ -74,9 +75,8 @@ class NegativesStage(Stage):
         wanted = [k for kind in self.kinds for k in ([k for k in ALL_KINDS if k.startswith(f"{kind}_")] or [kind])]
         unknown = [kind for kind in wanted if kind not in ALL_KINDS]
         if unknown:
-            raise UserError(
-                f"There is no kind {unknown[0]!r} of hard negatives; choose among {', '.join(ALL_KINDS)} object, attribute and negation."
-            )
+            near = closest(unknown[0], [*ALL_KINDS, "object", "attribute", "negation"])
+            raise UserError(f"There is no kind {unknown[0]!r} of hard negatives; {near}")
         if set(self.balance) - set(BALANCES):
             raise UserError(f"Hard negatives can be balanced by {' and '.join(BALANCES)}, not by {', '.join(self.balance)}.")
         self.kinds = tuple(dict.fromkeys(wanted))

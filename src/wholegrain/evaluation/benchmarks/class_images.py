@@ -34,6 +34,7 @@ from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS, ClassTask
 from wholegrain.evaluation.benchmarks.files import read_json
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
 from wholegrain.evaluation.templates import templates_of
+from wholegrain.files import read_text
 
 Labels = tuple[tuple[int, ...], ...]
 Part = tuple[tuple[Picture, ...], Labels]
@@ -110,7 +111,10 @@ def _own_templates(place: Path) -> tuple[str, ...]:
 def _shards(folder: Path) -> Part:
     """All pictures of ``0.tar`` … of a part, with their classes."""
     try:
-        count = int((folder / "nshards.txt").read_text())
+        count = int(read_text(folder / "nshards.txt", "get the set again", most=100))
+        there = sum(1 for _ in folder.glob("*.tar"))
+        if not 0 < count <= there:
+            raise UserError(f"{folder / 'nshards.txt'} says {count} tar files, and there are {there}; get the set again.")
     except ValueError as error:
         raise UserError(f"{folder / 'nshards.txt'} is no number; it should say how many tar files there are.") from error
     source = WebDatasetSource([folder / f"{n}.tar" for n in range(count)], SourceOptions())
@@ -135,7 +139,7 @@ def _label(parts: dict[str, bytes | Member], where: str) -> tuple[int, ...]:
             return (int(one),)
         if isinstance(several, bytes):
             return tuple(np.flatnonzero(np.load(io.BytesIO(several), allow_pickle=False)).tolist())
-    except ValueError as error:
+    except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: its class cannot be read ({error}); get the shard again.") from error
     raise UserError(f"{where} has no .cls, the number of its class; is this a set for classification?")
 

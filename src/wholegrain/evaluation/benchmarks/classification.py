@@ -31,6 +31,7 @@ from wholegrain.evaluation.linear_probe import probe
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, table
 from wholegrain.evaluation.similarity import index_vectors
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.zero_shot import classified, scores_with, sentences_of, unique_names
 from wholegrain.features import ImageFeatures
 
@@ -114,10 +115,11 @@ def judged(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int
     result = classified(found.name, keys, scores_BC, true_B, found.classes, protocol, seed)
     if found.metric == "roc_auc" and len(found.classes) == 2 and len(true_B.unique()) == 2:
         score_B = (scores_BC[:, 1] - scores_BC[:, 0]).double().numpy()
-        mixed_B = np.random.default_rng([seed, 5]).permutation(len(score_B))
+        other_B = stand_ins(keys, seed)
+        control_B = None if other_B is None else score_B[other_B]
         label_B, ones = true_B.numpy() == 1, np.ones(len(score_B), dtype=np.int64)
         result = replace(
-            result, figures=(auc_figure("roc_auc", score_B, score_B[mixed_B], label_B, ones, list(keys), seed), *result.figures)
+            result, figures=(auc_figure("roc_auc", score_B, control_B, label_B, ones, list(keys), seed), *result.figures)
         )
     return _quoted_first(result, found.metric)
 

@@ -38,6 +38,13 @@ class Pictures:
         }
         self._picture = {key: picture for picture, key in self.key.items()}
 
+    def of_one_file(self) -> list[list[str]]:
+        """The keys of pictures that are cut from one file, file by file."""
+        cuts: dict[str, list[str]] = {}
+        for picture, file in self.file.items():
+            cuts.setdefault(file, []).append(self.key[picture])
+        return [keys for keys in cuts.values() if len(keys) > 1]
+
     def pixels(self, key: str) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]``; a box is cut to what lies inside the picture (Pillow's crop would pad with black)."""
         picture = self._picture[key]

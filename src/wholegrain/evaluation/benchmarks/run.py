@@ -35,6 +35,7 @@ from wholegrain.evaluation.corruptions import corruption_names
 from wholegrain.evaluation.feature_store import FeatureStore
 from wholegrain.evaluation.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.suggest import closest
 
 READERS: dict[str, Callable[..., Any]] = {
     "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
@@ -108,9 +109,7 @@ def _check(one: Asked) -> None:
     if is_function(one.name):
         return
     if one.name not in READERS:
-        raise UserError(
-            f"There is no benchmark {one.name!r}; choose from {', '.join(READERS)}, or name a function as file.py:function."
-        )
+        raise UserError(f"There is no benchmark {one.name!r}; {closest(one.name, READERS)} One of your own is named file.py:function.")
     if one.further.corrupt:
         corruption_names(one.further.corrupt)
     if one.folder is None:
@@ -178,7 +177,7 @@ def run_benchmarks(
 
     Args:
         cache: a folder for features, kept from run to run.
-        left_out: is filled with benchmark -> reason for those that this model or machine cannot do.
+        left_out: is filled with benchmark -> reason for those that this model or machine cannot do, for the caller to tell.
 
     Raises:
         UserError: when a folder lacks what a benchmark needs, or no benchmark could be done.
@@ -196,7 +195,7 @@ def run_benchmarks(
                     results.append(_named(result, results))
         except NotSupportedError as reason:
             reasons[one.name] = str(reason)
-            if progress:
+            if progress and left_out is None:
                 console.print(f"left out: {one.name}. {reason}", highlight=False, markup=False, soft_wrap=True)
     if wanted and not results:
         raise UserError("No benchmark could be done: " + " ".join(f"{name}: {why}" for name, why in reasons.items()))

@@ -8,7 +8,8 @@ Figures over all items (unless the benchmark says that this has no meaning), the
   false texts the same is asked of lengths and word weights as of the model's scores. An item that compares pictures of one text has none;
 * ``NAME_accuracy``: an average over parts, each part's mean weighing as :func:`~wholegrain.evaluation.benchmarks.items.leaves` says.
 
-The shuffled-images control gives every picture's place to one other picture of the benchmark. Intervals draw picture files (all items of
+The shuffled-images control gives every picture's place to one other picture of the benchmark, never to one that an item sets beside it or
+that is cut from the same file (:mod:`wholegrain.evaluation.stand_ins`). Intervals draw picture files (all items of
 a file at once) with replacement.
 """
 
@@ -32,6 +33,7 @@ from wholegrain.evaluation.pair_scores import PairScores
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.rows import Rows, figures, join, table
 from wholegrain.evaluation.similarity import unit
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import all_above
 
 FEW = 100
@@ -58,7 +60,8 @@ def score(
     keys = list(dict.fromkeys(pictures.key.values()))
     scores = PairScores(keys, store.images(pictures, keys, progress), texts, text, model) if keys else None
     places = {name: n for n, name in enumerate(texts)}
-    other = stand_ins(len(keys), seed)
+    together = [[pictures.key[p] for p in item.pictures] for item in benchmark.items if len(item.pictures) > 1]
+    other = stand_ins(keys, seed, (*together, *pictures.of_one_file()))
     parts = []
     for shape in dict.fromkeys(item.shape for item in benchmark.items):
         items = [item for item in benchmark.items if item.shape == shape]
@@ -80,26 +83,14 @@ def score(
     )
 
 
-def stand_ins(count: int, seed: int) -> np.ndarray:
-    """int64 ``[B]``: another picture for each picture (itself only if there is no other).
-
-    Example:
-        >>> bool((stand_ins(5, 0) != np.arange(5)).all())
-        True
-    """
-    order = np.random.default_rng([seed, 7]).permutation(count)
-    partner = np.empty(count, dtype=np.int64)
-    partner[order] = np.roll(order, 1)
-    return partner
-
-
-def _rows(items: Sequence[Item], scores: PairScores, pictures: Pictures, other: np.ndarray) -> Rows:
+def _rows(items: Sequence[Item], scores: PairScores, pictures: Pictures, other: np.ndarray | None) -> Rows:
     """Rows of items of one shape that look at pictures."""
     image_NI = np.array([[scores.image(pictures.key[p]) for p in item.pictures] for item in items])
     text_NT = np.array([[scores.text(text) for text in (*item.true, *item.false)] for item in items])
     measure, chance = _measure(items[0].shape)
     s = scores(image_NI[:, :, None], text_NT[:, None, :])
-    values, control = measure(s), measure(scores(other[image_NI][:, :, None], text_NT[:, None, :]))
+    values = measure(s)
+    control = {} if other is None else measure(scores(other[image_NI][:, :, None], text_NT[:, None, :]))
     files = [tuple(pictures.file[p] for p in item.pictures) for item in items]
     blind = _blind(items, files)
     chance = {**chance, **{name: next(iter(chance.values())) if items[0].shape[0] == 1 else 0.5 for name in blind}}
@@ -169,7 +160,7 @@ def _together(items: Sequence[Item], values: Values, control: Values, chance: di
             if name in item.together:
                 members.setdefault(item.together[name], []).append(n)
         for end in ("", "_expected"):
-            for columns in (values, control):
+            for columns in filter(None, (values, control)):
                 column = np.full(len(items), np.nan)
                 for places in members.values():
                     column[places[0]] = np.prod(columns[f"accuracy{end}"][places])

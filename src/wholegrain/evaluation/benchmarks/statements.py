@@ -8,7 +8,6 @@ import numpy as np
 
 from wholegrain.evaluation.benchmarks.items import Statements
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.benchmarks.scoring import stand_ins
 from wholegrain.evaluation.blind import length
 from wholegrain.evaluation.encode import Progress
 from wholegrain.evaluation.feature_store import FeatureStore
@@ -16,6 +15,7 @@ from wholegrain.evaluation.intervals import bootstrap_statistic
 from wholegrain.evaluation.pair_scores import PairScores
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.rows import Rows, table
+from wholegrain.evaluation.stand_ins import stand_ins
 from wholegrain.evaluation.ties import classes
 
 
@@ -38,8 +38,9 @@ def score_statements(
     image_N = np.array([scores.image(pictures.key[item.picture]) for item in items])
     text_N = np.array([scores.text(item.text) for item in items])
     files = [pictures.file[item.picture] for item in items]
+    other = stand_ins(keys, seed, pictures.of_one_file())
     all_N = {
-        "auc": (scores(image_N, text_N), scores(stand_ins(len(keys), seed)[image_N], text_N)),
+        "auc": (scores(image_N, text_N), None if other is None else scores(other[image_N], text_N)),
         "blind_shorter_auc": (np.array([-float(length(item.text)) for item in items]), None),
     }
     group_N = np.array([item.group for item in items], dtype=object)

@@ -1,0 +1,79 @@
+"""Which split a photo is in, where its source says nothing of splits.
+
+A photo's place is its key, read as a fraction of 1: the first 90% of all possible keys are ``train``, the next 5% ``val``, the last 5%
+``test``. So a photo stays where it is when others come or go, its copies are with it, and the order of the source does not matter. A part
+that would get no photo takes the one whose key is nearest, if there are as many photos as parts; with fewer photos, all are ``train``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from wholegrain.errors import UserError
+
+SPLITS = ("train", "val", "test")
+USUAL = "90/5/5"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Split:
+    """How photos are shared out.
+
+    Attributes:
+        said: what the manifest says of it.
+        borders: first numbers (64 bits of a key) of ``val`` and of ``test``; none if all others are ``train``.
+    """
+
+    said: str
+    borders: tuple[int, ...] = ()
+
+    def of(self, key: str, stated: str) -> str:
+        """The split of a photo; what its source states comes first."""
+        return stated or SPLITS[sum(int(key[:16], 16) >= border for border in self.borders)]
+
+
+def shares_of(told: str) -> tuple[float, ...]:
+    """``80/10/10`` as shares of train, val and test that add up to 1; ``none`` is all train.
+
+    Raises:
+        UserError: it is neither.
+
+    Example:
+        >>> shares_of("8/1/1"), shares_of("none")
+        ((0.8, 0.1, 0.1), (1.0, 0.0, 0.0))
+    """
+    try:
+        parts = (1.0, 0.0, 0.0) if told == NONE else tuple(float(part) for part in told.split("/"))
+    except ValueError:
+        parts = ()
+    if len(parts) != len(SPLITS) or not all(math.isfinite(part) and part >= 0 for part in parts) or not parts[0] > 0:
+        raise UserError(
+            f"--split-by {told!r} is neither shares of train, val and test, such as {USUAL}, nor none; a column is named by --split-column"
+        )
+    return tuple(part / sum(parts) for part in parts)
+
+
+def split_by_key(number_N: np.ndarray, told: str = USUAL) -> Split:
+    """Shares photos out by their keys.
+
+    Args:
+        number_N: uint64, the first 64 bits of the key of each photo, in any order, repeated or not.
+        told: see :func:`shares_of`.
+    """
+    if told == NONE:
+        return Split("all train, as told")
+    shares, number_N = shares_of(told), np.unique(number_N)
+    wanted = [1 if share > 0 else 0 for share in shares]
+    if len(number_N) < sum(wanted):
+        return Split(f"all train: fewer photos than parts of {told}")
+    borders, before = [], 0
+    for part in (1, 2):
+        place = int(np.searchsorted(number_N, np.uint64(min(2**64 - 1, int(sum(shares[:part]) * 2**64)))))
+        place = min(max(place, before + wanted[part - 1]), len(number_N) - sum(wanted[part:]))
+        borders.append(2**64 if place == len(number_N) else int(number_N[place]))
+        before = place
+    return Split(f"{told} train/val/test by the hash of each photo", tuple(borders))
