@@ -40,7 +40,7 @@ def test_open_clips_loader_is_measured_where_it_is_installed(dataset):
     pytest.importorskip("open_clip_train.data", exc_type=ImportError)
     said = []
     costs = measure_loading(dataset, Preprocess(32), ClipTokenizer(), workers=1, batch=4, seconds=0.2, rounds=1, say=said.append)
-    assert "open_clip, CSV" in costs.rates or any("left out" in line for line in said)
+    assert "open_clip, CSV" in costs.rates, said
 
 
 def test_ratios_are_of_the_same_round():

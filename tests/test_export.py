@@ -10,7 +10,7 @@ import torch
 from open_clip.model import CustomTextCLIP
 from PIL import Image
 from test_model_io import open_clip_folder, small, with_timm
-from tiny_models import TEXTS, pixels, randomised, save_transformers, transformers_clip, transformers_siglip
+from tiny_models import TEXTS, TOKENIZER, pixels, randomised, save_transformers, transformers_clip, transformers_siglip
 from torch.nn.functional import cosine_similarity
 
 from wholegrain.data.preprocess import Preprocess
@@ -20,6 +20,7 @@ from wholegrain.towers import HeadConfig, convert_head, load_model
 from wholegrain.towers import export as towers_export
 from wholegrain.towers.export import export_model
 from wholegrain.towers.heads import PlainHead, Widths
+from wholegrain.towers.hf_text import HfTextTower
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import split_open_clip
 from wholegrain.towers.plain_form import _of_branches, approximated
@@ -150,7 +151,20 @@ def with_bias(tmp_path):
     return model
 
 
+def a_pair(tmp_path):
+    """A network of timm beside an encoder of Hugging Face, as ``pair.toml`` makes it."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    config = transformers.BertConfig(vocab_size=TOKENIZER.vocab_size, max_position_embeddings=20, **sizes)
+    text = HfTextTower(transformers.BertModel(config, add_pooling_layer=False), "mean", 12)
+    image = timm_tower("test_efficientnet", 64)
+    return Model(image, text, PlainHead(Widths(image.width, text.width, 8)), Preprocess(64, "squash"), TOKENIZER).eval()
+
+
+OUT_OF_PAIRS = r"this (text tower|one) \(bert of Hugging Face\); export --to onnx, or --to wholegrain"
 REFUSED = [
+    (a_pair, "open_clip", OUT_OF_PAIRS),
+    (a_pair, "transformers", OUT_OF_PAIRS),
     (lambda t: convert_head(of_open_clip(t), HeadConfig("branches", branches=2)), "open_clip", "its 2 branches"),
     (lambda t: convert_head(of_open_clip(t), HeadConfig("branches", branches=2, source="mlp")), "transformers", "its 2 branches"),
     (lambda t: convert_head(of_open_clip(t), "sparc"), "open_clip", "SPARC adapters"),

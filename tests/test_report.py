@@ -145,8 +145,11 @@ def test_pictures_have_texts_and_tables_have_headers(page):
     pictures = [attributes for tag, attributes in tags if tag == "img"]
     assert len(pictures) > 30
     assert all(attributes.get("alt") for attributes in pictures)
-    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in tags if tag == "th")
-    assert all(a.get("aria-label") or a.get("aria-hidden") for tag, a in tags if tag == "svg")
+    headers, drawings = ([attributes for tag, attributes in tags if tag == wanted] for wanted in ("th", "svg"))
+    assert headers
+    assert all(attributes.get("scope") in ("row", "col") for attributes in headers)
+    assert drawings
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in drawings)
 
 
 def test_texts_of_others_are_escaped(page):

@@ -82,7 +82,7 @@ def test_the_same_weights_as_a_plain_file(tiny, tmp_path):
 
 def test_the_activation_of_a_tag(tiny, tmp_path, monkeypatch):
     save_file({k: v.contiguous() for k, v in tiny.state_dict().items()}, tmp_path / "w.safetensors")
-    tag = {"url": "x", "quick_gelu": True, "mean": (0.1,) * 3}
+    tag = {"url": (tmp_path / "w.safetensors").as_uri(), "quick_gelu": True, "mean": (0.1,) * 3}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "Tiny", {"own": tag})
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda cfg, cache_dir=None: str(tmp_path / "w.safetensors"))
     model = load_model("Tiny:own")

@@ -138,9 +138,9 @@ def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
 
 def _facts(wish: Wish, done: Done) -> Facts:
     """What the card says, from the run that made the model, if one did."""
-    run = _run_of(wish.spec)
+    run = run_of(wish.spec)
     history = read_history(run)
-    training = _training(history) if run is not None else {"model": wish.spec}
+    training = training_of(history) if run is not None else {"model": wish.spec}
     start = str(history.facts.get("model", ""))
     scores = [] if done.approximation else _scores(wish.results, run)
     if done.recalls:
@@ -160,14 +160,16 @@ def _facts(wish: Wish, done: Done) -> Facts:
     )
 
 
-def _training(history: History) -> dict[str, Any]:
+def training_of(history: History) -> dict[str, Any]:
+    """What made a model, row by row: recipe, data, start, seed, command, versions, the optimiser's main values."""
     found = {key: history.facts[key] for key in TRAINED if key in history.facts}
     if "data" in found:
         found["data"] = Path(str(found["data"])).name
     optimiser = history.recipe.get("optimiser", {})
-    found |= {key: optimiser[key] for key in ("batch", "lr", "epochs", "steps") if optimiser.get(key)}
+    length = "steps" if optimiser.get("steps") else "epochs"
+    found |= {key: optimiser[key] for key in ("batch", "lr", length) if optimiser.get(key)}
     if history.steps:
-        found["steps taken"] = int(history.steps[-1].get("step", len(history.steps)))
+        found["steps taken"] = history.step_count
     return found
 
 
@@ -204,7 +206,8 @@ def _scores(results: Path | None, run: Path | None) -> list[Score]:
     return [Score("validation", name, data, "val", float(value)) for name, value in numbers.items()]
 
 
-def _run_of(spec: str) -> Path | None:
+def run_of(spec: str) -> Path | None:
+    """The folder of the run that a model comes from, if it comes from one."""
     name = split_options(spec)[0]
     for path in (Path(name), Path(name.rpartition(":")[0] or name), Path(name).parent):
         if (path / "run.json").is_file() and path != Path("."):

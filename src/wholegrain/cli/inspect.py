@@ -1,38 +1,74 @@
-"""``wholegrain inspect``: what is in a prepared data set, as tables and as a page of pictures."""
+"""``wholegrain inspect``: what is in a prepared data set, as tables and as a page of pictures, or what a model is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from wholegrain.errors import UserError
 
-def inspect(
-    data: Positional[Path], /, *, out: Path | None = None, per_split: int = 12, seed: int = 0, sheet: bool = True
-) -> None:
-    """Look at a data set: counts, lengths, duplicates and broken images, and a contact sheet in HTML.
+if TYPE_CHECKING:
+    from wholegrain.app.about import About
+
+MODELS = ("model.json", "model", "checkpoints", "open_clip_config.json", "config.json")
+"""What is in a folder that is a model or a run."""
+
+
+def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int = 12, seed: int = 0, sheet: bool = True) -> None:
+    """Look at a data set: counts, lengths, duplicates and broken images, and a contact sheet in HTML; or at a model.
+
+    Of a model: its towers and head, their parameters, pictures, tokeniser, scale, and the training that it comes from.
 
     wholegrain inspect data/photos
+    wholegrain inspect runs/latest
 
     Args:
-        data: a prepared data set.
+        what: a prepared data set, or a model as in "train --model"; a folder with manifest.json is a data set.
         out: the HTML file to write; by default contact_sheet.html in the data set's folder.
         per_split: pictures shown of each split.
         seed: which pictures; the same seed shows the same ones.
         sheet: write the contact sheet.
     """
+    from wholegrain.data.remote import address
+
+    console = Console(markup=False)
+    if address(what) is None and not (Path(what) / "manifest.json").is_file():
+        from wholegrain.app.about import about
+
+        if Path(what).is_dir() and not any((Path(what) / name).exists() for name in MODELS):
+            raise UserError(f"{what} holds neither a data set (manifest.json) nor a model ({', '.join(MODELS)}); check the path")
+        print_about(about(what), console)
+        return
     from wholegrain.data.dataset import Dataset
 
-    dataset, console = Dataset(data), Console(markup=False)
+    dataset = Dataset(what)
     print_manifest(dataset.manifest, console)
     if sheet:
         from wholegrain.report.contact_sheet import write_contact_sheet
 
-        path = write_contact_sheet(dataset, out or data / "contact_sheet.html", per_split=per_split, seed=seed)
+        path = write_contact_sheet(dataset, out or Path(what) / "contact_sheet.html", per_split=per_split, seed=seed)
         console.print(f"\npictures: {path}", highlight=False, soft_wrap=True)
+
+
+def print_about(found: About, console: Console) -> None:
+    """Prints what a model is."""
+    parts = Table("part", "what", "width", "parameters", "trained", title="Model", title_justify="left")
+    for part in found.parts:
+        parts.add_row(part.name, part.what, str(part.width), f"{part.parameters:,}", f"{part.trained:,}")
+    parts.add_row("all", "", "", f"{sum(p.parameters for p in found.parts):,}", f"{sum(p.trained for p in found.parts):,}")
+    for column in parts.columns[2:]:
+        column.justify = "right"
+    console.print(parts)
+    for name, value in found.facts:
+        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
+    if found.training:
+        console.print("\nTraining", highlight=False)
+    for name, value in found.training:
+        console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
 
 
 def print_manifest(manifest: dict[str, Any], console: Console) -> None:

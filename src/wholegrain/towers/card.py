@@ -81,7 +81,7 @@ def _front(facts: Facts) -> str:
     try:
         from huggingface_hub import EvalResult, ModelCardData
     except ImportError as error:
-        raise UserError("writing a model's card needs huggingface_hub; install it") from error
+        raise UserError("writing a model's card needs huggingface_hub; install it with: pip install huggingface_hub") from error
 
     results = [
         EvalResult(

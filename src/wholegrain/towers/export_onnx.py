@@ -269,5 +269,5 @@ def _packages() -> tuple[Any, Any]:
         import onnxruntime
         import onnxscript  # noqa: F401  (torch's exporter asks for it)
     except ImportError as error:
-        raise UserError(f"exporting to ONNX needs {error.name}; install wholegrain[onnx]") from error
+        raise UserError(f'exporting to ONNX needs {error.name}; install it with: pip install "wholegrain[onnx]"') from error
     return onnx, onnxruntime

@@ -21,7 +21,7 @@ from wholegrain.text.tokenizer import ClipTokenizer
 from wholegrain.towers.head import Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipPooledTower, OpenClipTextTower
-from wholegrain.towers.plain_form import special_part
+from wholegrain.towers.plain_form import BEYOND, named, special_part
 from wholegrain.towers.sameness import Sample, distance, features
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tokenizer_files import write_tokenizer
@@ -81,7 +81,7 @@ def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
         raise UserError(f"open_clip has no place for {part}; export to onnx or wholegrain, or give --approximate")
     image, text = model.image_tower, model.text_tower
     if not isinstance(text, OpenClipTextTower):
-        raise UserError(f"open_clip has no configuration for this text tower ({_named(text)}); export to onnx or wholegrain")
+        raise UserError(f"open_clip has no configuration for this text tower ({named(text)}); {BEYOND}")
     widths = model.head.widths
     config: dict[str, Any] = {"embed_dim": widths.shared}
     vision, quick = _vision_config(image, widths)
@@ -112,7 +112,7 @@ def _vision_config(tower: Any, widths: Widths) -> tuple[dict[str, Any], bool | N
         is_timm = "timm_model_name" in own["vision_cfg"]
         return dict(own["vision_cfg"]), None if is_timm else bool(own["quick_gelu"])
     if not isinstance(tower, TimmImageTower) or tower.config()["kind"] not in ("timm", "open_clip"):
-        raise UserError(f"open_clip has no configuration for this image tower ({_named(tower)}); export to onnx or wholegrain")
+        raise UserError(f"open_clip has no configuration for this image tower ({named(tower)}); {BEYOND}")
     config = tower.config()
     if config["kind"] == "open_clip":
         return dict(config["model"]["vision_cfg"]), None
@@ -193,10 +193,3 @@ def _fill(net: Any, state: dict[str, Tensor], projection: nn.Module, name: str) 
 def _weights(tower: nn.Module) -> dict[str, Tensor]:
     named = ((key.replace("_orig_mod.", ""), value) for key, value in tower.state_dict().items())
     return {key.removeprefix("net."): value.detach().float() for key, value in named}
-
-
-def _named(tower: Any) -> str:
-    config = tower.config()
-    return {"hf": lambda: config["hf"]["model_type"], "small": lambda: "the preset small"}.get(
-        config["kind"], lambda: type(tower).__name__
-    )()

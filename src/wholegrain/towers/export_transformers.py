@@ -19,7 +19,7 @@ from wholegrain.errors import UserError
 from wholegrain.towers import weight_names
 from wholegrain.towers.model import Model
 from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipTextTower
-from wholegrain.towers.plain_form import special_part
+from wholegrain.towers.plain_form import BEYOND, named, special_part
 from wholegrain.towers.sameness import TEXTS, Sample, distance, features
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tokenizer_files import write_tokenizer
@@ -41,7 +41,7 @@ def write_transformers(model: Model, folder: Path) -> None:
     text: Any = model.text_tower
     if not isinstance(text, OpenClipTextTower):
         raise UserError(
-            f"transformers' CLIP has no text tower like this one ({text.config()['kind']}); export to onnx or wholegrain"
+            f"transformers' CLIP and SigLIP have no text tower like this one ({named(text)}); {BEYOND}"
         )
     _same_or_refuse(text.config()["model"]["text_cfg"], CLIPTextCfg, _TEXT, "text")
     if isinstance(model.image_tower, OpenClipImageTower):
@@ -87,7 +87,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError("exporting to transformers needs transformers; install wholegrain[hf]") from error
+        raise UserError('exporting to transformers needs transformers; install it with: pip install "wholegrain[hf]"') from error
     return transformers
 
 

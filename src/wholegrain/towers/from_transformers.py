@@ -234,7 +234,7 @@ def _read_config(folder: Path, kind: str) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError(f"{folder} is a transformers model, and transformers is not here; install wholegrain[hf]") from error
+        raise UserError(f'{folder} needs transformers; install it with: pip install "wholegrain[hf]"') from error
     check_numbers(read_json(folder / CONFIG_FILE, dict[str, Any], AGAIN), str(folder / CONFIG_FILE), AGAIN)
     try:
         reader = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]

@@ -28,7 +28,7 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise UserError("a text tower from a Hugging Face folder needs transformers; install wholegrain[hf]") from error
+        raise UserError('a text tower from a Hugging Face folder needs transformers; install it with: pip install "wholegrain[hf]"') from error
     return transformers
 
 

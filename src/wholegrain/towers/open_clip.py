@@ -13,6 +13,8 @@ towers from Hugging Face inside open_clip (a pair in TOML serves those). Release
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -24,12 +26,14 @@ from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
+from wholegrain.data.network import hub_or_cache, reachable, unfetched
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.towers.blocks import Grid, Packed, spare
 from wholegrain.towers.bounds import check_numbers, dry
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.head import PlainHead, Widths
+from wholegrain.towers.hub import not_here
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
 from wholegrain.towers.tensor_files import size_of
 from wholegrain.towers.timm_image import TimmImageTower
@@ -391,12 +395,10 @@ def _stated(folder: Path) -> dict[str, Any]:
     stated = read_json(path, _Stated, AGAIN)
     config: dict[str, Any] = dict(stated["model_cfg"])
     check_numbers(stated, str(path), AGAIN)
-    if "hf_model_name" in config["text_cfg"]:
-        raise UserError(f"{path} reads text with a Hugging Face tower; describe the two towers as a pair in TOML")
+    refuse_other_kinds(str(path), config)
     weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))
     most = max((size_of(file, AGAIN) for file in weights), default=0)
-    if "multimodal_cfg" not in config:
-        dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
+    dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
     return config
 
 
@@ -416,7 +418,8 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
             the weights were trained with, where the tag or the file says so.
     """
     folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
-    model_cfg = open_clip.get_model_config(name) if folder is None else _stated(folder)
+    with _fetching(name, {}) if name.startswith("hf-hub:") else nullcontext():
+        model_cfg = open_clip.get_model_config(name) if folder is None else _stated(folder)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
     refuse_other_kinds(name, model_cfg)
@@ -426,7 +429,8 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
     # open_clip only warns where weights were trained with quick GELU and the name says plain GELU, as "ViT-B-32:openai" does
     quick = openai or bool(stated.get("quick_gelu", False)) or bool(model_cfg.get("quick_gelu", False))
     model_cfg["quick_gelu"] = quick
-    with warnings.catch_warnings():
+    fetched = bool(stated) or name.startswith("hf-hub:")
+    with _fetching(name if tag is None else f"{name}:{tag}", stated) if fetched else nullcontext(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "QuickGELU mismatch")
         clip = open_clip.create_model(
             name,
@@ -439,3 +443,23 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
     if file is not None:
         load_clip_weights(clip, state, file)  # type: ignore[arg-type]
     return clip, model_cfg, dict(open_clip.get_model_preprocess_cfg(clip))  # type: ignore[return-value]
+
+
+@contextmanager
+def _fetching(what: str, stated: dict[str, Any]) -> Iterator[None]:
+    """While open_clip fetches weights, from the Hub or, for the few tags that are not there, from the address that it states."""
+    url = "" if not stated or stated.get("hf_hub") else str(stated.get("url", ""))
+    if url:
+        cached = Path("~/.cache/clip").expanduser()  # open_clip's own
+        if not (cached / Path(url).name).is_file() and not reachable(url):
+            raise not_here(what, str(cached), url)
+        yield
+        return
+    reached = True
+    try:
+        with hub_or_cache() as reached:
+            yield
+    except Exception as error:  # open_clip wraps what the hub raises
+        if not reached and unfetched(error):
+            raise not_here(what) from error
+        raise

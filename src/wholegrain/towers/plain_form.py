@@ -22,6 +22,8 @@ from wholegrain.towers.io import build_image_tower
 from wholegrain.towers.model import Model
 
 SCORED_BY_COSINE = ("plain", "mgca", "cosmos")
+BEYOND = "export --to onnx, or --to wholegrain (a folder that every command here takes)"
+"""What holds models that are no ordinary CLIP."""
 COSINE_OF = ("filip", "pacl", "flair", "fusion")
 """Heads whose joint score stands beside plain pooled vectors."""
 
@@ -42,6 +44,14 @@ def special_part(model: Model) -> str | None:
     if getattr(tower, "branches", None) is not None or getattr(tower, "mlp_branches", None) is not None:
         return "the branches of its image tower"
     return None
+
+
+def named(tower: Any) -> str:
+    """What a tower is, for a sentence."""
+    config = tower.config()
+    if config["kind"] == "hf":
+        return f"{config['hf']['model_type']} of Hugging Face"
+    return "the preset small" if config["kind"] == "small" else type(tower).__name__
 
 
 @dataclass(frozen=True)

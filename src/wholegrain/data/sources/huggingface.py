@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wholegrain.data.network import hub_or_cache, no_network, unfetched
 from wholegrain.data.sources.columns import Columns
 from wholegrain.data.sources.parquet import sample_of
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
@@ -59,11 +60,19 @@ class HuggingFaceSource:
 
 
 def _load(datasets: Any, name: str, split: str) -> dict[str, Any]:
-    folder = Path(name)
+    folder, reached = Path(name), True
     try:
         saved = any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json", "dataset_info.json"))
-        loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+        if saved or folder.exists():
+            loaded = datasets.load_from_disk(name) if saved else datasets.load_dataset(name)
+        else:
+            with hub_or_cache() as reached:
+                loaded = datasets.load_dataset(name)
     except Exception as error:  # the library raises a dozen kinds for names, networks and files
+        if not reached and unfetched(error):
+            cached = str(datasets.config.HF_DATASETS_CACHE)
+            instead = "give hf:FOLDER (save_to_disk), another source, or fetch it into the cache first"
+            raise no_network(f"hf:{name}", cached, instead) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"hf:{name} cannot be loaded ({reason}); check the name, the folder and the network") from error
     # A single table says where it came from; "train" is what the library calls a table that does not.

@@ -227,7 +227,7 @@ class CeClipStage(Stage):
             try:
                 from transformers import AutoModelForMaskedLM, AutoTokenizer
             except ImportError:
-                raise UserError("CE-CLIP's negatives need transformers; install wholegrain[hf].") from None
+                raise UserError('CE-CLIP\'s negatives need transformers; install it with: pip install "wholegrain[hf]"') from None
             where = (
                 "cuda" if self.device == "auto" and torch.cuda.is_available() else "cpu" if self.device == "auto" else self.device
             )

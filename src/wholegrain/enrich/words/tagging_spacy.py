@@ -51,7 +51,7 @@ def _load(name: str) -> Any:
     try:
         import spacy
     except ImportError:
-        raise UserError("A spaCy tagger needs spaCy; install wholegrain[enrich].") from None
+        raise UserError('A spaCy tagger needs spaCy; install it with: pip install "wholegrain[enrich]"') from None
     try:
         return spacy.load(name, exclude=["parser", "ner"])
     except OSError as error:
