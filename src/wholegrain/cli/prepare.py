@@ -68,7 +68,9 @@ def prepare(
         manifest = run(
             source,
             out,
-            options=PrepareOptions(told, max_broken, shard_mib * 2**20, workers, overwrite),
+            options=PrepareOptions(
+                told, max_broken=max_broken, shard_bytes=shard_mib * 2**20, workers=workers, overwrite=overwrite
+            ),
         )
     except KeyboardInterrupt:
         print("What is done is kept; the same command goes on from there.", file=sys.stderr)

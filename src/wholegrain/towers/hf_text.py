@@ -94,6 +94,7 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
     path = folder / "config.json"
     if not os.path.lexists(path):
         raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
+    _transformers()
     stated = read_json(path, dict[str, Any], AGAIN)
     check_numbers(stated, str(path), AGAIN)
     weights = safetensors_of(folder, AGAIN)
