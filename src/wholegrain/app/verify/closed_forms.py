@@ -56,7 +56,7 @@ def _same(foils: int = FOILS) -> Batch:
     return alike(IMAGES, foils, TOKENS)
 
 
-def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm]:
+def _softmax(foils: int, loss: Any, cosines: bool = True, scale: float = SCALE) -> Iterator[ClosedForm]:
     """Of a symmetric softmax; ``foils``: how many of the foils among ``_same()`` are an image's candidates.
 
     ``cosines``: at right angles its scores are the scale for the own caption and 0 for others.
@@ -71,7 +71,7 @@ def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
     if cosines and getattr(loss, "label_smoothing", 0.0) == 0:
         said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
-        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-scale)))
 
 
 def _sigmoid(false: int) -> Iterator[ClosedForm]:
@@ -83,7 +83,7 @@ def _sigmoid(false: int) -> Iterator[ClosedForm]:
 
 
 def _clip(loss: Any) -> Iterator[ClosedForm]:
-    return _softmax(0, loss)
+    return _softmax(0, loss, scale=1 / loss.temperature if loss.temperature is not None else SCALE)
 
 
 def _negclip(loss: Any) -> Iterator[ClosedForm]:
@@ -205,7 +205,7 @@ def _multi_positive(loss: Any) -> Iterator[ClosedForm]:
     said = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
     said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
-    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
+    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-scale)))
 
 
 def _tgc(loss: Any) -> Iterator[ClosedForm]:
