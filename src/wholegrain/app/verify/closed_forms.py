@@ -205,7 +205,7 @@ def _multi_positive(loss: Any) -> Iterator[ClosedForm]:
     said = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
     said = "4 images and their captions at right angles: ln(1 + 3 e^-scale)"
-    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-scale)))
+    yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-SCALE)))
 
 
 def _tgc(loss: Any) -> Iterator[ClosedForm]:
