@@ -186,8 +186,11 @@ def test_a_head_takes_its_own_settings_alone():
     for setting in ({"patches_see": "all"}, {"legacy_plus_one": True}):
         with pytest.raises(UserError, match="here source is 'readout'"):
             convert_head(model_of(), HeadConfig("branches", source="readout", **setting))
+    model = model_of()
+    before = set(model.state_dict())
     with pytest.raises(UserError, match="branch_blocks is of source = 'mlp'"):
-        convert_head(model_of(), HeadConfig("branches", branch_blocks=1))
+        convert_head(model, HeadConfig("branches", branch_blocks=1))
+    assert set(model.state_dict()) == before  # nothing was changed
 
 
 @pytest.mark.parametrize(

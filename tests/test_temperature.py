@@ -81,8 +81,10 @@ def test_a_frozen_scale_stays_what_it_was(dataset):
     assert (model.log_scale.item(), model.scale.item()) == (5.0, 100.0)
 
 
-def test_the_gradient_at_the_cap_is_that_of_the_scale(dataset):
-    model, _ = model_at(dataset, AT_CAP)
+@pytest.mark.parametrize("start", [AT_CAP, 7.0, 1e4])
+def test_the_gradient_at_the_cap_and_above_is_that_at_100(dataset, start):
+    model, _ = model_at(dataset, start)
+    assert model.scale.item() == 100.0
     (3.0 * model.scale).backward()
     assert model.log_scale.grad.item() == pytest.approx(300.0, rel=1e-5)
 

@@ -27,6 +27,7 @@ The contract:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -120,15 +121,15 @@ def takes_numbers(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
 
 
 def capped_scale(log_scale: Tensor) -> Tensor:
-    """``exp(log_scale)``, at most 100. What lies above loses a constant, so the gradient passes there, too, and the scale can come down.
+    """``exp(log_scale)``, at most 100. Above it the gradient is that at 100, so that the scale can come down.
 
     Example:
         >>> logarithm = torch.tensor([0.0, 4.7], requires_grad=True)
         >>> capped_scale(logarithm).tolist()
         [1.0, 100.0]
     """
-    scale = log_scale.exp()
-    return scale - (scale.detach() - MAX_SCALE).clamp(min=0.0)
+    scale = log_scale.clamp(max=math.log(MAX_SCALE) + 1).exp()  # no infinity, whose gradient would be NaN
+    return torch.where(scale > MAX_SCALE, MAX_SCALE * (1 + (log_scale - log_scale.detach())), scale)
 
 
 def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:

@@ -135,21 +135,20 @@ def branch_source(model: Model, settings: TokenSettings, count: int, blocks: int
     ``blocks``: in how many blocks streams part; ``None`` for a head that cannot have streams.
     """
     tower: Any = model.image_tower
-    source = settings.source
-    if source == "mlp":
-        if blocks is None or model.image_frozen:
-            why = "the head's tokens are no branches" if blocks is None else "the image tower is frozen"
-            raise UserError(f"source = 'mlp' makes branches of the image tower's own blocks, and {why}; use source = 'auto'")
-        tower.add_mlp_branches(count, blocks or min(3, len(tower.stages())))
+    source, see, legacy = settings.source, settings.patches_see, settings.legacy_plus_one
+    if source == "mlp" and (blocks is None or model.image_frozen):
+        why = "the head's tokens are no branches" if blocks is None else "the image tower is frozen"
+        raise UserError(f"source = 'mlp' makes branches of the image tower's own blocks, and {why}; use source = 'auto'")
     if source == "auto":
         source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
-    see, legacy = settings.patches_see, settings.legacy_plus_one
+    if source != "tokens" and (see != "auto" or legacy):
+        raise UserError(f"patches_see and legacy_plus_one are of class tokens, and here source is '{source}'; leave them out")
+    if source != "mlp" and blocks:
+        raise UserError(f"branch_blocks is of source = 'mlp', and here source is '{source}'; leave it out")
     if source == "tokens":
         tower.add_branches(count, patches_see=see, legacy_plus_one=legacy, noise=settings.noise)
-    elif see != "auto" or legacy:
-        raise UserError(f"patches_see and legacy_plus_one are of class tokens, and here source is '{source}'; leave them out")
-    if blocks and source != "mlp":
-        raise UserError(f"branch_blocks is of source = 'mlp', and here source is '{source}'; leave it out")
+    if source == "mlp":
+        tower.add_mlp_branches(count, blocks or min(3, len(tower.stages())))
     return source
 
 

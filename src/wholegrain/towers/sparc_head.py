@@ -36,10 +36,10 @@ class SparcHead(PlainHead):
 
     One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear
     layer", stands on the global image path only (and in the paper's segmentation: :meth:`patches_as_images`). The paper gives h_v
-    neither width nor activation, and trains from scratch. Here
-    ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm start from a model that pools by means of its normalised
-    patches and tokens is exact; a class-token CLIP or one that pools its last token changes at once, since SPARC has no class
-    token. The mean of a text runs over all real tokens, start and end tokens included.
+    neither width nor activation, and trains from scratch. Here ``h_v(x) = x + W2 gelu(W1 x)`` with W2 = 0 at the start, so a warm
+    start from a model that pools by means of its normalised patches and tokens is exact; a class-token CLIP or one that pools its
+    last token changes at once, since SPARC has no class token. The mean of a text runs over all real tokens, start and end tokens
+    included.
     """
 
     kind = "sparc"

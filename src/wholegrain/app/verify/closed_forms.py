@@ -60,10 +60,10 @@ def _same(foils: int = FOILS) -> Batch:
     return alike(IMAGES, foils, TOKENS)
 
 
-def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm]:
+def _softmax(foils: int, loss: Any, cosines: bool = True, fixed: float | None = None) -> Iterator[ClosedForm]:
     """Of a symmetric softmax; ``foils``: how many of the foils among ``_same()`` are an image's candidates.
 
-    ``cosines``: at right angles its scores are the scale for the own caption and 0 for others.
+    ``cosines``: at right angles its scores are the scale for the own caption and 0 for others. ``fixed``: the loss has a scale of its own.
     """
     rivals = IMAGES + foils
     value = (math.log(rivals) + math.log(IMAGES)) / 2
@@ -74,13 +74,14 @@ def _softmax(foils: int, loss: Any, cosines: bool = True) -> Iterator[ClosedForm
     yield ClosedForm(said, alike(IMAGES, 0, TOKENS, captions=2), value)
     yield ClosedForm("one image and its caption: 0", lone_pair(right_angles()), 0.0)
     if cosines and getattr(loss, "label_smoothing", 0.0) == 0:
-        yield from _at_right_angles()
+        yield from _at_right_angles(fixed)
 
 
-def _at_right_angles() -> Iterator[ClosedForm]:
+def _at_right_angles(fixed: float | None = None) -> Iterator[ClosedForm]:
     for scale in (1.0, SCALE):
-        said = f"4 images and their captions at right angles: ln(1 + 3 e^-scale), scale {scale:g}"
-        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-scale)), scale)
+        own = scale if fixed is None else fixed
+        said = f"4 images and their captions at right angles: ln(1 + 3 e^-scale), scale {own:g}"
+        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-own)), scale)
 
 
 def _sigmoid(false: int) -> Iterator[ClosedForm]:
@@ -92,7 +93,7 @@ def _sigmoid(false: int) -> Iterator[ClosedForm]:
 
 
 def _clip(loss: Any) -> Iterator[ClosedForm]:
-    return _softmax(0, loss)
+    return _softmax(0, loss, fixed=None if loss.temperature is None else 1 / loss.temperature)
 
 
 def _negclip(loss: Any) -> Iterator[ClosedForm]:
