@@ -62,7 +62,7 @@ def test_a_faithful_copy_of_a_loss_is_called_right(name, tmp_path):
     ("name", "check", "said", "likely"),
     [
         ("cmr_no_margin", "reference", r"\(step \d, ", "what the state holds is not used"),
-        ("cmr_no_margin", "state", "state margin_K moves from step to step and changes nothing", "state"),
+        ("cmr_no_margin", "state", "state margin_K moves from step to step and changes nothing", "never used"),
         ("cmr_no_upper_bound", "reference", r"next state margin_K \(step 2, .*\): \d+.* where 10 is expected", "or its bounds"),
         ("cmr_no_answer", "reference", "state margin_K is not in the answer", "what is carried"),
         ("clip_right_at_7", "reference", r"\(scale (97|60)", "right at scale 7"),
