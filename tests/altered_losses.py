@@ -240,7 +240,7 @@ _BROKEN = {
         "clip_image_ids_int32 cmr_ids_float32 dreamlip_ids_float32 paraphrases_ids_int32"
     ),
     "duplicates": (
-        "cmr_next_owner cmr_caption_a_foil clip_copies_of_images clip_copies clip_neighbours_text "
+        "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text "
         "own_negatives_foil_before flair_copies"
     ),
     "text_order": "imc_foils_of_others",

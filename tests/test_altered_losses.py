@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_faithful_copy_of_a_loss_is_called_right(name, tmp_path):
     ("name", "check", "said", "likely"),
     [
         ("cmr_no_margin", "reference", r"\(step \d, ", "what the state holds is not used"),
-        ("cmr_no_margin", "state", "state margin_K moves from step to step and changes nothing", "state"),
+        ("cmr_no_margin", "state", "state margin_K moves from step to step and changes nothing", "never used"),
         ("cmr_no_upper_bound", "reference", r"next state margin_K \(step 2, .*\): \d+.* where 10 is expected", "or its bounds"),
         ("cmr_no_answer", "reference", "state margin_K is not in the answer", "what is carried"),
         ("clip_right_at_7", "reference", r"\(scale (97|60)", "right at scale 7"),
@@ -129,3 +130,6 @@ def test_the_list_is_long_and_covers_most_losses():
     assert len(SLIPS) >= 100
     assert {slip.loss for slip in SLIPS.values()} == set(packaged())
     assert set(BREAKS) <= set(SLIPS)
+    docs = (Path(__file__).parent.parent / "docs" / "verify.md").read_text(encoding="utf-8")
+    assert f"{len(SLIPS)} of them in all {len(packaged())} losses" in docs
+    assert f"finds all\n{len(SLIPS)} with `--like`, and {len(BREAKS)} without" in docs

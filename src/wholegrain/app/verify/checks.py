@@ -55,7 +55,7 @@ CHECKS = (
     ),
     Check(
         "reference",
-        "value, gradients and next state are those of loops over single samples in float64",
+        "value, gradients and next state are those of loops over single samples in float64, at many scales and over steps",
         "the formula: a wrong target, wrong candidates, a wrong denominator",
         answers.EXACT,
         answers.reference,
@@ -132,7 +132,7 @@ CHECKS = (
     ),
     Check(
         "state",
-        "carried state keeps its form, survives saving, and is the same in all processes",
+        "carried state keeps its form, survives saving, has an effect if it moves, and is the same in all processes",
         "state from this process's samples alone, or kept in the object instead of the answer",
         1e-9,
         training.state,

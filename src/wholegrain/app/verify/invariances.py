@@ -118,38 +118,26 @@ def duplicates(subject: Subject, seen: Seen) -> None:
             seen.require(copied.abs().item() > 1e-9, where + ": not at all, though documented as positive")
         else:
             seen.compare(where + " (documented: ignored)", copied, torch.zeros_like(copied))
-    if documented == "ignore" and "negatives" in subject.needs:
-        compared |= _foil_in_true_words(subject, seen)
+    if "negatives" in subject.needs and _reads_foil_in_true_words(subject):
+        seen.notes.append("a negative in the words of its caption counts like any other")
     if not compared:
-        raise NotApplicable("it compares no image with another image's caption")
+        raise NotApplicable("; ".join(["it compares no image with another image's caption", *seen.notes]))
 
 
-def _foil_in_true_words(subject: Subject, seen: Seen) -> bool:
-    """A foil that says word for word what its caption says is neither positive nor negative: it may be anything.
-
-    Gives whether foils take part at all.
-    """
-    batch = make_batch(25, captions=(2,), duplicates=False)  # one image: under another one the foil may be false
+def _reads_foil_in_true_words(subject: Subject) -> bool:
+    """Whether it matters what a negative is that says word for word what its caption says."""
+    batch = make_batch(25, captions=(2,), duplicates=False)  # one image: under another one the negative may be false
     foil = int((~batch.pairing.true_N).nonzero()[0])
     ids = batch.pairing.text_id_N.clone()
     ids[foil] = ids[batch.pairing.negative_of_N[foil]]
     copied = replace(batch, pairing=replace(batch.pairing, text_id_N=ids))
-    usual, other = (_changed(x, "texts", foil, torch.Generator().manual_seed(2)) for x in (batch, copied))
-    takes_part = (subject.evaluate(usual).value - subject.evaluate(batch).value).abs().item() > 1e-9
-    if takes_part:
-        what = f"value with other features for text {foil}, a foil in the words of its caption (documented: ignored)"
-        seen.compare(what, subject.evaluate(other).value, subject.evaluate(copied).value)
-    return takes_part
-
-
-def _changed(batch: Batch, rows: str, row: int, draw: torch.Generator) -> Batch:
-    """With other features for one image or text."""
-    changed = {}
-    for name, x in batch.parts().items():
-        if batch.rows_of(name) == rows:
-            other = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)
-            changed[name] = torch.where((torch.arange(len(x)) == row).view(-1, *[1] * (x.ndim - 1)), other, x)
-    return batch.with_leaves(changed)
+    draw = torch.Generator().manual_seed(2)
+    names = [name for name in batch.parts() if batch.rows_of(name) == "texts"]
+    changed = {name: batch.parts()[name].clone() for name in names}
+    for x in changed.values():
+        x[foil] = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)
+    there, here = (subject.evaluate(x).value for x in (copied.with_leaves(changed), copied))
+    return (there - here).abs().item() > 1e-9
 
 
 def ids(subject: Subject, seen: Seen) -> None:

@@ -19,7 +19,6 @@ _TARGETS = "the targets are constants in the backward pass"
 _BALANCED = "the targets are balanced over the whole batch, in which every sample meets every other"
 _KEPT = "which patches an image keeps depends on its own texts, and so texts reach whatever the image is compared with"
 _BY_ID = "pairs are drawn by hashes of their ids, so that all processes draw the same"
-_LEFT_IN = "a negative in the words of its caption is compared like any other, as released"
 _DRAWN = "which pairs are drawn hangs on their ids, so copies are drawn otherwise"
 _CHOSEN = "which branch a text takes depends on its image and decides whose rival the text is"
 _FELLOWS = "vectors that have seen both sides are fellow rivals of a third, whatever is known of the two"
@@ -35,7 +34,7 @@ def known_breaks(loss: Any) -> dict[str, str]:
 
 
 def _imc(loss: Any) -> dict[str, str]:
-    found = {"text_order": _FIRST, "duplicates": _LEFT_IN} if loss.variant in ("released", "first_release") else {}
+    found = {"text_order": _FIRST} if loss.variant in ("released", "first_release") else {}
     if loss.variant == "own" and loss.positive == "sibling":
         found["text_order"] = _NEXT
     if loss.variant in ("own", "paper") and loss.scaled and loss.scores == "cosine":

@@ -92,8 +92,10 @@ def _has_effect(subject: Subject, seen: Seen, initial: State) -> None:
     batches = [make_batch(3), drawn_near(make_batch(3)), make_batch(28)]
     pairs = [[evaluate(subject.loss, batch, state=s) for s in (initial, later)] for batch in batches if moved]
     same = all(torch.equal(a.value, b.value) and all(map(torch.equal, a.grads.values(), b.grads.values())) for a, b in pairs)
+    idle = bool(moved) and same
+    seen.likely = "what is carried is never used: a margin, or an average, was dropped from the formula" if idle else ""
     seen.require(
-        not moved or not same,
+        not idle,
         f"state {', '.join(moved)} moves from step to step and changes nothing: value and gradients are those of the first step",
     )
 
