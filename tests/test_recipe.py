@@ -56,13 +56,13 @@ def test_overrides_by_dotted_name():
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        (["--optimiser.lrr", "1"], r'"optimiser\.lrr" in clip.*"lr"'),
+        (["--optimiser.lrr", "1"], r'clip has .*"optimiser\.lrr".*"lr"'),
         (["--optimser.lr", "1"], r'"optimser".*"optimiser"'),
         (["--optimiser.lr", "fast"], r"optimiser\.lr.*'fast' is not a number"),
         (["--data.negatives.count", "1.5"], r"data\.negatives\.count.*1\.5 is not a whole number"),
         (["--optimiser.schedule", "cosin"], r'cosin.*"cosine"'),
         (["--terms.clp.weight", "1"], r'terms\.clp.*"clip"'),
-        (["--data.captions", "[{ cout = 1 }]"], r'data\.captions\.cout.*"count"'),
+        (["--data.captions", "[{ cout = 1 }]"], r'data\.captions\.0\.cout.*"count"'),
         (["--data.crop_scale", "[0.9, 0.5]"], r"crop_scale"),
         (["--model.branches", "3"], r"branches = 3"),
         (["--optimiser.lr"], r"--optimiser\.lr has no value"),
@@ -77,13 +77,13 @@ def test_wrong_overrides_are_explained(override, said):
 def test_wrong_files_are_explained(tmp_path):
     with pytest.raises(UserError, match=r'"ce_clp".*"ce_clip"'):
         load_recipe("ce_clp")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         load_recipe(tmp_path / "none.toml")
     (tmp_path / "a.toml").write_text("terms = [")
     with pytest.raises(UserError, match=r"a\.toml is not valid TOML"):
         load_recipe(tmp_path / "a.toml")
     (tmp_path / "b.toml").write_text("[[terms]]\nweight = 2.0\n")
-    with pytest.raises(UserError, match=r'"terms\.loss" is missing in .*b\.toml'):
+    with pytest.raises(UserError, match=r'b\.toml has no key "terms\.0\.loss"'):
         load_recipe(tmp_path / "b.toml")
     with pytest.raises(UserError, match="different names"):
         load_recipe({"terms": [{"loss": "clip"}, {"loss": "clip"}]})

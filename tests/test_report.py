@@ -77,7 +77,7 @@ def make_model(dataset, seed, branches=0):
     )
     model = small_model(config, train_tokenizer(texts, 100, 20))
     if branches:
-        convert_head(model, HeadConfig("branches", {"branches": branches}))
+        convert_head(model, HeadConfig("branches", branches=branches))
     return model.eval()
 
 
