@@ -3,7 +3,9 @@
 import tomllib
 
 import pytest
+from damage import damaged_json, met_badly
 
+from wholegrain.cli.main import split_overrides
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, selects, to_table, to_toml
@@ -101,3 +103,68 @@ def test_selects():
     assert selects([], "web")
     assert selects(["any"], "x")
     assert not selects(["any", "-x"], "x")
+
+
+def test_wrong_values_of_recipes_give_a_sentence_or_a_recipe():
+    whole, bad = to_table(load_recipe("wholegrain")), []
+    for n, (what, value) in enumerate(damaged_json(whole)):
+        if n % 5 == 0 and isinstance(value, dict) and "nested" not in what:
+            bad.append(met_badly(what, lambda value=value: Objective(load_recipe(value).terms)))
+    assert len(bad) > 100
+    assert not any(bad), "\n".join(filter(None, bad))
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_recipe({**whole, "seed": nested})
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimiser.epochs=inf", "optimiser.lr=nan", "optimiser.lr=inf", "optimiser.lr=1e9", "optimiser.warmup_steps=-1", "optimiser.batch=0",
+        "optimiser.batch=1000000000000", "optimiser.steps=-5", "optimiser.grad_clip=nan", "seed=-1", "terms.clip.weight=nan",
+        "terms.clip.weight=-1.0", "terms.clip.weight=1e300", "terms.clip.roles=[1]", "terms.clip.roles=web", "model.lora.rank=100000",
+        "model.lora.alpha=inf", "data.negatives.count=1000000000", "data.views=[{count=1000000000}]", "teacher.momentum=nan",
+        "saving.keep=1000000000000000000000",
+    ],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_by_key(override):
+    key = override.partition("=")[0].removeprefix("terms.clip.").rpartition(".")[2]
+    with pytest.raises(UserError, match=rf"The recipe clip has a wrong value at .*{key}"):
+        load_recipe("clip", [f"--{override}"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"label_smoothing": "much"}, r"label_smoothing.*'much' is not a number"),
+        ({"label_smoothing": None}, "label_smoothing"),
+        ({"duplicates": "ignor"}, r'duplicates.*\'ignor\' is not one of.*perhaps meant "ignore"'),
+        ({"duplicates": ["ignore"]}, "duplicates"),
+        ({"label_smooting": 0.1}, 'no setting "label_smooting".*"label_smoothing"'),
+    ],
+)
+def test_settings_of_a_loss_have_its_types(settings, words):
+    with pytest.raises(UserError, match=words):
+        Objective(load_recipe({"terms": [{"loss": "clip", "settings": settings}]}).terms)
+    assert load_recipe({"terms": [{"loss": "many_to_many", "settings": {"roles": ["a", "b"]}}]}).terms
+
+
+def test_a_loss_of_ones_own_may_have_settings_of_any_type(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom pathlib import Path\n@dataclass\nclass Own:\n"
+        "    place: Path | None = None\n    tables: 'list[Unknown] | None' = None\n    needs = frozenset()\n    def __call__(self): ...\n"
+    )
+    term = {"loss": f"{tmp_path / 'own.py'}:Own", "settings": {"place": "here", "tables": [1]}}
+    Objective(load_recipe({"terms": [term]}).terms)
+
+
+def test_an_option_without_a_value_does_not_swallow_the_next_one():
+    rest, dotted = split_overrides(["--optimiser.recompute", "--data", "photos", "--optimiser.lr", "-1", "--saving.asynchronous"])
+    assert rest == ["--data", "photos"]
+    assert dotted == ["--optimiser.recompute", "true", "--optimiser.lr", "-1", "--saving.asynchronous", "true"]
+    recipe = load_recipe("clip", ["--optimiser.recompute", "true", "--seed=3"])
+    assert recipe.optimiser.recompute
+    with pytest.raises(UserError, match=r'"optimiser\.lr": True is not a number'):
+        load_recipe("clip", split_overrides(["--optimiser.lr", "--data", "photos"])[1])

@@ -8,7 +8,6 @@ refused with the file, the key and the closest valid key; the command line overr
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -73,8 +72,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> load_recipe("clip", ["--optimiser.lr", "1e-5"]).optimiser.lr
         1e-05
     """
-    table, place, name = _read(source)
+    place = "The recipe"
     try:
+        table, place, name = _read(source)
         for key, value in _pairs(overrides):
             _override(table, key, value)
         recipe = _checked(table)
@@ -200,9 +200,9 @@ def _checked(table: dict[str, Any]) -> Recipe:
         StructureError: a wrong key or value, or one out of range.
     """
     for dotted, value in _numbers(table, ""):
-        if not math.isfinite(value) or abs(value) >= 2**63:
-            shown = value if isinstance(value, float) else "the number"
-            raise StructureError(f'has a wrong value at "{dotted}": {shown} is not finite, or too large')
+        if not abs(value) < 2**63:  # NaN, too
+            found = value if isinstance(value, float) else "the number"
+            raise StructureError(f'has a wrong value at "{dotted}": {found} is not finite, or too large')
     recipe = structure(table, Recipe, _CONVERTER)
     for dotted, value in _numbers(to_table(recipe), ""):
         least, most = RANGES.get(".".join(part for part in dotted.split(".") if not part.isdigit()), (value, value))

@@ -366,11 +366,12 @@ def selects(roles: Sequence[str], role: str) -> bool:
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
-    "terms.weight": (-1e6, 1e6),
+    "terms.weight": (0, 1e6),
     "data.captions.count": (1, 10_000),
     "data.captions.sentences": (0, 10_000),
     "data.negatives.count": (0, 10_000),
     "data.views.count": (1, 100),
+    "data.shuffle_window": (0, 10**6),
     "model.branches": (0, 1024),
     "model.lora.rank": (0, 4096),
     "model.lora.alpha": (0, 1e6),

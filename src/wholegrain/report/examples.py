@@ -58,7 +58,7 @@ def twin_rows(result: TaskResult | None) -> dict[str, dict[str, Any]]:
     """Item -> its row, of a composition result."""
     if result is None:
         return {}
-    need_columns(result, ("item", "group", "group_score", "key0", "key1", "caption0", "caption1", "s00", "s01", "s10", "s11"))
+    need_columns(result, ("item", "group", "group_score"))
     return {row["item"]: row for row in result.items.to_pylist()}
 
 
@@ -99,6 +99,8 @@ def twin_flow(first: TaskResult, last: TaskResult) -> dict[str, int]:
 
 def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> list[dict[str, Any]]:
     """What the page shows of each twin: pictures, captions, every entry's scores and heat maps."""
+    for result in filter(None, (entry.result("composition") for entry in entries)):
+        need_columns(result, ("key0", "key1", "caption0", "caption1", "s00", "s01", "s10", "s11"))
     rows = {entry.name: twin_rows(entry.result("composition")) for entry in entries}
     named = next(iter(rows.values()))
     cards = []
