@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -12,8 +13,8 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from wholegrain.errors import UserError
 from wholegrain.losses.contract import NEEDS, Loss
-from wholegrain.objectives.schema import Term, closest
-from wholegrain.structure import structure
+from wholegrain.objectives.schema import SETTING_RANGES, Term, closest
+from wholegrain.structure import StructureError, structure
 
 
 def resolve_loss(term: Term) -> Loss:
@@ -59,12 +60,15 @@ def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
     except (NameError, TypeError):  # of a user's own loss
         hints = {}
-    typed = {}
+    typed, ours = {}, str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
     for name, value in settings.items():
         if name in hints and _plain(hints[name]):
             typed[name] = structure({name: value}, dict[str, hints[name]])[name]
         else:
             typed[name] = tuple(value) if isinstance(value, list) else value
+        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
+        if ours and isinstance(value, int | float) and not least <= value <= most:
+            raise StructureError(f"{name} is {value}; it must be from {least} to {most:,}")
     return typed
 
 
