@@ -109,16 +109,16 @@ def soon(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def met_badly(what: str, read: Callable[[], Any], seconds: float = 2.0) -> str | None:
+def met_badly(what: str, read: Callable[..., Any], *given: Any, seconds: float = 2.0) -> str | None:
     """What is bad about how a reader meets damage, or ``None``: it gave a result, or one sentence.
 
     Args:
         what: the damage, for the answer.
-        read: reads the damaged thing and checks what it gave.
+        read: reads the damaged thing and checks what it gave; is called with ``given``.
     """
     try:
         with soon(seconds):
-            read()
+            read(*given)
     except (UserError, MachineError) as error:
         said = str(error)
         return f"{what}: several lines or a very long one: {said[:300]!r}" if "\n" in said or len(said) > 1500 else None

@@ -49,13 +49,13 @@ def test_damaged_results_give_a_sentence_and_no_file(results, digests, capsys):
     if not digests:
         undigested(results / "a")
     cases = damaged_files(results / "a", lambda path: "clip_benchmark" not in path.parts, every=1 if digests else 2)
-    bad = [said for what, copy in cases if (said := met_badly(what, lambda: used(copy, results / "b")))]
+    bad = [said for what, copy in cases if (said := met_badly(what, used, copy, results / "b"))]
     assert not bad, "\n".join(bad)
 
 
 def test_wrong_values_give_a_sentence_or_a_result(results, capsys):
     cases = damaged_json_files(results / "a", lambda path: path.name == "results.json", every=11)
-    bad = [said for what, copy in cases if (said := met_badly(what, lambda: used(copy, results / "b")))]
+    bad = [said for what, copy in cases if (said := met_badly(what, used, copy, results / "b"))]
     assert not bad, "\n".join(bad)
 
 

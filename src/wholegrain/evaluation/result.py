@@ -245,7 +245,7 @@ NUMBERS = ("s00", "s01", "s10", "s11", "s_true", "s_false", "group_score", "cand
 
 
 def _check_columns(table: pa.Table, figures: Sequence[Figure], path: Path) -> None:
-    kinds = {name: "text" for name in TEXTS} | {name: "number" for name in NUMBERS} | {"overall": "truth"}
+    kinds = dict.fromkeys(TEXTS, "text") | dict.fromkeys(NUMBERS, "number") | {"overall": "truth"}
     kinds |= {name: "number" for figure in figures if (name := figure.name.rpartition("/")[2]) not in kinds}
     for name in table.column_names:
         kind, found = kinds.get(name), table.schema.field(name).type

@@ -11,9 +11,9 @@ import torch
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.structure import StructureError, structure
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
+from wholegrain.structure import StructureError, structure
 from wholegrain.towers.heads import HeadConfig, convert_head
 from wholegrain.towers.lora import add_lora
 from wholegrain.towers.model import Model
