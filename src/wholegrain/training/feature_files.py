@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from wholegrain.errors import MachineError
+from wholegrain.errors import MachineError, UserError
+from wholegrain.towers.tensor_files import read_tensors
 from wholegrain.towers.tower import TunedModule
 
 
@@ -48,8 +49,8 @@ def read_features(path: Path, most: float) -> dict[str, Tensor] | None:
     try:
         if path.stat().st_size > most:
             return None
-        return load_file(path)
-    except (OSError, SafetensorError):
+        return read_tensors(path, "delete it")
+    except (OSError, UserError):
         return None
 
 
@@ -62,7 +63,7 @@ def write_features(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+        save_file({name: tensors[name].contiguous() for name in sorted(tensors)}, part)
         os.replace(part, path)
     except (OSError, SafetensorError) as problem:
         raise MachineError(
