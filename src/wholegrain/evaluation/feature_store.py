@@ -25,7 +25,7 @@ from wholegrain.evaluation.sharing import alone_or_first, of_all
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.files import parse_json
 from wholegrain.structure import StructureError
-from wholegrain.towers.tensor_files import read_header, read_tensors
+from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 
 Side = Literal["images", "texts"]
 
@@ -76,9 +76,9 @@ class FeatureStore:
         wanted, found = set(names), {}
         for path in sorted(self.folder.glob(f"{side}-*.safetensors")) if self.folder is not None else []:
             facts = _facts(path, ImageFeatures if side == "images" else TextFeatures)
-            for name in facts.get("names", ()):
-                if name in wanted:
-                    found.setdefault(name, (path, facts))
+            here = [name for name in facts.get("names", ()) if name in wanted and name not in found]
+            if here and facts.get("digest") in (None, tensors_digest(read_tensors(path, "delete it"))):
+                found |= dict.fromkeys(here, (path, facts))
         everywhere = set.intersection(*(set(there) for there in of_all(list(found))))
         return {name: place for name, place in found.items() if name in everywhere}
 
@@ -99,7 +99,7 @@ class FeatureStore:
         path = self.folder / f"{side}-{_digest(list(names))[:24]}.safetensors"
         tensors = {n: v.contiguous() for n, v in sorted(vars(made).items()) if isinstance(v, Tensor)}
         tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in getattr(made, "learned", {}).items()}
-        facts = {"names": list(names), "grid": getattr(made, "grid", None), **facts}
+        facts = {"names": list(names), "grid": getattr(made, "grid", None), "digest": tensors_digest(tensors), **facts}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,11 +124,12 @@ def _digest(value: Any) -> str:
 
 
 class _Facts(TypedDict):
-    """What a file says of itself: what it holds features of, how patches lie, and which texts were cut."""
+    """What a file says of itself: what it holds features of, how patches lie, which texts were cut, and a digest of its values."""
 
     names: list[str]
     grid: NotRequired[tuple[int, int] | None]
     cut: NotRequired[dict[str, bool]]
+    digest: NotRequired[str]
 
 
 def _facts(path: Path, kind: type) -> dict[str, Any]:
