@@ -237,7 +237,7 @@ def test_last_stages_of_a_cnn_are_its_end():
 def test_faults():
     with pytest.raises(UserError, match="mobilenetv2_100"):
         timm_tower("mobilenet_v2_100", 64)
-    with pytest.raises(UserError, match="refuses"):
+    with pytest.raises(UserError, match="no_such"):
         timm_tower("test_efficientnet", 64, {"no_such": 1})
     with pytest.raises(UserError, match="power of two"):
         SmallConfig(image_size=60, patch=6)

@@ -253,7 +253,7 @@ def boxed(folder: Path) -> list[Boxed]:
     if (folder / "boxes.json").is_file():
         rows = read_json(folder / "boxes.json", dict[str, _Picture], _MEND)
         return [
-            Boxed(name, folder / name, tuple(tuple(o["box"]) for o in row["objects"]), tuple(o["class"] for o in row["objects"]))
+            Boxed(name, folder / name, tuple(o["box"] for o in row["objects"]), tuple(o["class"] for o in row["objects"]))
             for name, row in sorted(rows.items())
             if row["objects"]
         ]

@@ -20,8 +20,8 @@ import tomli_w
 
 from wholegrain.errors import UserError
 from wholegrain.files import read_toml, shown
+from wholegrain.objectives.ranges import RANGES
 from wholegrain.objectives.schema import (
-    RANGES,
     CaptionDraw,
     DataRecipe,
     ModelRecipe,

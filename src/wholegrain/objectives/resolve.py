@@ -13,7 +13,8 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from wholegrain.errors import UserError
 from wholegrain.losses.contract import NEEDS, Loss
-from wholegrain.objectives.schema import SETTING_RANGES, Term, closest
+from wholegrain.objectives.ranges import SETTING_RANGES
+from wholegrain.objectives.schema import Term, closest
 from wholegrain.structure import StructureError, structure
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import open_clip
 import torch
@@ -25,19 +25,14 @@ from open_clip.transformer import TextTransformer, VisionTransformer, text_globa
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.files import read_json
 from wholegrain.towers.blocks import Grid, Packed, spare
-from wholegrain.towers.bounds import check_numbers, dry
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.heads import PlainHead, Widths
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
-from wholegrain.towers.tensor_files import size_of
+from wholegrain.towers.open_clip_folder import LOCAL, read_stated
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
 from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
-
-CONFIG_FILE, LOCAL = "open_clip_config.json", "local-dir:"
-AGAIN = "get the complete model again"
 
 
 class OpenClipImageTower(TunedModule):
@@ -350,47 +345,6 @@ def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool)
     return OpenClipTextTower(net, config, pad_id, true_length)
 
 
-class _Sizes(TypedDict):
-    """What open_clip's configurations of a model must say."""
-
-    embed_dim: int
-    vision_cfg: dict[str, Any]
-    text_cfg: dict[str, Any]
-    quick_gelu: NotRequired[bool]
-
-
-class _Stated(TypedDict):
-    """``open_clip_config.json``."""
-
-    model_cfg: _Sizes
-    preprocess_cfg: NotRequired[dict[str, Any]]
-
-
-def _stated(folder: Path) -> dict[str, Any]:
-    """The configuration in a folder, of a model that its weights can fill.
-
-    open_clip reads the folder again by itself; what it would trip over is refused here first.
-    """
-    path = folder / CONFIG_FILE
-    stated = read_json(path, _Stated, AGAIN)
-    config: dict[str, Any] = dict(stated["model_cfg"])
-    check_numbers(stated, str(path), AGAIN)
-    if "hf_model_name" in config["text_cfg"]:
-        raise UserError(f"{path} reads text with a Hugging Face tower; describe the two towers as a pair in TOML")
-    weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))
-    most = max((size_of(file, AGAIN) for file in weights), default=0)
-    if "multimodal_cfg" not in config:
-        dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
-    return config
-
-
-def _both(config: dict[str, Any]) -> None:
-    quick = config.get("quick_gelu", False)
-    vision = {name: value for name, value in config["vision_cfg"].items() if name != "timm_model_pretrained"}
-    _build_vision_tower(config["embed_dim"], vision, quick)  # type: ignore[arg-type]
-    _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), quick)  # type: ignore[arg-type]
-
-
 def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any], dict[str, Any]]:
     """open_clip's model, its configuration and its preprocessing record.
 
@@ -400,7 +354,7 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
             the weights were trained with, where the tag or the file says so.
     """
     folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
-    model_cfg = open_clip.get_model_config(name) if folder is None else _stated(folder)
+    model_cfg = open_clip.get_model_config(name) if folder is None else read_stated(folder)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
     if "multimodal_cfg" in model_cfg:
