@@ -32,29 +32,40 @@ WRONG = {
 """What stands in the place of a value, by its name."""
 
 
-def damaged_files(folder: Path, chosen: Callable[[Path], bool] = lambda path: True) -> Iterator[tuple[str, Path]]:
+def damaged_files(folder: Path, chosen: Callable[[Path], bool] = lambda path: True, every: int = 1) -> Iterator[tuple[str, Path]]:
     """(what is wrong, a copy of the folder in which that is wrong), one file at a time; a copy is gone when the next is asked for.
 
     Each file is flipped, filled, cut, emptied, lengthened, taken away, and replaced by what is no file.
 
     Args:
         chosen: which files, by their path inside the folder.
+        every: only one case out of so many.
     """
     names = sorted(path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    count = 0
     for name in filter(chosen, names):
         whole = (Path(folder) / name).read_bytes()
         for said, harm in _harms(whole):
+            count += 1
+            if count % every:
+                continue
             with _copied(folder) as copy:
                 (copy / name).unlink()
                 harm(copy / name)
                 yield f"{name} {said}", copy
 
 
-def damaged_json_files(folder: Path, chosen: Callable[[Path], bool] = lambda path: True) -> Iterator[tuple[str, Path]]:
+def damaged_json_files(
+    folder: Path, chosen: Callable[[Path], bool] = lambda path: True, every: int = 1
+) -> Iterator[tuple[str, Path]]:
     """As :func:`damaged_files`, one value of one JSON file at a time (:func:`damaged_json`)."""
     names = sorted(path.relative_to(folder) for path in Path(folder).rglob("*.json") if path.is_file())
+    count = 0
     for name in filter(chosen, names):
         for where, value in damaged_json(json.loads((Path(folder) / name).read_text(encoding="utf-8"))):
+            count += 1
+            if count % every:
+                continue
             with _copied(folder) as copy:
                 (copy / name).write_text(json_text(value), encoding="utf-8")
                 yield f"{name} {where}", copy
@@ -98,16 +109,16 @@ def soon(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def met_badly(what: str, read: Callable[[], Any], seconds: float = 2.0) -> str | None:
+def met_badly(what: str, read: Callable[..., Any], *given: Any, seconds: float = 2.0) -> str | None:
     """What is bad about how a reader meets damage, or ``None``: it gave a result, or one sentence.
 
     Args:
         what: the damage, for the answer.
-        read: reads the damaged thing and checks what it gave.
+        read: reads the damaged thing and checks what it gave; is called with ``given``.
     """
     try:
         with soon(seconds):
-            read()
+            read(*given)
     except (UserError, MachineError) as error:
         said = str(error)
         return f"{what}: several lines or a very long one: {said[:300]!r}" if "\n" in said or len(said) > 1500 else None

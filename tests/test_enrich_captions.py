@@ -306,7 +306,7 @@ def test_prompts_are_data(tmp_path):
     file.write_text(file.read_text().replace("feel?", "feel to you?"))
     assert load_prompts([str(file), "mood"])[0].version != before
     for text, words in (
-        ("[a]\nrole = \"x\"", "needs a plain name and a text"), ('[a]\ntext = "x"\nrol = "y"', "unknown key 'rol'"), ("a = ", "is no TOML"),
+        ("[a]\nrole = \"x\"", 'has no key "text"'), ('[a]\ntext = "x"\nrol = "y"', 'unknown key "rol", perhaps meant "role"'), ("a = ", "is not valid TOML"),
         ('[a]\ntext = "x"\nmax_tokens = 0', "max_tokens = 0 is not allowed"), ("", "has no prompts"),
     ):  # fmt: skip
         file.write_text(text)
@@ -314,7 +314,7 @@ def test_prompts_are_data(tmp_path):
             load_prompts([str(file)])
     with pytest.raises(UserError, match='did you mean "style"'):
         load_prompts(["styl"])
-    with pytest.raises(UserError, match="no file of prompts"):
+    with pytest.raises(UserError, match="does not exist"):
         load_prompts(["none.toml"])
 
 

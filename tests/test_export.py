@@ -278,3 +278,13 @@ def test_towers_with_other_activations_cannot_be_one_model_of_open_clip(tmp_path
         export_model(model, tmp_path / "out", "open_clip")
     export_model(model, tmp_path / "out", "transformers")
     assert replace(model.preprocess) == load_model(tmp_path / "out").preprocess
+
+
+@pytest.mark.parametrize("to", ["open_clip", "wholegrain", "transformers"])
+def test_the_same_model_is_exported_as_the_same_bytes(to, tmp_path):
+    model = of_transformers(tmp_path) if to == "transformers" else of_open_clip(tmp_path)
+    folders = []
+    for name in ("a", "b"):
+        export_model(model, tmp_path / name, to)
+        folders.append({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()})
+    assert folders[0] == folders[1]

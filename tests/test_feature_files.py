@@ -127,7 +127,7 @@ def test_a_damaged_file_is_made_anew(dataset, tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch):
-    def full(tensors, path):
+    def full(tensors, path, metadata=None):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 

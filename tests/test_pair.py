@@ -99,6 +99,13 @@ def test_files_beside_the_toml_come_first(pair, sources, tmp_path):
         ("context = 20", "context = 50", "40 positions"),
         ("context = 20", 'pool = "max"', "not one of mean, first"),
         ("[shared]", "[shared", "not valid TOML"),
+        ('pad_type = "same"', "pad_type = -1", r"pair\.toml: timm's test_efficientnet with the kwargs"),
+        ('pad_type = "same"', 'checkpoint_path = "x.pth"', "'checkpoint_path', which fetches or runs something"),
+        ('pad_type = "same"', "in_chans = 1000000000", "in_chans"),
+        ("width = 24", "width = 1000000000", "width is 1,000,000,000"),
+        ("size = 64", "size = 1000000", "size must be from 1"),
+        ("context = 20", "context = 1000000000", "context"),
+        ("[text]", "[text]\nx = " + "[" * 100_000, "nested too deeply"),
     ],
 )
 def test_faults_are_named(pair, old, new, words):

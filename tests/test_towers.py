@@ -10,7 +10,8 @@ from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.hf_text import HfTextTower
 from wholegrain.towers.io import load_model
-from wholegrain.towers.open_clip import refuse_other_kinds, split_open_clip
+from wholegrain.towers.open_clip import split_open_clip
+from wholegrain.towers.open_clip_folder import refuse_other_kinds
 from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
 from wholegrain.towers.timm_image import TimmImageTower, timm_tower
 from wholegrain.towers.tower import keeps_true_length, masked_mean, real_tokens

@@ -166,6 +166,19 @@ def read_parquet(path: Path | str, schema: pa.Schema, advice: str) -> pa.Table:
         UnreadableError: it is no parquet file, is damaged, lacks a column, has other types, or says that it unpacks to more than this
             machine's memory.
     """
+    return _in_types(path, _columns(path, schema.names, advice), schema, advice)
+
+
+def read_whole_parquet(path: Path | str, advice: str) -> pa.Table:
+    """All columns, values checked, with the file's metadata; its reader checks the types.
+
+    Raises:
+        UnreadableError: as :func:`read_parquet`.
+    """
+    return _columns(path, None, advice)
+
+
+def _columns(path: Path | str, wanted: list[str] | None, advice: str) -> pa.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -174,20 +187,34 @@ def read_parquet(path: Path | str, schema: pa.Schema, advice: str) -> pa.Table:
             size = sum(opened.metadata.row_group(number).total_byte_size for number in range(opened.metadata.num_row_groups))
             if not 0 <= size <= memory_bytes():
                 raise UnreadableError(path, f"says that it unpacks to {size:,} bytes, more than this machine has", advice)
-            missing = [name for name in schema.names if name not in opened.schema_arrow.names]
+            names = opened.schema_arrow.names if wanted is None else wanted
+            missing = [name for name in names if name not in opened.schema_arrow.names]
             if missing:
                 raise UnreadableError(path, f"has no column {missing[0]!r}", advice)
-            table = opened.read(columns=schema.names).select(schema.names)
+            table = opened.read(columns=names).select(names)
         table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise _not_a_table(path, error, advice) from None
+    return table
+
+
+def _in_types(path: Path | str, table: pa.Table, schema: pa.Schema, advice: str) -> pa.Table:
+    import pyarrow as pa
+
+    try:
         metadata = table.schema.metadata
         table = table.cast(pa.schema([field.with_nullable(True) for field in schema])).replace_schema_metadata(metadata)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise UnreadableError(path, f"is not a table of the right kind ({first})", advice) from None
+    except (pa.ArrowException, ValueError, TypeError, OverflowError, MemoryError) as error:
+        raise _not_a_table(path, error, advice) from None
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise UnreadableError(path, f"has no value in some row of the column {field.name!r}", advice)
     return table
+
+
+def _not_a_table(path: Path | str, error: Exception, advice: str) -> UnreadableError:
+    first = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    return UnreadableError(path, f"is not a table of the right kind ({first})", advice)
 
 
 def memory_bytes() -> int:

@@ -102,7 +102,9 @@ def make_converter() -> cattrs.Converter:
 
     def of_choice(value: Any, kind: Any) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
-            raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}")
+            near = nearest(str(value), [str(choice) for choice in get_args(kind)])
+            meant = f', perhaps meant "{near[0]}"' if near else ""
+            raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}{meant}")
         return value
 
     def of_union(value: Any, kind: Any) -> Any:
@@ -182,7 +184,9 @@ def _sentence(problem: BaseException) -> str:
     if isinstance(problem, cattrs.ForbiddenExtraKeysError):
         wrong = sorted(map(str, problem.extra_fields))[0]
         near = nearest(wrong, [f.name for f in fields(problem.cl)])
-        return f'has an unknown key "{".".join([*path, wrong])}"' + (f', perhaps meant "{near[0]}"' if near else "")
+        known = sorted(f.name for f in fields(problem.cl))
+        meant = f', perhaps meant "{near[0]}"' if near else f" (there {'is' if len(known) == 1 else 'are'} {', '.join(known)})"
+        return f'has an unknown key "{".".join([*path, wrong])}"{meant}'
     if isinstance(problem, _MissingError):
         return f'has no key "{".".join([*path, str(problem)])}"'
     if isinstance(problem, KeyError) and path:  # cattrs' own: the path ends with the missing key already

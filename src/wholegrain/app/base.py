@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.suite import evaluate
+from wholegrain.files import read_json
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import load_model, save_model
@@ -49,17 +51,32 @@ def load_base(world: World | None = None) -> Model:
     Raises:
         UserError: it was trained on another world than this one.
     """
-    origin = json.loads((base_folder() / "origin.json").read_text(encoding="utf-8"))
-    if world is not None and origin["world"]["hash"] != world.hash:
+    hashed = _origin()["world"]["hash"]
+    if world is not None and hashed != world.hash:
         raise UserError(
-            f"The base model was trained on the world {origin['world']['hash']} and this one is {world.hash}; make a base for it: wholegrain base OUT"
+            f"The base model was trained on the world {hashed} and this one is {world.hash}; make a base for it: wholegrain base OUT"
         )
     return load_model(str(base_folder()))
 
 
 def load_weak_kinds() -> tuple[str, ...]:
     """The kinds on which the shipped base stands near chance, as its gates found on development scenes; order and place first."""
-    return tuple(json.loads((base_folder() / "origin.json").read_text(encoding="utf-8"))["weak_kinds"])
+    return tuple(_origin()["weak_kinds"])
+
+
+class _World(TypedDict):
+    hash: str
+
+
+class _Origin(TypedDict):
+    """What is read of ``origin.json``."""
+
+    world: _World
+    weak_kinds: list[str]
+
+
+def _origin() -> _Origin:
+    return read_json(base_folder() / "origin.json", _Origin, "install wholegrain again")
 
 
 def make_base(

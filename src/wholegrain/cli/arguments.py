@@ -191,22 +191,28 @@ def _plain(option: str) -> str:
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Takes dotted options and their values out of the arguments.
+    """Takes dotted options and their values out of the arguments; one without a value, before another option or at the end, is true.
 
     Example:
         >>> split_overrides(["clip", "--optimiser.lr", "1e-5", "--data", "photos", "--data.crop_scale=[0.5, 1.0]"])
         (['clip', '--data', 'photos'], ['--optimiser.lr', '1e-5', '--data.crop_scale=[0.5, 1.0]'])
+        >>> split_overrides(["--optimiser.recompute", "--data", "photos"])
+        (['--data', 'photos'], ['--optimiser.recompute', 'true'])
     """
     rest: list[str] = []
     dotted: list[str] = []
     waiting = False
     for argument in arguments:
-        if waiting:
+        if waiting and not argument.startswith("--"):
             dotted.append(argument)
             waiting = False
-        elif argument.startswith("--") and "." in argument.partition("=")[0]:
+            continue
+        if waiting:
+            dotted.append("true")
+            waiting = False
+        if argument.startswith("--") and "." in argument.partition("=")[0]:
             dotted.append(argument)
             waiting = "=" not in argument
         else:
             rest.append(argument)
-    return rest, dotted
+    return rest, [*dotted, "true"] if waiting else dotted

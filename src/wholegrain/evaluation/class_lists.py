@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -10,6 +9,7 @@ from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense_data import ClassSet
+from wholegrain.files import read_toml
 from wholegrain.suggest import closest
 
 
@@ -32,8 +32,7 @@ class ClassList:
 
 @cache
 def _lists() -> dict[str, dict[str, Any]]:
-    text = files("wholegrain.evaluation").joinpath("class_lists.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return read_toml(str(files("wholegrain.evaluation").joinpath("class_lists.toml")), "install wholegrain again")
 
 
 def list_names() -> tuple[str, ...]:

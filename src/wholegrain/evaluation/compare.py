@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.intervals import Difference, bootstrap_over_seeds, paired_difference
-from wholegrain.evaluation.result import TaskResult
+from wholegrain.evaluation.result import TaskResult, need_columns
 
 
 def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -24,6 +24,7 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
         raise UserError(
             f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared so; choose another."
         )
+    need_columns(result, ("item", "group", "cluster", "overall"))
     inside = np.array(result.items["group"].to_pylist()) == group if group else result.items["overall"].to_numpy()
     rows = result.items.filter(pa.array(inside & np.isfinite(result.items[metric].to_numpy().astype(np.float64))))
     ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]

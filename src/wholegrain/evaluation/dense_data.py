@@ -14,18 +14,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
 from wholegrain.data.pictures import MOST_BYTES, BrokenPictureError, open_picture, read_rgb
 from wholegrain.errors import UserError
-from wholegrain.files import read_bytes
+from wholegrain.files import read_bytes, read_json, read_text
 
+_MEND = "correct it, or get it again"
 PLACES = (
     ("images", "masks"), ("images", "annotations"), ("JPEGImages", "SegmentationClass"), ("JPEGImages", "SegmentationClassContext"),
     ("leftImg8bit", "gtFine"),
@@ -140,9 +140,9 @@ def class_set(folder: Path, *, present: Sequence[int] | None = None, known: Clas
     if known is not None:
         made = known
     elif (folder / "classes.json").is_file():
-        made = _from_json(json.loads((folder / "classes.json").read_text(encoding="utf-8")))
+        made = _from_json(folder / "classes.json")
     elif (folder / "objectInfo150.txt").is_file():
-        made = _from_ade((folder / "objectInfo150.txt").read_text(encoding="utf-8"))
+        made = _from_ade(folder / "objectInfo150.txt")
     elif (folder / "SegmentationClass").is_dir():
         names = tuple(name.replace("-", " ") for name in VOC.split())
         made = ClassSet(names, tuple((n,) for n in names), tuple(range(1, 21)), (True,) * 20, background=0)
@@ -161,8 +161,20 @@ def class_set(folder: Path, *, present: Sequence[int] | None = None, known: Clas
     return ClassSet(names, words, ids, things, made.background, made.ignore, made.background_words)
 
 
-def _from_json(rows: Mapping[str, Any]) -> ClassSet:
-    found = {int(number): row if isinstance(row, Mapping) else {"name": row} for number, row in rows.items()}
+class _Class(TypedDict):
+    """A class in ``classes.json``."""
+
+    name: str
+    plain: NotRequired[str | list[str] | None]
+    isthing: NotRequired[bool | int]
+
+
+def _from_json(path: Path) -> ClassSet:
+    rows = read_json(path, dict[str, str | _Class], _MEND)
+    odd = next((number for number in rows if not (number.isascii() and number.isdecimal() and int(number[:9]) < 2**16)), None)
+    if odd is not None:
+        raise UserError(f"{path} has the key {odd[:40]!r}, which is no value of a mask; {_MEND}.")
+    found: dict[int, Any] = {int(number): row if isinstance(row, dict) else {"name": row} for number, row in rows.items()}
     kept = {
         number: row
         for number, row in sorted(found.items())
@@ -175,8 +187,10 @@ def _from_json(rows: Mapping[str, Any]) -> ClassSet:
     return ClassSet(tuple(row["name"] for row in kept.values()), words, tuple(kept), things, background, ignored)
 
 
-def _from_ade(text: str) -> ClassSet:
-    rows = [line.split("\t") for line in text.splitlines() if line[:1].isdigit()]
+def _from_ade(path: Path) -> ClassSet:
+    rows = [line.split("\t") for line in read_text(path, _MEND).splitlines() if line[:1].isdigit()]
+    if not rows or not all(row[0].strip().isdecimal() and row[-1].strip() for row in rows):
+        raise UserError(f"{path} has a line that does not begin with a number and end with names; {_MEND}.")
     names = tuple(row[-1].split(",")[0].strip() for row in rows)
     return ClassSet(
         names,
@@ -193,6 +207,43 @@ def _words(said: Any) -> tuple[str, ...]:
     return tuple(word.strip() for word in words if word.strip())
 
 
+Four = tuple[float, float, float, float]
+
+
+_Object = TypedDict("_Object", {"class": str, "box": Four})
+
+
+class _Picture(TypedDict):
+    """A picture in ``boxes.json``."""
+
+    objects: list[_Object]
+
+
+class _Annotation(TypedDict):
+    image_id: int
+    category_id: int
+    bbox: Four
+    iscrowd: NotRequired[int]
+
+
+class _Image(TypedDict):
+    id: int
+    file_name: str
+
+
+class _Category(TypedDict):
+    id: int
+    name: str
+
+
+class _Instances(TypedDict):
+    """COCO's file."""
+
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
 def boxed(folder: Path) -> list[Boxed]:
     """All pictures with boxes, from ``boxes.json`` or COCO's ``instances*.json``.
 
@@ -200,9 +251,9 @@ def boxed(folder: Path) -> list[Boxed]:
         UserError: when there is neither.
     """
     if (folder / "boxes.json").is_file():
-        rows = json.loads((folder / "boxes.json").read_text(encoding="utf-8"))
+        rows = read_json(folder / "boxes.json", dict[str, _Picture], _MEND)
         return [
-            Boxed(name, folder / name, tuple(tuple(o["box"]) for o in row["objects"]), tuple(o["class"] for o in row["objects"]))
+            Boxed(name, folder / name, tuple(o["box"] for o in row["objects"]), tuple(o["class"] for o in row["objects"]))
             for name, row in sorted(rows.items())
             if row["objects"]
         ]
@@ -215,12 +266,14 @@ def boxed(folder: Path) -> list[Boxed]:
 
 
 def _from_coco(path: Path, folder: Path) -> list[Boxed]:
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = read_json(path, _Instances, _MEND, most=2**32)
     names = {row["id"]: row["name"] for row in rows["categories"]}
     found: dict[int, list[tuple[tuple[float, float, float, float], str]]] = {}
     for row in rows["annotations"]:
         if not row.get("iscrowd"):
             x, y, width, height = row["bbox"]
+            if row["category_id"] not in names:
+                raise UserError(f"{path} has an annotation of the category {row['category_id']}, which it does not name; {_MEND}.")
             found.setdefault(row["image_id"], []).append(((x, y, x + width, y + height), names[row["category_id"]]))
     places = {path.name: path for path in folder.rglob("*.jpg")}
     made = []

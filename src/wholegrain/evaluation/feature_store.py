@@ -10,18 +10,22 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wholegrain.errors import MachineError
+from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.encode import Progress, default_needs, encode_distinct, encode_keys, join_features, model_hash
 from wholegrain.evaluation.sharing import alone_or_first, of_all
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.files import parse_json
+from wholegrain.structure import StructureError
+from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 
 Side = Literal["images", "texts"]
 
@@ -71,10 +75,10 @@ class FeatureStore:
         """name -> the file that holds its features, and what the file says of itself; the same in all processes that share."""
         wanted, found = set(names), {}
         for path in sorted(self.folder.glob(f"{side}-*.safetensors")) if self.folder is not None else []:
-            facts = _facts(path)
-            for name in facts.get("names", ()):
-                if name in wanted:
-                    found.setdefault(name, (path, facts))
+            facts = _facts(path, ImageFeatures if side == "images" else TextFeatures)
+            here = [name for name in facts.get("names", ()) if name in wanted and name not in found]
+            if here and facts.get("digest") in (None, tensors_digest(read_tensors(path, "delete it"))):
+                found |= dict.fromkeys(here, (path, facts))
         everywhere = set.intersection(*(set(there) for there in of_all(list(found))))
         return {name: place for name, place in found.items() if name in everywhere}
 
@@ -93,9 +97,9 @@ class FeatureStore:
         if self.folder is None or not alone_or_first():
             return
         path = self.folder / f"{side}-{_digest(list(names))[:24]}.safetensors"
-        tensors = {n: v.contiguous() for n, v in vars(made).items() if isinstance(v, Tensor)}
+        tensors = {n: v.contiguous() for n, v in sorted(vars(made).items()) if isinstance(v, Tensor)}
         tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in getattr(made, "learned", {}).items()}
-        facts = {"names": list(names), "grid": getattr(made, "grid", None), **facts}
+        facts = {"names": list(names), "grid": getattr(made, "grid", None), "digest": tensors_digest(tensors), **facts}
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,17 +123,30 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def _facts(path: Path) -> dict[str, Any]:
+class _Facts(TypedDict):
+    """What a file says of itself: what it holds features of, how patches lie, which texts were cut, and a digest of its values."""
+
+    names: list[str]
+    grid: NotRequired[tuple[int, int] | None]
+    cut: NotRequired[dict[str, bool]]
+    digest: NotRequired[str]
+
+
+def _facts(path: Path, kind: type) -> dict[str, Any]:
+    """Of a file whose tensors are what it says; of any other, damaged or being replaced, nothing."""
+    known = {f.name for f in fields(kind)}
     try:
-        with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {}).get("facts", "{}"))
-    except (OSError, SafetensorError, ValueError):  # damaged, or being replaced
+        header = read_header(path, "delete it")
+        facts = parse_json(header.metadata.get("facts", ""), _Facts)
+    except (UserError, StructureError):
         return {}
+    rows = {name: shape for name, shape in header.shapes.items() if not name.startswith("learned.")}
+    fine = rows.keys() <= known and all(shape[:1] == (len(facts["names"]),) for shape in rows.values())
+    return dict(facts) if fine and any(name.startswith("pooled") for name in rows) else {}
 
 
 def _load(path: Path, facts: dict[str, Any], kind: type) -> Any:
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    tensors: dict[str, Any] = dict(read_tensors(path, "delete it"))
     if kind is TextFeatures:
         return TextFeatures(**tensors)
     learned = {name.removeprefix("learned."): v for name, v in tensors.items() if name.startswith("learned.")}

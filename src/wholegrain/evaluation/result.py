@@ -20,14 +20,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import read_json, read_whole_parquet, sha256
 
 SCHEMA = 1
+AGAIN = "run the evaluation again"
 
 
 class NotSupportedError(UserError):
@@ -103,7 +105,7 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
         (folder / "items").mkdir(parents=True, exist_ok=True)
         for result in results:
             _aside(folder / "items" / f"{result.task}.parquet", lambda path, result=result: pq.write_table(result.items, path))
-        rows = [_as_json(result, meta) for result in results]
+        rows = [{**_as_json(result, meta), "digest": sha256(folder / "items" / f"{result.task}.parquet")} for result in results]
         (folder / "clip_benchmark").mkdir(exist_ok=True)
         for row in rows:
             _write_flat(folder / "clip_benchmark" / f"{row['task']}.json", row)
@@ -153,6 +155,43 @@ def _aside(path: Path, write: Callable[[Path], Any]) -> None:
         raise
 
 
+class FigureRow(TypedDict):
+    """A :class:`Figure` in ``results.json``; ``None`` for what is not finite."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    count: int
+    chance: NotRequired[float | None]
+    shuffled: NotRequired[float | None]
+    unit: NotRequired[str]
+    note: NotRequired[str]
+
+
+class ResultRow(TypedDict):
+    """A result in ``results.json``; ``digest`` (of its items, SHA-256) is not in old ones."""
+
+    task: str
+    protocol: str
+    figures: list[FigureRow]
+    digest: NotRequired[str]
+
+
+class Meta(TypedDict):
+    """What is read of ``meta``."""
+
+    left_out: NotRequired[dict[str, str] | None]
+
+
+class Document(TypedDict):
+    """``results.json``."""
+
+    schema: int
+    meta: Meta
+    results: list[ResultRow]
+
+
 def load_results(folder: str | Path) -> tuple[list[TaskResult], dict[str, Any]]:
     """Reads what :func:`save_results` wrote.
 
@@ -164,25 +203,67 @@ def load_results(folder: str | Path) -> tuple[list[TaskResult], dict[str, Any]]:
     """
     folder = Path(folder)
     path = folder / "results.json"
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"There is no results.json in {folder}; run `wholegrain evaluate … --out {folder}` first.") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); run the evaluation again.") from error
-    if document.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {document.get('schema')!r} where {SCHEMA} is expected; run the evaluation again.")
-    results = []
-    for row in document["results"]:
-        items = folder / "items" / f"{row['task']}.parquet"
-        try:
-            table = pq.read_table(items)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{items}, which {path} names, cannot be read; run the evaluation again.") from error
-        figures = tuple(Figure(**{k: _number(k, v) for k, v in figure.items()}) for figure in row["figures"])
-        results.append(TaskResult(row["task"], row["protocol"], figures, table))
-    return results, document["meta"]
+    if not os.path.lexists(path):
+        raise UserError(f"There is no results.json in {folder}; run `wholegrain evaluate … --out {folder}` first.")
+    document = read_json(path, Document, AGAIN)
+    if document["schema"] != SCHEMA:
+        raise UserError(f"{path} has schema {document['schema']!r} where {SCHEMA} is expected; {AGAIN}.")
+    tasks = [row["task"] for row in document["results"]]
+    twice = next((task for task in tasks if tasks.count(task) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has two results of {twice!r}; {AGAIN}.")
+    return [_result(folder, row) for row in document["results"]], dict(document["meta"])
+
+
+def _result(folder: Path, row: ResultRow) -> TaskResult:
+    task = row["task"]
+    path, items = folder / "results.json", folder / "items" / f"{task}.parquet"
+    if not task or Path(task).name != task or "\0" in task:
+        raise UserError(f"{path} names a task {task[:60]!r}, which cannot be the name of a file; {AGAIN}.")
+    table = read_whole_parquet(items, f"{path} names it; {AGAIN}")
+    if row.get("digest") not in (None, sha256(items)):
+        raise UserError(f"{items} was not written together with {path}, so its items do not match the figures; {AGAIN}.")
+    figures = tuple(
+        Figure(**{key: _number(key, value) for key, value in figure.items() if key in Figure.__dataclass_fields__})
+        for figure in row["figures"]
+    )
+    wrong = next((figure for figure in figures if figure.count < 0 or not figure.name), None)
+    if wrong is not None:
+        raise UserError(f"{path}: a figure of {task} has the name {wrong.name!r} and {wrong.count} items; {AGAIN}.")
+    _check_columns(table, figures, items)
+    return TaskResult(task, row["protocol"], figures, table)
 
 
 def _number(name: str, value: Any) -> Any:
     return math.nan if value is None and name in ("value", "low", "high") else value
+
+
+NAMES = ("item", "cluster")
+TEXTS = ("item", "group", "cluster", "key0", "key1", "caption0", "caption1", "true", "false")
+NUMBERS = ("s00", "s01", "s10", "s11", "s_true", "s_false", "group_score", "candidates", "image_retrieval_mean_rank")
+"""Columns of items that others read, by kind; beside them ``overall``, and one column of numbers for each figure's metric."""
+
+
+def _check_columns(table: pa.Table, figures: Sequence[Figure], path: Path) -> None:
+    kinds = dict.fromkeys(TEXTS, "text") | dict.fromkeys(NUMBERS, "number") | {"overall": "truth"}
+    kinds |= {name: "number" for figure in figures if (name := figure.name.rpartition("/")[2]) not in kinds}
+    for name in table.column_names:
+        kind, found = kinds.get(name), table.schema.field(name).type
+        fine = {
+            "text": pa.types.is_string(found) or pa.types.is_large_string(found) or (pa.types.is_integer(found) and name in NAMES),
+            "number": pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_boolean(found) or pa.types.is_null(found),
+            "truth": pa.types.is_boolean(found) and not table[name].null_count,
+        }
+        if kind is not None and (not fine[kind] or (name in (*NAMES, "group") and table[name].null_count)):
+            raise UserError(f"{path} has {found} in the column {name!r}, where a {kind} is expected in every row; {AGAIN}.")
+
+
+def need_columns(result: TaskResult, names: Sequence[str]) -> None:
+    """Refuses items without these columns.
+
+    Raises:
+        UserError: names the first one that is missing.
+    """
+    missing = next((name for name in names if name not in result.items.column_names), None)
+    if missing is not None:
+        raise UserError(f"The items of {result.task} have no column {missing!r}; {AGAIN}.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 
 from wholegrain.errors import UserError
+from wholegrain.files import read_toml
 from wholegrain.suggest import closest
 
 NAMED = {"plain": ("{}",), "photo": ("a photo of a {}.",)}
@@ -54,5 +54,5 @@ def prompts() -> dict[str, tuple[str, ...]]:
         >>> prompts()["food101"]
         ('a photo of {}, a type of food.',)
     """
-    text = files("wholegrain.evaluation").joinpath("prompts.toml").read_text(encoding="utf-8")
-    return {name: tuple(sentences) for name, sentences in tomllib.loads(text).items()}
+    told = read_toml(str(files("wholegrain.evaluation").joinpath("prompts.toml")), "install wholegrain again")
+    return {name: tuple(sentences) for name, sentences in told.items()}

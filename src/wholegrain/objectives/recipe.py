@@ -9,16 +9,18 @@ refused with the file, the key and the closest valid key; the command line overr
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import cattrs
 import tomli_w
 
 from wholegrain.errors import UserError
+from wholegrain.files import read_toml, shown
+from wholegrain.objectives.ranges import RANGES
 from wholegrain.objectives.schema import (
     CaptionDraw,
     DataRecipe,
@@ -33,6 +35,7 @@ from wholegrain.objectives.schema import (
     closest,
     selects,
 )
+from wholegrain.structure import StructureError, make_converter, structure
 
 __all__ = [
     "CaptionDraw",
@@ -69,13 +72,15 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> load_recipe("clip", ["--optimiser.lr", "1e-5"]).optimiser.lr
         1e-05
     """
-    table, place, name = _read(source)
-    for key, value in _pairs(overrides):
-        _override(table, key, value)
+    place = "The recipe"
     try:
-        recipe = _CONVERTER.structure(table, Recipe)
-    except cattrs.BaseValidationError as problem:
-        raise UserError(_sentence(problem, table, place)) from None
+        table, place, name = _read(source)
+        for key, value in _pairs(overrides):
+            _override(table, key, value)
+        recipe = _checked(table)
+    except (StructureError, RecursionError) as problem:
+        said = "is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise UserError(f"{place} {said}; correct it.") from None
     return recipe if recipe.name else replace(recipe, name=name)
 
 
@@ -102,7 +107,7 @@ def to_toml(recipe: Recipe) -> str:
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
     """The raw table, where it comes from (for messages), and a name."""
     if isinstance(source, Mapping):
-        return _copied(source), "the recipe", "recipe"
+        return _copied(source), "The recipe", "recipe"
     text = str(source)
     path = Path(text)
     if not text.endswith(".toml"):
@@ -110,14 +115,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, 
         if text not in known:
             raise UserError(f'There is no packaged recipe "{text}"; {closest(text, known)} A file of your own ends in .toml.')
         path = Path(str(resources.files("wholegrain.recipes").joinpath(f"{text}.toml")))
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), str(source), path.stem
-    except OSError as problem:
-        raise UserError(
-            f"The recipe {path} cannot be read ({problem.strerror}); give a .toml file or a packaged recipe's name."
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise UserError(f"The recipe {path} is not valid TOML: {problem}.") from None
+    return read_toml(path, "give a .toml file of a recipe, or a packaged recipe's name"), f"The recipe {shown(source)}", path.stem
 
 
 def _copied(value: Any) -> Any:
@@ -140,10 +138,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
 
 def _override(table: dict[str, Any], dotted: str, text: str) -> None:
     """Sets one dotted key; ``terms.NAME.…`` finds the term of that name, ``captions.0.…`` counts."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = toml_value(text)
     *path, last = dotted.split(".")
     spot: Any = table
     for depth, part in enumerate(path):
@@ -153,6 +148,20 @@ def _override(table: dict[str, Any], dotted: str, text: str) -> None:
     spot[last.replace("-", "_")] = value
 
 
+def toml_value(text: str) -> Any:
+    """A value as it is written on a command line: TOML, or else the text itself.
+
+    Example:
+        >>> toml_value("0.5"), toml_value("[1, 2]"), toml_value("cosine")
+        (0.5, [1, 2], 'cosine')
+    """
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return found["value"] if len(found) == 1 else text
+
+
 def _step_into(spot: Any, part: str, dotted: str) -> Any:
     if isinstance(spot, dict):
         inner = spot.setdefault(part, {})
@@ -160,7 +169,8 @@ def _step_into(spot: Any, part: str, dotted: str) -> Any:
             return inner
     if isinstance(spot, list):
         named = {str(place): item for place, item in enumerate(spot)}
-        named |= {str(item.get("name") or item["loss"].rpartition(":")[2]): item for item in spot if "loss" in item}
+        losses = [item for item in spot if isinstance(item, dict) and "loss" in item]
+        named |= {str(item.get("name") or str(item["loss"]).rpartition(":")[2]): item for item in losses}
         if part in named:
             return named[part]
         raise UserError(f"The override --{dotted} matches nothing; {closest(part, list(named))}")
@@ -170,34 +180,8 @@ def _step_into(spot: Any, part: str, dotted: str) -> Any:
 # ---- checking ---------------------------------------------------------------------------------------------------------------
 
 
-def _strict(kind: type, accepted: tuple[type, ...], called: str):
-    """cattrs converts by calling: int(1.5) is 1 and bool("false") is True. A recipe says what it means, so types must match."""
-
-    def structure(value: Any, _: Any) -> Any:
-        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise TypeError(f"{value!r} is not {called}")
-        return kind(value)
-
-    return structure
-
-
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    converter.register_structure_hook(int, _strict(int, (int,), "a whole number"))
-    converter.register_structure_hook(float, _strict(float, (int, float), "a number"))
-    converter.register_structure_hook(bool, _strict(bool, (bool,), "true or false"))
-    converter.register_structure_hook(str, _strict(str, (str,), "a text"))
-    converter.register_structure_hook_func(lambda kind: kind == dict[str, Any], _strict(dict, (dict,), "a table"))
-
-    def from_list(value: Any, kind: Any) -> Any:
-        if not isinstance(value, list):
-            raise TypeError(f"{value!r} is not a list")
-        inner = get_args(kind)
-        if inner[-1] is not Ellipsis and len(value) != len(inner):
-            raise TypeError(f"{value!r} does not have {len(inner)} items")
-        return tuple(converter.structure(item, inner[0]) for item in value)
-
-    converter.register_structure_hook_func(lambda kind: getattr(kind, "__origin__", None) is tuple, from_list)
+    converter = make_converter()
     converter.register_unstructure_hook_func(
         lambda kind: getattr(kind, "__origin__", None) is tuple or kind is tuple,
         lambda value: [converter.unstructure(item) for item in value],
@@ -208,21 +192,28 @@ def _converter() -> cattrs.Converter:
 _CONVERTER = _converter()
 
 
-def _sentence(problem: BaseException, table: Any, place: str) -> str:
-    """The first problem as one sentence that names the file, the key and the closest valid key."""
-    path: list[str] = []
-    while isinstance(problem, BaseExceptionGroup):
-        inner = problem.exceptions[0]
-        for note in getattr(inner, "__notes__", []):
-            if isinstance(note, cattrs.AttributeValidationNote):
-                path.append(note.name)
-        problem = inner
-    dotted = ".".join(path)
-    if isinstance(problem, cattrs.ForbiddenExtraKeysError):
-        wrong = sorted(problem.extra_fields)[0]
-        full = f"{dotted}.{wrong}" if dotted else wrong
-        return f'Unknown key "{full}" in {place}: {closest(wrong, [f.name for f in fields(problem.cl)])}'
-    if isinstance(problem, KeyError):  # the path ends with the missing key already
-        return f'The key "{dotted}" is missing in {place}; add it.'
-    where = f" ({dotted})" if dotted else ""
-    return f"{place}{where}: {str(problem).rstrip('.?')}."
+def _checked(table: dict[str, Any]) -> Recipe:
+    """The recipe of a table.
+
+    Raises:
+        StructureError: a wrong key or value, or one out of range.
+    """
+    for dotted, value in _numbers(table, ""):
+        if not abs(value) < 2**63:  # NaN, too
+            found = value if isinstance(value, float) else "the number"
+            raise StructureError(f'has a wrong value at "{dotted}": {found} is not finite, or too large')
+    recipe = structure(table, Recipe, _CONVERTER)
+    for dotted, value in _numbers(to_table(recipe), ""):
+        least, most = RANGES.get(".".join(part for part in dotted.split(".") if not part.isdigit()), (value, value))
+        if not least <= value <= most:
+            raise StructureError(f'has a wrong value at "{dotted}": {value} is not from {least} to {most:,}')
+    return recipe
+
+
+def _numbers(values: Any, dotted: str) -> Iterator[tuple[str, float]]:
+    """Every number, with its dotted key."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, inner in pairs:
+        yield from _numbers(inner, f"{dotted}.{key}" if dotted else str(key))
+    if isinstance(values, int | float) and not isinstance(values, bool):
+        yield dotted, values

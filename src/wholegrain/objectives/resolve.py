@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from wholegrain.errors import UserError
 from wholegrain.losses.contract import NEEDS, Loss
+from wholegrain.objectives.ranges import SETTING_RANGES
 from wholegrain.objectives.schema import Term, closest
+from wholegrain.structure import StructureError, structure
 
 
 def resolve_loss(term: Term) -> Loss:
@@ -29,9 +33,8 @@ def resolve_loss(term: Term) -> Loss:
     for key in term.settings:
         if names is not None and key not in names:
             raise UserError(f'The loss "{term.loss}" of term "{term.name}" has no setting "{key}": {closest(key, names)}')
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in term.settings.items()}
     try:
-        loss: Any = kind(**settings)
+        loss: Any = kind(**_typed(kind, term.settings))
         needs = getattr(loss, "needs", None)
     except (TypeError, ValueError) as problem:
         raise UserError(f'The settings of term "{term.name}" do not fit the loss "{term.loss}": {_in_a_line(problem)}.') from None
@@ -52,6 +55,33 @@ def resolve_loss(term: Term) -> Loss:
 def _settings(kind: Any) -> list[str] | None:
     """The settings that a loss has; ``None`` if it is no dataclass, and then cannot be asked."""
     return [f.name for f in fields(kind)] if is_dataclass(kind) else None
+
+
+def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in the types of a loss's dataclass, as far as these are plain ones.
+
+    Raises:
+        StructureError: names the first setting that is not of its type.
+    """
+    try:
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    except (NameError, TypeError):  # of a user's own loss
+        hints = {}
+    typed, ours = {}, str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
+    for name, value in settings.items():
+        if name in hints and _plain(hints[name]):
+            typed[name] = structure({name: value}, dict[str, hints[name]])[name]
+        else:
+            typed[name] = tuple(value) if isinstance(value, list) else value
+        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
+        if ours and isinstance(value, int | float) and not least <= value <= most:
+            raise StructureError(f"{name} is {value}; it must be from {least} to {most:,}")
+    return typed
+
+
+def _plain(hint: Any) -> bool:
+    inner = get_args(hint)
+    return hint in (int, float, bool, str, type(None), Ellipsis) or get_origin(hint) is Literal or (bool(inner) and all(map(_plain, inner)))
 
 
 def _packaged(term: Term) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from wholegrain.errors import UserError
 from wholegrain.evaluation.encode import Encoded
 from wholegrain.evaluation.result import Figure, TaskResult
+from wholegrain.files import parse_json, read_json, read_text, read_toml
+from wholegrain.structure import StructureError, structure
 
 
 @dataclass
@@ -106,32 +107,70 @@ def read_history(run: Path | None) -> History:
     steps, evaluations = [], []
     for line in _text(run / "metrics.jsonl").splitlines():
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = parse_json(line, _Row)
+        except StructureError:
             continue  # a run that was killed may have cut its last line
         if "evaluation" in row:
-            evaluations.append((int(row["step"]) + 1, row["evaluation"]))
-        elif "step" in row:
-            steps.append(row)
-    return History(_json(run / "run.json"), _toml(recipe_text), recipe_text, steps, evaluations)
+            evaluations.append((row["step"] + 1, _numbers(row["evaluation"])))
+        else:
+            steps.append(_numbers(row))
+    facts = _read(lambda: read_json(run / "run.json", _Facts, _AGAIN))
+    recipe = _read(lambda: structure(read_toml(run / "recipe.toml", _AGAIN), _Recipe))
+    return History(facts, recipe, recipe_text if recipe else "", steps, evaluations)
+
+
+_AGAIN = "train again"
+
+
+class _Row(TypedDict):
+    """A line of ``metrics.jsonl``."""
+
+    step: int
+    evaluation: NotRequired[dict[str, Any]]
+
+
+class _Facts(TypedDict):
+    """What is read of ``run.json``."""
+
+    seed: NotRequired[int | None]
+    data_hash: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+
+
+class _Saving(TypedDict):
+    metric: NotRequired[str]
+
+
+class _Optimiser(TypedDict):
+    batch: NotRequired[int]
+
+
+class _Recipe(TypedDict):
+    """What is read of ``recipe.toml``."""
+
+    optimiser: NotRequired[_Optimiser]
+    saving: NotRequired[_Saving]
+    paper: NotRequired[str]
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    """The values that are numbers, as far as a computer's reach."""
+    return {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and not abs(value) > 1e300
+    }
+
+
+def _read(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    try:
+        return read()
+    except (UserError, StructureError):
+        return {}
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(path, _AGAIN)
+    except UserError:
         return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(_text(path) or "{}")
-    except ValueError:
-        return {}
-
-
-def _toml(text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return {}

@@ -14,7 +14,7 @@ from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
 from wholegrain.evaluation.blind import words
 from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
-from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.evaluation.result import NotSupportedError, TaskResult, need_columns
 from wholegrain.evaluation.similarity import Scorer
 from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.entry import Entry
@@ -56,7 +56,10 @@ class Scores:
 
 def twin_rows(result: TaskResult | None) -> dict[str, dict[str, Any]]:
     """Item -> its row, of a composition result."""
-    return {} if result is None else {row["item"]: row for row in result.items.to_pylist()}
+    if result is None:
+        return {}
+    need_columns(result, ("item", "group", "group_score"))
+    return {row["item"]: row for row in result.items.to_pylist()}
 
 
 def choose_twins(
@@ -96,6 +99,8 @@ def twin_flow(first: TaskResult, last: TaskResult) -> dict[str, int]:
 
 def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> list[dict[str, Any]]:
     """What the page shows of each twin: pictures, captions, every entry's scores and heat maps."""
+    for result in filter(None, (entry.result("composition") for entry in entries)):
+        need_columns(result, ("key0", "key1", "caption0", "caption1", "s00", "s01", "s10", "s11"))
     rows = {entry.name: twin_rows(entry.result("composition")) for entry in entries}
     named = next(iter(rows.values()))
     cards = []
@@ -159,6 +164,8 @@ def fooled(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: i
     found = [(entry.name, result) for entry in entries if (result := entry.result("negatives")) is not None]
     if not found:
         return []
+    for _, result in found:
+        need_columns(result, ("item", "group", "cluster", "true", "false", "s_true", "s_false"))
     margins = {name: dict(zip(r.items["item"].to_pylist(), _margin(r), strict=True)) for name, r in found}
     last = found[-1][1].items
     last = last.append_column("margin", [_margin(found[-1][1])]).filter(_compute.less(_margin(found[-1][1]), 0.0))
@@ -195,6 +202,7 @@ def worst_retrievals(
     result, model = entry.result("retrieval"), entry.loaded
     if result is None or "image_retrieval_mean_rank" not in result.items.column_names:
         return []
+    need_columns(result, ("item", "cluster", "overall", "candidates"))
     items = result.items.filter(
         _compute.and_(result.items["overall"], _compute.is_valid(result.items["image_retrieval_mean_rank"]))
     )

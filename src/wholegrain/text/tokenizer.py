@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Protocol, TypedDict
+from typing import Any, Protocol
 
 import torch
 from tokenizers import Regex, normalizers, processors
@@ -27,13 +27,13 @@ from tokenizers import Tokenizer as Engine
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.files import UnreadableError, read_json, read_text
+from wholegrain.files import read_json
 from wholegrain.structure import StructureError, structure
+from wholegrain.text.tokenizer_folder import AGAIN, ClipSettings, FileSettings, read_engine, stated_context, stated_pad_id
 
 Span = tuple[int, int, int, int]
 SETTINGS_FILE = "wholegrain_tokenizer.json"
 MOST_CONTEXT = 2**15
-_AGAIN = "save the tokeniser again"
 _CACHE_LIMIT = 1 << 17
 _PLAIN = re.compile(r"[ -%'-;=-~]*")  # printable ASCII but & and <: nothing that CLIP's repairs of text would touch
 _PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.IGNORECASE | re.ASCII)  # CLIP's pattern on these
@@ -294,10 +294,10 @@ class FileTokenizer:
     def from_folder(cls, folder: str | Path, context_length: int | None = None, **settings: Any) -> FileTokenizer:
         """A Hugging Face folder's ``tokenizer.json``; the context length is the file's truncation, else its model's, else 77."""
         folder = Path(folder)
-        engine = _read_engine(folder / "tokenizer.json")
-        if (pad := _stated_pad_id(folder, engine)) is not None:
+        engine = read_engine(folder / "tokenizer.json")
+        if (pad := stated_pad_id(folder, engine)) is not None:
             settings.setdefault("pad_id", pad)
-        return cls(engine, context_length or _find_context_length(folder, engine), **settings)
+        return cls(engine, context_length or stated_context(folder, engine), **settings)
 
 
 def _without_space(text: str, span: Span) -> Span:
@@ -319,24 +319,6 @@ def _find_pad_id(engine: Engine) -> int:
     return 0
 
 
-class _Stated(TypedDict):
-    """What is read of ``tokenizer_config.json`` and ``config.json``."""
-
-    pad_token: NotRequired[str | dict[str, Any] | None]
-    model_max_length: NotRequired[Any]
-    max_position_embeddings: NotRequired[Any]
-
-
-def _stated(path: Path) -> dict[str, Any]:
-    return dict(read_json(path, _Stated, _AGAIN)) if os.path.lexists(path) else {}
-
-
-def _stated_pad_id(folder: Path, engine: Engine) -> int | None:
-    stated = _stated(folder / "tokenizer_config.json").get("pad_token")  # SigLIP pads with "</s>", which only this file says
-    name = stated.get("content") if isinstance(stated, dict) else stated
-    return engine.token_to_id(name) if name and isinstance(name, str) else None
-
-
 def _around(engine: Engine, start: str | None, end: str | None) -> processors.TemplateProcessing:
     ids = {}
     for name in filter(None, (start, end)):
@@ -345,51 +327,6 @@ def _around(engine: Engine, start: str | None, end: str | None) -> processors.Te
         ids[name] = number
     template = " ".join(part for part in (start, "$A", end) if part)
     return processors.TemplateProcessing(single=template, special_tokens=list(ids.items()))
-
-
-def _find_context_length(folder: Path, engine: Engine) -> int:
-    if engine.truncation is not None:
-        return int(engine.truncation["max_length"])
-    for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
-        value = _stated(folder / name).get(field)
-        if isinstance(value, int | float) and 2 < value <= 4096:  # "no limit" is written as 1e30
-            return int(value)
-    return 77
-
-
-def _read_engine(path: Path) -> Engine:
-    try:
-        text = read_text(path, "a tokeniser folder holds tokenizer.json; make it again")
-    except UnreadableError as error:
-        raise UserError(str(error).replace("does not exist", "is missing")) if error.missing else error from None
-    try:
-        engine = Engine.from_str(text)
-        engine.encode("a")
-    except BaseException as error:  # the library's own panics are no Exceptions
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{path} is not a tokenizer.json that can be read ({said}); make it again") from None
-    return engine
-
-
-@dataclass(frozen=True)
-class _ClipSettings:
-    """What :meth:`ClipTokenizer.save` writes, beside the kind."""
-
-    context_length: int
-    clean: Literal["lower", "whitespace", "canonicalize"] = "lower"
-
-
-@dataclass(frozen=True)
-class _FileSettings:
-    """What :meth:`FileTokenizer.save` writes, beside the kind."""
-
-    context_length: int
-    clean: Literal["", "whitespace", "lower", "canonicalize"] = ""
-    pad_id: int | None = None
-    start: str | None = None
-    end: str | None = None
 
 
 def load_tokenizer(folder: str | Path) -> ClipTokenizer | FileTokenizer:
@@ -402,21 +339,21 @@ def load_tokenizer(folder: str | Path) -> ClipTokenizer | FileTokenizer:
     path = folder / SETTINGS_FILE
     if not os.path.lexists(path):
         return FileTokenizer.from_folder(folder)
-    settings = read_json(path, dict[str, Any], _AGAIN)
+    settings = read_json(path, dict[str, Any], AGAIN)
     kind = settings.pop("kind", None)
     if kind not in ("clip", "file"):
         named = repr(kind)[:60]
         raise UserError(f"{path} names a kind of tokeniser, {named}, that this version does not know; use 'clip' or 'file'")
     try:
-        made: Any = structure(settings, _ClipSettings if kind == "clip" else _FileSettings)
+        made: Any = structure(settings, ClipSettings if kind == "clip" else FileSettings)
     except StructureError as error:
-        raise UserError(f"{path} cannot be read, it {error}; {_AGAIN}") from None
+        raise UserError(f"{path} cannot be read, it {error}; {AGAIN}") from None
     if not 3 <= made.context_length <= MOST_CONTEXT:
-        raise UserError(f"{path} has a context_length of {made.context_length}, not 3 to {MOST_CONTEXT:,}; {_AGAIN}")
+        raise UserError(f"{path} has a context_length of {made.context_length}, not 3 to {MOST_CONTEXT:,}; {AGAIN}")
     if kind == "clip":
         return ClipTokenizer(made.context_length, made.clean)
-    engine = _read_engine(folder / "tokenizer.json")
+    engine = read_engine(folder / "tokenizer.json")
     tokenizer = FileTokenizer(engine, made.context_length, made.clean, start=made.start, end=made.end, pad_id=made.pad_id)
     if not 0 <= tokenizer.pad_id < tokenizer.vocab_size:
-        raise UserError(f"{path} has a pad_id of {made.pad_id}, which no token has; {_AGAIN}")
+        raise UserError(f"{path} has a pad_id of {made.pad_id}, which no token has; {AGAIN}")
     return tokenizer

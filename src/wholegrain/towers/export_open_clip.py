@@ -40,7 +40,7 @@ def write_open_clip(model: Model, folder: Path, hub_name: str = "") -> None:
     """
     model_cfg = open_clip_config(model, hub_name)
     clip = _filled(model, model_cfg)
-    state = {key: value.detach().contiguous().cpu() for key, value in clip.state_dict().items()}
+    state = {key: value.detach().contiguous().cpu() for key, value in sorted(clip.state_dict().items())}
     if not model_cfg.get("custom_text", False):  # open_clip's CLIP class has the text tower's parts in its own top level
         state = {key.removeprefix("text."): value for key, value in state.items()}
     save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})

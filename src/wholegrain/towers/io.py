@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import open_clip
 from safetensors import SafetensorError
@@ -39,32 +39,19 @@ from wholegrain.towers.hf_text import build_hf_text
 from wholegrain.towers.hub import fetch_tokenizer, from_hub, on_hub
 from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import CONFIG_FILE as OPEN_CLIP_FILE
-from wholegrain.towers.open_clip import LOCAL, build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
+from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
+from wholegrain.towers.open_clip_folder import CONFIG_FILE as OPEN_CLIP_FILE
+from wholegrain.towers.open_clip_folder import LOCAL
 from wholegrain.towers.pair import load_pair
 from wholegrain.towers.positions import fitted, split_options
+from wholegrain.towers.saved_model import AGAIN, MODEL_FILE, SavedModel, check_fits, check_unchanged
 from wholegrain.towers.small import SmallConfig, SmallImageTower, small_model, small_text_tower
-from wholegrain.towers.tensor_files import Header, read_header, read_tensors, tensors_digest
+from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 from wholegrain.towers.timm_image import timm_tower
 from wholegrain.towers.tower import TunedModule
 
 FORMAT = 1
-AGAIN = "save the model again"
-MODEL_FILE, WEIGHTS_FILE = "model.json", "model.safetensors"
-
-
-class SavedModel(TypedDict):
-    """``model.json``; ``weights`` (:func:`tensors_digest`) and ``files`` (of the tokeniser, SHA-256) are not in old ones."""
-
-    format: int
-    mark: str
-    image: dict[str, Any]
-    text: dict[str, Any]
-    head: dict[str, Any]
-    bias: bool
-    preprocess: dict[str, Any]
-    weights: NotRequired[str]
-    files: NotRequired[dict[str, str]]
+WEIGHTS_FILE = "model.safetensors"
 
 
 def load_model(
@@ -328,7 +315,7 @@ def _load_saved(folder: Path) -> Model:
     header = read_header(weights, AGAIN)
     if header.metadata.get("mark") != record["mark"]:
         raise UserError(f"{weights} was not written together with its {MODEL_FILE}; {AGAIN}")
-    _check_unchanged(record, folder)
+    check_unchanged(record, folder)
     check_numbers({side: record[side] for side in ("image", "text", "head", "preprocess")}, str(path), AGAIN)
     try:
         prepared, tokenizer = Preprocess.from_json(record["preprocess"]), load_tokenizer(folder)
@@ -343,49 +330,8 @@ def _load_saved(folder: Path) -> Model:
             model.add_bias()
         return model
 
-    _check_fits(dry(build, most, str(path), AGAIN), header, weights)
+    check_fits(dry(build, most, str(path), AGAIN), header, weights)
     return _filled(build(), record, weights)
-
-
-def _check_unchanged(record: SavedModel, folder: Path) -> None:
-    """What a model says of itself and of its tokeniser's files."""
-    if "weights" not in record:
-        return
-    if digest({key: value for key, value in record.items() if key != "mark"}) != record["mark"]:
-        raise UserError(f"{folder / MODEL_FILE} cannot be loaded, it is not as it was saved; {AGAIN}")
-    for name, kept in record.get("files", {}).items():
-        file = folder / Path(name).name
-        if not file.is_file() or sha256(file) != kept:
-            raise UserError(f"{file} cannot be loaded, it is not as it was saved; {AGAIN}")
-
-
-def _check_fits(model: Model, header: Header, path: Path) -> None:
-    """Names, shapes and kinds of the weights against those of the model, and the parts of the model against each other."""
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() | header.shapes.keys()):
-        if name not in header.shapes or name not in wanted:
-            raise UserError(f"{path} cannot be loaded, it {'lacks' if name in wanted else 'has a further'} weight {name}; {AGAIN}")
-        if tuple(wanted[name].shape) != header.shapes[name]:
-            shapes = f"{list(header.shapes[name])} where {list(wanted[name].shape)} is expected"
-            raise UserError(f"{path} cannot be loaded, the weight {name} has the shape {shapes}; {AGAIN}")
-        if wanted[name].is_floating_point() != header.types[name].startswith(("F", "BF")):
-            raise UserError(f"{path} cannot be loaded, the weight {name} is of the type {header.types[name]}; {AGAIN}")
-    _check_parts(model, path.parent / MODEL_FILE)
-
-
-def _check_parts(model: Model, path: Path) -> None:
-    towers = {"image": model.image_tower.config(), "text": model.text_tower.config()}  # type: ignore[operator]
-    places = (towers["image"], towers["image"].get("small"), towers["image"].get("model", {}).get("vision_cfg"))
-    size = next((int(place["image_size"]) for place in places if place and "image_size" in place), model.preprocess.size)
-    rows, context = model.tokenizer.context_length, getattr(model.text_tower, "context_length", model.tokenizer.context_length)
-    for what, one, other in (
-        ("sizes of pictures", model.preprocess.size, size),
-        ("widths of images", model.head.widths.image, model.image_tower.width),
-        ("widths of texts", model.head.widths.text, model.text_tower.width),
-        ("lengths of texts", min(rows, int(context)), rows),
-    ):
-        if one != other:
-            raise UserError(f"{path} cannot be loaded, it says two {what}, {one} and {other}; {AGAIN}")
 
 
 def _filled(model: Model, record: SavedModel, path: Path) -> Model:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 import open_clip
 import torch
@@ -28,20 +28,15 @@ from torch import Tensor, nn
 
 from wholegrain.data.network import hub_or_cache, reachable, unfetched
 from wholegrain.errors import UserError
-from wholegrain.files import read_json
 from wholegrain.towers.blocks import Grid, Packed, spare
-from wholegrain.towers.bounds import check_numbers, dry
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.head import PlainHead, Widths
 from wholegrain.towers.hub import not_here
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
-from wholegrain.towers.tensor_files import size_of
+from wholegrain.towers.open_clip_folder import LOCAL, read_stated, refuse_other_kinds
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
 from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
-
-CONFIG_FILE, LOCAL = "open_clip_config.json", "local-dir:"
-AGAIN = "get the complete model again"
 
 
 class OpenClipImageTower(TunedModule):
@@ -317,24 +312,6 @@ def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int
     return image_tower, text_tower, head
 
 
-def refuse_other_kinds(name: str, model_cfg: dict[str, Any]) -> None:
-    """Refuses what is no pair of an image tower and open_clip's own text transformer, before anything is built or fetched.
-
-    Raises:
-        UserError: parts beside the two towers (CoCa, GenLIP), a model of sounds, or a text tower of another kind.
-    """
-    beyond = sorted(key for key in model_cfg if key.endswith("_cfg") and key not in ("vision_cfg", "text_cfg", "preprocess_cfg"))
-    if beyond or "vision_cfg" not in model_cfg:
-        parts = ", ".join(beyond) or "no vision_cfg"
-        raise UserError(f"{name} is no model of an image and a text tower (it has {parts}); choose one that is")
-    text_cfg = model_cfg["text_cfg"]
-    if text_cfg.get("hf_model_name"):
-        tower = text_cfg["hf_model_name"]
-        raise UserError(f"{name} reads text with a Hugging Face tower ({tower}); describe the two towers as a pair in TOML")
-    if text_cfg.get("text_arch", "clip") != "clip":
-        raise UserError(f"{name} has a text tower of the kind {text_cfg['text_arch']!r}, not served here; choose another model")
-
-
 def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     vision = {**model_cfg["vision_cfg"]}
     if "timm_model_name" in vision:
@@ -370,45 +347,6 @@ def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool)
     return OpenClipTextTower(net, config, pad_id, true_length)
 
 
-class _Sizes(TypedDict):
-    """What open_clip's configurations of a model must say."""
-
-    embed_dim: int
-    vision_cfg: dict[str, Any]
-    text_cfg: dict[str, Any]
-    quick_gelu: NotRequired[bool]
-
-
-class _Stated(TypedDict):
-    """``open_clip_config.json``."""
-
-    model_cfg: _Sizes
-    preprocess_cfg: NotRequired[dict[str, Any]]
-
-
-def _stated(folder: Path) -> dict[str, Any]:
-    """The configuration in a folder, of a model that its weights can fill.
-
-    open_clip reads the folder again by itself; what it would trip over is refused here first.
-    """
-    path = folder / CONFIG_FILE
-    stated = read_json(path, _Stated, AGAIN)
-    config: dict[str, Any] = dict(stated["model_cfg"])
-    check_numbers(stated, str(path), AGAIN)
-    refuse_other_kinds(str(path), config)
-    weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))
-    most = max((size_of(file, AGAIN) for file in weights), default=0)
-    dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
-    return config
-
-
-def _both(config: dict[str, Any]) -> None:
-    quick = config.get("quick_gelu", False)
-    vision = {name: value for name, value in config["vision_cfg"].items() if name != "timm_model_pretrained"}
-    _build_vision_tower(config["embed_dim"], vision, quick)  # type: ignore[arg-type]
-    _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), quick)  # type: ignore[arg-type]
-
-
 def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any], dict[str, Any]]:
     """open_clip's model, its configuration and its preprocessing record.
 
@@ -419,7 +357,7 @@ def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[s
     """
     folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
     with _fetching(name, {}) if name.startswith("hf-hub:") else nullcontext():
-        model_cfg = open_clip.get_model_config(name) if folder is None else _stated(folder)
+        model_cfg = open_clip.get_model_config(name) if folder is None else read_stated(folder)
     if model_cfg is None:
         raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
     refuse_other_kinds(name, model_cfg)

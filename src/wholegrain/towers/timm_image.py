@@ -8,11 +8,13 @@ pooled vector. A Vision Transformer's patches have passed its last LayerNorm, al
 
 from __future__ import annotations
 
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import group_modules
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -201,12 +203,17 @@ def timm_tower(
     given = without_code(dict(kwargs or {}), where)
     check_numbers({**given, "image_size": image_size}, where, advice)
 
-    def build(size: int | None) -> Any:
-        net: Any = timm.create_model(name, pretrained=False, num_classes=0, **given)
-        return net if size is None else _sized(net, size)
+    def build() -> Any:
+        return timm.create_model(name, pretrained=False, num_classes=0, **given)
 
-    dry(lambda: build(image_size), room(), where, advice)
-    net = build(None)
+    def trial() -> None:
+        net = _sized(build(), image_size).eval()
+        if given:  # some keywords are read only when the network runs
+            with suppress(NotImplementedError):  # a layer that has no form without values
+                net(torch.zeros(1, 3, image_size, image_size))
+
+    dry(trial, room(), where, advice)
+    net = build()
     if weights is not None:
         load_timm_weights(net, Path(weights))
     _sized(net, image_size)

@@ -224,7 +224,7 @@ def save(saved: Checkpoint, folder: Path, keep: int) -> Path:
     final = folder / f"{_PREFIX}{saved.step:08d}"
     try:
         with aside(final) as part:
-            contiguous = {key: value.detach().cpu().contiguous() for key, value in saved.tensors.items()}
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in sorted(saved.tensors.items())}
             save_file(contiguous, part / TENSORS)
             write_facts(part, saved.step, {TENSORS: sha256(part / TENSORS)}, saved.facts)
     except OSError as problem:

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from wholegrain.errors import MachineError
+from wholegrain.errors import MachineError, UserError
+from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 from wholegrain.towers.tower import TunedModule
 
 
@@ -54,8 +55,9 @@ def read_features(path: Path, most: float) -> dict[str, Tensor] | None:
     try:
         if path.stat().st_size > most:
             return None
-        return load_file(path)
-    except (OSError, SafetensorError):
+        tensors, kept = read_tensors(path, "delete it"), read_header(path, "delete it").metadata.get("digest")
+        return tensors if kept in (None, tensors_digest(tensors)) else None
+    except (OSError, UserError):
         return None
 
 
@@ -68,7 +70,8 @@ def write_features(path: Path, tensors: dict[str, Tensor]) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
+        whole = {name: tensors[name].contiguous() for name in sorted(tensors)}
+        save_file(whole, part, metadata={"digest": tensors_digest(whole)})
         os.replace(part, path)
     except (OSError, SafetensorError) as problem:
         raise MachineError(

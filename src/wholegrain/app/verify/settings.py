@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from typing import Any
 
 from wholegrain.errors import UserError
+from wholegrain.objectives.recipe import toml_value
 
 
 def parse_settings(words: Iterable[str]) -> dict[str, Any]:
@@ -24,8 +24,5 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise UserError(f'"{word}" is not a setting; write name=value, such as variant=released.')
-        try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name] = value
+        found[name] = toml_value(value)
     return found

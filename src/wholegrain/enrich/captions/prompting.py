@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wholegrain.data.record import GeneratedCaption, generated_id
 from wholegrain.errors import UserError
+from wholegrain.files import read_toml
+from wholegrain.structure import StructureError, structure
 from wholegrain.suggest import closest
 
 PACKAGED = Path(__file__).parent / "prompts" / "many_sided.toml"
@@ -85,35 +86,44 @@ def load_prompts(wanted: Sequence[str] = ()) -> tuple[Prompt, ...]:
     return tuple(found[name] for name in dict.fromkeys(names)) if names else tuple(found.values())
 
 
+@dataclass(frozen=True)
+class _Told:
+    """The table of a prompt; its name is the table's."""
+
+    text: str
+    role: str = ""
+    max_tokens: int = 160
+    temperature: float = 0.0
+    system: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise ValueError('it needs a text, as in [detail] with text = "..."')
+        if not 1 <= self.max_tokens <= 2**20:
+            raise ValueError(f"max_tokens = {self.max_tokens} is not allowed, it must be from 1 to {2**20:,}")
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature = {self.temperature} is not allowed, it must be from 0 to 100")
+
+
 def _read(path: Path) -> dict[str, Prompt]:
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"There is no file of prompts {path}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no TOML ({error}).") from None
-    version = str(told.pop("version", "1"))
-    prompts = {name: _prompt(path, name, values, version) for name, values in told.items()}
+    advice = "give a file of prompts"
+    told = read_toml(path, advice)
+    version = told.pop("version", "1")
+    if not isinstance(version, str | int | float):
+        raise UserError(f"{path}: version is no text; {advice}.")
+    prompts = {name: _prompt(path, name, values, str(version)) for name, values in told.items()}
     if not prompts:
         raise UserError(f'{path} has no prompts; write a table for each, such as [detail] with text = "...".')
     return prompts
 
 
 def _prompt(path: Path, name: str, values: Any, version: str) -> Prompt:
-    kinds = {f.name: f.type for f in fields(Prompt) if f.name not in ("name", "edition")}
-    if not isinstance(values, dict) or not str(values.get("text", "")).strip() or not _NAME.fullmatch(name):
-        raise UserError(f'{path}: the prompt {name!r} needs a plain name and a text, as in [detail] with text = "...".')
-    for key, value in values.items():
-        if key not in kinds:
-            raise UserError(f"{path}: the prompt {name!r} has an unknown key {key!r}; {closest(key, kinds)}")
-        right = isinstance(value, str) if kinds[key] == "str" else isinstance(value, int | float) and not isinstance(value, bool)
-        if (
-            not right
-            or (key == "max_tokens" and not (isinstance(value, int) and value >= 1))
-            or (key == "temperature" and value < 0)
-        ):
-            raise UserError(f"{path}: {name}.{key} = {value!r} is not allowed.")
-    return Prompt(name=name, edition=version, **values)
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{path}: the prompt {name!r} needs a plain name, of letters, digits and _.")
+    try:
+        return Prompt(name=name, edition=version, **asdict(structure(values, _Told)))
+    except StructureError as error:
+        raise UserError(f"{path}: the prompt {name!r} {error}; correct it.") from None
 
 
 def cleaned(text: str, cut: bool = False) -> str:

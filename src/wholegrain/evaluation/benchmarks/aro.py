@@ -25,11 +25,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
 from wholegrain.evaluation.result import NotSupportedError
+from wholegrain.files import read_text
 
 SOURCE = "https://github.com/mertyg/vision-language-models-are-bows (dataset_zoo/aro_datasets.py names the files)"
 LEAST_CASES = 25
@@ -100,12 +102,12 @@ def _macro(items: Sequence[Item], name: str, place: Folder) -> tuple[Tree, list[
     if listed is None:
         note = "vg_relation_macro is over all relations: put the official list of dropped ones into dropped_relations.txt for the published average"
         return tuple(sorted(counts)), [note]
-    dropped = {f"{name}:{line.strip()}" for line in listed.read_text(encoding="utf-8").splitlines()}
+    dropped = {f"{name}:{line.strip()}" for line in read_text(listed, AGAIN).splitlines()}
     return tuple(sorted(part for part in counts if part not in dropped)), []
 
 
 def _orders(place: Folder, path: Path, name: str, tagger: Tagger | None):
-    rows = read_json(path)
+    rows = read_json(path, list[dict[str, Any]])
     made = rows and "caption_options" in rows[0]
     if not made:
         tagger = tagger or spacy_tagger()

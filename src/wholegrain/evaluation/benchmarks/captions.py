@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import CaptionSet, Picture
+from wholegrain.files import read_text
 
 KARPATHY = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 COCO = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip and http://images.cocodataset.org/zips/val2017.zip"
@@ -48,7 +49,7 @@ def karpathy(name: str, split: str = "test") -> Reader:
     def read(folder: Path | str, images: tuple[Path, ...] = ()) -> CaptionSet:
         place = Folder(folder, KARPATHY, images)
         path = place.need(f"dataset_{name}.json")
-        rows = [row for row in field(read_json(path), path, "images") if row["split"] == split]
+        rows = [row for row in read_json(path, _Karpathy)["images"] if row["split"] == split]
         pairs = ((_file(row), tuple(s["raw"].strip() for s in row["sentences"])) for row in rows)
         title = {"coco": "coco_karpathy"}.get(name, name)
         return _made(title, place, pairs, f"the Karpathy {split} split of {name}")
@@ -56,7 +57,41 @@ def karpathy(name: str, split: str = "test") -> Reader:
     return read
 
 
-def _file(row: dict[str, Any]) -> str:
+class _Sentence(TypedDict):
+    raw: str
+
+
+class _Row(TypedDict):
+    split: str
+    filename: str
+    filepath: NotRequired[str]
+    sentences: list[_Sentence]
+
+
+class _Karpathy(TypedDict):
+    """``dataset_NAME.json``."""
+
+    images: list[_Row]
+
+
+class _Caption(TypedDict):
+    image_id: int
+    caption: str
+
+
+class _Image(TypedDict):
+    id: int
+    file_name: str
+
+
+class _Coco(TypedDict):
+    """``captions_val2017.json``."""
+
+    annotations: list[_Caption]
+    images: list[_Image]
+
+
+def _file(row: _Row) -> str:
     return "/".join(part for part in (row.get("filepath"), row["filename"]) if part)
 
 
@@ -64,11 +99,11 @@ def coco_val2017(folder: Path | str, images: tuple[Path, ...] = ()) -> CaptionSe
     """Reads ``captions_val2017.json``."""
     place = Folder(folder, COCO, images)
     path = place.find("captions_val2017.json", "annotations/captions_val2017.json") or place.need("captions_val2017.json")
-    document = read_json(path)
+    document = read_json(path, _Coco)
     texts: dict[int, list[str]] = {}
-    for row in field(document, path, "annotations"):
+    for row in document["annotations"]:
         texts.setdefault(row["image_id"], []).append(row["caption"].strip())
-    pairs = ((row["file_name"], tuple(texts[row["id"]])) for row in field(document, path, "images") if row["id"] in texts)
+    pairs = ((row["file_name"], tuple(texts[row["id"]])) for row in document["images"] if row["id"] in texts)
     return _made("coco_val2017", place, pairs, "COCO val2017 (not the Karpathy test split), all captions of each picture")
 
 
@@ -78,7 +113,7 @@ def urban1k(folder: Path | str, images: tuple[Path, ...] = ()) -> CaptionSet:
     files = sorted((place.path / "caption").glob("*.txt"), key=lambda path: (len(path.stem), path.stem))
     if not files:
         raise UserError(f"{place.path} has no caption/*.txt; get them from {URBAN}.")
-    pairs = ((f"image/{path.stem}.jpg", ((path.read_text(encoding="utf-8").splitlines() or [""])[0].strip(),)) for path in files)
+    pairs = ((f"image/{path.stem}.jpg", ((read_text(path, AGAIN).splitlines() or [""])[0].strip(),)) for path in files)
     return _made("urban1k", place, pairs, "Urban-1k, the first line of each caption file")
 
 
@@ -88,7 +123,7 @@ def sharegpt4v(count: int) -> Reader:
     def read(folder: Path | str, images: tuple[Path, ...] = ()) -> CaptionSet:
         place = Folder(folder, SHAREGPT4V, images)
         path = place.need("share-captioner_coco_lcs_sam_1246k_1107.json")
-        rows = read_json(path)[:count]
+        rows = read_json(path, list[dict[str, Any]])[:count]
         pairs = ((row["image"], (row["conversations"][1]["value"].replace("\n", " ").strip(),)) for row in rows)
         return _made(f"sharegpt4v_{count // 1000}k", place, pairs, f"ShareGPT4V, the first {count:,} rows, line ends to spaces")
 

@@ -31,7 +31,7 @@ from wholegrain.data.sources.webdataset import WebDatasetSource
 from wholegrain.errors import UserError
 from wholegrain.evaluation import imagenet
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS, ClassTask
-from wholegrain.evaluation.benchmarks.files import read_json
+from wholegrain.evaluation.benchmarks.files import AGAIN, read_json
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
 from wholegrain.evaluation.templates import templates_of
 from wholegrain.files import read_text
@@ -96,12 +96,14 @@ def _check(title: str, task: ClassTask, classes: Sequence[str], test: Part, plac
     )
 
 
+MOST_SHARDS = 100_000
+
 def _part_folder(place: Path, names: Sequence[str], holds: str = "") -> Path | None:
     return next((place / name for name in names if (place / name / holds).exists() and (place / name).is_dir()), None)
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+    return [line.strip() for line in read_text(path, AGAIN).splitlines() if line.strip()] if path.is_file() else []
 
 
 def _own_templates(place: Path) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ def _folders(place: Path, task: ClassTask, split: str) -> tuple[list[str], Part,
             raise UserError(f"{place} should have folders 0 to {task.classes - 1}; get the set from {task.source}.")
         order, words = [str(n) for n in range(task.classes)], list(imagenet.names().values())
     else:
-        told = read_json(place / "classnames.json") if (place / "classnames.json").is_file() else {}
+        told = read_json(place / "classnames.json", dict[str, str]) if (place / "classnames.json").is_file() else {}
         words = [str(told.get(name, name.replace("_", " "))) for name in order]
     numbers = {name: n for n, name in enumerate(order)}
     return words, _pictures(test, numbers), _pictures(train, numbers) if train is not None else NOWHERE
@@ -181,7 +183,7 @@ def _objectnet(place: Path, task: ClassTask) -> tuple[list[str], Part, Part]:
     images = next((path for path in (place / "images", place / "objectnet-1.0" / "images", place) if path.is_dir()), place)
     if missing:
         raise UserError(f"{place} has no {missing[0]} (in its folder mappings); get the set from {task.source}.")
-    words, known = (read_json(path) for path in found.values() if path is not None)
+    words, known = (read_json(path, dict[str, str]) for path in found.values() if path is not None)
     kept = sorted(folder for folder, word in words.items() if word in known)
     numbers = {folder: n for n, folder in enumerate(kept)}
     return [words[folder].lower() for folder in kept], _pictures(images, numbers), NOWHERE

@@ -7,16 +7,22 @@ that folder), under the benchmark's folder and the further image folders by its 
 from __future__ import annotations
 
 import csv
-import json
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wholegrain import files
 from wholegrain.errors import UserError
+from wholegrain.structure import StructureError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+AGAIN = "get it again"
+MOST_BYTES = 2**32
+"""Of an annotation; the largest are lists of a million captions."""
 Made = TypeVar("Made")
 
 
@@ -60,7 +66,7 @@ class Folder:
     @cached_property
     def _listed(self) -> dict[str, str]:
         place = self.path / "images.json"
-        return read_json(place) if place.is_file() else {}
+        return read_json(place, dict[str, str]) if os.path.lexists(place) else {}
 
     @cached_property
     def _by_name(self) -> dict[str, Path]:
@@ -109,16 +115,13 @@ class Folder:
         return " or ".join(str(folder) for folder in (self.path, *self.images))
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """What a JSON file holds, as a value of a type (:func:`wholegrain.structure.structure`).
 
     Raises:
-        UserError: when it is not JSON.
+        UserError: when it is not JSON, or holds something else.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); get it again.") from error
+    return files.read_json(path, kind, AGAIN, most=MOST_BYTES)
 
 
 def read_rows(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
@@ -131,21 +134,38 @@ def read_rows(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
         UserError: when a line cannot be read, or the file holds something else.
     """
     if path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            return list(csv.DictReader(text, delimiter="\t" if path.suffix == ".tsv" else ","))
+        text = files.read_text(path, AGAIN, most=MOST_BYTES)
+        try:
+            return list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix == ".tsv" else ","))
+        except csv.Error as error:
+            raise UserError(f"{path} is not a table ({error}); {AGAIN}.") from None
     if lines or path.suffix == ".jsonl":
-        rows = []
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-            try:
-                rows += [json.loads(line)] if line.strip() else []
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}); mend the line.") from error
-    else:
-        rows = read_json(path)
-        rows = list(rows.values()) if isinstance(rows, dict) else rows
+        return [row for row in _lines(path) if row is not None]
+    rows = read_json(path)
+    rows = list(rows.values()) if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is not a table: a list of objects is expected; check that it is the right file.")
     return rows
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    for number, line in enumerate(files.read_text(path, AGAIN, most=MOST_BYTES).split("\n"), 1):
+        try:
+            yield files.parse_json(line, dict[str, Any]) if line.strip() else None
+        except StructureError as error:
+            raise UserError(f"{path}, line {number}: {error}; mend the line.") from None
+
+
+@contextmanager
+def of_its_form(name: str, folder: Path | None) -> Iterator[None]:
+    """Turns what a reader of a benchmark trips over, where a file is not of the form that the benchmark has, into one sentence."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, SyntaxError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
+        said = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(
+            f"The files of {name} in {folder} are not of the form that it has ({type(error).__name__}: {said}); get them again."
+        ) from error
 
 
 def field(row: dict[str, Any], path: Path, *names: str) -> Any:

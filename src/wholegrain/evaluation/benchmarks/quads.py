@@ -91,7 +91,7 @@ def cola(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
         "https://github.com/arijitray1993/COLA (data/COLA_multiobjects_matching_benchmark.json; pictures by its addresses)",
         images,
     )
-    rows = read_json(place.need("COLA_multiobjects_matching_benchmark.json"))
+    rows = read_json(place.need("COLA_multiobjects_matching_benchmark.json"), list[tuple[str, str, str, str]])
     found = [
         _quad(place, str(n), "multi_object", [one, two], (first, second)) for n, (one, first, two, second) in enumerate(rows)
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from rich.console import Console
 
@@ -19,6 +19,7 @@ from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
 from wholegrain.evaluation.benchmarks.corrupted import Corruptions, check_severities, corrupted_captions, corrupted_classes
 from wholegrain.evaluation.benchmarks.crepe import crepe
+from wholegrain.evaluation.benchmarks.files import of_its_form
 from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, LabelledSet, Statements
 from wholegrain.evaluation.benchmarks.negbench import negbench, negbench_retrieval
 from wholegrain.evaluation.benchmarks.pairs import pairs
@@ -35,6 +36,8 @@ from wholegrain.evaluation.corruptions import corruption_names
 from wholegrain.evaluation.feature_store import FeatureStore
 from wholegrain.evaluation.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.files import read_toml
+from wholegrain.structure import StructureError, structure
 from wholegrain.suggest import closest
 
 READERS: dict[str, Callable[..., Any]] = {
@@ -122,12 +125,11 @@ def suite_averages(path: Path | str) -> tuple[str, ...]:
 
 
 def _document(path: Path) -> dict[str, Any]:
+    advice = "give a TOML file with [[benchmark]] tables"
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a TOML file with [[benchmark]] tables.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is not TOML ({error}); mend it.") from error
+        return dict(structure(read_toml(path, advice), _Suite))
+    except StructureError as error:
+        raise UserError(f"{path} {error}; {advice}.") from None
 
 
 def suite_file(path: Path | str) -> list[Asked]:
@@ -140,27 +142,43 @@ def suite_file(path: Path | str) -> list[Asked]:
         UserError: when the file is not there or not of this form.
     """
     path = Path(path)
-    document = _document(path)
-    found = []
-    for row in document.get("benchmark", ()):
-        row = dict(row)
-        name, folder, images = str(row.pop("name", "")), row.pop("folder", None), row.pop("images", [])
-        images = [images] if isinstance(images, str) else images
-        where = path.parent / folder if folder is not None else None
-        if is_function(name) and (path.parent / name.partition(":")[0]).is_file():
-            name = f"{path.parent / name.partition(':')[0]}:{name.partition(':')[2]}"
-        more = Further(**{key: _plain(row.pop(key)) for key in list(row) if key in Further.__dataclass_fields__})
-        if more.frost:
-            more = replace(more, frost=str(path.parent / more.frost))
-        found.append(Asked(name, where, tuple(path.parent / image for image in images), row, more))
-        _check(found[-1])
+    found = [_row(path, dict(row)) for row in _document(path).get("benchmark", ())]
     if not found:
         raise UserError(f"{path} has no [[benchmark]] table; write one with name and folder.")
     return found
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+class _Suite(TypedDict):
+    """A suite's file."""
+
+    average: NotRequired[list[str]]
+    benchmark: NotRequired[list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Named:
+    """What every ``[[benchmark]]`` table says."""
+
+    name: str
+    folder: str | None = None
+    images: str | tuple[str, ...] = ()
+
+
+def _row(path: Path, row: dict[str, Any]) -> Asked:
+    try:
+        said = structure({key: row.pop(key) for key in list(row) if key in _Named.__dataclass_fields__}, _Named)
+        more = structure({key: row.pop(key) for key in list(row) if key in Further.__dataclass_fields__}, Further)
+    except StructureError as error:
+        raise UserError(f"{path}: a [[benchmark]] table {error}; correct it.") from None
+    name, images = said.name, (said.images,) if isinstance(said.images, str) else said.images
+    if is_function(name) and (path.parent / name.partition(":")[0]).is_file():
+        name = f"{path.parent / name.partition(':')[0]}:{name.partition(':')[2]}"
+    if more.frost:
+        more = replace(more, frost=str(path.parent / more.frost))
+    where = None if said.folder is None else path.parent / said.folder
+    made = Asked(name, where, tuple(path.parent / image for image in images), row, more)
+    _check(made)
+    return made
 
 
 def run_benchmarks(
@@ -208,7 +226,13 @@ def _read(one: Asked, model: Any) -> list[Any]:
         settings = dict(one.settings)
         if one.further.templates and (one.name in CLASS_TASKS or one.name == "classes"):
             settings["templates"] = one.further.templates
-        found = READERS[one.name](one.folder, one.images, **settings)
+        known = set(signature(READERS[one.name]).parameters)
+        unknown = sorted(settings.keys() - known)
+        if unknown:
+            raise UserError(f"The benchmark {one.name} has no setting {unknown[0]!r}; leave it out.")
+        with of_its_form(one.name, one.folder):
+            found = READERS[one.name](one.folder, one.images, **settings)
+        _check_texts(found if isinstance(found, list) else [found], one)
         return list(found) if isinstance(found, list) else [found]
     function = load_function(one.name)
     given = {**one.settings, **({"folder": one.folder} if one.folder is not None else {})}
@@ -226,6 +250,14 @@ def _read(one: Asked, model: Any) -> list[Any]:
             " LabelledSet or a list of Items."
         )
     return several
+
+
+def _check_texts(found: Sequence[Any], one: Asked) -> None:
+    for made in found:
+        items = made.items if isinstance(made, Benchmark) else ()
+        wrong = next((item for item in items if not all(isinstance(text, str) for text in (*item.true, *item.false))), None)
+        if wrong is not None:
+            raise UserError(f"The item {wrong.id} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
 
 
 def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[TaskResult]:

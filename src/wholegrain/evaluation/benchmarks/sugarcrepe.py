@@ -36,7 +36,7 @@ def sugarcrepe(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
 
     def items(subset: str, path: Path) -> list[tuple[str, Item | None]]:
         found = []
-        for number, row in read_json(path).items():
+        for number, row in read_json(path, dict[str, dict[str, Any]]).items():
             name = field(row, path, "filename")
             at = place.picture(name)
             true, false = field(row, path, "caption"), field(row, path, "negative_caption")

@@ -40,7 +40,7 @@ def vl_checklist(folder: Path | str, images: tuple[Path, ...] = (), *, limit: in
 
     def items(path: Path, column: str, part: str, source: str) -> list[tuple[str, Item | None]]:
         found = []
-        for number, (name, texts) in enumerate(read_json(path)[:limit]):
+        for number, (name, texts) in enumerate(read_json(path, list[tuple[str, dict[str, list[str]]]])[:limit]):
             at = place.picture(f"{source}/{name}") or place.picture(name)
             true, false = texts["POS"][0], texts["NEG"][0]
             found.append(

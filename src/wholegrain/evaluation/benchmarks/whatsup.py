@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wholegrain.evaluation.benchmarks.files import Folder, field, read_json
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
@@ -44,7 +45,7 @@ def whatsup(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
 
 
 def _controlled(place: Folder, path: Path, group: str) -> Iterator[tuple[str, Item | None]]:
-    for number, row in enumerate(read_json(path)):
+    for number, row in enumerate(read_json(path, list[dict[str, Any]])):
         name = field(row, path, "image_path")
         at = place.picture(name.removeprefix("data/"))
         true, *false = field(row, path, "caption_options")
@@ -58,7 +59,7 @@ def _controlled(place: Folder, path: Path, group: str) -> Iterator[tuple[str, It
 
 
 def _asked(place: Folder, path: Path, group: str) -> Iterator[tuple[str, Item | None]]:
-    for number, (image, true, *false) in enumerate(read_json(path)):
+    for number, (image, true, *false) in enumerate(read_json(path, list[list[Any]])):
         name = f"{str(image).zfill(12)}.jpg" if group.startswith("coco") else f"{image}.jpg"
         at = place.picture(name)
         yield name, at and Item(str(number), group, (Picture(at),), (true,), tuple(false))
