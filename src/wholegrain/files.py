@@ -46,6 +46,11 @@ _SAID = {
 }
 
 
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+
 class UnreadableError(UserError):
     """A file that cannot be read as what it should be. ``missing``: there is none."""
 
@@ -196,7 +201,7 @@ def disk_errors(place: Path | str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             said = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
             raise MachineError(said) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in _REFUSED:
             raise UserError(f"{shown(place)} cannot be written ({error.strerror}); choose another folder") from error
         raise
 

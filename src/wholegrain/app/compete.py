@@ -155,7 +155,10 @@ def _best_rate(name: str, recipe: str, data: Path, out: Path, rules: Rules, say:
         model, dataset = _run(recipe, data, run, rules, (*rules.overrides, f"--optimiser.lr={rate}", f"--seed={rules.seeds[0]}"))
         judge = validation(dataset, begin(recipe, data, rules.model, rules.overrides)[0])
         if judge is None:
-            raise UserError(f"{data} has no split val to choose a learning rate by; leave --rates out, or prepare one.")
+            raise UserError(
+                f"{data} has no split val to choose a learning rate by; leave --rates out, or write val into the column split of a tenth of the "
+                "photos and prepare them again."
+            )
         found[rate] = judge(model)["recall@1"]
         say(f"  rate {rate:g}: recall@1 on val {100 * found[rate]:.1f}%")
     record.write_text(json.dumps({f"{rate:g}": value for rate, value in found.items()}, indent=2), encoding="utf-8")

@@ -183,7 +183,7 @@ class Dataset:
                 return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             except FileNotFoundError:
                 continue
-        raise UserError(f"{path} is missing, though the index names it; prepare the data set again")
+        raise UserError(f"{path} is missing, though the index names it; prepare the data set again: wholegrain prepare SOURCE {self.folder} --overwrite")
 
     @property
     def far(self) -> bool:
@@ -310,5 +310,5 @@ def _manifest_of(folder: Path) -> Manifest:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / 'manifest.json'} is not JSON ({error}); prepare the data set again") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise UserError(f"{folder / 'manifest.json'} is not of schema {SCHEMA}, which this version reads; prepare the data again")
+        raise UserError(f"{folder / 'manifest.json'} is not of schema {SCHEMA}, which this version reads; run wholegrain prepare SOURCE {folder} --overwrite")
     return manifest

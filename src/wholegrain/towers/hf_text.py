@@ -134,5 +134,5 @@ def _fitting(config: Any, context_length: int | None) -> int:
     if context_length is None:
         return min(77, limit or 77)
     if limit is not None and context_length > limit:
-        raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; lower it")
+        raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; set it to {limit}")
     return context_length

@@ -115,7 +115,7 @@ class Plan:
             most = min(most, int(np.minimum(owners, self._counts // 2).sum()))
         if self._paired > most:
             allowed = 2 * most / (self.steps_per_epoch * self.size)
-            raise UserError(f"data.twin_share is {share} and the training images allow {allowed:.3f} at most; lower it.")
+            raise UserError(f"data.twin_share is {share} and the training images allow less; set it to {int(allowed * 1000) / 1000:g}.")
 
     def shards(self, epoch: int) -> list[tuple[int, str]]:
         """Each shard's first step in an epoch, and the key that is wanted then, in this order."""
