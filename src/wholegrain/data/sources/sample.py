@@ -109,7 +109,7 @@ class InsideFolder:
     def __call__(self, name: str, where: str) -> Path:
         path = os.path.normpath(os.path.join(self.root, name))
         folder, base = os.path.split(path)
-        real = os.path.join(_real_folder(folder), base)
+        real = os.path.join(_real_folder(os.path.abspath(folder)), base)
         if os.path.islink(real):
             real = os.path.realpath(real)
         if os.path.commonpath((real, self.real)) != self.real:
