@@ -62,8 +62,9 @@ class Plan:
     ) -> None:
         layout = keys if isinstance(keys, Layout) else _layout(keys)
         if len(layout) < batch:
+            most = len(layout)
             raise UserError(
-                f"The split has {len(layout)} images and a batch takes {batch}; set optimiser.batch to {len(layout)} or less."
+                f"The split has {most} images and a batch takes {batch}; set optimiser.batch to {most} or less, as in --batch {most}."
             )
         self.layout, self.size, self.seed, self.window = layout, batch, seed, window
         self.steps_per_epoch = len(layout) // batch
