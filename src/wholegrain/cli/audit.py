@@ -76,3 +76,4 @@ def audit(
     console = Console()
     console.print(scorecard_table(found.lines))
     console.print(f"{found.facts['seconds']:.0f} s; look at {found.page}", highlight=False, soft_wrap=True)
+    console.print("next: what is weak can be trained: wholegrain methods", highlight=False, soft_wrap=True)

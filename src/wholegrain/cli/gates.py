@@ -43,4 +43,6 @@ def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "
     for gate in found:
         table.add_row(gate.name, gate.value, gate.asked, "[green]holds[/]" if gate.passed else "[red]fails[/]")
     Console().print(table)
-    return 0 if all(gate.passed for gate in found) else 1
+    fine = all(gate.passed for gate in found)
+    print("next: wholegrain demo" if fine else "next: make the base model anew with more steps: wholegrain base OUT")
+    return 0 if fine else 1

@@ -32,7 +32,8 @@ def inspect(
         from wholegrain.report.contact_sheet import write_contact_sheet
 
         path = write_contact_sheet(dataset, out or data / "contact_sheet.html", per_split=per_split, seed=seed)
-        console.print(f"\npictures: {path}", highlight=False, soft_wrap=True)
+        console.print(f"\nwritten: {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: wholegrain doctor {data}", highlight=False, soft_wrap=True)
 
 
 def print_manifest(manifest: dict[str, Any], console: Console) -> None:

@@ -61,4 +61,6 @@ def verify(
         show_exactness(verdicts)
     else:
         show_verdict(verdicts[0])
+    if not json and not all and not verdicts[0].right:
+        print("next: docs/verify.md says what each check means; --checks NAME repeats one alone")
     return 1 if [verdict for verdict in verdicts if not verdict.right] else 0
