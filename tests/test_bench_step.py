@@ -52,7 +52,7 @@ def test_every_picture_has_five_captions_with_negatives_of_their_length(tmp_path
             assert len(negatives) == 4
             assert all(sorted(row.text.split()) == sorted(caption.text.split()) for row in negatives)
     assert set(captions_of(dataset, 30)) == set(captions)
-    with pytest.raises(UserError, match="35 distinct captions are needed and there are 30"):
+    with pytest.raises(UserError, match="35 distinct captions are needed for 7 images and there are 30; set --batch to 6 or less"):
         write_data(tmp_path / "more", captions, 7, 32)
 
 

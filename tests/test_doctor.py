@@ -3,6 +3,8 @@
 import io
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from tiny_training import make_recipe
 
 from wholegrain.app.doctor import captions, fit, learning, pictures, room
 from wholegrain.app.doctor.doctor import examine
+from wholegrain.app.doctor.finding import Finding
 from wholegrain.app.doctor.looked import look
 from wholegrain.app.doctor.trial import Trial
+from wholegrain.cli import doctor as command
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
@@ -102,7 +106,7 @@ def test_healthy_data_and_recipe_give_no_finding(healthy, tmp_path, capsys):
         )
     assert "0 to stop for, 0 to look at" in capsys.readouterr().out
     assert done.value.code == 0
-    findings = json.loads((tmp_path / "f.json").read_text())
+    findings = json.loads((tmp_path / "f.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert {
         "caption field",
         "pictures",
@@ -224,6 +228,68 @@ def test_a_raw_table_is_looked_at_before_it_is_prepared(tmp_path, capsys):
             cli.main(["doctor", str(tmp_path / "photos.csv"), *options])
         assert done.value.code == code
     assert "are file names" in capsys.readouterr().out
+
+
+def test_it_says_what_to_do_next_and_where_the_findings_are(healthy, tmp_path, capsys):
+    made = tmp_path / "not" / "there" / "f.json"
+    common = ["doctor", str(healthy), "clip", "--model", TINY, "--device", "cpu", "--json-out", str(made)]
+    with pytest.raises(SystemExit) as done:
+        cli.main([*common, "--optimiser.batch", "100"])
+    assert done.value.code == 2
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == [f"written: {made}", "next: mend what would ruin the run, then run the same command again"]
+    assert any(finding["level"] == "stop" for finding in json.loads(made.read_text()))
+    with pytest.raises(SystemExit):
+        cli.main(["doctor", str(healthy)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"next: wholegrain doctor {healthy} clip"
+
+
+def test_an_infinite_number_is_a_text_in_json():
+    plain = command._plain(Finding("check", "look", "said", numbers={"diverges": math.inf, "steps": 3, "lr": 0.5}))
+    assert json.loads(json.dumps(plain, allow_nan=False))["numbers"] == {"diverges": "inf", "steps": 3, "lr": 0.5}
+
+
+def test_a_sign_of_life_for_every_part_that_takes_long(healthy):
+    shown = []
+    made = examine(healthy, "clip", model=TINY, overrides=LIVELY, device="cpu", show=lambda *what: shown.append(what))
+    assert all(finding.level == "fine" for finding in made)
+    parts = {what: total for what, _, total in shown}
+    counted = {what for what, total in parts.items() if total}
+    assert {"reading captions of train", "looking at pictures", "counting tokens", "trying learning rates", "learning one batch by heart"} <= counted
+    assert all((what, total, total) in shown for what, total in parts.items() if total)  # each comes to its end
+    assert {"looking for copies", "making the model", "counting memory"} <= set(parts)
+
+
+def test_one_reason_why_terms_are_left_out_is_said_once(healthy):
+    recipe, dataset, model = ready(healthy)
+    terms = [replace(recipe.terms[0], name=name, loss="imc", optional=True) for name in ("one", "two")]
+    recipe = replace(recipe, terms=(*recipe.terms, *terms))
+    found = fit.terms_and_data(recipe, dataset, model)
+    assert len(found) == 1
+    assert 'Terms "one", "two" are left out: it needs "negatives"' in found[0].said
+    assert f"wholegrain enrich {healthy} --negatives" in found[0].said
+
+
+@pytest.mark.parametrize(
+    ("options", "check", "do"),
+    [
+        (["--optimiser.batch", "50"], "batch", "set --batch to 36 (now 50)"),
+        (["--optimiser.warmup_steps", "50"], "schedule", "set --optimiser.warmup_steps to 6, a tenth of the steps (now 50)"),
+        (["--optimiser.steps", "9000"], "schedule", "set --steps to 800 or less (now 9,000)"),
+        (["--optimiser.steps", "4"], "schedule", "set --epochs to 5 or more (now 1)"),
+    ],
+)
+def test_advice_has_the_number(healthy, options, check, do):
+    recipe, dataset, _ = ready(healthy, *options)
+    assert do in named(fit.batches(recipe, dataset, 1, 0), check).do
+
+
+def test_advice_about_shards_and_workers_has_the_number(healthy):
+    recipe, dataset, _ = ready(healthy)
+    finding = next(f for f in fit.batches(recipe, dataset, 2, 1000) if f.check == "shards")
+    assert re.search(r"set --workers to 0 \(now 1000\), or prepare with --shard-mib 1", finding.do)
+    finding = [f for f in fit.batches(recipe, dataset, 1, 1000) if f.check == "shards"][-1]
+    assert re.search(r"set --workers to \d+ \(now 1000\)", finding.do)
 
 
 def test_texts_that_the_context_cuts_off(tmp_path):

@@ -47,6 +47,8 @@ def test_captions_by_prompts_for_train_alone(data, tmp_path, capsys):
 def test_negatives_of_some_kinds_and_into_another_folder(data, tmp_path, capsys):
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
     code, said = call(capsys, data, "--negatives", "attribute", "--out", tmp_path / "o", "--workers", 1)
+    assert f"written: {tmp_path / 'o' / 'negatives.parquet'}" in said
+    assert f"next: wholegrain train negclip --data {tmp_path / 'o'}" in said
     assert code == 0, said
     other = Dataset(tmp_path / "o")
     assert {kind.split("_")[0] for kind in other.negative_kinds} == {"attribute"}
@@ -89,7 +91,7 @@ def test_what_cannot_be_done_is_said(data, tmp_path, capsys):
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--budget", "5usd"), "needs --prices"),
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--prompts", "stile"), 'did you mean "style"'),
         ((data, "--negatives", "--splits", "dev"), "no split 'dev'"),
-        ((data, "--negatives", "--method", "ce_clip"), "--method ce_clip is not known"),
+        ((data, "--negatives", "--method", "ce_clip"), "--method ce_clip needs a masked language model"),
         ((data, "--captions", "x@http://127.0.0.1:9/v1", "--extra", "[1]"), "is no JSON object"),
         ((data, "--negatives", "--max-failed", "3"), "--max-failed must be"),
         ((tmp_path / "none", "--negatives"), "does not exist"),

@@ -125,7 +125,7 @@ def test_nothing_to_look_at_is_said(tmp_path):
     with ShardWriter(tmp_path / "d") as writer:
         image = picture(0)
         writer.add(Record(content_key(image), "i.png", (24, 24), "train", None, (Caption("c", "a dog"),)), image)
-    with pytest.raises(UserError, match="make some first"):
+    with pytest.raises(UserError, match=r"make some: wholegrain enrich .* --negatives"):
         quality(Dataset(tmp_path / "d"), tmp_path / "q")
 
 

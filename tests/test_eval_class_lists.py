@@ -40,7 +40,7 @@ def test_published_places():
     assert sum(stuff.things) == 80
     assert class_list("ade20k").classes.names[149] == "flag"
     assert sum(class_list("cityscapes").classes.things) == 8
-    with pytest.raises(UserError, match="voc20"):
+    with pytest.raises(UserError, match=r"did you mean .voc21"):
         class_list("voc22")
 
 

@@ -178,10 +178,12 @@ def test_ctrl_c_before_anything_is_done(tmp_path):
 
 
 def test_libraries_do_not_warn_unless_asked(tmp_path):
-    code = "import warnings; warnings.warn('old', FutureWarning); warnings.warn('older', DeprecationWarning)"
+    code = "import logging, warnings; logging.error('logged'); warnings.warn('old', FutureWarning); warnings.warn('older', DeprecationWarning)"
     quiet, loud = command(tmp_path, code), command(tmp_path, code, env={"WHOLEGRAIN_DEBUG": "1"})
     assert quiet.communicate(timeout=60)[1] == ""
-    assert "FutureWarning: old" in loud.communicate(timeout=60)[1]
+    said = loud.communicate(timeout=60)[1]
+    assert "FutureWarning: old" in said
+    assert "logged" in said
 
 
 def test_a_real_recursion_ends_in_a_short_sentence(tmp_path):
@@ -192,3 +194,12 @@ def test_a_real_recursion_ends_in_a_short_sentence(tmp_path):
     assert "RecursionError" in said
     assert len(said.splitlines()) == 1
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="not Linux")
+def test_output_that_cannot_be_written(tmp_path):
+    with open("/dev/full", "w") as full:
+        process = command(tmp_path, "print('a line')", stdout=full)
+        assert process.communicate(timeout=60)[1] == "wholegrain: The disk is full (while writing); make room and run the same command again.\n"
+    assert process.returncode == 1
+    assert command(tmp_path, "import sys; sys.stdout = None; print('a line')").wait(60) == 0  # as with >&-

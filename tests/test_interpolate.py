@@ -45,7 +45,7 @@ def test_the_command_writes_a_model(dataset, tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(call)
     assert caught.value.code == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert capsys.readouterr().out.splitlines()[0] == f"written: {tmp_path / 'out'}"
     weight, one, other = (load_model(tmp_path / name).head.image.weight for name in ("out", "1", "2"))
     torch.testing.assert_close(weight, 0.25 * one + 0.75 * other)
     with pytest.raises(SystemExit) as caught:

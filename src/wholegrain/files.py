@@ -32,6 +32,7 @@ _FORBIDDEN = (
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,
+    errno.ENOENT,
     errno.ENOTDIR,
     errno.EEXIST,
     errno.EISDIR,

@@ -1,12 +1,13 @@
 """What a command is doing, on standard error.
 
-On a terminal: one line that changes, and is gone in the end. Elsewhere (a file, a pipe, ``TERM=dumb``): nothing for the first second, then
-a plain line when something else begins, and every half a minute.
+On a terminal: one line that changes, and is gone in the end. Elsewhere (a file, a pipe, ``TERM=dumb``): a plain line for what takes longer
+than a second, and one every half a minute.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 Item = TypeVar("Item")
 Show = Callable[[str, int, int], None]
-"""(what is being done, how many are done, of how many; 0 of 0 where nobody counts)"""
+"""(what is being done, how many are done, of how many); 0 where nobody knows."""
 _QUIET, _EVERY = 1.0, 30.0  # seconds
 
 
@@ -29,14 +30,23 @@ class Showing:
         self._live = self._console.file.isatty() and os.environ.get("TERM") != "dumb"
         self._bar: Progress | None = None
         self._counted = False
-        self._what, self._said = "", time.monotonic() - _EVERY + _QUIET
-        self._began = time.monotonic()
+        self._what, self._count = "", ""
+        self._said = 0.0
+        self._soon: threading.Timer | None = None
 
     def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         if self._live:
             self._draw(what, done, total)
         else:
-            self._line(what, done, total)
+            self._count = f": {done:,}{f' of {total:,}' if total else ''}" if done else " …"
+            if what != self._what:
+                self.clear()
+                self._soon = threading.Timer(_QUIET, self._line, [what])
+                self._soon.daemon = True
+                self._soon.start()
+                self._said = time.monotonic()
+            elif time.monotonic() - self._said >= _EVERY:
+                self._line(what)
         self._what = what
 
     def clear(self) -> None:
@@ -44,6 +54,9 @@ class Showing:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
 
     def _draw(self, what: str, done: int, total: int) -> None:
         if self._bar is None or what != self._what or bool(total) != self._counted:
@@ -61,14 +74,12 @@ class Showing:
             )
             self._bar.add_task(what, total=total or None)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total or None)
+        said = what if total or not done else f"{what}: {done:,}"
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total or None, description=said)
 
-    def _line(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._said >= _EVERY or (what != self._what and now - self._began >= _QUIET):
-            self._said = now
-            count = f": {done:,} of {total:,}" if total and done else " …"
-            print(f"{what}{count}", file=self._console.file, flush=True)
+    def _line(self, what: str) -> None:
+        self._said = time.monotonic()
+        print(f"{what}{self._count}", file=self._console.file, flush=True)
 
 
 @contextmanager
@@ -90,6 +101,19 @@ def each(items: Iterable[Item], what: str, show: Show, total: int | None = None)
     for done, item in enumerate(items, 1):
         yield item
         show(what, done, total)
+
+
+def counted(what: str, total: int, show: Show) -> Callable[[int], None]:
+    """A function that is told of so many more done, and shows how many there are."""
+    done = 0
+
+    def tick(more: int) -> None:
+        nonlocal done
+        done += more
+        show(what, done, total)
+
+    show(what, 0, total)
+    return tick
 
 
 def nowhere(what: str, done: int = 0, total: int = 0) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypedDict
@@ -22,13 +23,14 @@ from wholegrain.app.gates import weak_kinds
 from wholegrain.app.runs import trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.regions import crop_regions
-from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
 from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.files import read_json
 from wholegrain.objectives.recipe import load_recipe
+from wholegrain.progress import counted, showing
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
@@ -90,8 +92,11 @@ def make_base(
         steps: optimiser steps of the two stages, of 128 images each.
     """
     console = Console(stderr=True)
-    whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts))
-    crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
+    with showing() as show:
+        drawn = partial(counted, "drawing scenes", picture_count(counts), show)
+        whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts, tick=drawn()))
+        show("cutting out objects")
+        crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
     first, second = (
         load_recipe(f"scenes/{name}", [f"--optimiser.steps={n}", f"--seed={seed}"])
         for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)

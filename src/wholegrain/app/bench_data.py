@@ -34,6 +34,7 @@ from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.files import disk_errors, write_json
 from wholegrain.objectives.schema import DataRecipe
+from wholegrain.progress import Show, nowhere
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.plan import Plan
@@ -91,6 +92,7 @@ def measure_loading(
     seconds: float = 20.0,
     rounds: int = 5,
     say: Callable[[str], None] = print,
+    show: Show = nowhere,
 ) -> LoadingCosts:
     """Measures all rivals that are installed.
 
@@ -102,7 +104,8 @@ def measure_loading(
         batch: images in a batch.
         seconds: that each rival is measured, over all rounds together.
         rounds: turns of each rival.
-        say: told what is done next.
+        say: told which rival is left out, and why.
+        show: is shown what is being measured.
     """
     load, keys = os.getloadavg()[0], dataset.keys(split)
     turn = seconds / rounds
@@ -112,11 +115,12 @@ def measure_loading(
             "bare, Pillow": partial(_bare, dataset, preprocess.image, keys, workers),
             OURS: partial(_ours, dataset, preprocess, tokenizer, split, workers, batch),
         }
+        show("copying pictures for open_clip's loaders", 0, 0)
         rivals |= _open_clip(dataset, preprocess, keys[:MOST], workers, batch, Path(folder), say)
         speeds: dict[str, list[Speed]] = {name: [] for name in rivals}
         for number in range(rounds):
-            say(f"round {number + 1} of {rounds}, {turn:.0f} s each")
             for name in list(speeds):
+                show(f"measuring for {turn:.3g} s each: {name}", number, rounds)
                 gc.collect()  # of the workers of the turn before, here and not in the next ones
                 try:
                     speeds[name].append(rivals[name](turn))
@@ -204,7 +208,6 @@ def _open_clip(
         return {}
     from open_clip import get_tokenizer, image_transform
 
-    say("copying pictures for open_clip's loaders")
     size, mean, std = preprocess.size, preprocess.mean, preprocess.std
     transform: Any = image_transform(size, is_train=True, mean=mean, std=std)
     tokenizer = get_tokenizer("ViT-B-32")

@@ -27,12 +27,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, softplus
 from torch.profiler import ProfilerActivity, profile
 
-from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.files import disk_errors, write_json
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
+from wholegrain.progress import Show, nowhere
 
 WIDTH, PATCHES, TOKENS = 512, 196, 32
 ACROSS = {"clip", "text_conditioned", "filip", "gloria"}  # cost grows with images times texts; of the others, with images
@@ -88,12 +89,8 @@ class LossCosts:
 
     def save(self, file: Path) -> None:
         """Writes JSON."""
-        try:
-            aside = file.with_name(file.name + ".part")
-            aside.write_text(json.dumps(asdict(self) | {"paper": PAPER}, indent=1) + "\n", encoding="utf-8")
-            os.replace(aside, file)
-        except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as problem:
-            raise UserError(f"{file} cannot be written ({problem.strerror}); name a file in a folder that exists.") from None
+        with disk_errors(file):
+            write_json(file, asdict(self) | {"paper": PAPER})
 
 
 def measure_losses(
@@ -101,7 +98,7 @@ def measure_losses(
     images: int = 64,
     rounds: int = 3,
     clock: str = "wall",
-    say: Callable[[str], None] = print,
+    show: Show = nowhere,
 ) -> LossCosts:
     """Measures everything; a minute or two for each doubling above 4,096.
 
@@ -109,16 +106,14 @@ def measure_losses(
         sizes: images (and texts) of the core's problems.
         images: images (and texts) of the methods' problems; ``GLoRIA`` takes memory and time with their square.
         rounds: times that each is run; during the first memory is counted, which slows only the smallest problems.
-        say: told what is done next.
+        show: is shown what is being measured.
     """
     before = os.getloadavg()[0]
     core: list[Cost] = []
     for size in sizes:
-        say(f"the core, {size} images and texts")
-        core += _costs(_core_problems(size), size, rounds)
-    say(f"methods over patches and tokens, {images} images and texts")
-    methods = _costs(_method_problems(images, say), images, rounds)
-    say("a step of CLIP's towers (ViT-B/16)")
+        core += _costs(_core_problems(size), size, rounds, show)
+    methods = _costs(_method_problems(images), images, rounds, show)
+    show("measuring a step of CLIP's towers (ViT-B/16)", 0, 0)
     step = _step_seconds()
     return LossCosts(tuple(core), tuple(methods), step, torch.get_num_threads(), (before, os.getloadavg()[0]), torch.__version__)
 
@@ -154,7 +149,7 @@ def _core_problems(size: int) -> dict[str, Problem]:
     }
 
 
-def _method_problems(images: int, say: Callable[[str], None]) -> dict[str, Problem]:
+def _method_problems(images: int) -> dict[str, Problem]:
     draw = torch.Generator().manual_seed(0)
 
     def leaf(*shape: int) -> Tensor:
@@ -168,21 +163,18 @@ def _method_problems(images: int, say: Callable[[str], None]) -> dict[str, Probl
     leaves = [x for features in (image, text) for x in vars(features).values() if isinstance(x, Tensor) and x.requires_grad]
     found: dict[str, Problem] = {}
     for name in ("clip", *METHODS):
-        try:
-            loss = resolve_loss(Term(name=name, loss=name, weight=1.0))
-        except UserError:
-            say(f"there is no loss {name}; left out")
-            continue
+        loss = resolve_loss(Term(name=name, loss=name, weight=1.0))
         found[name] = (lambda loss=loss: loss(image, text, pairing, scale).value, [*leaves, scale], 0)
     return found
 
 
-def _costs(problems: dict[str, Problem], size: int, rounds: int) -> list[Cost]:
+def _costs(problems: dict[str, Problem], size: int, rounds: int, show: Show) -> list[Cost]:
     fits = [name for name, (_, _, needed) in problems.items() if needed < 0.8 * _free_bytes()]
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in problems}
     peak: dict[str, float] = {}
     for nth in range(rounds):
-        for name in fits:
+        for place, name in enumerate(fits):
+            show(f"measuring losses of {size:,} images and texts", nth * len(fits) + place, rounds * len(fits))
             loss, leaves, _ = problems[name]
             if nth == 0:
                 seconds, peak[name] = _with_peak_megabytes(loss, leaves)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from wholegrain.app.base import load_base, load_weak_kinds
@@ -25,6 +24,7 @@ from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.objectives.recipe import load_recipe
+from wholegrain.progress import counted, showing
 from wholegrain.report.report import Entry, write_report
 from wholegrain.report.terminal import show_twin
 from wholegrain.towers.model import Model
@@ -164,9 +164,8 @@ def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: S
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:
     if (folder / "manifest.json").exists():
         return Dataset(folder)
-    with Progress(console=console) as progress:
-        task = progress.add_task("drawing scenes", total=picture_count(counts))
-        return build_scenes(folder, world, counts, tick=lambda n: progress.advance(task, n))
+    with showing() as show:
+        return build_scenes(folder, world, counts, tick=counted("drawing scenes", picture_count(counts), show))
 
 
 def comparison(entries: Sequence[Entry], weak: Sequence[str]) -> Table:

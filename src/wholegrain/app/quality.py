@@ -39,7 +39,8 @@ def quality(dataset: Dataset, out: Path, *, samples: int = 6, seed: int = 0) -> 
         UserError: there are no negatives, hard positives or generated captions.
     """
     if not (len(dataset.negatives) or dataset.hard_positives or len(dataset.generated)):
-        raise UserError(f"{dataset.folder} has no negatives, hard positives or generated captions to look at; make some first.")
+        where = dataset.folder
+        raise UserError(f"{where} has no negatives, hard positives or captions of models; make some: wholegrain enrich {where} --negatives")
     keys = [key for split in dataset.splits for key in dataset.keys(split)]
     records = {key: dataset.record(key) for key in keys}
     counts = count(records.values(), dataset.negatives)

@@ -33,7 +33,8 @@ def bind(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> p
         rest, dotted = split_overrides(arguments)
         overrides = {"overrides": tuple(dotted)}
     parameters = _parameters(function)
-    said, shown = _Output(), _Output(getattr(sys.stdout, "encoding", None), sys.stdout.isatty())
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    said, shown = _Output(), _Output(getattr(sys.stdout, "encoding", None), terminal)
     try:
         with redirect_stderr(said), redirect_stdout(shown):
             return tyro.cli(_parsed(function, parameters, overrides), args=rest, prog=f"wholegrain {name}")

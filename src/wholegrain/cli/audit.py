@@ -81,3 +81,4 @@ def audit(
     for line in left_out_lines([found.left_out]):
         print(line, file=sys.stderr)
     console.print(f"{found.facts['seconds']:.0f} s; look at {found.page}", highlight=False, soft_wrap=True)
+    console.print("next: what is weak can be trained: wholegrain methods", highlight=False, soft_wrap=True)

@@ -31,5 +31,6 @@ def base(
     from wholegrain.app.base import make_base
     from wholegrain.data.scenes.world import World
 
-    print(make_base(out, world=World(glyphs=glyphs), work=work, steps=(crop_steps, steps), seed=seed))
+    print(f"written: {make_base(out, world=World(glyphs=glyphs), work=work, steps=(crop_steps, steps), seed=seed)}")
+    print(f"next: wholegrain gates --model {out} --glyphs {glyphs}")
     return 0

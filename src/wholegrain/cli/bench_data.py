@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,26 +42,39 @@ def bench_data(
     """
     from rich.console import Console
 
-    from wholegrain.app.bench_data import measure_loading
-    from wholegrain.data.dataset import Dataset
-    from wholegrain.data.preprocess import Preprocess
     from wholegrain.errors import UserError
-    from wholegrain.text.tokenizer import ClipTokenizer
+    from wholegrain.files import disk_errors
+    from wholegrain.progress import showing
 
     if min(workers, batch, rounds, seconds) <= 0:
         raise UserError("Workers, batch, rounds and seconds must be above 0; change the option that is not.")
-    console = Console()
-    preprocess, tokenizer = Preprocess(image_size), ClipTokenizer()
-    if model:
-        from wholegrain.towers.io import load_model
+    if out is not None:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+    with showing() as show:
+        show("starting")
+        from wholegrain.app.bench_data import measure_loading
+        from wholegrain.data.dataset import Dataset
+        from wholegrain.data.preprocess import Preprocess
+        from wholegrain.text.tokenizer import ClipTokenizer
 
-        loaded = load_model(model)
-        preprocess, tokenizer = loaded.preprocess, loaded.tokenizer
-    say = lambda said: console.print(f"[dim]{said} …")  # noqa: E731
-    costs = measure_loading(Dataset(data), preprocess, tokenizer, split, workers, batch, seconds, rounds, say)
+        preprocess, tokenizer = Preprocess(image_size), ClipTokenizer()
+        if model:
+            from wholegrain.towers.io import load_model
+
+            loaded = load_model(model)
+            preprocess, tokenizer = loaded.preprocess, loaded.tokenizer
+
+        def say(sentence: str) -> None:
+            show.clear()
+            print(sentence, file=sys.stderr)
+
+        costs = measure_loading(Dataset(data), preprocess, tokenizer, split, workers, batch, seconds, rounds, say, show)
+    console = Console()
+    _print(costs, console)
     if out is not None:
         costs.save(out)
-    _print(costs, console)
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -31,16 +31,25 @@ def bench_losses(
     """
     from rich.console import Console
 
-    from wholegrain.app.bench_losses import measure_losses
     from wholegrain.errors import UserError
+    from wholegrain.files import disk_errors
+    from wholegrain.progress import showing
 
     if min((images, rounds, *sizes)) < 1:
         raise UserError("Sizes, images and rounds must be at least 1; change the option that is not.")
+    if out is not None:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+    with showing() as show:
+        show("starting")
+        from wholegrain.app.bench_losses import measure_losses
+
+        costs = measure_losses(sizes, images, rounds, show=show)
     console = Console()
-    costs = measure_losses(sizes, images, rounds, say=lambda said: console.print(f"[dim]{said} …"))
+    _print(costs, console)
     if out is not None:
         costs.save(out)
-    _print(costs, console)
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
     return 0
 
 

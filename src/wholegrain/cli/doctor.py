@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
+import shlex
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
+
+if TYPE_CHECKING:
+    from wholegrain.app.doctor.finding import Finding
 
 
 def doctor(
@@ -51,37 +56,65 @@ def doctor(
     """
     from rich.console import Console
 
-    from wholegrain.app.doctor.doctor import examine
-    from wholegrain.app.doctor.finding import worst
-    from wholegrain.cli.prepare import column_roles
-    from wholegrain.cli.train import workers_by_default
-    from wholegrain.data.sources import SourceOptions
+    from wholegrain.files import disk_errors, write_json
+    from wholegrain.progress import showing
 
-    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
-    told = SourceOptions(image_column, columns, split_column, image_root=image_root)
     console, began, findings = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic(), []
-    loading = workers_by_default() if workers is None else workers
-    made = examine(
-        data, recipe, model=model, overrides=overrides, device=device, workers=loading, out=out, options=told, say=_say
-    )
-    for finding in made:
-        findings.append(finding)
-        if finding.level != "fine" or every:
-            console.print(f"{finding.level.upper():5} {finding.check}: {finding.said}", style=_STYLE[finding.level])
-            if finding.do:
-                console.print(f"      -> {finding.do}")
+    if json_out is not None:
+        with disk_errors(json_out):
+            json_out.parent.mkdir(parents=True, exist_ok=True)
+    with showing() as show:
+        show("starting")
+        from wholegrain.app.doctor.doctor import examine
+        from wholegrain.app.doctor.finding import worst
+        from wholegrain.cli.prepare import column_roles
+        from wholegrain.cli.train import workers_by_default
+        from wholegrain.data.sources import SourceOptions
+
+        columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
+        told = SourceOptions(image_column, columns, split_column, image_root=image_root)
+
+        def say(sentence: str) -> None:
+            show.clear()
+            print(sentence, file=sys.stderr)
+
+        loading = workers_by_default() if workers is None else workers
+        asked = {"model": model, "overrides": overrides, "device": device, "workers": loading, "out": out, "options": told}
+        for finding in examine(data, recipe, **asked, say=say, show=show):
+            findings.append(finding)
+            if finding.level != "fine" or every:
+                show.clear()
+                console.print(f"{finding.level.upper():5} {finding.check}: {finding.said}", style=_STYLE[finding.level])
+                if finding.do:
+                    console.print(f"      -> {finding.do}")
     counts = {level: sum(finding.level == level for finding in findings) for level in _STYLE}
     verdict = "something would ruin the run" if counts["stop"] else "look at these first" if counts["look"] else "nothing found"
     console.print(
         f"{counts['stop']} to stop for, {counts['look']} to look at, {counts['fine']} fine, in {time.monotonic() - began:.0f} s: {verdict}."
     )
     if json_out is not None:
-        json_out.write_text(json.dumps([asdict(finding) for finding in findings], indent=1), encoding="utf-8")
+        with disk_errors(json_out):
+            write_json(json_out, [_plain(finding) for finding in findings])
+        console.print(f"written: {json_out}")
+    console.print(f"next: {_next(data, recipe, model, overrides, bool(counts['stop']))}")
     return 2 if worst(findings) == "stop" else 0
 
 
+def _next(data: str, recipe: str, model: str, overrides: tuple[str, ...], stopped: bool) -> str:
+    """What to do after this."""
+    if stopped:
+        return "mend what would ruin the run, then run the same command again"
+    if "://" not in data and not (Path(data) / "manifest.json").is_file():
+        return shlex.join(["wholegrain", "prepare", data, "data/" + (Path(data).stem or "mine")])
+    if not recipe:
+        return shlex.join(["wholegrain", "doctor", data, "clip"])
+    return shlex.join(["wholegrain", "train", recipe, "--data", data, "--model", model, *overrides])
+
+
+def _plain(finding: Finding) -> dict[str, Any]:
+    """For JSON, which has no infinite numbers: they are texts there."""
+    numbers = {name: str(n) if isinstance(n, float) and not math.isfinite(n) else n for name, n in finding.numbers.items()}
+    return asdict(finding) | {"numbers": numbers}
+
+
 _STYLE = {"stop": "bold red", "look": "yellow", "fine": "dim"}
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -119,8 +119,19 @@ def enrich(
         console.print(
             done + (failed if table.failures else "" if table.new else ", there already"), highlight=False, soft_wrap=True
         )
+        if table.new:
+            console.print(f"written: {made.folder / table.table}.parquet", highlight=False, soft_wrap=True)
     if made.page is not None:
         console.print(f"look at {made.page}", highlight=False, soft_wrap=True)
+    for table in made.tables[-1:]:
+        console.print(f"next: {_NEXT[table.table].format(made.folder)}", highlight=False, soft_wrap=True)
+
+
+_NEXT = {
+    "captions": "wholegrain train holistic --data {}",
+    "negatives": "wholegrain train negclip --data {}",
+    "hard_positives": "wholegrain evaluate MODEL --data {} --suite hard_positives",
+}
 
 
 def _fields(text: str) -> dict[str, Any]:

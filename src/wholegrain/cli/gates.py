@@ -23,17 +23,26 @@ def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "
     from wholegrain.app.base import load_base
     from wholegrain.app.gates import run_gates
     from wholegrain.data.dataset import Dataset
-    from wholegrain.data.scenes.build import SceneCounts, build_scenes
+    from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
     from wholegrain.data.scenes.world import World
+    from wholegrain.progress import counted, showing
     from wholegrain.towers.io import load_model
 
     world = World(glyphs=glyphs)
     base = load_model(model) if model else load_base(world)
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = Dataset(data) if data else build_scenes(Path(folder) / "scenes", world, SceneCounts(3000, 1000, 0, 0, 600))
+    with tempfile.TemporaryDirectory() as folder, showing() as show:
+        if data:
+            dataset = Dataset(data)
+        else:
+            counts = SceneCounts(3000, 1000, 0, 0, 600)
+            tick = counted("drawing scenes", picture_count(counts), show)
+            dataset = build_scenes(Path(folder) / "scenes", world, counts, tick=tick)
+        show("measuring the gates")
         found, _ = run_gates(base, dataset, world)
     table = Table("gate", "measured", "asked", "", title=f"world {world.hash}, development scenes")
     for gate in found:
         table.add_row(gate.name, gate.value, gate.asked, "[green]holds[/]" if gate.passed else "[red]fails[/]")
     Console().print(table)
-    return 0 if all(gate.passed for gate in found) else 1
+    fine = all(gate.passed for gate in found)
+    print("next: wholegrain demo" if fine else "next: make the base model anew with more steps: wholegrain base OUT")
+    return 0 if fine else 1

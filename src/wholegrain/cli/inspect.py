@@ -51,7 +51,8 @@ def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int
         from wholegrain.report.contact_sheet import write_contact_sheet
 
         path = write_contact_sheet(dataset, out or Path(what) / "contact_sheet.html", per_split=per_split, seed=seed)
-        console.print(f"\npictures: {path}", highlight=False, soft_wrap=True)
+        console.print(f"\nwritten: {path}", highlight=False, soft_wrap=True)
+    console.print(f"next: wholegrain doctor {what}", highlight=False, soft_wrap=True)
 
 
 def print_about(found: About, console: Console) -> None:

@@ -27,5 +27,6 @@ def interpolate(
     if out.exists():
         raise UserError(f"{out} is there already; choose another folder.")
     save_model(between(load_model(start), load_model(end), alpha), out)
-    print(out)
+    print(f"written: {out}")
+    print(f"next: wholegrain evaluate {out} --data DATA")
     return 0

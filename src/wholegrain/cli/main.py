@@ -11,6 +11,7 @@ and 143 interrupted.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import select
 import sys
@@ -66,7 +67,8 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         call = _asked(arguments)
         code = _run(call)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as with >&-
+            sys.stdout.flush()
     except BaseException as error:
         code = _failed(error, arguments, call)
     sys.exit(code)
@@ -110,6 +112,7 @@ def _quiet_libraries() -> None:
     if os.environ.get("WHOLEGRAIN_DEBUG", "0") not in ("", "0") or sys.warnoptions:
         return
     warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())  # else what open_clip logs goes to standard error
     for name, value in {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):

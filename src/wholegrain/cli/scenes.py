@@ -37,19 +37,19 @@ def scenes(
         twins: test items per kind.
         train_twins: pairs of training pictures that differ in one fact (for data.twin_share).
     """
-    from rich.progress import Progress
-
     from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
     from wholegrain.data.scenes.glyphs import GLYPHS
     from wholegrain.data.scenes.world import World
     from wholegrain.errors import UserError
+    from wholegrain.progress import counted, showing
 
     if glyphs not in GLYPHS or size not in (64, 96, 128):
         raise UserError(f"scenes: --glyphs is {glyphs} and --size is {size}; glyphs are A or B, sizes 64, 96 or 128.")
     world = World(glyphs=glyphs, size=size, seed=seed)
     counts = SceneCounts(train, val, test, crowded, twins, train_twins)
-    with Progress() as progress:
-        task = progress.add_task("drawing", total=picture_count(counts))
-        dataset = build_scenes(out, world, counts, workers=os.cpu_count() or 1, tick=lambda n: progress.advance(task, n))
+    with showing() as show:
+        tick = counted("drawing", picture_count(counts), show)
+        dataset = build_scenes(out, world, counts, workers=os.cpu_count() or 1, tick=tick)
     print(f"{out}: {len(dataset):,} pictures, world {world.hash}")
+    print(f"next: wholegrain inspect {out}, or: wholegrain train clip --data {out} --model small")
     return 0

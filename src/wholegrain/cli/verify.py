@@ -32,23 +32,25 @@ def verify(
     """
     import json as text
 
-    from rich.console import Console
-
     from wholegrain.app.verify.settings import parse_settings
-    from wholegrain.app.verify.show import show_exactness, show_verdict
-    from wholegrain.app.verify.verdict import verify as run
-    from wholegrain.app.verify.verdict import verify_all
     from wholegrain.errors import UserError
+    from wholegrain.progress import showing
 
     if all and (settings or like or checks):
         raise UserError("Option --all goes with no other option but --json; leave the others out.")
     if not all and not loss:
         raise UserError('Say which loss: "wholegrain verify clip", "… verify losses.py:MyLoss", or "… verify --all".')
-    if all:
-        with Console(stderr=True).status("verifying") as status:
-            verdicts = verify_all([loss] if loss else None, lambda verdict: status.update(f"verified {verdict.loss}"))
-    else:
-        verdicts = [run(loss, parse_settings(settings), like or None, checks or None)]
+    told = parse_settings(settings)
+    with showing() as show:
+        show("starting")
+        from wholegrain.app.verify.show import show_exactness, show_verdict
+        from wholegrain.app.verify.verdict import verify as run
+        from wholegrain.app.verify.verdict import verify_all
+
+        if all:
+            verdicts = verify_all([loss] if loss else None, show)
+        else:
+            verdicts = [run(loss, told, like or None, checks or None, show)]
     if json:
         print(
             text.dumps(
@@ -59,4 +61,6 @@ def verify(
         show_exactness(verdicts)
     else:
         show_verdict(verdicts[0])
+    if not json and not all and not verdicts[0].right:
+        print("next: docs/verify.md says what each check means; --checks NAME repeats one alone")
     return 1 if [verdict for verdict in verdicts if not verdict.right] else 0

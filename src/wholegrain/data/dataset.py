@@ -183,7 +183,7 @@ class Dataset:
                 return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
             except FileNotFoundError:
                 continue
-        raise UserError(f"{path} is missing, though the index names it; prepare the data set again")
+        raise UserError(f"{path} is missing, though the index names it; prepare the data set again: wholegrain prepare SOURCE {self.folder} --overwrite")
 
     @property
     def far(self) -> bool:

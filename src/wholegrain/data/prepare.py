@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -234,7 +235,7 @@ def _check_broken(arrivals: Arrivals, most: float, early: bool = False) -> None:
     if lost > most * samples:
         raise UserError(
             f"{lost:,} of {samples:,} images cannot be used, more than the {most:.0%} allowed{first}; "
-            "correct the source, or allow more with --max-broken"
+            f"correct the source, or allow them with --max-broken {math.ceil(100 * lost / samples) / 100:g}"
         )
     if lost + counts["uncaptioned"] == samples:
         raise UserError(

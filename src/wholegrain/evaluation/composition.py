@@ -51,7 +51,7 @@ def composition(
     """
     twins = [twin for twin in dataset.twins if twin.split == split]
     if not twins:
-        raise NotSupportedError(f"The data set has no twins of the split {split!r} in twins.parquet; choose another split.")
+        raise NotSupportedError(f"The data set has no twins of the split {split!r} (drawn scenes have some: wholegrain scenes OUT).")
     scores = _encoded(model, dataset, [k for t in twins for k in t.keys], [c for t in twins for c in t.captions], batch, known)
     kinds = [twin.kind for twin in twins]
     slots = np.array([[scores.image(key) for key in twin.keys] for twin in twins])
@@ -125,7 +125,8 @@ def hard_positives(
     found = [item for item in dataset.hard_positives if item.split == split]
     if not found:
         raise NotSupportedError(
-            f"The data set has no hard positives of the split {split!r} in hard_positives.parquet; choose a split that has some."
+            f"The data set has no hard positives of the split {split!r}; make some (wholegrain enrich "
+            f"{getattr(dataset, 'folder', 'DATA')} --hard-positives), or choose another split with --split."
         )
     scores = _encoded(model, dataset, [i.key for i in found], [t for i in found for t in (*i.captions, i.negative)], batch, known)
     texts = np.array([[scores.text(t) for t in (*item.captions, item.negative)] for item in found])
@@ -170,7 +171,8 @@ def negatives(
     found = split_negatives(dataset, split)
     if not found:
         raise NotSupportedError(
-            f"The data set has no negatives of the split {split!r} in negatives.parquet; make some or choose another split."
+            f"The data set has no negatives of the split {split!r}; make some (wholegrain enrich "
+            f"{getattr(dataset, 'folder', 'DATA')} --negatives), or choose another split with --split."
         )
     true, false = [text for text, _ in found], [negative.text for _, negative in found]
     keys, kinds = [negative.key for _, negative in found], [negative.kind for _, negative in found]

@@ -19,11 +19,11 @@ from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Recipe, Term, selects
 
 _REMEDY = {
-    "negatives": "add a negatives sidecar to the data and set data.negatives.count to 1 or more",
+    "negatives": "make some (wholegrain enrich DATA --negatives) and set data.negatives.count to 1 or more, such as 4",
     "branches": 'set model.head to "branches" and model.branches to 2 or more',
     "bias": "use a model with a bias, which sigmoid recipes make, such as recipe siglip",
-    "patches": "use an image tower that gives patch features",
-    "tokens": "use a text tower that gives token features",
+    "patches": "use an image tower that gives patch features, such as --model ViT-B-32:openai",
+    "tokens": "use a text tower that gives token features, such as --model ViT-B-32:openai",
     "slots": 'set model.head to "flair" or "llip"',
     "prototypes": 'set model.head to "mgca"',
     "teacher": 'set teacher.kind to "ema" or "frozen"',
@@ -122,7 +122,7 @@ class Objective:
 
 
 def choose_terms(recipe: Recipe, roles: Collection[str], offers: Collection[str]) -> tuple[tuple[Term, ...], tuple[str, ...]]:
-    """The terms that the data and the model can serve, and a sentence for each optional term that was left out.
+    """The terms that the data and the model can serve, and a sentence for each reason why optional terms were left out.
 
     Args:
         recipe: the recipe.
@@ -132,15 +132,20 @@ def choose_terms(recipe: Recipe, roles: Collection[str], offers: Collection[str]
     Raises:
         UserError: a term that is not optional lacks something: which term, what, and what to do.
     """
-    kept, notes = [], []
+    kept: list[Term] = []
+    left_out: dict[str, list[str]] = {}  # reason -> terms
     for term in recipe.terms:
         lack = _lack(term, roles, frozenset(offers))
         if not lack:
             kept.append(term)
         elif term.optional:
-            notes.append(f'Term "{term.name}" is left out: {lack}.')
+            left_out.setdefault(lack, []).append(f'"{term.name}"')
         else:
             raise UserError(f'Term "{term.name}" of recipe {recipe.name} cannot be computed: {lack}.')
+    notes = [
+        f"Term {names[0]} is left out: {lack}." if len(names) == 1 else f"Terms {', '.join(names)} are left out: {lack}."
+        for lack, names in left_out.items()
+    ]
     if not kept:
         raise UserError(f"Recipe {recipe.name} has no term left for these data and this model; {notes[0]}")
     return tuple(kept), tuple(notes)

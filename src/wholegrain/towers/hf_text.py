@@ -157,5 +157,5 @@ def _fitting(config: Any, context_length: int | None) -> int:
     if not 4 <= context_length <= MOST_CONTEXT:
         raise UserError(f"the context is {context_length:,}; it must be from 4 to {MOST_CONTEXT:,}")
     if limit is not None and context_length > limit:
-        raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; lower it")
+        raise UserError(f"the text tower has {limit} positions, fewer than the context of {context_length}; set it to {limit}")
     return context_length

@@ -131,7 +131,7 @@ def _set_context(model: Model, context: int, positions: str) -> None:
         limit = getattr(tower.net.config, "max_position_embeddings", context)
         if context > limit:
             raise UserError(
-                f"the text tower ({tower.net.config.model_type}) has {limit} positions and they cannot be stretched here; lower the context"
+                f"the text tower ({tower.net.config.model_type}) has {limit} positions and they cannot be stretched here; set context={limit} or less"
             )
         tower.context_length = context
     tower.tune(tower.tuned)

@@ -195,8 +195,8 @@ def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> 
         index = local if chosen.index is None else chosen.index
         if index >= torch.cuda.device_count():
             raise UserError(
-                f"Process {local} of this machine has no CUDA device of its own (there are {torch.cuda.device_count()}); "
-                f"start fewer processes."
+                f"Process {local} of this machine has no CUDA device of its own; start {torch.cuda.device_count()} processes, as many as "
+                f"there are devices."
             )
         chosen = torch.device("cuda", index)
         torch.cuda.set_device(chosen)

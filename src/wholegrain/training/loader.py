@@ -193,7 +193,8 @@ class PlanSampler(Sampler[list[tuple[str, int]]]):
 
     def __init__(self, plan: Plan, start: int, stop: int, rank: int = 0, world: int = 1) -> None:
         if plan.size % world:
-            raise UserError(f"optimiser.batch is {plan.size} and must be a multiple of the {world} processes; change it.")
+            near = max(world, plan.size // world * world)
+            raise UserError(f"optimiser.batch is {plan.size} and must be a multiple of the {world} processes; set it to {near}.")
         self.plan, self.start, self.stop = plan, start, stop
         self.ahead: ShardsAhead | None = None
         share = plan.size // world
@@ -264,8 +265,8 @@ def plainly(batches: DataLoader[Any]) -> Iterator[Any]:
             if "DataLoader worker" not in str(error):
                 raise
             raise MachineError(
-                "A process that loads data was killed, most likely because memory ran out: use fewer --workers or a smaller "
-                "optimiser.batch, and go on with --resume."
+                f"A process that loads data was killed, most likely because memory ran out: set --workers to {batches.num_workers // 2} (now "
+                f"{batches.num_workers}), and go on with: wholegrain train --resume RUN."
             ) from error
         yield batch
 

@@ -326,7 +326,7 @@ def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, place
     first = ", ".join(batch.keys[:3])
     return UserError(
         f"The loss is not a finite number at step {step} (images {first}, …; all are in {path}); nothing was updated: look at "
-        f"them, or lower optimiser.lr (now {recipe.optimiser.lr}) and resume from the last checkpoint."
+        f"them, or begin anew with a lower --lr, such as {recipe.optimiser.lr / 3:.1g} (now {recipe.optimiser.lr:g})."
     )
 
 

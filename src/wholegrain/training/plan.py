@@ -62,8 +62,9 @@ class Plan:
     ) -> None:
         layout = keys if isinstance(keys, Layout) else _layout(keys)
         if len(layout) < batch:
+            most = len(layout)
             raise UserError(
-                f"The split has {len(layout)} images and a batch takes {batch}; set optimiser.batch to {len(layout)} or less."
+                f"The split has {most} images and a batch takes {batch}; set optimiser.batch to {most} or less, as in --batch {most}."
             )
         self.layout, self.size, self.seed, self.window = layout, batch, seed, window
         self.steps_per_epoch = len(layout) // batch
@@ -115,7 +116,7 @@ class Plan:
             most = min(most, int(np.minimum(owners, self._counts // 2).sum()))
         if self._paired > most:
             allowed = 2 * most / (self.steps_per_epoch * self.size)
-            raise UserError(f"data.twin_share is {share} and the training images allow {allowed:.3f} at most; lower it.")
+            raise UserError(f"data.twin_share is {share} and the training images allow less; set it to {int(allowed * 1000) / 1000:g}.")
 
     def shards(self, epoch: int) -> list[tuple[int, str]]:
         """Each shard's first step in an epoch, and the key that is wanted then, in this order."""

@@ -31,7 +31,8 @@ def write_data(folder: Path, captions: Sequence[str], images: int, size: int) ->
     distinct = list(dict.fromkeys(captions))
     if len(distinct) < len(ROLES) * images:
         raise UserError(
-            f"{len(ROLES) * images} distinct captions are needed and there are {len(distinct)}; give larger data or a smaller batch."
+            f"{len(ROLES) * images} distinct captions are needed for {images} images and there are {len(distinct)}; set --batch to "
+            f"{len(distinct) // len(ROLES)} or less, or give larger data."
         )
     random = np.random.default_rng(0)
     texts = iter(random.permutation(distinct).tolist())

@@ -10,11 +10,13 @@ import numpy as np
 
 from wholegrain.app.doctor.finding import Finding, examples, judged
 from wholegrain.app.doctor.looked import Item, Looked, spread
+from wholegrain.progress import Show, each, nowhere
 from wholegrain.text.tokenizer import Tokenizer
 
 SUFFIX = r"\.(jpe?g|png|webp|gif|bmp|tiff?|avif|txt|json)"
-_FIELD = "name the right field (prepare --caption-column, or the field of your table) and prepare the data again"
-_TAGS = "take the mark-up out of the captions and prepare the data again"
+_AGAIN = "wholegrain prepare SOURCE OUT --overwrite"
+_FIELD = f"name the right field and prepare the data again: {_AGAIN} --caption-column NAME"
+_TAGS = f"take the mark-up out of the captions and prepare the data again: {_AGAIN}"
 
 Test = Callable[[str], bool]
 KINDS: tuple[tuple[str, Test, str], ...] = (
@@ -31,9 +33,9 @@ KINDS: tuple[tuple[str, Test, str], ...] = (
     (
         "lists in brackets",
         re.compile(r"\s*[\[{].*[\]}]\s*", re.S).fullmatch,
-        "split the lists into several captions and prepare again",
+        f"split the lists into several captions and prepare the data again: {_AGAIN}",
     ),  # type: ignore[list-item]
-    ("wrongly decoded letters", re.compile(r"Ã[\x80-\xbf]|â€|�").search, "read the captions as UTF-8 and prepare the data again"),  # type: ignore[list-item]
+    ("wrongly decoded letters", re.compile(r"Ã[\x80-\xbf]|â€|�").search, f"read the captions as UTF-8 and prepare the data again: {_AGAIN}"),  # type: ignore[list-item]
 )
 """What no caption is -> how it is told, and what to do; a text is of the first kind that fits."""
 MOST_TOKENISED = 5000
@@ -125,7 +127,7 @@ def copies(looked: Looked, batch: int, as_negatives: bool = False) -> list[Findi
     return [Finding("copied captions", "look", said, do, numbers)]
 
 
-def cut_off(looked: Looked, tokenizer: Tokenizer) -> list[Finding]:
+def cut_off(looked: Looked, tokenizer: Tokenizer, show: Show = nowhere) -> list[Finding]:
     """Captions longer than the model's context, and how many of their tokens are lost."""
     pairs = [(item, text) for item in looked.trained for text, _ in item.captions]
     chosen = [pairs[place] for place in spread(len(pairs), MOST_TOKENISED)]
@@ -133,7 +135,7 @@ def cut_off(looked: Looked, tokenizer: Tokenizer) -> list[Finding]:
         return []
     cut_N = tokenizer.encode([text for _, text in chosen]).cut_N
     lost, total = 0, sum(len(text.split()) for _, text in chosen)
-    for (_, text), cut in zip(chosen, cut_N.tolist(), strict=True):
+    for (_, text), cut in each(list(zip(chosen, cut_N.tolist(), strict=True)), "counting tokens", show):
         lost += _words_lost(text, tokenizer) if cut else 0
     share, context = float(cut_N.float().mean()), tokenizer.context_length
     numbers = {"captions": len(chosen), "cut": share, "words lost": lost / max(1, total), "context": context}

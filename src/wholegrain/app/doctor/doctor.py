@@ -16,6 +16,7 @@ from wholegrain.data.statistics import clip_tokenizer
 from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
+from wholegrain.progress import Show, nowhere
 from wholegrain.towers.io import needs_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.training.distributed import choose_device
@@ -35,6 +36,7 @@ def examine(
     out: Path = Path("runs"),
     options: SourceOptions | None = None,
     say: Say = lambda sentence: None,
+    show: Show = nowhere,
 ) -> Iterator[Finding]:
     """Looks at data, and with a recipe at what it would do with them; findings come as they are made.
 
@@ -45,26 +47,29 @@ def examine(
         workers: that training would use.
         out: where its run would be saved.
         options: of a raw source.
-        say: is told what is looked at.
+        say: is told what was looked at.
+        show: is shown what is being done.
 
     Raises:
         UserError: data, recipe or model cannot be opened.
     """
     chosen = load_recipe(recipe, overrides) if recipe else None
-    looked = look(data, "train" if chosen is None else chosen.data.split, options)
+    looked = look(data, "train" if chosen is None else chosen.data.split, options, show)
     if not looked.all:
         raise UserError(f"{data} holds no images; give another source.")
     say(looked.sentence)
-    yield from _content(looked, chosen)
+    yield from _content(looked, chosen, show)
     if chosen is None:
-        yield from captions.cut_off(looked, clip_tokenizer())
+        show("counting tokens", 0, 0)
+        yield from captions.cut_off(looked, clip_tokenizer(), show)
     elif looked.dataset is None:
         said = f"{recipe} was not tried, for {data} is not prepared yet."
         yield Finding("recipe", "look", said, f"wholegrain prepare {data} OUT, then wholegrain doctor OUT {recipe}")
     else:
-        say("The recipe is tried on a few of them.")
+        show("making the model", 0, 0)
         fitted, dataset, start = begin(recipe, Path(data), model, overrides)
-        yield from captions.cut_off(looked, start.tokenizer)
+        yield from captions.cut_off(looked, start.tokenizer, show)
+        show("comparing recipe, data and model", 0, 0)
         processes = fit.processes_of(os.environ)
         findings = [
             *fit.terms_and_data(fitted, dataset, start),
@@ -73,25 +78,27 @@ def examine(
         ]
         yield from findings
         if not any(finding.check == "what the recipe needs" and finding.level == "stop" for finding in findings):
-            yield from _tried(
-                Trial.of(fitted, dataset, start, choose_device(device)), processes, out, _trained_before(model, start)
-            )
+            trial = Trial.of(fitted, dataset, start, choose_device(device))
+            yield from _tried(trial, processes, out, _trained_before(model, start), show)
 
 
-def _content(looked: Looked, recipe: Recipe | None) -> Iterator[Finding]:
+def _content(looked: Looked, recipe: Recipe | None, show: Show) -> Iterator[Finding]:
     """Captions and pictures."""
+    show("looking at captions", 0, 0)
     yield from captions.wrong_field(looked)
     batch = BATCH if recipe is None else recipe.optimiser.batch
     as_negatives = recipe is not None and any(term.settings.get("duplicates") == "negative" for term in recipe.terms)
     yield from captions.copies(looked, batch, as_negatives)
-    seen = pictures.see(looked)
+    seen = pictures.see(looked, show)
     yield from pictures.dead(seen)
+    show("looking for copies", 0, 0)
     yield from pictures.doubles(looked, seen)
     yield from pictures.shared_captions(looked)
 
 
-def _tried(trial: Trial, processes: int, out: Path, trained_before: bool) -> Iterator[Finding]:
+def _tried(trial: Trial, processes: int, out: Path, trained_before: bool, show: Show) -> Iterator[Finding]:
     """Real steps."""
+    show("taking the first step", 0, 0)
     try:
         batch, steps = learning.affordable(trial)
     except UserError as problem:
@@ -104,9 +111,10 @@ def _tried(trial: Trial, processes: int, out: Path, trained_before: bool) -> Ite
             said = f"No steps were tried: on {trial.device} one takes more than {learning.SECONDS / learning.FEWEST:.0f} s."
             yield Finding("one batch by heart", "look", said, "run this where you will train")
         else:
-            rates = learning.rising(trial, batch, steps)
+            rates = learning.rising(trial, batch, steps, show)
             yield from learning.learning_rate(trial, batch, rates)
-            yield from learning.by_heart(trial, batch, steps, rates)
+            yield from learning.by_heart(trial, batch, steps, rates, show)
+    show("counting memory", 0, 0)
     yield from room.memory(trial, processes)
     yield from room.disk(trial, out)
 

@@ -13,6 +13,7 @@ from torch import nn
 from wholegrain.app.doctor.finding import Finding
 from wholegrain.app.doctor.trial import Trial
 from wholegrain.data.batch import Batch
+from wholegrain.progress import Show, each, nowhere
 
 IMAGES = (16, 8, 4)
 """Batch sizes that are tried; the first one that can be afforded."""
@@ -120,7 +121,7 @@ def base(start: float, chance: float) -> float:
     return max(min(start, chance) if chance > 0 else start, 1e-9)
 
 
-def rising(trial: Trial, batch: Batch, steps: int) -> Rates:
+def rising(trial: Trial, batch: Batch, steps: int, show: Show = nowhere) -> Rates:
     """A few steps at each rate from 1e-7 to 0.1, always from the model as it is.
 
     A range test (L. N. Smith, *Cyclical learning rates for training neural networks*, WACV 2017, section 3.3) lets one run go on while the rate
@@ -129,7 +130,7 @@ def rising(trial: Trial, batch: Batch, steps: int) -> Rates:
     rates = [LOWEST * 10 ** (number / 2) for number in range(13)][:: 1 if steps >= 26 else 2]
     updates, losses, chance = max(1, steps // len(rates) - 1), [], guessing(trial, batch)
     start = 1.0
-    for rate in rates:
+    for rate in each(rates, "trying learning rates", show):
         with trial.steps(rate) as step:
             outcomes = [step(batch, rate) for _ in range(updates)]
             with torch.no_grad():
@@ -197,14 +198,14 @@ def _tried(trial: Trial, batch: Batch, rate: float, steps: int = 10) -> tuple[in
     return steps, last, first
 
 
-def by_heart(trial: Trial, batch: Batch, steps: int, rates: Rates) -> list[Finding]:
+def by_heart(trial: Trial, batch: Batch, steps: int, rates: Rates, show: Show = nowhere) -> list[Finding]:
     """One small batch over and over: a model and a recipe that can learn at all learn it by heart."""
     high = min(rates.fastest, rates.diverges / 10)
     rate = high if math.isfinite(high) else trial.recipe.optimiser.lr
     images, losses = len(batch.keys), []
     chance = guessing(trial, batch)
     with trial.steps(rate) as step:
-        for number in range(steps):
+        for number in each(range(steps), "learning one batch by heart", show):
             outcome = step(batch, rate * min(1.0, (number + 1) / 5))
             losses.append(math.inf if outcome is None else outcome.loss)
         same = _sameness(trial, batch)

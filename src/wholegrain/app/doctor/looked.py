@@ -10,6 +10,7 @@ from pathlib import Path
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.sources import RawSample, SourceOptions, open_source
+from wholegrain.progress import Show, each, nowhere
 
 TRAINED, OTHERS = 16_000, 4_000
 """Records whose captions are read: of the split that is trained on, and of each other one."""
@@ -80,24 +81,26 @@ class Looked:
         return f"Captions of {', '.join(parts)}{rest}."
 
 
-def look(data: str | Path, split: str = "train", options: SourceOptions | None = None) -> Looked:
+def look(
+    data: str | Path, split: str = "train", options: SourceOptions | None = None, show: Show = nowhere
+) -> Looked:
     """Opens prepared data, or a raw source as ``wholegrain prepare`` takes it.
 
     Raises:
         UserError: there is nothing there that can be read.
     """
     if "://" in str(data) or (Path(data) / "manifest.json").is_file():
-        return _prepared(str(data), Dataset(data), split)
-    return _raw(str(data), split, options or SourceOptions())
+        return _prepared(str(data), Dataset(data), split, show)
+    return _raw(str(data), split, options or SourceOptions(), show)
 
 
-def _prepared(name: str, dataset: Dataset, split: str) -> Looked:
+def _prepared(name: str, dataset: Dataset, split: str, show: Show) -> Looked:
     items, sizes = {}, {}
     for known in dataset.splits:
         keys = dataset.layout(known).keys
         sizes[known] = len(keys)
         chosen = spread(len(keys), TRAINED if known == split else OTHERS)
-        items[known] = tuple(_item(dataset, keys[place], known) for place in chosen)
+        items[known] = tuple(_item(dataset, keys[place], known) for place in each(chosen, f"reading captions of {known}", show))
     return Looked(name, split, items, sizes, True, dataset)
 
 
@@ -106,12 +109,13 @@ def _item(dataset: Dataset, key: str, split: str) -> Item:
     return Item(f"record {key}", split, captions, partial(dataset.image_bytes, key), key)
 
 
-def _raw(name: str, split: str, options: SourceOptions) -> Looked:
+def _raw(name: str, split: str, options: SourceOptions, show: Show) -> Looked:
     kept: dict[str, list[Item]] = {}
     counts: Counter[str] = Counter()
     stride: Counter[str] = Counter()
     whole = True
     for number, sample in enumerate(open_source(name, options)):
+        show("reading the source", number, 0)
         if number >= READ:
             whole = False
             break

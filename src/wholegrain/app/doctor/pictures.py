@@ -15,6 +15,7 @@ from wholegrain.app.doctor.looked import Item, Looked, spread
 from wholegrain.data.pictures import BrokenPictureError, open_picture
 from wholegrain.data.record import content_key
 from wholegrain.errors import UserError
+from wholegrain.progress import Show, each, nowhere
 
 TRAINED, OTHERS = 3000, 1500
 """Pictures that are decoded: of the split that is trained on, and of all others together."""
@@ -44,7 +45,7 @@ class Picture:
     problem: str = ""
 
 
-def see(looked: Looked) -> tuple[Picture, ...]:
+def see(looked: Looked, show: Show = nowhere) -> tuple[Picture, ...]:
     """Decodes a sample, the same one every time."""
     others = [split for split in looked.items if split != looked.split]
     chosen: list[Item] = []
@@ -53,7 +54,7 @@ def see(looked: Looked) -> tuple[Picture, ...]:
         once = list({item.place: item for item in items}.values())
         chosen += [once[place] for place in spread(len(once), most)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return tuple(pool.map(picture, chosen))
+        return tuple(each(pool.map(picture, chosen), "looking at pictures", show, len(chosen)))
 
 
 def picture(item: Item) -> Picture:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from wholegrain.app.verify.variants import label, packaged, variants
 from wholegrain.errors import UserError
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
+from wholegrain.progress import Show, each, nowhere
 from wholegrain.suggest import closest
 
 Status = Literal["pass", "FAIL", "known to break", "not applicable", "note"]
@@ -102,7 +103,11 @@ class Verdict:
 
 
 def verify(
-    loss: str, settings: Mapping[str, Any] | None = None, like: str | None = None, checks: Iterable[str] | None = None
+    loss: str,
+    settings: Mapping[str, Any] | None = None,
+    like: str | None = None,
+    checks: Iterable[str] | None = None,
+    show: Show = nowhere,
 ) -> Verdict:
     """Runs the checks on one loss.
 
@@ -111,6 +116,7 @@ def verify(
         settings: of the loss.
         like: a packaged loss (``"imc variant=paper"``) whose formula it claims to compute.
         checks: only these; all by default.
+        show: is shown which check is being made.
 
     Raises:
         UserError: there is no such loss, or it is no loss.
@@ -119,10 +125,10 @@ def verify(
     unknown = sorted((chosen or set()) - set(NAMES))
     if unknown:
         raise UserError(f'There is no check "{unknown[0]}"; {closest(unknown[0], NAMES)}')
-    return verify_subject(make_subject(loss, settings, like), label(loss.rpartition("/")[2], dict(settings or {})), chosen)
+    return verify_subject(make_subject(loss, settings, like), label(loss.rpartition("/")[2], dict(settings or {})), chosen, show)
 
 
-def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None) -> Verdict:
+def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None, show: Show = nowhere) -> Verdict:
     """The checks on a subject; ``chosen``: only these."""
     unknown = sorted(set(subject.breaks) - set(NAMES))
     if unknown:
@@ -130,18 +136,17 @@ def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None) 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the problems are tiny
     try:
-        return Verdict(name, tuple(_find(c, subject) for c in CHECKS if chosen is None or c.name in chosen))
+        wanted = [check for check in CHECKS if chosen is None or check.name in chosen]
+        return Verdict(name, tuple(_find(check, subject) for check in each(wanted, f"verifying {name}", show)))
     finally:
         torch.set_num_threads(threads)
 
 
-def verify_all(names: Iterable[str] | None = None, tell: Callable[[Verdict], None] = lambda verdict: None) -> list[Verdict]:
-    """Every packaged loss (or those of ``names``) with each of its variants; ``tell`` hears of each as it is done."""
+def verify_all(names: Iterable[str] | None = None, show: Show = nowhere) -> list[Verdict]:
+    """Every packaged loss (or those of ``names``) with each of its variants."""
     found = []
-    for name in packaged() if names is None else names:
-        for verdict in _variants_of(name):
-            tell(verdict)
-            found.append(verdict)
+    for name in each(packaged() if names is None else names, "verifying losses", show):
+        found += _variants_of(name)
     return found
 
 

@@ -159,7 +159,7 @@ class InsideFolder:
         path = os.path.normpath(os.path.join(self.root, name))
         folder, base = os.path.split(path)
         try:
-            real = os.path.join(_real_folder(folder), base)
+            real = os.path.join(_real_folder(os.path.abspath(folder)), base)
             if os.path.islink(real):
                 real = os.path.realpath(real)
         except ValueError:  # a NUL byte, or half a surrogate pair: no such file can be, and reading says so

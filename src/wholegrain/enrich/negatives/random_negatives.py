@@ -55,7 +55,8 @@ class RandomStage(Stage):
             self.counts = {place: len(rows) for place, rows in counted.negatives.items() if place[0] in wanted}
             if not self.counts:
                 raise UserError(
-                    f"{counted.folder} has no negatives whose number random ones could take; make those first, or say how many per caption."
+                    f"{counted.folder} has no negatives whose number random ones could take; make those first: wholegrain enrich {counted.folder} "
+                    "--negatives"
                 )
         if len({key for key, _ in self.pool}) < 2:
             raise UserError("Random negatives are captions of other images: the data need at least two images.")

@@ -60,7 +60,8 @@ def run_here(stage: Stage, dataset: Dataset, units: Sequence[Unit], workers: int
         yield from _shared(lambda unit: pool.submit(_do, unit), units, count * _AHEAD)
     except BrokenProcessPool:
         raise MachineError(
-            "A process of the pool was killed, most likely because memory ran out: use fewer --workers; the same command goes on."
+            f"A process of the pool was killed, most likely because memory ran out: set --workers to {max(1, count // 2)} (now {count}); the same "
+            "command goes on."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
