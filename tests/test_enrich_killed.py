@@ -95,7 +95,19 @@ def test_many_captions_of_one_picture_take_little_time():
     assert time.process_time() - began < 5
 
 
-@pytest.mark.parametrize("line", ['{"call": 1}', "[]", "null", "[" * 100_000, '{"call": "zz", "tokens_in": 1, "tokens_out": 1}', '{"call": "%s", "tokens_in": 1e999, "tokens_out": 1}', '{"call": "%s", "tokens_in": 1, "tokens_out": 2, "text": null}', '{"call": "%s", "tokens_in": 1, "tokens_out": 2, "text": "x"}'])  # fmt: skip
+LINES = (
+    '{"call": 1}',
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"call": "zz", "tokens_in": 1, "tokens_out": 1}',
+    '{"call": "%s", "tokens_in": 1e999, "tokens_out": 1}',
+    '{"call": "%s", "tokens_in": 1, "tokens_out": 2, "text": null}',
+    '{"call": "%s", "tokens_in": 1, "tokens_out": 2, "text": "x"}',
+)
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_a_damaged_line_of_the_journal_costs_its_own_answer(tmp_path, line):
     first, second = call_id({"n": 1}), call_id({"n": 2})
     journal = Journal(tmp_path / "journal.jsonl")

@@ -239,7 +239,7 @@ def test_a_damaged_part_is_made_again(tmp_path):
 
 
 def test_one_command_at_a_time(data):
-    with runner._alone(data), pytest.raises(UserError, match="in use .*making sidecars"):
+    with runner._alone(data), pytest.raises(UserError, match=r"in use .*making sidecars"):
         run(data)
     assert run(data)[0].rows == 120
 

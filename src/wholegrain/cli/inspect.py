@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,17 @@ def inspect(
 
         path = write_contact_sheet(dataset, out or data / "contact_sheet.html", per_split=per_split, seed=seed)
         console.print(f"\npictures: {path}", highlight=False, soft_wrap=True)
+    if "train" in dataset.splits:
+        console.print(f"train on it with: wholegrain train clip --data {shlex.quote(str(data))}", highlight=False, soft_wrap=True)
 
 
 def print_manifest(manifest: dict[str, Any], console: Console) -> None:
     """Prints the tables of a manifest; parts that it lacks are left out."""
     console.print(f"source: {manifest.get('source', 'unknown')}", highlight=False, soft_wrap=True)
+    if "pictures" in manifest:
+        console.print(f"pictures are taken from {manifest['pictures']}", highlight=False, soft_wrap=True)
+    if "split_by" in manifest:
+        console.print(f"splits: {manifest['split_by']}", highlight=False, soft_wrap=True)
     splits = Table("split", "images", "captions", "captions per image", title="Splits", title_justify="left")
     for name, counts in manifest["splits"].items():
         mean = counts["captions"] / max(1, counts["images"])

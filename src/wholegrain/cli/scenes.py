@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import tyro
@@ -49,5 +50,5 @@ def scenes(
     with Progress() as progress:
         task = progress.add_task("drawing", total=picture_count(counts))
         dataset = build_scenes(out, world, counts, workers=os.cpu_count() or 1, tick=lambda n: progress.advance(task, n))
-    print(f"{out}: {len(dataset):,} pictures, world {world.hash}")
+    print(f"{out}: {len(dataset):,} pictures, world {world.hash}; look at them with: wholegrain inspect {shlex.quote(str(out))}")
     return 0
