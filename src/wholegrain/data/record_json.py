@@ -51,9 +51,9 @@ def record_from_json(values: Mapping[str, Any]) -> Record:
         UserError: a schema that this version cannot read.
         StructureError: it is no record: a key is missing, or a value is of another kind.
     """
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        if not isinstance(values, dict):
-            structure(values, _JsonRecord)
+    if not isinstance(values, dict) or type(values.get("schema")) is not int:
+        structure(values, _JsonRecord)
+    if values["schema"] != SCHEMA:
         said = f"record {values.get('key')}: its schema is {values.get('schema')!r}"
         raise UserError(f"{said}, this version reads {SCHEMA}; prepare the data again")
     try:  # a record is read for every picture of every step, so types are looked at by hand, and the slow way says what is wrong
@@ -66,7 +66,7 @@ def record_from_json(values: Mapping[str, Any]) -> Record:
             captions=tuple(Caption(**caption) for caption in values["captions"]),
             regions=tuple(Region(tuple(r["box"]), r["phrase"], tuple(r.get("mask", ()))) for r in values["regions"]),
         )
-        if _sound(record):
+        if type(values["captions"]) is type(values["regions"]) is list and _sound(record):
             return record
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
