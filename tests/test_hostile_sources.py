@@ -258,6 +258,13 @@ def test_a_folder_of_odd_files(folder):
     assert len(dataset) == 5
 
 
+def test_nothing_stays_of_a_place_that_was_made_for_nothing(folder):
+    (folder / "a.csv").write_text("image,caption\nnone.png,a dog\n")
+    with pytest.raises(UserError, match="cannot be used"):
+        made(folder / "a.csv", folder.parent / "deep" / "er" / "out", max_broken=0.1)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["in"]
+
+
 @pytest.mark.parametrize("place", ["/dev/x", "/proc/x/y", "/sys/kernel/x", "/dev/../proc/self/x", "a\0b", "n" * 300])
 def test_places_where_nothing_can_be_kept(folder, place):
     (folder / "a.csv").write_text("image,caption\n0.png,a dog\n")

@@ -120,9 +120,9 @@ def read_sidecar(path: Path, name: str) -> pa.Table:
     for field in schema:
         column = table[field.name]
         if pa.types.is_list(field.type):
-            inside = pc.list_flatten(column)
+            inside = pc.call_function("list_flatten", [column])
             parts = inside.flatten() if field.name == "edits" else [inside]
-            if field.name != "edits" and (pc.list_value_length(column).to_numpy() != 2).any():
+            if field.name != "edits" and (pc.call_function("list_value_length", [column]).to_numpy() != 2).any():
                 raise refuse(f"has a row without two {field.name}")
             if any(part.null_count for part in parts):
                 raise refuse(f"has no value in some row of the column {field.name!r}")

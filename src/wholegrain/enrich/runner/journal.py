@@ -146,4 +146,4 @@ class Journal:
 
 
 def _answer(entry: _Entry) -> Answer:
-    return Answer(entry["text"], entry["finish"], entry["tokens_in"], entry["tokens_out"])
+    return Answer(entry.get("text", ""), entry.get("finish", ""), entry["tokens_in"], entry["tokens_out"])
