@@ -225,21 +225,21 @@ def test_later_stages_see_generated_captions_and_captions_do_not(data, small_uni
 
 def test_a_damaged_part_is_made_again(tmp_path):
     rows = Backwards().of(next(make_dataset(tmp_path / "d", 5).records("train")))
-    parts = Parts(tmp_path / "parts")
+    parts = Parts(tmp_path / "parts", "negatives")
     for number in (0, 1):
         parts.write(number, enrich_work.units.table_of("negatives", rows), [])
     assert parts.read(1)[0].num_rows == 3
     (tmp_path / "parts" / "0000002-half.part").write_bytes(b"half")
     path = next((tmp_path / "parts").glob("0000001-*"))
     path.write_bytes(path.read_bytes()[:-3] + b"xyz")
-    again = Parts(tmp_path / "parts")
+    again = Parts(tmp_path / "parts", "negatives")
     assert 0 in again
     assert 1 not in again
     assert len(list((tmp_path / "parts").iterdir())) == 1
 
 
 def test_one_command_at_a_time(data):
-    with runner._alone(data), pytest.raises(UserError, match="Another command is making sidecars"):
+    with runner._alone(data), pytest.raises(UserError, match=r"in use .*making sidecars"):
         run(data)
     assert run(data)[0].rows == 120
 

@@ -67,7 +67,7 @@ def test_prepare_after_ctrl_c_says_how_to_go_on_and_goes_on(tmp_path, monkeypatc
 
     def prepare():
         with pytest.raises(SystemExit) as caught:
-            cli.main(["prepare", str(tmp_path / "photos.csv"), str(tmp_path / "data"), "--workers", "1"])
+            cli.main(["prepare", str(tmp_path / "photos.csv"), str(tmp_path / "data"), "--workers", "1", "--split-by", "none"])
         return caught.value.code, capsys.readouterr().err
 
     def interrupted(*_):

@@ -12,6 +12,8 @@ from PIL import Image
 from wholegrain.data import prepare as preparing
 from wholegrain.data import scan
 from wholegrain.data.prepare import PrepareOptions, prepare
+from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.world import World
 
 OPTIONS = PrepareOptions(shard_bytes=6_000, workers=1, progress=False)
 
@@ -69,4 +71,12 @@ def test_two_undisturbed_runs_give_equal_bytes(tmp_path, workers):
     table, options = source(tmp_path / "in"), PrepareOptions(shard_bytes=6_000, workers=workers, progress=False)
     for name in ("one", "two"):
         prepare(table, tmp_path / name, options=options)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+
+
+@pytest.mark.parametrize("workers", [(1, 1), (1, 2)])
+def test_two_undisturbed_sets_of_scenes_are_equal(tmp_path, workers):
+    counts = SceneCounts(train=12, val=4, test=4, crowded=2, twins=2, train_twins=2)
+    for name, count in zip(("one", "two"), workers, strict=True):
+        build_scenes(tmp_path / name, World(size=64), counts, workers=count)
     assert tree(tmp_path / "one") == tree(tmp_path / "two")

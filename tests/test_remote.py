@@ -190,7 +190,7 @@ def test_what_is_no_data_set_or_not_there(server, tmp_path):
         Dataset(f"{server.url}/nowhere")
     (tmp_path / "origin" / "other").mkdir()
     (tmp_path / "origin" / "other" / "manifest.json").write_text("<html>")
-    with pytest.raises(UserError, match="not a manifest"):
+    with pytest.raises(UserError, match=r"manifest\.json is not JSON"):
         Dataset(f"{server.url}/other")
     server.shutdown()
     server.server_close()

@@ -65,3 +65,10 @@ def test_a_mixture_and_data_that_are_gone(dataset, tmp_path):
     assert trained_on(str(folder)) is None
     assert trained_on("ViT-B-32:openai") is None
     assert "not known" in say_seen([], None)[0]
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "null", "{}", '{"data": null}', '{"data": [1]}', '{"data": {}}', '{"data": "x", "model": 5}'])
+def test_a_run_that_says_nonsense_of_itself_is_not_known(tmp_path, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(text)
+    assert trained_on(str(tmp_path / "run")) is None

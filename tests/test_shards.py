@@ -8,7 +8,8 @@ import pytest
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Record, Region, caption_id, content_key
-from wholegrain.data.shards import ShardWriter, read_member, record_from_json, record_to_json
+from wholegrain.data.record_json import record_from_json, record_to_json
+from wholegrain.data.shards import ShardWriter, read_member
 from wholegrain.errors import MachineError, UserError
 
 

@@ -61,14 +61,19 @@ class UnreadableError(UserError):
     """A file that cannot be read as what it should be. ``missing``: there is none."""
 
     def __init__(self, path: Path | str, problem: str, advice: str, *, missing: bool = False) -> None:
+        problem = _printable(problem)  # it may quote the file
         super().__init__(f"{shown(path)} {problem}; {advice}.")
         self.problem, self.missing = problem, missing
 
 
 def shown(path: Path | str) -> str:
     """A path as it can be printed: control characters and what is no text are escaped, a very long one is cut."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in os.fspath(path))
+    text = _printable(os.fspath(path))
     return text if len(text) <= 300 else f"{text[:120]}…{text[-120:]}"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------------------
@@ -247,7 +252,9 @@ def keepable(place: Path | str) -> None:
     """Refuses to make files where the system's own are and nothing is kept: below ``/dev``, ``/proc`` and ``/sys``."""
     try:
         real = os.path.realpath(place)
-    except ValueError:
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            os.stat(real)
+    except (OSError, ValueError):  # too long, a NUL byte, a link to itself
         raise UserError(f"{shown(place)} cannot be the name of a folder; choose another one") from None
     for top in ("/dev", "/proc", "/sys"):
         if real == top or (real.startswith(f"{top}/") and not real.startswith("/dev/shm/")):

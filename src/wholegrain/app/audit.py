@@ -22,6 +22,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.record import HardPositive, Record
 from wholegrain.data.sources import SourceOptions
+from wholegrain.data.split import NONE
 from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.encode import Encoded
@@ -96,10 +97,10 @@ class Asked:
 
 
 def open_photos(photos: str | Path, out: Path, options: SourceOptions | None = None) -> Dataset:
-    """A prepared data set as it is; anything else is prepared in ``out/data`` first."""
+    """A prepared data set as it is; anything else is prepared in ``out/data`` first, all of one split unless it states others: nothing is trained."""
     if (Path(photos) / "manifest.json").is_file() or "://" in str(photos):
         return Dataset(photos)
-    prepare(photos, out / "data", options=PrepareOptions(source=options or SourceOptions(), overwrite=True))
+    prepare(photos, out / "data", options=PrepareOptions(options or SourceOptions(), NONE, overwrite=True))
     return Dataset(out / "data")
 
 

@@ -18,7 +18,7 @@ from wholegrain.enrich.runner.run import Made, Options
 from wholegrain.enrich.runner.run import enrich as run
 from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors
+from wholegrain.files import disk_errors, keepable
 from wholegrain.suggest import closest
 
 _COPIED = (
@@ -215,6 +215,7 @@ def folder_for(data: Path, out: Path | None, making: Collection[str] = ()) -> Pa
         if Dataset(out).records_hash != dataset.records_hash:
             raise UserError(f"{out} holds other data than {data}; choose another folder.")
         return out
+    keepable(out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         if not (out / "shards").is_symlink():

@@ -6,15 +6,22 @@ again are not found here (``wholegrain doctor`` looks for them between splits).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.mixture import open_data
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult
+from wholegrain.files import read_json
+from wholegrain.structure import StructureError, structure
 from wholegrain.training.run_folder import read_recipe
+
+
+class _Facts(TypedDict):
+    data: Any  # a name, or a list of them
+    model: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -45,11 +52,11 @@ def trained_on(model: str) -> Trained | None:
     keys: set[str] = set()
     runs: list[str] = []
     while (run := _run_of(model)) is not None and str(run) not in runs:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
         try:
-            dataset = open_data(facts["data"])
+            facts = read_json(run / "run.json", _Facts, "give the folder of a run")
+            dataset = open_data(structure(facts["data"], str if isinstance(facts["data"], str) else list[str]))
             keys.update(key.rpartition(":")[2] for key in dataset.keys(read_recipe(run).data.split))
-        except (KeyError, OSError, UserError):
+        except (KeyError, OSError, StructureError, UserError):
             break
         runs.append(str(run))
         model = facts.get("model", "")

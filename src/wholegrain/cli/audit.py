@@ -25,6 +25,7 @@ def audit(
     caption_column: str = "",
     caption_columns: str = "",
     split_column: str = "",
+    image_root: Path | None = None,
 ) -> None:
     """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
 
@@ -49,6 +50,7 @@ def audit(
         caption_column: column with the caption, if it has an unusual name.
         caption_columns: several caption columns with their roles, as in raw=web,long_caption=detail.
         split_column: column with the split.
+        image_root: folder that image paths are relative to and may not leave, as in prepare.
     """
     import sys
 
@@ -67,7 +69,7 @@ def audit(
     if min(images, per_kind, batch) < 1 or pictures < 0:
         raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")
     columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
-    dataset = open_photos(photos, out, SourceOptions(image_column, columns, split_column))
+    dataset = open_photos(photos, out, SourceOptions(image_column, columns, split_column, image_root=image_root))
     place = choose_device(None if device == "auto" else device)
     found = run(
         load_model(model).to(place),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int
 
         path = write_contact_sheet(dataset, out or Path(what) / "contact_sheet.html", per_split=per_split, seed=seed)
         console.print(f"\nwritten: {path}", highlight=False, soft_wrap=True)
-    console.print(f"next: wholegrain doctor {what}", highlight=False, soft_wrap=True)
+    console.print(f"next: wholegrain doctor {shlex.quote(what)}", highlight=False, soft_wrap=True)
 
 
 def print_about(found: About, console: Console) -> None:
@@ -75,6 +76,10 @@ def print_about(found: About, console: Console) -> None:
 def print_manifest(manifest: dict[str, Any], console: Console) -> None:
     """Prints the tables of a manifest; parts that it lacks are left out."""
     console.print(f"source: {manifest.get('source', 'unknown')}", highlight=False, soft_wrap=True)
+    if "pictures" in manifest:
+        console.print(f"pictures are taken from {manifest['pictures']}", highlight=False, soft_wrap=True)
+    if "split_by" in manifest:
+        console.print(f"splits: {manifest['split_by']}", highlight=False, soft_wrap=True)
     splits = Table("split", "images", "captions", "captions per image", title="Splits", title_justify="left")
     for name, counts in manifest["splits"].items():
         mean = counts["captions"] / max(1, counts["images"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -22,7 +23,8 @@ def prepare(
     label_column: str = "",
     role_column: str = "",
     role: str = "web",
-    split: str = "train",
+    split: str = "",
+    split_by: str = "",
     image_root: Path | None = None,
     max_broken: float = 0.1,
     shard_mib: int = 256,
@@ -45,8 +47,10 @@ def prepare(
         label_column: column or field with the class.
         role_column: column or field with the caption's role.
         role: role of captions that state none.
-        split: split of images that state none.
-        image_root: folder that image paths are relative to and may not leave; by default the source's own.
+        split: split of images that state none, all of them.
+        split_by: where the source states no split, shares of train, val and test by the hash of each photo (90/5/5 unless told), or none: all train.
+        image_root: folder that image paths are relative to and may not leave; by default the source's own, and for absolute paths the folder that
+            all of them have in common.
         max_broken: greatest share of images that may be broken, 0 to 1.
         shard_mib: size of a shard in MiB.
         workers: decoding threads; 0 is one a core.
@@ -60,6 +64,8 @@ def prepare(
 
     if caption_column and caption_columns:
         raise UserError("give --caption-column or --caption-columns, not both")
+    if split and split_by:
+        raise UserError("give --split or --split-by, not both")
     if not 0 <= max_broken <= 1 or shard_mib < 1 or workers < 0:
         raise UserError("--max-broken must be from 0 to 1, --shard-mib at least 1 and --workers at least 0")
     columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
@@ -69,7 +75,12 @@ def prepare(
             source,
             out,
             options=PrepareOptions(
-                told, max_broken=max_broken, shard_bytes=shard_mib * 2**20, workers=workers, overwrite=overwrite
+                told,
+                split_by=split_by,
+                max_broken=max_broken,
+                shard_bytes=shard_mib * 2**20,
+                workers=workers,
+                overwrite=overwrite,
             ),
         )
     except KeyboardInterrupt:
@@ -78,7 +89,12 @@ def prepare(
     from wholegrain.cli.inspect import print_manifest
 
     print_manifest(manifest, Console(markup=False))
-    Console(markup=False).print(f"\n{out} is ready; look at it with: wholegrain inspect {out}", highlight=False, soft_wrap=True)
+    counts = ", ".join(f"{its['images']:,} images in {name}" for name, its in manifest["splits"].items())
+    Console(markup=False).print(
+        f"\n{out} is ready: {counts}. Look at it with: wholegrain inspect {shlex.quote(str(out))}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def column_roles(text: str) -> tuple[tuple[str, str], ...]:

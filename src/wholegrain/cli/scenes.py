@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import tyro
@@ -51,5 +52,5 @@ def scenes(
         tick = counted("drawing", picture_count(counts), show)
         dataset = build_scenes(out, world, counts, workers=os.cpu_count() or 1, tick=tick)
     print(f"{out}: {len(dataset):,} pictures, world {world.hash}")
-    print(f"next: wholegrain inspect {out}, or: wholegrain train clip --data {out} --model small")
+    print(f"next: wholegrain inspect {shlex.quote(str(out))}, or: wholegrain train clip --data {shlex.quote(str(out))} --model small")
     return 0

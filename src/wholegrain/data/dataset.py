@@ -19,16 +19,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from wholegrain.data.index import read_index
 from wholegrain.data.layout import Layout
 from wholegrain.data.manifest import Manifest, read_manifest
 from wholegrain.data.pictures import decode_rgb
 from wholegrain.data.record import HardPositive, Negative, Record, Twin
+from wholegrain.data.record_json import record_from_json
 from wholegrain.data.remote import Remote, address
-from wholegrain.data.shards import pread_exactly, record_from_json
-from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows
+from wholegrain.data.shards import pread_exactly
+from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows, read_sidecar
 from wholegrain.errors import UserError
+from wholegrain.files import UnreadableError, open_file, shown
+from wholegrain.structure import StructureError
 from wholegrain.suggest import closest
 
 _MOST_OPEN = 256
@@ -86,21 +89,10 @@ class Dataset:
         return len(self._index["image_offset"])
 
     @cached_property
-    def _index(self) -> dict[str, np.ndarray]:
+    def _index(self) -> dict[str, Any]:
         if self.remote is not None and not self.remote.refresh("index.parquet"):
             raise UserError(f"{self.remote.url}/index.parquet is missing; upload the data set again.")
-        table = pq.read_table(self.folder / "index.parquet")
-        words = {name: table[name].combine_chunks().dictionary_encode() for name in ("split", "shard")}
-        columns = {name: table[name].to_numpy() for name in table.column_names if table.schema.field(name).type != pa.string()}
-        for name, column in words.items():
-            column = pa.concat_arrays([column]) if isinstance(column, pa.Array) else column.combine_chunks()
-            columns[name] = column.indices.to_numpy()
-            columns[f"{name}_names"] = np.array(column.dictionary.to_pylist(), dtype=object)
-        # Fixed-width bytes, not Python strings: 20 bytes a key, and reading them dirties no page that forked workers share.
-        columns["key"] = np.array(table["key"].to_pylist(), dtype="S")
-        columns["order"] = np.argsort(columns["key"], kind="stable")
-        columns["sorted_key"] = columns["key"][columns["order"]]
-        return columns
+        return read_index(self.folder / "index.parquet", self.manifest)
 
     def _row(self, key: str) -> int:
         last, row = self._last  # record and picture of a key are mostly asked for one after the other
@@ -180,10 +172,16 @@ class Dataset:
             if self.remote is not None:
                 path = self.remote.shard(name)
             try:
-                return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except FileNotFoundError:
-                continue
-        raise UserError(f"{path} is missing, though the index names it; prepare the data set again: wholegrain prepare SOURCE {self.folder} --overwrite")
+                descriptor = open_file(path, "prepare the data set again")
+            except UnreadableError as error:
+                if error.missing:
+                    continue
+                raise
+            if os.path.islink(path) and not os.path.realpath(path).startswith(os.path.realpath(path.parent) + os.sep):
+                os.close(descriptor)
+                raise UserError(f"{shown(path)} is a link that leaves its folder; put the shard itself there")
+            return descriptor
+        raise UserError(f"{shown(path)} is missing, though the index names it; prepare the data set again: wholegrain prepare SOURCE {self.folder} --overwrite")
 
     @property
     def far(self) -> bool:
@@ -208,8 +206,11 @@ class Dataset:
         """The record of a key as it was prepared, without generated captions."""
         text = self._read(self._row(key), "json")
         try:
-            return record_from_json(json.loads(text.decode()))  # given bytes, it would first guess their encoding
-        except ValueError as error:
+            record = record_from_json(json.loads(text.decode()))  # given bytes, it would first guess their encoding
+            if record.key == key:
+                return record
+            raise StructureError(f"is the one of {shown(record.key)}")
+        except (ValueError, RecursionError) as error:
             raise BrokenImageError(
                 f"the record of image {key} in {self._shard(key)} is broken ({error}); prepare the data set again"
             ) from None
@@ -274,8 +275,8 @@ class Dataset:
 
     def _sidecar(self, name: str) -> pa.Table:
         path = self.folder / f"{name}.parquet"
-        there = path.exists() if self.remote is None else self.remote.refresh(path.name)
-        return pq.read_table(path) if there else SIDECARS[name].empty_table()
+        there = os.path.lexists(path) if self.remote is None else self.remote.refresh(path.name)
+        return read_sidecar(path, name) if there else SIDECARS[name].empty_table()
 
     @cached_property
     def records_hash(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -11,6 +12,8 @@ from wholegrain.files import UnreadableError, parse_json, read_text, shown
 from wholegrain.structure import StructureError
 
 Manifest = dict[str, Any]
+SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.tar")
+"""Of a file directly in ``shards/``."""
 _AGAIN = "prepare the data set again"
 
 
@@ -136,6 +139,9 @@ def parse_manifest(text: str | bytes, path: str, advice: str = _AGAIN) -> Manife
         manifest: Manifest = dict(parse_json(text, _Manifest))
     except StructureError as error:
         raise UnreadableError(path, str(error), advice) from None
+    odd = next((name for name in manifest.get("shards", {}) if not SHARD_NAME.fullmatch(name)), None)
+    if odd is not None:
+        raise UnreadableError(path, f"names the shard {shown(odd)!r}, which is no plain name of a .tar file", advice)
     if any(counts["images"] < 0 or counts["captions"] < 0 for counts in manifest["splits"].values()):
         raise UnreadableError(path, 'counts less than nothing at "splits"', advice)
     return manifest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -79,9 +80,10 @@ class Mixture(Dataset):
 
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float] = ()) -> None:
         self.datasets, self.weights, self.remote = tuple(datasets), tuple(weights), None
-        if any(weight <= 0 for weight in self.weights):
+        wrong = [weight for weight in self.weights if not 0 < weight < math.inf]
+        if wrong:
             raise UserError(
-                f"A weight of the data is {min(self.weights)}; give each a number above 0, such as photos:3 scenes:1."
+                f"A weight of the data is {wrong[0]}; give each a number above 0, such as photos:3 scenes:1."
             )
         self.names = _distinct([dataset.name for dataset in datasets])
         self.folder = Path(self.name)

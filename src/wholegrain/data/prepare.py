@@ -31,6 +31,7 @@ from wholegrain.data.record import SCHEMA, Caption, Record, Region, caption_id
 from wholegrain.data.scan import Row, all_rows, read_ahead, scan
 from wholegrain.data.shards import SHARD_BYTES, ShardWriter
 from wholegrain.data.sources import Source, SourceOptions, open_source
+from wholegrain.data.sources.sample import InsideFolder
 from wholegrain.data.split import NONE, USUAL, Split, shares_of, split_by_key
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
@@ -92,6 +93,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
         shutil.rmtree(_old(target), ignore_errors=True)  # a kill may have left it
         return finished
     work = target.absolute().parent / f".{target.absolute().name}.unfinished"
+    missing = [folder for folder in work.parents if not folder.exists()]
     try:
         with disk_errors(target), _workplace(work, identity):
             if not (work / "manifest.json").exists():
@@ -102,13 +104,17 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
         raise
     except UserError:
         shutil.rmtree(work, ignore_errors=True)
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
         raise
     return read_manifest(target)
 
 
 def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
     """Says where pictures are taken from, if nobody told."""
-    folder = source.inside.said if hasattr(source, "inside") else ""
+    inside = getattr(source, "inside", None)
+    folder = inside.said if isinstance(inside, InsideFolder) else ""
     if folder and options.progress:
         print(f"pictures are taken from {folder}", file=sys.stderr)
     return {"pictures": folder} if folder else {}
@@ -147,6 +153,8 @@ def _workplace(work: Path, identity: str) -> Iterator[None]:
             raise _BusyError(f"another command is at work in {work}; wait for it, or give another folder") from None
         except OSError:
             pass  # a file system without locks
+        if not (work.exists() and os.path.samestat(os.fstat(lock), work.stat())):  # renamed by its owner in this moment
+            raise _BusyError(f"another command has just finished what was in {work}; run the command again")
         if _identity_of(work) != identity:
             _clear(work)
             write_text(work / _NOTE, identity)

@@ -28,8 +28,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
+from wholegrain.data.manifest import parse_manifest
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import disk_errors
+from wholegrain.files import MOST_BYTES, disk_errors
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts; one more attempt than there are waits."""
@@ -133,7 +134,7 @@ class Remote:
             manifest = self._tried("manifest.json", lambda store: _whole(store, "manifest.json"))
         except FileNotFoundError:
             raise UserError(f"{self.url} is no prepared data set: it has no manifest.json; look at the address.") from None
-        self.hashes: dict[str, str] = _shards_of(manifest, self.url)
+        self.hashes: dict[str, str] = parse_manifest(manifest, f"{self.url}/manifest.json", "look at the address").get("shards", {})
         name = f"{self.name}-{hashlib.sha256(self.url.encode()).hexdigest()[:8]}-{hashlib.sha256(manifest).hexdigest()[:12]}"
         self.folder = self.cache / "data" / name
         with disk_errors(self.cache):
@@ -269,11 +270,7 @@ class Remote:
 
 def _whole(store: _Store, name: str) -> bytes:
     with store.open(name) as source:
-        return source.read()
-
-
-def _shards_of(manifest: bytes, url: str) -> dict[str, str]:
-    try:
-        return dict(json.loads(manifest).get("shards", {}))
-    except (ValueError, AttributeError):
-        raise UserError(f"{url}/manifest.json is not a manifest; look at the address.") from None
+        data = source.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{name} there is longer than {MOST_BYTES:,} bytes; look at the address.")
+    return data

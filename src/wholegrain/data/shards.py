@@ -19,17 +19,19 @@ import tarfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wholegrain.data.record import SCHEMA, Caption, Record, Region
+from wholegrain.data.record import SCHEMA, Record, content_key
+from wholegrain.data.record_json import record_to_json
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, shown, write_json
+from wholegrain.files import disk_errors, keepable, open_file, parse_json, read_parquet, shown, write_json
+from wholegrain.structure import structure
 
 SHARD_BYTES = 256 * 2**20
 INDEX_SCHEMA = pa.schema(
@@ -48,6 +50,7 @@ INDEX_SCHEMA = pa.schema(
     ]
 )
 UNFINISHED = ".unfinished"
+_AGAIN = "prepare the data set again"
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
@@ -90,6 +93,7 @@ class ShardWriter:
         self.done: Counter[str] = Counter()
         if (self.folder / "manifest.json").exists():
             raise UserError(f"{self.folder} holds a data set already; give another folder, or remove it first")
+        keepable(self.folder)
         with disk_errors(self.folder):
             notes = self.folder / UNFINISHED
             if not resume:
@@ -100,10 +104,14 @@ class ShardWriter:
             self._take_over(notes)
 
     def _take_over(self, notes: Path) -> None:
+        """Keeps the shards whose notes are whole, up to the first of each split that is not."""
         kept = set()
         for note in sorted(notes.glob("*.parquet")):
-            rows = pq.read_table(note, columns=["key", "split"])
-            split = rows["split"][0].as_py()
+            split, _, number = note.stem.rpartition("-")
+            rows = _whole(note, self.folder / "shards" / f"{note.stem}.tar") if number == f"{self._numbers[split]:06d}" else None
+            if rows is None or set(rows["split"].to_pylist()) != {split}:
+                note.unlink()
+                continue
             self.done[split] += rows.num_rows
             self._numbers[split] += 1
             self._keys.update(map(_number, rows["key"].to_pylist()))
@@ -113,7 +121,14 @@ class ShardWriter:
                 shard.unlink()
 
     def add(self, record: Record, image: bytes) -> None:
-        """Appends one record. ``image`` are the bytes of the file whose name is ``record.image``; a key may come only once."""
+        """Appends one record. ``image`` are the bytes of the file whose name is ``record.image``; a key may come only once.
+
+        Raises:
+            ValueError: the key is not :func:`~wholegrain.data.record.content_key` of the image (features are kept by key, so another picture
+                under a known key would be given the features of the first), or it came before.
+        """
+        if record.key != content_key(image):
+            raise ValueError(f"the key {shown(record.key)} is not content_key(image), which features are kept by; take that one")
         number = _number(record.key)
         if number in self._keys:
             raise ValueError(f"the key {record.key} was added twice; merge the captions of equal images first")
@@ -161,11 +176,11 @@ class ShardWriter:
         part = target.with_name(target.name + ".part")
         with pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
             for note in sorted((self.folder / UNFINISHED).glob("*.parquet")):
-                table = pq.read_table(note)
-                said = {name: value.decode() for name, value in (table.schema.metadata or {}).items()}
-                writer.write_table(table.replace_schema_metadata(None).cast(INDEX_SCHEMA))
-                hashes[f"{note.stem}.tar"] = said[b"sha256"]
-                roles.update(json.loads(said[b"roles"]))
+                table = read_parquet(note, INDEX_SCHEMA, _AGAIN)
+                said = _metadata(table, note)
+                writer.write_table(table.replace_schema_metadata(None))
+                hashes[f"{note.stem}.tar"] = said["sha256"]
+                roles.update(said["roles"])
                 counts = table["captions"].to_pylist()
                 per_image.update(counts)
                 split = splits.setdefault(table["split"][0].as_py(), {"images": 0, "captions": 0})
@@ -248,34 +263,33 @@ class _Shard:
         self.part.unlink(missing_ok=True)
 
 
-def record_to_json(record: Record) -> dict[str, Any]:
-    """The record as plain values, with its ``schema``; an empty source or mask is left out."""
-    captions = [{k: v for k, v in asdict(caption).items() if v or k != "source"} for caption in record.captions]
-    regions = [{"box": list(r.box), "phrase": r.phrase, **({"mask": list(r.mask)} if r.mask else {})} for r in record.regions]
-    head = {"schema": SCHEMA, "key": record.key, "image": record.image, "size": list(record.size), "split": record.split}
-    return {**head, "label": record.label, "captions": captions, "regions": regions}
+class _Metadata(TypedDict):
+    sha256: str
+    roles: dict[str, int]
 
 
-def record_from_json(values: Mapping[str, Any]) -> Record:
-    """The inverse of :func:`record_to_json`. Raises :class:`UserError` for a schema that this version cannot read."""
-    if values.get("schema") != SCHEMA:
-        said = f"record {values.get('key')}: its schema is {values.get('schema')!r}"
-        raise UserError(f"{said}, this version reads {SCHEMA}; prepare the data again")
-    regions = tuple(Region(tuple(r["box"]), r["phrase"], tuple(r.get("mask", ()))) for r in values["regions"])
-    return Record(
-        key=values["key"],
-        image=values["image"],
-        size=tuple(values["size"]),
-        split=values["split"],
-        label=values["label"],
-        captions=tuple(Caption(**caption) for caption in values["captions"]),
-        regions=regions,
-    )
+def _metadata(table: pa.Table, note: Path) -> _Metadata:
+    said = table.schema.metadata or {}
+    try:
+        return structure({"sha256": said[b"sha256"].decode(), "roles": parse_json(said[b"roles"], dict)}, _Metadata)
+    except (KeyError, ValueError):
+        raise UserError(f"{shown(note)} does not say what its shard holds; {_AGAIN}.") from None
+
+
+def _whole(note: Path, shard: Path) -> pa.Table | None:
+    """The rows of a note, if it is as it was written and its shard is there in full length."""
+    try:
+        rows = read_parquet(note, INDEX_SCHEMA, _AGAIN)
+        _metadata(rows, note)
+        ends = np.add(rows["json_offset"].to_numpy(), rows["json_bytes"].to_numpy())
+        return rows if rows.num_rows and shard.is_file() and shard.stat().st_size >= int(ends.max()) else None
+    except (UserError, ValueError, TypeError):
+        return None
 
 
 def read_member(path: Path | str, offset: int, size: int) -> bytes:
     """``size`` bytes of a file from ``offset`` on. Raises :class:`UserError` if the file is shorter than that."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    descriptor = open_file(path, "fetch it again")
     try:
         return pread_exactly(descriptor, offset, size, path)
     finally:

@@ -10,17 +10,21 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wholegrain.data.index import plain_names
 from wholegrain.data.record import Caption, GeneratedCaption, HardPositive, Negative, Twin
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors
+from wholegrain.files import UnreadableError, disk_errors, parse_json, read_parquet
+from wholegrain.structure import StructureError
 from wholegrain.suggest import closest
 
 SidecarRow: TypeAlias = Negative | Twin | HardPositive | GeneratedCaption | tuple[str, str]
 _EDIT = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("old", pa.string()), ("new", pa.string())])
 _GROUP = 2**16  # rows
 _MADE = b"wholegrain"
+_ADVICE = "make it again with wholegrain enrich, or take it away"
 
 
 def _schema(*text: str, **other: pa.DataType) -> pa.Schema:
@@ -101,6 +105,35 @@ class CaptionRows:
         return {entry["values"]: entry["counts"] for entry in counted}
 
 
+def read_sidecar(path: Path, name: str) -> pa.Table:
+    """A sidecar with its own columns, every value of its type; keys and ids are plain words.
+
+    Raises:
+        UserError: it is damaged, or lacks a column or a value.
+    """
+    schema = pa.schema([field.with_nullable(field.name == "edits") for field in SIDECARS[name]])
+    table = read_parquet(path, schema, _ADVICE)
+
+    def refuse(what: str) -> UnreadableError:
+        return UnreadableError(path, what, _ADVICE)
+
+    words = [table[column] for column in ("key", "caption") if column in schema.names]
+    for field in schema:
+        column = table[field.name]
+        if pa.types.is_list(field.type):
+            inside = pc.call_function("list_flatten", [column])
+            parts = inside.flatten() if field.name == "edits" else [inside]
+            if field.name != "edits" and (pc.call_function("list_value_length", [column]).to_numpy() != 2).any():
+                raise refuse(f"has a row without two {field.name}")
+            if any(part.null_count for part in parts):
+                raise refuse(f"has no value in some row of the column {field.name!r}")
+            if field.name == "keys":
+                words.append(inside)
+    for column in words:
+        plain_names(column, refuse)
+    return table
+
+
 def table_of(name: str, rows: Iterable[SidecarRow]) -> pa.Table:
     """Rows of a sidecar as a table with the sidecar's columns."""
     return pa.Table.from_pylist([_plain(row) for row in rows], _known(name))
@@ -160,8 +193,11 @@ def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made
 
 def made_by(path: Path) -> dict[str, Any] | None:
     """How a sidecar's rows were made, as its writer said; ``None`` for one that does not say."""
-    said = (pq.read_schema(path).metadata or {}).get(_MADE)
-    return json.loads(said) if said else None
+    said = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
+    try:
+        return parse_json(said, dict) if said else None
+    except StructureError:
+        return None
 
 
 def _known(name: str) -> pa.Schema:

@@ -8,6 +8,7 @@ that would get no photo takes the one whose key is nearest, if there are as many
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,10 +47,9 @@ def shares_of(told: str) -> tuple[float, ...]:
         >>> shares_of("8/1/1"), shares_of("none")
         ((0.8, 0.1, 0.1), (1.0, 0.0, 0.0))
     """
-    try:
-        parts = (1.0, 0.0, 0.0) if told == NONE else tuple(float(part) for part in told.split("/"))
-    except ValueError:
-        parts = ()
+    parts: list[float] = []
+    with suppress(ValueError):
+        parts = [1.0, 0.0, 0.0] if told == NONE else [float(part) for part in told.split("/")]
     if len(parts) != len(SPLITS) or not all(math.isfinite(part) and part >= 0 for part in parts) or not parts[0] > 0:
         raise UserError(
             f"--split-by {told!r} is neither shares of train, val and test, such as {USUAL}, nor none; a column is named by --split-column"

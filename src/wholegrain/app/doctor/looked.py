@@ -119,19 +119,20 @@ def _raw(name: str, split: str, options: SourceOptions, show: Show) -> Looked:
         if number >= READ:
             whole = False
             break
-        own = kept.setdefault(sample.split, [])
-        if counts[sample.split] % max(1, stride[sample.split]) == 0:
-            own.append(_sampled(sample))
-            if len(own) > (TRAINED if sample.split == split else OTHERS):  # every second one goes, and every second one comes
+        its = sample.split or split  # prepare would give it one; what is not stated cannot be wrong
+        own = kept.setdefault(its, [])
+        if counts[its] % max(1, stride[its]) == 0:
+            own.append(_sampled(sample, its))
+            if len(own) > (TRAINED if its == split else OTHERS):  # every second one goes, and every second one comes
                 del own[1::2]
-                stride[sample.split] = 2 * max(1, stride[sample.split])
-        counts[sample.split] += 1
+                stride[its] = 2 * max(1, stride[its])
+        counts[its] += 1
     return Looked(name, split, {key: tuple(own) for key, own in kept.items()}, dict(counts), whole, None)
 
 
-def _sampled(sample: RawSample) -> Item:
+def _sampled(sample: RawSample, split: str) -> Item:
     captions = tuple((text, role) for text, role, _ in sample.captions)
-    return Item(sample.where, sample.split, captions, sample.read, sample.place, sample.problem)
+    return Item(sample.where, split, captions, sample.read, sample.place, sample.problem)
 
 
 def spread(total: int, most: int) -> Iterable[int]:

@@ -55,6 +55,8 @@ class RawSample:
         if isinstance(self.image, bytes):
             return self.image
         if isinstance(self.image, Member):
+            if self.image.size > MOST_BYTES:
+                raise UserError(f"{self.where} has {self.image.size:,} bytes, more than are read of a picture")
             return read_member(self.image.path, self.image.offset, self.image.size)
         return read_bytes(self.image, "correct the source", most=MOST_BYTES)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from wholegrain.data.record import Negative, Record
 from wholegrain.enrich.runner.stage import Failure, Rows, Stage
-from wholegrain.enrich.words.source import Source, said_of, stream
+from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, said_of, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edit, apply
 from wholegrain.errors import UserError
@@ -63,7 +63,7 @@ class NegClipStage(Stage):
         return [list(self._of(record)) for record in records]
 
     def _of(self, record: Record) -> Iterator[Negative]:
-        captions = list({caption.id: caption for caption in record.captions}.values())
+        captions = list({c.id: c for c in record.captions if len(c.text) <= LONGEST}.values())[:MOST_CAPTIONS]
         tagged = self.tagger.tag([caption.text for caption in captions])
         own = {caption.text.lower() for caption in captions}
         for caption, its in zip(captions, tagged, strict=True):

@@ -14,7 +14,7 @@ from wholegrain.enrich.negatives import balance as balancing
 from wholegrain.enrich.negatives.edits import EDITS, KINDS, family
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, negation_edits
 from wholegrain.enrich.runner.stage import Failure, Rows, Stage
-from wholegrain.enrich.words.source import Source, said_of, stream
+from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, said_of, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edited, edited
 from wholegrain.errors import UserError
@@ -165,13 +165,19 @@ class NegativesStage(Stage):
 
 
 def sources(record: Record, tagger: Tagger, vocabulary: Mapping[str, int] | None) -> Iterator[tuple[Caption, Source]]:
-    """Each distinct caption of a record with what the rules see of it. Negated captions say what is not there, so they speak for no other one."""
-    distinct = list({caption.id: caption for caption in record.captions}.values())
+    """Each distinct caption of a record with what the rules see of it. Negated captions say what is not there, so they speak for no other one.
+
+    Captions longer than ``LONGEST`` (:mod:`wholegrain.enrich.words.source`) are left out: no text tower reads so far, and the pairs of words
+    that could change places grow with the square of their number. Their beginnings speak for the others all the same. Of a record with
+    more than ``MOST_CAPTIONS`` captions the first ones are looked at.
+    """
+    distinct = list({caption.id: caption for caption in record.captions}.values())[:MOST_CAPTIONS]
     plain = [caption for caption in distinct if caption.role != NEGATED]
-    tagged = tagger.tag([caption.text for caption in plain])
+    tagged = tagger.tag([caption.text[:LONGEST] for caption in plain])
     for caption, its, said in zip(plain, tagged, said_of(tagged), strict=True):
-        yield caption, Source(its, said, vocabulary)
-    negated = [caption for caption in distinct if caption.role == NEGATED]
+        if len(caption.text) <= LONGEST:
+            yield caption, Source(its, said, vocabulary)
+    negated = [caption for caption in distinct if caption.role == NEGATED and len(caption.text) <= LONGEST]
     for caption in negated:
         text = Tagged(caption.text, (), ())
         yield caption, Source(text, said_of([*tagged, text])[-1], vocabulary)

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
-from wholegrain.files import disk_errors
+from wholegrain.files import disk_errors, parse_json
 
 
 def call_id(question: Mapping[str, Any]) -> str:
@@ -38,6 +38,14 @@ class Answer:
     finish: str
     tokens_in: int = 0
     tokens_out: int = 0
+
+
+class _Entry(TypedDict):
+    call: str
+    tokens_in: int
+    tokens_out: int
+    text: NotRequired[str]
+    finish: NotRequired[str]
 
 
 class Journal:
@@ -71,15 +79,15 @@ class Journal:
                 if not line.endswith(b"\n"):  # a kill in the midst of a line; what it said was not used yet
                     os.ftruncate(self._file, place)
                     return
-                with suppress(ValueError, KeyError, TypeError):  # a damaged line costs its own answer alone
-                    self._take(json.loads(line), place, len(line))
+                with suppress(ValueError):  # a damaged line costs its own answer alone
+                    self._take(parse_json(line, _Entry), place, len(line))
                 place += len(line)
 
-    def _take(self, entry: dict[str, Any], place: int, length: int) -> None:
-        given, asked = int(entry["tokens_in"]), bytes.fromhex(entry["call"])
+    def _take(self, entry: _Entry, place: int, length: int) -> None:
+        given, asked = entry["tokens_in"], bytes.fromhex(entry["call"])
         self.tokens_in += given
-        self.tokens_out += int(entry["tokens_out"])
-        if "text" in entry:
+        self.tokens_out += entry["tokens_out"]
+        if "text" in entry and "finish" in entry:
             self.largest_in = max(self.largest_in, given)
             if self._file < 0:
                 self._held[asked] = _answer(entry)
@@ -101,13 +109,13 @@ class Journal:
 
     def keep(self, call: str, answer: Answer, note: Mapping[str, Any]) -> None:
         """Writes an answer down, with a note for people; on the disk when this returns."""
-        self._write({"call": call, **asdict(answer), **note})
+        self._write(cast(_Entry, {"call": call, **asdict(answer), **note}))
 
     def lost(self, call: str, tokens_in: int, tokens_out: int, reason: str) -> None:
         """Writes down what a failed call may have cost."""
-        self._write({"call": call, "tokens_in": tokens_in, "tokens_out": tokens_out, "failed": reason})
+        self._write(cast(_Entry, {"call": call, "tokens_in": tokens_in, "tokens_out": tokens_out, "failed": reason}))
 
-    def _write(self, entry: dict[str, Any]) -> None:
+    def _write(self, entry: _Entry) -> None:
         line = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "replace")
         with self._lock:
             place = self._append(line) if self._file >= 0 else 0
@@ -137,5 +145,5 @@ class Journal:
         raise TypeError("a journal belongs to one process")
 
 
-def _answer(entry: Mapping[str, Any]) -> Answer:
-    return Answer(str(entry["text"]), str(entry["finish"]), int(entry["tokens_in"]), int(entry["tokens_out"]))
+def _answer(entry: _Entry) -> Answer:
+    return Answer(entry.get("text", ""), entry.get("finish", ""), entry["tokens_in"], entry["tokens_out"])

@@ -11,17 +11,22 @@ import io
 import json
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wholegrain.data.sidecars import SIDECARS
 from wholegrain.enrich.runner.stage import Failure
-from wholegrain.files import disk_errors
+from wholegrain.errors import UserError
+from wholegrain.files import UnreadableError, disk_errors, open_file, parse_json, read_bytes, read_parquet
+from wholegrain.structure import StructureError
 
 _NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.parquet")
 _FAILURES = b"failures"
+_ADVICE = "remove it, and the same command makes it again"
 
 
 class Parts:
@@ -29,16 +34,19 @@ class Parts:
 
     Args:
         folder: of these parts alone; is made when the first one comes.
+        table: the name of the sidecar whose rows they are.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, table: str) -> None:
+        self.folder, self.schema = folder, SIDECARS[table]
         self._files: dict[int, Path] = {}
         if folder.is_dir():
             for path in sorted(folder.iterdir()):
                 found = _NAME.fullmatch(path.name)
-                if found and hashlib.sha256(path.read_bytes()).hexdigest()[:16] == found.group(2):
+                if found and _digest(path) == found.group(2):
                     self._files[int(found.group(1))] = path
+                elif path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
                 else:
                     path.unlink(missing_ok=True)
 
@@ -66,15 +74,35 @@ class Parts:
 
     def read(self, number: int) -> tuple[pa.Table, list[Failure]]:
         """Rows and failures of a unit."""
-        table = pq.read_table(self._files[number])
-        said = json.loads((table.schema.metadata or {}).get(_FAILURES, b"[]"))
-        return table.replace_schema_metadata(None), [Failure(key, reason) for key, reason in said]
+        path = self._files[number]
+        table = read_parquet(path, self.schema, _ADVICE)
+        return table.replace_schema_metadata(None), _failures(path, table.schema.metadata)
 
     def counts(self, number: int) -> tuple[int, list[Failure]]:
         """Number of rows, and the failures, of a unit."""
-        facts = pq.read_metadata(self._files[number])
-        said = json.loads((facts.metadata or {}).get(_FAILURES, b"[]"))
-        return facts.num_rows, [Failure(key, reason) for key, reason in said]
+        path = self._files[number]
+        try:
+            with os.fdopen(open_file(path, _ADVICE), "rb") as file, pq.ParquetFile(file) as part:
+                rows, said = part.metadata.num_rows, part.metadata.metadata
+        except (pa.ArrowException, OSError) as error:
+            raise UnreadableError(path, f"is no part ({str(error).splitlines()[0][:200]})", _ADVICE) from None
+        return rows, _failures(path, said)
+
+
+def _failures(path: Path, metadata: Mapping[bytes, bytes] | None) -> list[Failure]:
+    try:
+        said = parse_json((metadata or {}).get(_FAILURES, b"[]"), list[tuple[str, str]])
+    except StructureError as error:
+        raise UnreadableError(path, f"{error}, in its failures", _ADVICE) from None
+    return [Failure(key, reason) for key, reason in said]
+
+
+def _digest(path: Path) -> str:
+    """The first half of the SHA-256 of a file; empty for what cannot be read."""
+    try:
+        return hashlib.sha256(read_bytes(path, _ADVICE)).hexdigest()[:16]
+    except UserError:
+        return ""
 
 
 def _name(number: int, data: bytes) -> str:

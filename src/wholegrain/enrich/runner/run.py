@@ -10,10 +10,8 @@ that stage alone; ``journal.jsonl`` with the answers of endpoints; ``failures-TA
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,7 +30,7 @@ from wholegrain.enrich.runner.pools import run_here
 from wholegrain.enrich.runner.stage import CallStage, Failure, Stage
 from wholegrain.enrich.runner.units import Outcome, Unit, units_of
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors
+from wholegrain.files import disk_errors, locked, write_text
 
 WORKPLACE = "enrich"
 _FEWEST = 100  # records before a share of failures says something
@@ -167,12 +165,12 @@ def _refuse_another(dataset: Dataset, table: str, stages: Sequence[Stage], keys:
     if options.replace or not path.exists():
         return
     made = made_by(path)
-    if made is None or made["stages"] != json.loads(json.dumps([{"name": s.name, **s.identity} for s in stages])):
+    if made is None or made.get("stages") != json.loads(json.dumps([{"name": s.name, **s.identity} for s in stages])):
         how = "in another way" if made else "by something else"
         raise UserError(f"{path} is there already, made {how}; choose another folder with --out, or give --replace.")
-    if made["keys"] != identity_of(dataset, table, stages, keys)["keys"]:
+    if made.get("keys") != identity_of(dataset, table, stages, keys)["keys"]:
         raise UserError(
-            f"{path} is there already, of {made['records']:,} other records; choose another folder with --out, or give --replace."
+            f"{path} is there already, of {made.get('records')} other records; choose another folder with --out, or give --replace."
         )
 
 
@@ -190,7 +188,7 @@ def _make(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[
     units = units_of(keys, stages)
     parts = []
     for stage in stages:
-        parts.append(Parts(place / "parts" / _folder_name(stage, identity)))
+        parts.append(Parts(place / "parts" / _folder_name(stage, identity), table))
         _run(stage, dataset, units, parts[-1], options)
     failures = [failure for own in parts for unit in units for failure in own.counts(unit.number)[1]]
     _list(listed, table, stages, parts, units)
@@ -269,9 +267,7 @@ def _list(path: Path, table: str, stages: Sequence[Stage], parts: Sequence[Parts
         if not lines:
             path.unlink(missing_ok=True)
             return
-        part = path.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def _folder_name(stage: Stage, identity: Mapping[str, Any]) -> str:
@@ -316,10 +312,5 @@ def _alone(folder: Path) -> Iterator[None]:
     place = folder / WORKPLACE
     with disk_errors(folder):
         place.mkdir(exist_ok=True)
-        file = (place / ".lock").open("w")
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"Another command is making sidecars in {folder}; wait for it to end.") from None
+    with locked(place, "making sidecars"):
         yield

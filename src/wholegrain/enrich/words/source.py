@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,10 @@ from wholegrain.enrich.words.morphology import plural
 from wholegrain.enrich.words.tagging import NounPhrase, Tagged, Word
 from wholegrain.enrich.words.text import Change, phrase_places
 
+LONGEST = 2_000
+"""Characters of a caption that texts are made from."""
+MOST_CAPTIONS = 64
+"""Captions of one record that are looked at; each is compared with all others."""
 MOST = 6
 """Words that are tried in one place."""
 _LONG_PREPOSITIONS = (
@@ -60,6 +65,11 @@ class Source:
     def low(self) -> list[str]:
         """The caption's words in lower case."""
         return [word.low for word in self.words]
+
+    @cached_property
+    def lemma_counts(self) -> Counter[str]:
+        """How often each lemma is said in the caption."""
+        return Counter(word.lemma for word in self.words)
 
     @cached_property
     def phrase_at(self) -> dict[int, NounPhrase]:

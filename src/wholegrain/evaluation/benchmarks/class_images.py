@@ -140,7 +140,7 @@ def _label(parts: dict[str, bytes | Member], where: str) -> tuple[int, ...]:
         if isinstance(one, bytes):
             return (int(one),)
         if isinstance(several, bytes):
-            return tuple(np.flatnonzero(np.load(io.BytesIO(several), allow_pickle=False)).tolist())
+            return tuple(np.flatnonzero(np.lib.format.read_array(io.BytesIO(several), allow_pickle=False)).tolist())
     except (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, OverflowError) as error:
         raise UserError(f"{where}: its class cannot be read ({error}); get the shard again.") from error
     raise UserError(f"{where} has no .cls, the number of its class; is this a set for classification?")

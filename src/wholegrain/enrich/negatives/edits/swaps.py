@@ -101,7 +101,7 @@ def _same_place(source: Source, one: NounPhrase, other: NounPhrase) -> bool:
         a.lemma == b.lemma
         or source.is_compound(one)
         or source.is_compound(other)
-        or sum(word.lemma in (a.lemma, b.lemma) for word in source.words) > 2
+        or source.lemma_counts[a.lemma] + source.lemma_counts[b.lemma] > 2
     ):
         return False
     if a.lemma in source.lexicon.near_noun(b.lemma) or b.lemma in source.lexicon.near_noun(a.lemma):
