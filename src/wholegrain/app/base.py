@@ -18,10 +18,10 @@ from rich.console import Console
 from torch import Tensor
 
 from wholegrain.app.gates import weak_kinds
-from wholegrain.app.runs import trained
+from wholegrain.app.runs import drawn, trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.regions import crop_regions
-from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.build import SceneCounts
 from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
@@ -73,8 +73,8 @@ def make_base(
         steps: optimiser steps of the two stages, of 128 images each.
     """
     console = Console(stderr=True)
-    whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts))
-    crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
+    whole = drawn(work / "scenes", world, counts)
+    crops = _crops(whole, work / "crops", seed)
     first, second = (
         load_recipe(f"scenes/{name}", [f"--optimiser.steps={n}", f"--seed={seed}"])
         for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)
@@ -115,5 +115,10 @@ def _pooled(model: Model, dataset: Dataset, count: int, batch: int = 128) -> Ten
     return torch.cat([model.raw_images(pixels_BCHW).pooled_BV for pixels_BCHW in pixels])
 
 
-def _once(folder: Path, make) -> Dataset:
-    return Dataset(folder) if (folder / "manifest.json").exists() else make(folder)
+def _crops(whole: Dataset, folder: Path, seed: int) -> Dataset:
+    if not (folder / "manifest.json").exists():
+        return crop_regions(whole, folder, side=CONFIG.image_size, seed=seed)
+    crops = Dataset(folder)
+    if crops.manifest.get("of") != whole.content_hash:
+        raise UserError(f"The crops in {folder} are of other scenes than those beside them; delete the folder.")
+    return crops

@@ -17,10 +17,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from wholegrain.app.base import load_base, load_weak_kinds
-from wholegrain.app.runs import measured, trained
+from wholegrain.app.runs import drawn, measured, trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
-from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
+from wholegrain.data.scenes.build import SceneCounts, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
 from wholegrain.evaluation.result import TaskResult
@@ -162,11 +162,9 @@ def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: S
 
 
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:
-    if (folder / "manifest.json").exists():
-        return Dataset(folder)
     with Progress(console=console) as progress:
-        task = progress.add_task("drawing scenes", total=picture_count(counts))
-        return build_scenes(folder, world, counts, tick=lambda n: progress.advance(task, n))
+        task = progress.add_task("drawing scenes", total=picture_count(counts), visible=not (folder / "manifest.json").exists())
+        return drawn(folder, world, counts, lambda n: progress.advance(task, n))
 
 
 def comparison(entries: Sequence[Entry], weak: Sequence[str]) -> Table:

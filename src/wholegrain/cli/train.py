@@ -114,7 +114,17 @@ def train(
     )
     if start.rank == 0:
         print(trained)
+        print(f"The trained model is in {trained}; measure it with: {_next(folder, dataset)}", file=sys.stderr)
     return 0
+
+
+def _next(run: Path, dataset: Dataset) -> str:
+    """What to type after a training: the measurement of the run on the first data set, on a split that was not trained on."""
+    first = getattr(dataset, "datasets", [dataset])[0]
+    held_out = next((split for split in ("test", "val") if split in first.splits), first.splits[0])
+    source = first.remote.url if first.remote is not None else str(first.folder)
+    split = [] if held_out == "test" else ["--split", held_out]
+    return shlex.join(["wholegrain", "evaluate", str(run), "--data", source, *split])
 
 
 def _is_of(folder: Path, command: str) -> bool:
