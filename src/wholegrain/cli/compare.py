@@ -27,8 +27,6 @@ def compare(
         out: a .json file for all numbers.
         seed: of resamples and sign flips.
     """
-    import json
-    import os
     from dataclasses import asdict
 
     from rich.console import Console
@@ -36,6 +34,7 @@ def compare(
     from wholegrain.errors import UserError
     from wholegrain.evaluation.comparisons import compare_all, comparison_table
     from wholegrain.evaluation.result import load_results
+    from wholegrain.files import disk_errors, write_json
 
     if len(results) < 2:
         raise UserError("compare needs two folders of results, or more; the first is the reference.")
@@ -50,11 +49,9 @@ def compare(
     for problem in problems:
         print(f"left out: {problem}")
     if out is not None:
-        text = json.dumps({"reference": names[0], "differences": [asdict(row) for row in rows], "left_out": problems}, indent=1)
-        part = out.with_name(f".{out.name}.{os.getpid()}")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, out)
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, {"reference": names[0], "differences": [asdict(row) for row in rows], "left_out": problems})
 
 
 def _names(folders: tuple[Path, ...]) -> list[str]:

@@ -83,8 +83,8 @@ def train(
     dotted = [*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None)]
     if epochs is not None and steps is None:
         dotted.append("--optimiser.steps=0")
-    if resume is not None and (recipe or data or out or dotted):
-        raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --out and recipe options.")
+    if resume is not None and (recipe or data or out or dotted or model != "small"):
+        raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --model, --out and recipe options.")
     if start.may_restart and out is not None and _is_of(out, command):
         resume = out
     if resume is not None:

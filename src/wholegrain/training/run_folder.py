@@ -28,7 +28,7 @@ from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, read_json, write_json, write_text
+from wholegrain.files import disk_errors, locked, read_json, sha256, write_json, write_text
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
@@ -95,7 +95,8 @@ class RunFolder:
                 with aside(self.path / START) as part:
                     save_model(model, part)
             write_text(self.path / "recipe.toml", to_toml(recipe))
-            write_json(self.path / "run.json", {**origin, **identity(recipe, dataset), "start": model_digest(model)}, indent=2)
+            what = {**identity(recipe, dataset), "recipe_hash": sha256(self.path / "recipe.toml"), "start": model_digest(model)}
+            write_json(self.path / "run.json", {**origin, **what}, indent=2)
         self._link()
 
     def _refuse_another(self) -> None:
@@ -122,8 +123,10 @@ class RunFolder:
 
     @property
     def made(self) -> RunIdentity:
-        """What the run began with."""
+        """What the run began with. Raises :class:`UserError` if that was changed since."""
         facts = read_run(self.path)
+        if facts.get("recipe_hash", "") not in ("", sha256(self.path / "recipe.toml")):
+            raise UserError(f"{self.path / 'recipe.toml'} was changed since the run began; put it back, or begin another run with it.")
         return RunIdentity(read_recipe(self.path), facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
 
     def check(self, wanted: RunIdentity) -> None:
@@ -211,6 +214,7 @@ class RunFacts(TypedDict):
     """``run.json``, as far as it is read."""
 
     data_hash: str
+    recipe_hash: NotRequired[str]
     start: NotRequired[str]
     seconds: NotRequired[float]
     command: NotRequired[str]
