@@ -60,7 +60,7 @@ def place(tmp_path):
 
 
 def check(command, place, **more):
-    points = int(os.environ.get("POINTS", "8")) or None
+    points = int(os.environ.get("POINTS", "6")) or None
     for outcome in outcomes(command, place, read=made, context=FORK, points=points, **more):
         outcome.check()
 
