@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -140,8 +140,8 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     from wholegrain.training.run_folder import read_recipe, read_run
 
     run = run.resolve()  # runs/latest may point elsewhere by the end
-    data = read_run(run).get("data")
-    sources = data if isinstance(data, list) else [data]
+    data: Any = read_run(run).get("data")
+    sources: list[str] = data if isinstance(data, list) else [data]
     if not sources or not all(isinstance(source, str) for source in sources):
         raise UserError(
             f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."

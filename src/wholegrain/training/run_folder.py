@@ -116,18 +116,16 @@ class RunFolder:
                 shutil.copytree(self.model, part, dirs_exist_ok=True)
 
     def drop_beginning(self) -> None:
-        """Once there is a checkpoint that holds all of the model. Half of it is never to be seen."""
-        if (self.path / START).exists():
-            os.replace(self.path / START, self._unseen(START))
-        shutil.rmtree(self._unseen(START), ignore_errors=True)
+        """Once there is a checkpoint that holds all of the model."""
+        self._put_away(START)
 
     @property
     def made(self) -> RunIdentity:
         """What the run began with. Raises :class:`UserError` if that was changed since."""
-        facts = read_run(self.path)
+        facts, recipe = read_run(self.path), read_recipe(self.path)
         if facts.get("recipe_hash", "") not in ("", sha256(self.path / "recipe.toml")):
             raise UserError(f"{self.path / 'recipe.toml'} was changed since the run began; put it back, or begin another run with it.")
-        return RunIdentity(read_recipe(self.path), facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
+        return RunIdentity(recipe, facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
 
     def check(self, wanted: RunIdentity) -> None:
         """Refuses to take this run for one that began otherwise."""
@@ -158,14 +156,21 @@ class RunFolder:
         if not same:
             with aside(self.path / "last") as part:
                 save_model(model, part)
-        elif (self.path / "last").exists():
-            os.replace(self.path / "last", self._unseen("last"))
+        else:
+            self._put_away("last")
 
     def tidy(self) -> None:
         """Removes what kills between two file operations may have left, once the run has come to its end."""
         for place in (self.path, self.checkpoints):
             for left in (*place.glob(".*.old"), *place.glob(".*.part")):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    def _put_away(self, name: str) -> None:
+        """Removes a folder; half of it never has its name."""
+        shutil.rmtree(self._unseen(name), ignore_errors=True)
+        if (self.path / name).exists():
+            os.replace(self.path / name, self._unseen(name))
+            shutil.rmtree(self._unseen(name), ignore_errors=True)
 
     def _unseen(self, name: str) -> Path:
         """Where a folder is put before it is removed."""
