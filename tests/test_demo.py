@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -44,6 +45,14 @@ def test_a_second_call_repeats_nothing_and_prints_the_same_table(folder):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == stamps
     assert "chance" in out.getvalue()
     assert "runs/latest" not in out.getvalue()
+
+
+def test_a_demo_of_another_size_or_seed_is_not_taken_for_this_one(folder):
+    larger = Size(SceneCounts(train=400, val=30, test=40, crowded=0, twins=12), steps=2, methods=TINY.methods)
+    with pytest.raises(UserError, match=r"scenes were drawn with train 300, not 400; choose"):
+        demo(folder, size=larger, console=Console(file=io.StringIO()))
+    with pytest.raises(UserError, match=r"clip was made with optimiser\.steps 2, not 3; ask"):
+        demo(folder, size=replace(TINY, steps=3), console=Console(file=io.StringIO()))
 
 
 def test_act_one_shows_a_pair_that_the_base_gets_wrong(folder):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_training import make_dataset, make_model, picture
 
 from wholegrain.cli import main as cli
@@ -44,6 +45,16 @@ def test_a_damaged_cache_of_features_is_made_anew(dataset, tmp_path):
     assert (first.image.pooled_BD == again.image.pooled_BD).all()
     assert (first.text.pooled_ND == again.text.pooled_ND).all()
     assert [file.read_bytes() for file in files] == whole
+
+
+def test_features_of_the_same_weights_in_another_architecture_are_not_taken_for_these(dataset, tmp_path):
+    model, other = (make_model(dataset, heads=heads).eval() for heads in (2, 4))
+    other.load_state_dict(model.state_dict())
+    kept = encode.encode_split(model, dataset, "val", cache=tmp_path)
+    found = encode.encode_split(other, dataset, "val", cache=tmp_path)
+    alone = encode.encode_split(other, dataset, "val")
+    assert not torch.equal(kept.image.pooled_BD, found.image.pooled_BD)
+    assert torch.equal(found.image.pooled_BD, alone.image.pooled_BD)
 
 
 def test_a_contact_sheet_on_a_full_disk_leaves_nothing(dataset, tmp_path, monkeypatch):

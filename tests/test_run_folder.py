@@ -176,6 +176,13 @@ def test_a_run_killed_behind_its_last_checkpoint_is_brought_to_its_end(dataset, 
     assert len([line for line in lines(tmp_path / "run") if "loss" in line]) == 2
 
 
+def test_a_recipe_that_was_changed_by_hand_is_refused(copied, dataset):
+    recipe = copied / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("steps = 4", "steps = 5"))
+    with pytest.raises(UserError, match=r"recipe\.toml was changed since the run began; put it back"):
+        run(dataset, copied, make_recipe("ce_clip", "--optimiser.steps", "5", *RECIPE[3:]), load_model(copied), resume=True)
+
+
 def test_a_folder_with_checkpoints_and_without_run_json_is_not_begun_in(copied, dataset):
     (copied / "run.json").unlink()
     with pytest.raises(UserError, match=r"holds checkpoints of a run whose run\.json is gone"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypedDict
@@ -20,10 +19,10 @@ from rich.console import Console
 from torch import Tensor
 
 from wholegrain.app.gates import weak_kinds
-from wholegrain.app.runs import trained
+from wholegrain.app.runs import drawn, trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.regions import crop_regions
-from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
+from wholegrain.data.scenes.build import SceneCounts, picture_count
 from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
@@ -93,10 +92,9 @@ def make_base(
     """
     console = Console(stderr=True)
     with showing() as show:
-        drawn = partial(counted, "drawing scenes", picture_count(counts), show)
-        whole = _once(work / "scenes", lambda folder: build_scenes(folder, world, counts, tick=drawn()))
+        whole = drawn(work / "scenes", world, counts, counted("drawing scenes", picture_count(counts), show))
         show("cutting out objects")
-        crops = _once(work / "crops", lambda folder: crop_regions(whole, folder, side=CONFIG.image_size, seed=seed))
+        crops = _crops(whole, work / "crops", seed)
     first, second = (
         load_recipe(f"scenes/{name}", [f"--optimiser.steps={n}", f"--seed={seed}"])
         for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)
@@ -137,5 +135,10 @@ def _pooled(model: Model, dataset: Dataset, count: int, batch: int = 128) -> Ten
     return torch.cat([model.raw_images(pixels_BCHW).pooled_BV for pixels_BCHW in pixels])
 
 
-def _once(folder: Path, make) -> Dataset:
-    return Dataset(folder) if (folder / "manifest.json").exists() else make(folder)
+def _crops(whole: Dataset, folder: Path, seed: int) -> Dataset:
+    if not (folder / "manifest.json").exists():
+        return crop_regions(whole, folder, side=CONFIG.image_size, seed=seed)
+    crops = Dataset(folder)
+    if crops.manifest.get("of") != whole.content_hash:
+        raise UserError(f"The crops in {folder} are of other scenes than those beside them; delete the folder.")
+    return crops

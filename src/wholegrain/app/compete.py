@@ -44,7 +44,7 @@ from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.loop import train
 from wholegrain.training.run_folder import OtherRunError, read_recipe
-from wholegrain.training.step import Outcome
+from wholegrain.training.step import Outcome, seed_everything
 
 START = "start"
 TASKS = ("retrieval", "composition", "hard_positives", "grounding")
@@ -143,7 +143,7 @@ class _Competition:
                     left_out[name] = str(problem)
                     self.say(f"left out: {problem}")
                 if place == 0:
-                    rows.insert(0, self._start())
+                    rows.insert(0, self._start(recipe))
         finally:
             if len(rows) > 1:
                 _write(Standings(rows, first), left_out, self.out, self.data)
@@ -225,8 +225,11 @@ class _Competition:
             model, self.dataset, folder / rules.split, rules.split, rules.tasks, settings=settings, seed=0, cache=self.cache
         )
 
-    def _start(self) -> Standing:
-        return Standing(START, [self._results(starting_model(self.rules.model, self.dataset, "train"), self.out / START)])
+    def _start(self, recipe: str) -> Standing:
+        first = load_recipe(recipe, (*self.rules.overrides, f"--seed={self.rules.seeds[0]}"))
+        seed_everything(first.seed)  # of what is not trained yet
+        model = starting_model(self.rules.model, self.dataset, first.data.split)
+        return Standing(START, [self._results(model, self.out / START)])
 
 
 def _seconds_a_step(run: Path) -> list[float]:

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from wholegrain.app.base import load_base, load_weak_kinds
-from wholegrain.app.runs import measured, trained
+from wholegrain.app.runs import drawn, measured, trained
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Twin
-from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
+from wholegrain.data.scenes.build import SceneCounts, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.compare import compare
 from wholegrain.evaluation.result import TaskResult
@@ -162,10 +162,8 @@ def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: S
 
 
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:
-    if (folder / "manifest.json").exists():
-        return Dataset(folder)
     with showing() as show:
-        return build_scenes(folder, world, counts, tick=counted("drawing scenes", picture_count(counts), show))
+        return drawn(folder, world, counts, counted("drawing scenes", picture_count(counts), show))
 
 
 def comparison(entries: Sequence[Entry], weak: Sequence[str]) -> Table:

@@ -22,6 +22,9 @@ from wholegrain.training.run import assemble
 if TYPE_CHECKING:
     from wholegrain.app.compete import Rules
 
+RUN_FOLDERS = ("model", "last", "start", "checkpoints", "tensorboard")
+"""Folders of a run, beside which its results lie in one named like the split."""
+
 
 def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[dict[str, str], dict[str, str]]:
     """Looks at every recipe with the data and the model.
@@ -69,6 +72,8 @@ def _check_rules(dataset: Dataset, rules: Rules) -> None:
         raise UserError(f"--shortlist is {rules.shortlist}; give a number of candidates, or 0 for all.")
     expand(rules.tasks)
     keys = split_keys(dataset, rules.split)
+    if rules.split in RUN_FOLDERS:
+        raise UserError(f"A run keeps its own files in {rules.split}/, so its results cannot lie there; give the split another name.")
     there = {caption.role for key in keys for caption in dataset.record(key).captions} if rules.roles else set()
     unknown = [role for role in rules.roles if role not in there]
     if unknown:

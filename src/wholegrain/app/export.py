@@ -95,11 +95,10 @@ def export(wish: Wish) -> Done:
     with _place(wish.out) as folder:
         facts = _facts(wish, done)
 
-        def finish(aside: Path) -> None:
-            (aside / "README.md").write_text(card(facts), encoding="utf-8")
+        def finish(part: Path, found: dict[str, float]) -> None:
+            (part / "README.md").write_text(card(replace(facts, differences=found)), encoding="utf-8")
 
         differences = export_model(model, folder, wish.to, hub_name=wish.push, finish=finish)
-        (folder / "README.md").write_text(card(replace(facts, differences=differences)), encoding="utf-8")
         url = push(folder, wish.push, wish.private) if wish.push else ""
     return replace(done, url=url, differences=differences)
 

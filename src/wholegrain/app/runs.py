@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from wholegrain.data.dataset import Dataset
+from wholegrain.data.scenes.build import SceneCounts, build_scenes
+from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.suite import evaluate
@@ -25,6 +27,23 @@ from wholegrain.training.remembered import remembered
 from wholegrain.training.run import fit_model
 from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.step import seed_everything
+
+
+def drawn(folder: Path, world: World, counts: SceneCounts, tick: Callable[[int], None] | None = None) -> Dataset:
+    """The scenes of a folder, drawn now if there are none.
+
+    Raises:
+        UserError: they are of another world, or other numbers of pictures.
+    """
+    if not (folder / "manifest.json").exists():
+        return build_scenes(folder, world, counts, tick=tick)
+    dataset = Dataset(folder)
+    wanted = {"world.hash": world.hash, **asdict(counts)}
+    there = {"world.hash": dataset.manifest.get("world", {}).get("hash"), **dataset.manifest.get("counts", {})}
+    odd = [f"{name} {there.get(name)}, not {wanted[name]}" for name in wanted if there.get(name) != wanted[name]]
+    if odd:
+        raise UserError(f"The scenes in {folder} were drawn with {'; '.join(odd)}; choose another folder, or delete this one.")
+    return dataset
 
 
 def trained(

@@ -20,6 +20,7 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.frozen import FrozenImages, FrozenTexts, freeze_images, freeze_texts
+from wholegrain.training.pace import Pace
 
 IMAGES = 1000
 """Validation looks at this many images of the split ``val`` at most."""
@@ -83,7 +84,7 @@ class Validation:
         if model.image_frozen and self._images is None:
             self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
         if not all(of_all(self._images is not None)):  # a tower that is trained, or too little memory
-            return encode_keys(model, self.dataset, keys, needs)
+            return encode_keys(model, self.dataset, keys, needs, progress=Pace(self.say))
         assert self._images is not None
         with evaluating(model):
             return _plain(model.project_images(self._images.read(keys, model.device), needs))
@@ -92,7 +93,7 @@ class Validation:
         if model.text_frozen and self._texts is None:
             self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
         if not all(of_all(self._texts is not None)):
-            return encode_texts(model, texts, needs)
+            return encode_texts(model, texts, needs, progress=Pace(self.say))
         assert self._texts is not None
         with evaluating(model):
             return _plain(model.project_texts(self._texts.read(texts, model.device), needs))

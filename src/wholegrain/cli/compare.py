@@ -29,15 +29,13 @@ def compare(
         out: a .json file for all numbers.
         seed: of resamples and sign flips.
     """
-    import json
-    import os
     from dataclasses import asdict
 
     from wholegrain.app.results import results_to_compare
-    from wholegrain.data.shards import disk_errors
     from wholegrain.errors import UserError
     from wholegrain.evaluation.comparisons import compare_all, print_comparison
     from wholegrain.evaluation.result import load_results
+    from wholegrain.files import disk_errors, write_json
 
     if len(models) < 2:
         raise UserError("compare needs two runs or folders of results, or more; the first is the reference.")
@@ -50,12 +48,9 @@ def compare(
     for problem in problems:
         print(f"left out: {problem}")
     if out is not None:
-        text = json.dumps({"reference": names[0], "differences": [asdict(row) for row in rows], "left_out": problems}, indent=1)
-        part = out.with_name(f".{out.name}.{os.getpid()}")
         with disk_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(text + "\n", encoding="utf-8")
-            os.replace(part, out)
+            write_json(out, {"reference": names[0], "differences": [asdict(row) for row in rows], "left_out": problems})
     print(f"written: {out}" if out is not None else "written: nothing; --out FILE.json keeps all numbers")
     facts = loaded[0][1]
     if facts.get("content_hash") and not any((Path(model) / "results.json").is_file() for model in models):

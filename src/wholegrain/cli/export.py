@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -53,4 +54,14 @@ def export(
     for place in (done.folder, done.url):
         if place:
             print(place)
+    if done.folder is not None:
+        print(f"{_LOADED[to].format(folder=done.folder)} (README.md there says more)", file=sys.stderr)
     return 0
+
+
+_LOADED = {
+    "open_clip": "Load it with: open_clip.create_model_and_transforms('local-dir:{folder}')",
+    "transformers": "Load it with: transformers.AutoModel.from_pretrained('{folder}')",
+    "onnx": "Load it with onnxruntime, from {folder}",
+    "wholegrain": "Measure it with: wholegrain evaluate {folder} --data DATA",
+}

@@ -20,13 +20,18 @@ def interpolate(
         out: folder of the new model.
         alpha: 0 is the first model, 1 the second.
     """
+    import shlex
+
     from wholegrain.errors import UserError
+    from wholegrain.files import disk_errors, folder_aside
     from wholegrain.towers.interpolate import interpolate as between
     from wholegrain.towers.io import load_model, save_model
 
     if out.exists():
         raise UserError(f"{out} is there already; choose another folder.")
-    save_model(between(load_model(start), load_model(end), alpha), out)
+    mixed = between(load_model(start), load_model(end), alpha)
+    with disk_errors(out), folder_aside(out) as part:
+        save_model(mixed, part)
     print(f"written: {out}")
-    print(f"next: wholegrain evaluate {out} --data DATA")
+    print(f"next: compare it with both ends, by: {shlex.join(['wholegrain', 'evaluate', str(out), '--data', 'DATA'])}")
     return 0

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -83,8 +83,8 @@ def train(
     dotted = [*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None)]
     if epochs is not None and steps is None:
         dotted.append("--optimiser.steps=0")
-    if resume is not None and (recipe or data or out or dotted):
-        raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --out and recipe options.")
+    if resume is not None and (recipe or data or out or dotted or model != "small"):
+        raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --model, --out and recipe options.")
     if start.may_restart and out is not None and _is_of(out, command):
         resume = out
     if resume is not None:
@@ -114,7 +114,17 @@ def train(
     )
     if start.rank == 0:
         print(trained)
+        print(f"The trained model is in {trained}; measure it with: {_next(folder, dataset)}", file=sys.stderr)
     return 0
+
+
+def _next(run: Path, dataset: Dataset) -> str:
+    """What to type after a training: the measurement of the run on the first data set, on a split that was not trained on."""
+    first = getattr(dataset, "datasets", [dataset])[0]
+    held_out = next((split for split in ("test", "val") if split in first.splits), first.splits[0])
+    source = first.remote.url if first.remote is not None else str(first.folder)
+    split = [] if held_out == "test" else ["--split", held_out]
+    return shlex.join(["wholegrain", "evaluate", str(run), "--data", source, *split])
 
 
 def _is_of(folder: Path, command: str) -> bool:
@@ -130,8 +140,8 @@ def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     from wholegrain.training.run_folder import read_recipe, read_run
 
     run = run.resolve()  # runs/latest may point elsewhere by the end
-    data = read_run(run).get("data")
-    sources = data if isinstance(data, list) else [data]
+    data: Any = read_run(run).get("data")
+    sources: list[str] = data if isinstance(data, list) else [data]
     if not sources or not all(isinstance(source, str) for source in sources):
         raise UserError(
             f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import disk_errors, folder_aside
 from wholegrain.suggest import closest
 from wholegrain.towers.export_onnx import onnx_distances, write_onnx
 from wholegrain.towers.export_open_clip import open_clip_distances, write_open_clip
@@ -20,7 +19,12 @@ FORMATS = ("open_clip", "transformers", "onnx", "wholegrain")
 
 
 def export_model(
-    model: Model, folder: str | Path, to: str, *, hub_name: str = "", finish: Callable[[Path], None] | None = None
+    model: Model,
+    folder: str | Path,
+    to: str,
+    *,
+    hub_name: str = "",
+    finish: Callable[[Path, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Writes a model for others, reads it back with *their* library, and compares.
 
@@ -29,7 +33,7 @@ def export_model(
         folder: must not be there yet.
         to: one of :data:`FORMATS`.
         hub_name: ``org/name`` if the folder will be put there.
-        finish: is called with the folder before it gets its name, to add files.
+        finish: is called with the folder before it gets its name, and with what is returned, to add files.
 
     Returns:
         What was compared, and the largest difference as a share of the largest number; each at most 1e-5.
@@ -49,20 +53,14 @@ def export_model(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} is there already; choose another folder")
     model = model.float().cpu().eval()
-    aside = folder.parent / f".{folder.name}.{os.getpid()}"
     try:
-        aside.mkdir(parents=True)
-        distances = _written(model, aside, to, hub_name)
-        demand(distances, f"the {to} folder")
-        if finish is not None:
-            finish(aside)
-        if folder.is_dir():
-            folder.rmdir()
-        os.replace(aside, folder)
+        with disk_errors(folder), folder_aside(folder) as part:
+            distances = _written(model, part, to, hub_name)
+            demand(distances, f"the {to} folder")
+            if finish is not None:
+                finish(part, distances)
     except OSError as error:
         raise MachineError(f"the model could not be written to {folder} ({error}); make room or choose another folder") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return distances
 
 

@@ -285,7 +285,7 @@ def load(place: Path) -> Checkpoint:
 
 def read_facts(place: Path, mine: slice = slice(None)) -> dict[str, Any]:
     """``state.json``, with the files' checksums verified; ``mine`` is which of them, where processes share that work. As :func:`load`."""
-    facts = dict(read_json(place / STATE, _Head, "resume from another checkpoint"))
+    facts: dict[str, Any] = dict(read_json(place / STATE, _Head, "resume from another checkpoint"))
     if facts["format"] > FORMAT:
         raise UserError(
             f"{place} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "

@@ -8,8 +8,7 @@ that depends on the data alone, so a resumed run has the same bits. Features are
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -26,14 +25,13 @@ from wholegrain.towers.model import Model
 from wholegrain.towers.tower import RawImage, RawText
 from wholegrain.training.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.training.loader import plainly
+from wholegrain.training.pace import Pace, Say
 from wholegrain.training.precision import autocast
 
 SHARE_OF_MEMORY = 0.4
 """Raw features may take this share of the memory that is free when training starts."""
 
-LINE_EVERY = 20.0  # seconds between lines that say how far it is
 _CHUNK = 64
-Say = Callable[[str], None]
 Item = TypeVar("Item")
 
 
@@ -94,7 +92,7 @@ def freeze_images(
     """
     path = None
     if cache is not None:  # a key is a hash of the image's bytes, so the keys stand for the pixels
-        facts = [list(keys), model.preprocess.to_json(), sorted(model.head.raw_needs(needs)), precision, model.device.type]
+        facts = [list(keys), model.preprocess.to_json(), asked(model, needs, "patches"), precision, model.device.type]
         path = cache / features_name("images", tower_digest(model.image_tower), facts)
     found = None if path is None else read_features(path, _allowed())
     if found is None:
@@ -109,6 +107,11 @@ def freeze_images(
     rows, columns = found.pop("grid").tolist()
     raw = RawImage(**found, grid=(rows, columns) if rows else None)
     return FrozenImages({key: place for place, key in enumerate(keys)}, raw)
+
+
+def asked(model: Model, needs: frozenset[str], part: str) -> bool:
+    """Whether a tower is asked for its patches or tokens: all that a need means to a tower."""
+    return part in model.head.raw_needs(needs)
 
 
 def _encode_images(
@@ -152,7 +155,7 @@ def freeze_texts(
     chunks = [model.tokenizer.encode(ordered[first : first + _CHUNK]) for first in range(0, len(ordered), _CHUNK)]
     path = None
     if cache is not None:
-        facts = [len(ordered), sorted(model.head.raw_needs(needs)), precision, model.device.type]
+        facts = [len(ordered), asked(model, needs, "tokens"), precision, model.device.type]
         rows = [part for chunk in chunks for part in (chunk.tokens_NL, chunk.length_N)]
         path = cache / features_name("texts", tower_digest(model.text_tower), facts, rows)
     found = None if path is None else read_features(path, _allowed())
@@ -237,14 +240,12 @@ def _moved(part: Tensor | None, device: torch.device):
     return None if part is None else part.to(device, non_blocking=True)
 
 
-def _told(chunks: Iterable[Item], count: int, what: str, say: Say) -> Iterator[Item]:
-    """The chunks, which hold ``count`` items together; now and then a line says how many are done."""
-    last = time.monotonic()
+def _told(chunks: Iterable[Item], total: int, what: str, say: Say) -> Iterator[Item]:
+    """The chunks; now and then a line says how many are done."""
+    pace = Pace(say)
     for number, chunk in enumerate(chunks):
         yield chunk
-        if time.monotonic() - last > LINE_EVERY:
-            last = time.monotonic()
-            say(f"{min((number + 1) * _CHUNK, count):,} of {count:,} {what} are encoded.")
+        pace(what, min(total, (number + 1) * _CHUNK), total)
 
 
 def _allowed() -> float:

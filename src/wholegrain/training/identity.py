@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from wholegrain.files import digest
-from wholegrain.objectives.recipe import Recipe, to_table
+from wholegrain.objectives.recipe import Recipe, load_recipe, to_table
 
 PROBES = ["A dog's cup, left of 2 red ones.", "naïve", "x " * 500]
 """Texts whose tokens stand for a tokeniser, which the weights do not hold."""
@@ -40,7 +40,7 @@ class RunIdentity:
 
     def differences(self, wanted: RunIdentity) -> str:
         """What this run was made with, as against another one: ``optimiser.steps 75, not 300``; empty if nothing differs."""
-        own, others = dotted(to_table(self.recipe)), dotted(to_table(wanted.recipe))
+        own, others = (dotted(to_table(load_recipe(to_table(recipe)))) for recipe in (self.recipe, wanted.recipe))  # 5 is 5.0
         found = [
             f"{name} {own.get(name, 'unset')}, not {others.get(name, 'unset')}"
             for name in sorted(own.keys() | others.keys())

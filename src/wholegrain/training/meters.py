@@ -7,18 +7,20 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
+from wholegrain.training.pace import EVERY, clock
 from wholegrain.training.step import Outcome
 from wholegrain.training.trackers import Tracker
 
-SMOOTH = 0.95  # of the rates and of the loss on the live line
-LINE_EVERY = 20.0  # seconds between plain lines
+SMOOTH = 0.95  # of all that the live line says of the loss and of the speed
+BAR = 12  # columns of the live line's bar
 
 
 class Meters(Protocol):
@@ -79,8 +81,7 @@ class Reporter:
         self._console = Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
         self._progress = self._bar() if self._console.is_terminal and not quiet else None
         self._task = self._progress.add_task("", total=total, completed=start, said="") if self._progress else None
-        self._loss: float | None = None
-        self._rate: float | None = None
+        self._smooth: dict[str, float] = {}
         self._last = time.perf_counter()
         self._told = 0.0
         if self._progress:
@@ -99,9 +100,7 @@ class Reporter:
         """Records a step; ``waited`` is how many of its seconds were spent waiting for data."""
         now = time.perf_counter()
         seconds, self._last = max(now - self._last, 1e-9), now
-        self._loss = outcome.loss if self._loss is None else SMOOTH * self._loss + (1 - SMOOTH) * outcome.loss
         rate = outcome.images / seconds
-        self._rate = rate if self._rate is None else SMOOTH * self._rate + (1 - SMOOTH) * rate
         numbers = {
             "loss": outcome.loss,
             **{f"loss/{name}": value for name, value in outcome.parts.items()},
@@ -117,6 +116,8 @@ class Reporter:
         }
         self._write({"step": outcome.step, **numbers})
         self._scalars(outcome.step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
+        for name in ("loss", *(f"loss/{part}" for part in outcome.parts), "images_per_s", "texts_per_s", "data_wait"):
+            self._smooth[name] = SMOOTH * self._smooth.get(name, numbers[name]) + (1 - SMOOTH) * numbers[name]
         self._tell(outcome, numbers, now)
 
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -147,29 +148,45 @@ class Reporter:
             self._tracker.log(numbers, step)
 
     def _tell(self, outcome: Outcome, numbers: Mapping[str, float], now: float) -> None:
-        parts = " ".join(f"{name} {value:.3f}" for name, value in outcome.parts.items() if "/" not in name)
-        said = (
-            f"loss {self._loss:.3f} ({parts})  {self._rate:.0f} images/s  {numbers['texts_per_s']:.0f} texts/s  "
-            f"lr {outcome.lr:.2g}  grad {outcome.grad_norm:.2f}  scale {outcome.scale:.1f}  data wait {numbers['data_wait']:.0%}"
-        )
-        said += f"  {numbers['peak_share']:.0%} of peak  {numbers['memory_mb'] / 1024:.1f} GB" if self._peak else ""
-        said += f"  cut {numbers['truncated']:.1%}" if outcome.cut else ""
+        done, said = f"{outcome.step + 1}/{self.total}", self._said(outcome, numbers)
         if self._progress and self._task is not None:
-            self._progress.update(self._task, completed=outcome.step + 1, said=said)
-        elif now - self._told > LINE_EVERY or outcome.step + 1 == self.total:
+            room = self._console.width - BAR - len(f"{self.total}/{self.total}") - len("-:--:--") - 3
+            self._progress.update(self._task, completed=outcome.step + 1, said=fitting(said, room))
+        elif now - self._told > EVERY or outcome.step + 1 == self.total:
             self._told = now
-            left = (self.total - outcome.step - 1) * outcome.images / max(self._rate or 0.0, 1e-9)
-            self.say(f"step {outcome.step + 1}/{self.total}  {said}  ETA {_clock(left)}")
+            left = (self.total - outcome.step - 1) * outcome.images / max(self._smooth["images_per_s"], 1e-9)
+            self.say(f"step {done}  {'  '.join(said)}  ETA {clock(left)}")
+
+    def _said(self, outcome: Outcome, numbers: Mapping[str, float]) -> list[str]:
+        """What the line says, the most important first; the loss, its parts and the speed are smoothed alike."""
+        smooth = self._smooth
+        parts = [f"{name} {smooth[f'loss/{name}']:.3f}" for name in outcome.parts if "/" not in name]
+        said = [f"loss {smooth['loss']:.3f}", f"{smooth['images_per_s']:.0f} images/s"]
+        said += [f"({' '.join(parts)})"] if len(parts) > 1 else []
+        said += [f"data wait {smooth['data_wait']:.0%}", f"lr {outcome.lr:.2g}", f"grad {outcome.grad_norm:.2f}"]
+        said += [f"cut {numbers['truncated']:.1%}"] if outcome.cut else []
+        said += [f"scale {outcome.scale:.1f}", f"{smooth['texts_per_s']:.0f} texts/s"]
+        return said + ([f"{numbers['peak_share']:.0%} of peak", f"{numbers['memory_mb'] / 1024:.1f} GB"] if self._peak else [])
 
     def _bar(self) -> Progress:
-        columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeRemainingColumn())
+        said = TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True, overflow="crop"))
+        columns = (BarColumn(bar_width=BAR), MofNCompleteColumn(), TimeRemainingColumn(), said)
         return Progress(*columns, console=self._console, transient=False)
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
+def fitting(said: Sequence[str], room: int) -> str:
+    """The first of what is said, as much of it as fits into so many columns, each whole.
+
+    Example:
+        >>> fitting(["loss 2.310", "51 images/s", "lr 1e-05"], 24)
+        'loss 2.310  51 images/s'
+    """
+    line = said[0]
+    for part in said[1:]:
+        if len(line) + 2 + len(part) > room:
+            break
+        line += f"  {part}"
+    return line
 
 
 def _continued(path: Path, start: int) -> TextIO:

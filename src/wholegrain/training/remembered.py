@@ -48,11 +48,11 @@ class _Calls:
 
     def __call__(self, *given: Any) -> Any:
         tensors = [part for part in given if isinstance(part, Tensor)]
-        needs = sorted(next((part for part in given if isinstance(part, frozenset)), NOTHING))
+        needs = next((part for part in given if isinstance(part, frozenset)), NOTHING) & {"patches", "tokens"}
         device = tensors[0].device
         if torch.is_grad_enabled() or torch.is_autocast_enabled(device.type):
             return self.forward(*given)
-        path = self.folder / features_name(self.name, self.tower, [needs, device.type], tensors)
+        path = self.folder / features_name(self.name, self.tower, [sorted(needs), device.type], tensors)
         found = read_features(path, 2 * MOST_BYTES)
         if found is not None:
             grid = tuple(found.pop("grid").tolist())

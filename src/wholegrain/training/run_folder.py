@@ -28,7 +28,7 @@ from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, read_json, write_json, write_text
+from wholegrain.files import disk_errors, locked, read_json, sha256, write_json, write_text
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
@@ -95,7 +95,8 @@ class RunFolder:
                 with aside(self.path / START) as part:
                     save_model(model, part)
             write_text(self.path / "recipe.toml", to_toml(recipe))
-            write_json(self.path / "run.json", {**origin, **identity(recipe, dataset), "start": model_digest(model)}, indent=2)
+            what = {**identity(recipe, dataset), "recipe_hash": sha256(self.path / "recipe.toml"), "start": model_digest(model)}
+            write_json(self.path / "run.json", {**origin, **what}, indent=2)
         self._link()
 
     def _refuse_another(self) -> None:
@@ -115,16 +116,16 @@ class RunFolder:
                 shutil.copytree(self.model, part, dirs_exist_ok=True)
 
     def drop_beginning(self) -> None:
-        """Once there is a checkpoint that holds all of the model. Half of it is never to be seen."""
-        if (self.path / START).exists():
-            os.replace(self.path / START, self._unseen(START))
-        shutil.rmtree(self._unseen(START), ignore_errors=True)
+        """Once there is a checkpoint that holds all of the model."""
+        self._put_away(START)
 
     @property
     def made(self) -> RunIdentity:
-        """What the run began with."""
-        facts = read_run(self.path)
-        return RunIdentity(read_recipe(self.path), facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
+        """What the run began with. Raises :class:`UserError` if that was changed since."""
+        facts, recipe = read_run(self.path), read_recipe(self.path)
+        if facts.get("recipe_hash", "") not in ("", sha256(self.path / "recipe.toml")):
+            raise UserError(f"{self.path / 'recipe.toml'} was changed since the run began; put it back, or begin another run with it.")
+        return RunIdentity(recipe, facts["data_hash"], facts.get("start", ""), facts.get("seconds", 0.0))
 
     def check(self, wanted: RunIdentity) -> None:
         """Refuses to take this run for one that began otherwise."""
@@ -155,14 +156,21 @@ class RunFolder:
         if not same:
             with aside(self.path / "last") as part:
                 save_model(model, part)
-        elif (self.path / "last").exists():
-            os.replace(self.path / "last", self._unseen("last"))
+        else:
+            self._put_away("last")
 
     def tidy(self) -> None:
         """Removes what kills between two file operations may have left, once the run has come to its end."""
         for place in (self.path, self.checkpoints):
             for left in (*place.glob(".*.old"), *place.glob(".*.part")):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+    def _put_away(self, name: str) -> None:
+        """Removes a folder; half of it never has its name."""
+        shutil.rmtree(self._unseen(name), ignore_errors=True)
+        if (self.path / name).exists():
+            os.replace(self.path / name, self._unseen(name))
+            shutil.rmtree(self._unseen(name), ignore_errors=True)
 
     def _unseen(self, name: str) -> Path:
         """Where a folder is put before it is removed."""
@@ -211,6 +219,7 @@ class RunFacts(TypedDict):
     """``run.json``, as far as it is read."""
 
     data_hash: str
+    recipe_hash: NotRequired[str]
     start: NotRequired[str]
     seconds: NotRequired[float]
     command: NotRequired[str]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -111,9 +113,11 @@ def _new_shares(module: nn.Module, factor: float) -> dict[int, float]:
 
 
 def seed_everything(*parts: int) -> None:
-    """Makes torch's random streams a function of these numbers (the seed, the step, the process)."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+    """Makes the random streams of torch, numpy and Python a function of these numbers (the seed, the step, the process)."""
+    number = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+    torch.manual_seed(number)
+    np.random.seed(number % 2**32)
+    random.seed(number)
 
 
 def take_step(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.training.run_folder import read_run
 
 TRACKERS = ("wandb", "trackio")
 
@@ -28,7 +28,7 @@ class Tracker:
 
     def __init__(self, name: str, project: str, folder: Path) -> None:
         self._package = _package(name)
-        config = json.loads((folder / "run.json").read_text(encoding="utf-8")) if (folder / "run.json").is_file() else {}
+        config = dict(read_run(folder)) if (folder / "run.json").exists() else {}
         begin: dict[str, Any] = {"project": project, "name": folder.resolve().name, "config": config, "resume": "allow"}
         if name == "wandb":  # knows its runs by an id of their own, and writes where it is told
             begin |= {"id": folder.resolve().name, "dir": str(folder)}
