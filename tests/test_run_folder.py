@@ -208,16 +208,21 @@ def test_two_that_begin_at_once_do_not_share_a_folder(dataset, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forked processes")
 def test_a_forked_process_that_outlives_its_parent_does_not_keep_the_lock(tmp_path):
+    read, write = os.pipe()
     with locked(tmp_path, "training"):
         child = os.fork()
         if child == 0:
+            os.write(write, b"x")
             signal.pause()
+        os.read(read, 1)  # it has begun
     try:
         with locked(tmp_path, "training"):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(read)
+        os.close(write)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
