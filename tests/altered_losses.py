@@ -239,10 +239,7 @@ _BROKEN = {
         "clip_ids_float32 clip_ids_float64 clip_ids_int32 clip_ids_low_bits clip_ids_modulo clip_image_ids_float32 "
         "clip_image_ids_int32 cmr_ids_float32 dreamlip_ids_float32 paraphrases_ids_int32"
     ),
-    "duplicates": (
-        "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text "
-        "own_negatives_foil_before flair_copies"
-    ),
+    "duplicates": "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
     "text_order": "imc_foils_of_others",
     "padding": "sparc_softmax_over_tokens sparc_padding_counts filip_padding_counts gloria_wrong_axis",
     "processes": "clip_local_mean clip_local_images clip_first_processes_texts",

@@ -306,7 +306,8 @@ def test_prompts_are_data(tmp_path):
     file.write_text(file.read_text().replace("feel?", "feel to you?"))
     assert load_prompts([str(file), "mood"])[0].version != before
     for text, words in (
-        ("[a]\nrole = \"x\"", 'has no key "text"'), ('[a]\ntext = "x"\nrol = "y"', 'unknown key "rol", perhaps meant "role"'), ("a = ", "is not valid TOML"),
+        ("[a]\nrole = \"x\"", 'has no key "text"'), ('[a]\ntext = "x"\nrol = "y"', r'unknown key "rol" \(did you mean "role"\?\)'),
+        ("a = ", "is not valid TOML"),
         ('[a]\ntext = "x"\nmax_tokens = 0', "max_tokens = 0 is not allowed"), ("", "has no prompts"),
     ):  # fmt: skip
         file.write_text(text)

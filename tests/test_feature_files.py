@@ -11,7 +11,7 @@ from wholegrain.errors import MachineError
 from wholegrain.evaluation.encode import encode_split
 from wholegrain.evaluation.retrieval import retrieval
 from wholegrain.towers.heads import convert_head
-from wholegrain.training import feature_files, frozen
+from wholegrain.training import feature_files, frozen, pace
 from wholegrain.training.frozen import freeze_images, freeze_texts
 from wholegrain.training.loop import train
 
@@ -105,13 +105,14 @@ def test_texts_are_told_apart_by_text_tower_and_tokens(dataset, tmp_path):
 
 
 def test_progress_names_the_true_total(dataset, monkeypatch):
-    monkeypatch.setattr(frozen, "LINE_EVERY", 0.0)
-    monkeypatch.setattr(frozen, "_CHUNK", 16)
+    monkeypatch.setattr(pace, "FIRST", 0.0)
+    monkeypatch.setattr(pace, "EVERY", 0.0)
+    monkeypatch.setattr(frozen, "_CHUNK", 8)
     keys, model, said = list(dataset.keys("train"))[:20], frozen_model(dataset), []
     freeze_images(model, dataset, keys, NOTHING, "fp32", say=said.append)
     freeze_texts(model, [f"a red half {n}" for n in range(20)], NOTHING, "fp32", said.append)
-    assert [line for line in said if "of 20" in line] == [
-        f"{done} of 20 {what} are encoded." for what in ("images", "texts") for done in (16, 20)
+    assert [line.partition(" are encoded, about ")[0] for line in said if "of 20" in line] == [
+        f"{done} of 20 {what}" for what in ("images", "texts") for done in (8, 16)
     ]
 
 

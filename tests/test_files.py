@@ -108,7 +108,7 @@ def test_texts_are_bounded_and_utf8(tmp_path: Path) -> None:
         ({"step": True, "points": {}}, 'at "step": True is not a whole number'),
         ({"step": 1, "points": {"a": {"x": None}}}, 'at "points.a.x": None is not a whole number'),
         ({"step": 1, "points": {"a": {}}}, 'no key "points.a.x"'),
-        ({"step": 1, "points": {"a": {"x": 1, "yy": 2}}}, 'unknown key "points.a.yy", perhaps meant "y"'),
+        ({"step": 1, "points": {"a": {"x": 1, "yy": 2}}}, 'unknown key "points.a.yy" (did you mean "y"?)'),
         ({"step": 1, "points": []}, 'at "points": [] is not a table'),
         ({"step": 1, "points": {}, "seed": "1"}, 'at "seed"'),
         ([], "[] is not a table"),

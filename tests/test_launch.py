@@ -66,7 +66,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     assert choose_device(None, 1, 2) == torch.device("cuda", 1)
-    with pytest.raises(UserError, match=r"Process 2 of this machine has no CUDA device.*are 2"):
+    with pytest.raises(UserError, match=r"Process 2 of this machine has no CUDA device.*start 2 processes"):
         choose_device(None, 2, 4)
 
 

@@ -25,6 +25,6 @@ def test_what_train_says_to_type_next_measures_the_run(tmp_path, capsys):
         train(resume=run, model="base")
     interpolate(str(run), str(run), tmp_path / "between")
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[-1] == str(tmp_path / "between")
-    assert f"wholegrain evaluate {tmp_path / 'between'}" in printed.err
+    assert f"written: {tmp_path / 'between'}" in printed.out
+    assert f"wholegrain evaluate {tmp_path / 'between'}" in printed.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["between", "latest", "my data", "run"]

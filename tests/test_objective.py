@@ -81,7 +81,7 @@ def test_losses_from_outside(tmp_path, monkeypatch):
         torch.testing.assert_close(Objective([Term(name, settings={"factor": 3.0})])(*features(), SCALE).value, 3 * plain)
     for name, said in [
         ("own_losses:Tripple", 'no "Tripple"'),
-        ("own_loses:Double", "cannot be imported"),
+        ("own_loses:Double", r"There is no module .own_loses"),
         ("own_losses:no_loss", "is not a loss"),
     ]:
         with pytest.raises(UserError, match=said):

@@ -89,7 +89,7 @@ def test_files_beside_the_toml_come_first(pair, sources, tmp_path):
     ("old", "new", "words"),
     [
         ("[image]", "[picture]\nx = 1\n[image]", 'unknown key "picture"'),
-        ('tune = "none"', 'tuned = "none"', 'unknown key "image.tuned", perhaps meant "tune"'),
+        ('tune = "none"', 'tuned = "none"', r'unknown key "image.tuned" \(did you mean "tune"\?\)'),
         ('tune = "none"', 'tune = "some"', "'last:N'"),
         ("width = 24", 'width = "wide"', '"shared.width": \'wide\' is not a whole number'),
         ("size = 64", "", 'no key "preprocess.size"'),

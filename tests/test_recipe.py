@@ -183,7 +183,7 @@ def test_numbers_out_of_range_are_refused_by_key(override):
         ({"label_smoothing": "much"}, r"label_smoothing.*'much' is not a number"),
         ({"label_smoothing": None}, "label_smoothing"),
         ({"label_smoothing": 5}, "label_smoothing is 5; it must be from 0 to 1"),
-        ({"duplicates": "ignor"}, r'duplicates.*\'ignor\' is not one of.*perhaps meant "ignore"'),
+        ({"duplicates": "ignor"}, r'duplicates.*\'ignor\' is not one of.*did you mean "ignore"'),
         ({"duplicates": ["ignore"]}, "duplicates"),
         ({"label_smooting": 0.1}, 'no setting "label_smooting".*"label_smoothing"'),
     ],

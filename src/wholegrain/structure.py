@@ -103,7 +103,7 @@ def make_converter() -> cattrs.Converter:
     def of_choice(value: Any, kind: Any) -> Any:
         if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
             near = nearest(str(value), [str(choice) for choice in get_args(kind)])
-            meant = f', perhaps meant "{near[0]}"' if near else ""
+            meant = f' (did you mean "{near[0]}"?)' if near else ""
             raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}{meant}")
         return value
 
@@ -185,7 +185,7 @@ def _sentence(problem: BaseException) -> str:
         wrong = sorted(map(str, problem.extra_fields))[0]
         near = nearest(wrong, [f.name for f in fields(problem.cl)])
         known = sorted(f.name for f in fields(problem.cl))
-        meant = f', perhaps meant "{near[0]}"' if near else f" (there {'is' if len(known) == 1 else 'are'} {', '.join(known)})"
+        meant = f' (did you mean "{near[0]}"?)' if near else f" (there {'is' if len(known) == 1 else 'are'} {', '.join(known)})"
         return f'has an unknown key "{".".join([*path, wrong])}"{meant}'
     if isinstance(problem, _MissingError):
         return f'has no key "{".".join([*path, str(problem)])}"'

@@ -55,7 +55,8 @@ class _Eye:
         elif (event == "open" and isinstance(args[0], str) and _writes(args[1], args[2])) or event in _CHANGES:
             place = args[1] if event in ("os.symlink", "os.link", "os.rename") else args[0]
             path = os.path.abspath(os.fsdecode(place)) if isinstance(place, (str, bytes)) else ""
-            if path and not path.startswith((*self.folders, "/dev/null", "/proc/self")):
+            inside = not os.path.isabs(os.fsdecode(place)) and any(isinstance(x, int) and x >= 0 for x in args[1:])  # of an open folder
+            if path and not inside and not path.startswith((*self.folders, "/dev/null", "/proc/self")):
                 self.seen.append(f"wrote outside: {event} {path[:200]}")
 
 

@@ -79,13 +79,9 @@ def results_of(model: str) -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(found)}
 
 
-def is_fresh(folder: Path, meta: Mapping[str, Any], spec: str, model: Any) -> bool:
-    """Whether results are of the model as it is now: by its weights, or, where they were not noted, by the age of the files."""
-    if meta.get("weights"):
-        return meta["weights"] == weights_of(model)
-    files = [Path(spec) / "model" / "model.safetensors", Path(spec) / "model.safetensors"]
-    written = next((file.stat().st_mtime for file in files if file.exists()), None)
-    return written is not None and (folder / "results.json").stat().st_mtime >= written
+def is_fresh(meta: Mapping[str, Any], model: Any) -> bool:
+    """Whether results are of the model as it is now, by its weights; not where they were not noted."""
+    return bool(meta.get("weights")) and meta["weights"] == weights_of(model)
 
 
 def results_to_compare(models: Sequence[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from wholegrain.app.results import weights_of
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
@@ -119,7 +120,7 @@ def measured(
             results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, progress=progress)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}
         with folder_aside(folder) as part:
-            save_results(results, part, {"dataset": str(dataset.folder), **facts, "identity": identity})
+            save_results(results, part, {"dataset": str(dataset.folder), "weights": weights_of(model), **facts, "identity": identity})
     return load_results(folder)[0]
 
 

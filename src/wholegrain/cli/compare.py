@@ -34,7 +34,7 @@ def compare(
     from wholegrain.app.results import results_to_compare
     from wholegrain.errors import UserError
     from wholegrain.evaluation.comparisons import compare_all, print_comparison
-    from wholegrain.evaluation.result import load_results
+    from wholegrain.evaluation.result import finite, load_results
     from wholegrain.files import disk_errors, write_json
 
     if len(models) < 2:
@@ -50,7 +50,8 @@ def compare(
     if out is not None:
         with disk_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_json(out, {"reference": names[0], "differences": [asdict(row) for row in rows], "left_out": problems})
+            differences = [{name: finite(value) for name, value in asdict(row).items()} for row in rows]
+            write_json(out, {"reference": names[0], "differences": differences, "left_out": problems})
     print(f"written: {out}" if out is not None else "written: nothing; --out FILE.json keeps all numbers")
     facts = loaded[0][1]
     if facts.get("content_hash") and not any((Path(model) / "results.json").is_file() for model in models):

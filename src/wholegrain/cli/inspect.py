@@ -53,7 +53,7 @@ def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int
 
         path = write_contact_sheet(dataset, out or Path(what) / "contact_sheet.html", per_split=per_split, seed=seed)
         console.print(f"\nwritten: {path}", highlight=False, soft_wrap=True)
-    console.print(f"next: wholegrain doctor {shlex.quote(what)}", highlight=False, soft_wrap=True)
+    console.print(f"next: wholegrain doctor {shlex.quote(str(what))}", highlight=False, soft_wrap=True)
 
 
 def print_about(found: About, console: Console) -> None:

@@ -129,10 +129,10 @@ class _Job:
 
         for place in results_of(self.spec).values():
             results, meta = load_results(place)
-            same = meta.get("content_hash") == self.dataset.content_hash and meta.get("split") == self.split
+            same = (meta.get("content_hash"), meta.get("split"), meta.get("seed")) == (self.dataset.content_hash, self.split, self.seed)
             left_out = meta.get("left_out") or {}
             plain = not set(self.tasks) & set(meta.get("settings") or {})
-            if same and plain and set(self.tasks) <= {r.task for r in results} | set(left_out) and is_fresh(place, meta, self.spec, self.model):
+            if same and plain and set(self.tasks) <= {r.task for r in results} | set(left_out) and is_fresh(meta, self.model):
                 return [r for r in results if r.task in self.tasks], {k: v for k, v in left_out.items() if k in self.tasks}
         return None
 

@@ -126,7 +126,7 @@ def _write_flat(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
-    figures = [{key: _finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
+    figures = [{key: finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
     return {
         "dataset": meta.get("datasets", {}).get(result.task, meta.get("dataset")),
         "model": meta.get("model"),
@@ -141,7 +141,8 @@ def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A number as JSON can hold it: ``None`` for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -105,7 +105,9 @@ def evaluate(
     if features is not None and "encoded" in vars(room):
         features[split] = room.encoded
     if not results:
-        raise UserError("No task could be done: " + " ".join(f"{name}: {reason}" for name, reason in reasons.items()))
+        said = [f"{name}: {reason}" for name, reason in reasons.items()]
+        others = f" (likewise {', '.join(list(reasons)[2:])})" if len(said) > 2 else ""
+        raise UserError("No task could be done: " + " ".join(said[:2]) + others)
     return results
 
 

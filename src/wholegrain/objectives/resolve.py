@@ -70,13 +70,18 @@ def _typed(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     typed, ours = {}, str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
     for name, value in settings.items():
         if name in hints and _plain(hints[name]):
-            typed[name] = structure({name: value}, dict[str, hints[name]])[name]
+            typed[name] = structure({name: _as_list(value)}, dict[str, hints[name]])[name]
         else:
             typed[name] = tuple(value) if isinstance(value, list) else value
         least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
         if ours and isinstance(value, int | float) and not least <= value <= most:
             raise StructureError(f"{name} is {value}; it must be from {least} to {most:,}")
     return typed
+
+
+def _as_list(value: Any) -> Any:
+    """Tuples as TOML has them, so that terms may be written in Python, too."""
+    return [_as_list(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _plain(hint: Any) -> bool:

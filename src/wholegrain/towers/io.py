@@ -12,6 +12,7 @@ folder states are held against its weights before anything of that size is made 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import digest, read_json, sha256
+from wholegrain.files import digest, read_json, sha256, shown
 from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
@@ -119,6 +120,7 @@ def needs_tokenizer(spec: str | Path) -> bool:
 def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if needs_tokenizer(spec):
         return _load_small(spec, tokenizer)
+    _check_name(spec)
     if spec.endswith(".toml"):
         return load_pair(spec)
     if (folder := _saved_folder(spec)) is not None:
@@ -138,6 +140,17 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
         raise UserError(f"{name} has no weights {tag!r} in open_clip; {closest(tag, tags)}")
     return _load_open_clip(name, tag or None)
+
+
+def _check_name(spec: str) -> None:
+    """Refuses what cannot even be asked of a file system."""
+    try:
+        os.lstat(spec)
+    except ValueError:  # a NUL byte, or half a surrogate pair
+        raise UserError(f"there is no model {shown(spec)!r}, and no file can have that name; check it") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"there is no model {shown(spec)!r}, and no file can have so long a name; check it") from None
 
 
 def _load_hub(spec: str) -> Model:
