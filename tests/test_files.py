@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import time
@@ -28,6 +29,7 @@ from wholegrain.files import (
     read_parquet,
     read_text,
     read_toml,
+    sha256,
     write_json,
 )
 from wholegrain.structure import StructureError, structure
@@ -218,3 +220,26 @@ def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -
         path.write_text("half")
     write_json(tmp_path / "a.json", 1)
     assert sorted(tmp_path.iterdir()) == sorted([own, other, tmp_path / "a.json"])
+
+
+def test_an_error_is_one_sentence_whatever_is_quoted(tmp_path: Path) -> None:
+    for kind in (UserError, MachineError):
+        text = str(kind(f"no {'n' * 9000} in line\nbreak \x1b[31m; go on"))
+        assert len(text) < 1100
+        assert text.isprintable()
+        assert text.startswith("no nnn")
+        assert text.endswith("line break \\x1b[31m; go on")
+
+
+def test_an_unreadable_file_is_told_from_a_workers_process(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read_bytes(tmp_path / "none", "make it again")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(again, UserError)
+    assert str(again) == str(caught.value)
+
+
+def test_a_digest_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is a pipe"):
+        sha256(tmp_path / "fifo")

@@ -65,6 +65,9 @@ class UnreadableError(UserError):
         super().__init__(f"{shown(path)} {problem}; {advice}.")
         self.problem, self.missing = problem, missing
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str]]:  # from a worker's process
+        return UserError, (str(self),)
+
 
 def shown(path: Path | str) -> str:
     """A path as it can be printed: control characters and what is no text are escaped, a very long one is cut."""
@@ -397,9 +400,9 @@ if hasattr(os, "register_at_fork"):
 # ---- identity ---------------------------------------------------------------------------------------------------------------
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    with path.open("rb") as file:
+def sha256(path: Path, advice: str = "make it again") -> str:
+    """SHA-256 (hex) of a regular file. Raises :class:`UnreadableError`."""
+    with os.fdopen(open_file(path, advice), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

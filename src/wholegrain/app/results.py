@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +108,9 @@ def results_to_compare(models: Sequence[str]) -> list[Path]:
 
 
 def _data_of(folder: Path) -> str:
-    try:
-        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["meta"].get("dataset") or ""
-    except (OSError, ValueError, KeyError, AttributeError):
-        return ""
+    with suppress(UserError):
+        return str(load_results(folder)[1].get("dataset") or "")
+    return ""
 
 
 def _home(model: str) -> Path:

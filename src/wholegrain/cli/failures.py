@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from wholegrain.errors import one_line
+
 UNFORESEEN = 70  # EX_SOFTWARE of sysexits.h
 _PLACES = {
     errno.EROFS: "is on a disk that can only be read; choose another folder",
@@ -134,12 +136,6 @@ def _first(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = one_line(lines[0] if lines else "it says nothing").rstrip(".")
     return said if len(said) <= 200 else f"{said[:200]}…"
-
-
-def one_line(said: str) -> str:
-    """Text on one line, without what a terminal would obey."""
-    text = re.sub(r"\s*[\r\n]+\s*", " ", said)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def batch_of(given: Mapping[str, Any]) -> int:

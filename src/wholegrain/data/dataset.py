@@ -30,11 +30,12 @@ from wholegrain.data.remote import Remote, address
 from wholegrain.data.shards import pread_exactly
 from wholegrain.data.sidecars import SIDECARS, CaptionRows, NegativeRows, read_sidecar
 from wholegrain.errors import UserError
-from wholegrain.files import UnreadableError, open_file, shown
+from wholegrain.files import UnreadableError, open_file, sha256, shown
 from wholegrain.structure import StructureError
 from wholegrain.suggest import closest
 
 _MOST_OPEN = 256
+AGAIN = "prepare the data set again"
 
 
 class BrokenImageError(UserError):
@@ -282,8 +283,7 @@ class Dataset:
     def records_hash(self) -> str:
         """SHA-256 (hex) over the records and their images alone: no sidecar changes it."""
         total = hashlib.sha256(json.dumps(self.manifest.get("shards", {}), sort_keys=True).encode())
-        with (self.folder / "index.parquet").open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(bytes.fromhex(sha256(self.folder / "index.parquet", AGAIN)))
         return total.hexdigest()
 
     @cached_property
@@ -293,8 +293,7 @@ class Dataset:
         for name in ("index", *sorted(SIDECARS)):
             path = self.folder / f"{name}.parquet"
             if path.exists() if self.remote is None else self.remote.refresh(path.name):
-                with path.open("rb") as file:
-                    total.update(f"{name}:{hashlib.file_digest(file, 'sha256').hexdigest()}".encode())
+                total.update(f"{name}:{sha256(path, AGAIN)}".encode())
         return total.hexdigest()
 
 

@@ -8,13 +8,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from wholegrain.files import parse_json, read_bytes
+from wholegrain.structure import StructureError
 from wholegrain.training.pace import EVERY, clock
 from wholegrain.training.step import Outcome
 from wholegrain.training.trackers import Tracker
@@ -189,16 +192,20 @@ def fitting(said: Sequence[str], room: int) -> str:
     return line
 
 
+class _Step(TypedDict):
+    """A line of ``metrics.jsonl``."""
+
+    step: int
+
+
 def _continued(path: Path, start: int) -> TextIO:
     """The file, opened behind its last line before step ``start``."""
     kept = []
     if path.exists():
-        for line in path.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] < start:
-                    kept.append(line)
-            except (ValueError, KeyError):
-                continue  # the last line of a killed run may be cut
+        for line in read_bytes(path, "remove it, and resume", most=2**31).splitlines():
+            with suppress(StructureError, UnicodeDecodeError):  # the last line of a killed run may be cut
+                if parse_json(line, _Step)["step"] < start:
+                    kept.append(line.decode())
     part = path.with_name(f".{path.name}.part")
     part.write_text("".join(line + "\n" for line in kept))
     os.replace(part, path)

@@ -39,6 +39,9 @@ _UNPACKERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
 
+_DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.HeaderError, ValueError)
+
+
 @dataclass(frozen=True)
 class TarMember:
     """An ordinary file in a tar file.
@@ -65,7 +68,7 @@ def members(path: Path) -> Iterator[tuple[TarMember, bool]]:
         with _unpacked(path) as (file, packed, most):
             for member in _walk(path, file, most):
                 yield member, packed
-    except (EOFError, OSError, zlib.error, lzma.LZMAError, tarfile.HeaderError, ValueError) as error:
+    except _DAMAGED as error:
         said = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UserError(f"{shown(path)} is not a whole tar file ({said}); fetch it again") from error
 
@@ -110,7 +113,7 @@ def _walk(path: Path, file: IO[bytes], most: int) -> Iterator[TarMember]:
             if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in told):
                 raise refuse("is sparse, which is not read")
             if header.isreg():
-                yield TarMember(name, place, size, partial(_take, file, size))
+                yield TarMember(name, place, size, partial(_read, file, size, refuse))
             chained, told = 0, everywhere.copy()
         _skip(file, place + size + -size % _BLOCK)
     if not file.tell():
@@ -126,6 +129,14 @@ def _take(file: IO[bytes], size: int) -> bytes:
     if len(data) < size:
         raise EOFError("unexpected end of data")
     return data
+
+
+def _read(file: IO[bytes], size: int, refuse: Callable[[str], UserError]) -> bytes:
+    """A member's bytes, for its reader, who is outside :func:`members`."""
+    try:
+        return _take(file, size)
+    except _DAMAGED:
+        raise refuse("is cut short or damaged") from None
 
 
 def _skip(file: IO[bytes], end: int) -> None:

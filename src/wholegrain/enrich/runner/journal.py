@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from wholegrain.files import disk_errors, parse_json
+from wholegrain.files import disk_errors, open_file, parse_json
 
 
 def call_id(question: Mapping[str, Any]) -> str:
@@ -69,6 +69,8 @@ class Journal:
         if path is not None:
             with disk_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
+                if os.path.lexists(path):
+                    os.close(open_file(path, "remove it"))
                 self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
                 self._read(path)
 

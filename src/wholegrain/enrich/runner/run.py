@@ -30,7 +30,7 @@ from wholegrain.enrich.runner.pools import run_here
 from wholegrain.enrich.runner.stage import CallStage, Failure, Stage
 from wholegrain.enrich.runner.units import Outcome, Unit, units_of
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, write_text
+from wholegrain.files import disk_errors, locked, sha256, write_text
 
 WORKPLACE = "enrich"
 _FEWEST = 100  # records before a share of failures says something
@@ -149,15 +149,10 @@ def identity_of(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Seq
     return {
         "stages": [{"name": stage.name, **stage.identity} for stage in stages],
         "data": dataset.records_hash,
-        "captions": _digest(captions) if seen else "",
+        "captions": sha256(captions) if seen else "",
         "records": len(keys),
         "keys": hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest(),
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_another(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[str], options: Options) -> None:
