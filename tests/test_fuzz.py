@@ -38,7 +38,7 @@ def test_what_is_badly_met_is_seen() -> None:
         "served": lambda rng, folder: (folder / "x").write_text("x"),
         "refused": lambda rng, folder: refuse("this is wrong there; do that"),
         "traceback": lambda rng, folder: {}["x"],
-        "no sentence": lambda rng, folder: refuse("one\ntwo, and so on"),
+        "no sentence": lambda rng, folder: refuse("wrong"),
         "side effect": lambda rng, folder: subprocess.run([sys.executable, "-c", ""], check=True),
     }
     for met, case in expected.items():

@@ -5,6 +5,7 @@ import shutil
 import socket
 import sys
 import time
+import urllib.request
 
 import pytest
 from test_model_io import open_clip_folder
@@ -29,6 +30,7 @@ def closed(tmp_path, monkeypatch):
         port = free.getsockname()[1]
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it is made once a process, of the proxies of that time
     monkeypatch.setenv("no_proxy", "")
     monkeypatch.setenv("NO_PROXY", "")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

@@ -13,6 +13,7 @@ def one_line(text: str) -> str:
         >>> one_line("no\\n such \\x1b[31m")
         'no such \\\\x1b[31m'
     """
+    text = text.strip()
     if not text.isprintable():
         text = re.sub(r"\s*[\r\n]+\s*", " ", text)
         text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
