@@ -2,7 +2,8 @@
 
 A photo's place is its key, read as a fraction of 1: the first 90% of all possible keys are ``train``, the next 5% ``val``, the last 5%
 ``test``. So a photo stays where it is when others come or go, its copies are with it, and the order of the source does not matter. A part
-that would get no photo takes the one whose key is nearest, if there are as many photos as parts; with fewer photos, all are ``train``.
+that would get fewer than two photos, without which there is nothing to choose from, takes those whose keys are nearest; in sets of fewer than
+:data:`SMALL` photos one is enough, and with fewer photos than parts all are ``train``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from wholegrain.errors import UserError
 SPLITS = ("train", "val", "test")
 USUAL = "90/5/5"
 NONE = "none"
+SMALL = 10
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ def split_by_key(number_N: np.ndarray, told: str = USUAL) -> Split:
     if told == NONE:
         return Split("all train, as told")
     shares, number_N = shares_of(told), np.unique(number_N)
-    wanted = [1 if share > 0 else 0 for share in shares]
+    least = 1 if len(number_N) < SMALL else 2
+    wanted = [least if share > 0 else 0 for share in shares]
     if len(number_N) < sum(wanted):
         return Split(f"all train: fewer photos than parts of {told}")
     borders, before = [], 0
