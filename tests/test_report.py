@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from PIL import Image
@@ -356,6 +357,8 @@ def test_the_picture_put_first_is_not_one_that_the_caption_is_true_of(dataset, e
     ranks = table.filter(table["overall"])["image_retrieval_mean_rank"].drop_null().to_pylist()
     assert cards[0]["rank"] == max(ranks)
     assert len({card["key"] for card in cards}) == 3
+    every = examples.worst_retrievals(entries[0], dataset, "test", count=1000)
+    assert {card["key"] for card in every} == set(table.filter(pc.greater(table["image_retrieval_mean_rank"], 1))["cluster"].to_pylist())
     assert all(card["first"] and card["first"] != card["picture"] for card in cards)
 
 

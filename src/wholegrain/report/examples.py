@@ -196,7 +196,7 @@ def _negative(dataset: Any, row: dict[str, Any]) -> Negative | None:
 def worst_retrievals(
     entry: Entry, dataset: Any, split: str, *, count: int = 6, known: Encoded | None = None
 ) -> list[dict[str, Any]]:
-    """The captions whose own picture the entry ranks lowest, with the picture that it puts first among (at most
+    """The captions whose own picture the entry ranks lowest, below the first place, with the picture that it puts first among (at most
     ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first. What ``known``
     holds is not encoded again."""
     result, model = entry.result("retrieval"), entry.loaded
@@ -204,7 +204,7 @@ def worst_retrievals(
         return []
     need_columns(result, ("item", "cluster", "overall", "candidates"))
     items = result.items.filter(
-        _compute.and_(result.items["overall"], _compute.is_valid(result.items["image_retrieval_mean_rank"]))
+        _compute.and_(result.items["overall"], _compute.greater(result.items["image_retrieval_mean_rank"], 1))  # no null either
     )
     worst = items.sort_by([("image_retrieval_mean_rank", "descending")]).slice(0, 40 * count).to_pylist()
     cards, used = [], set()
