@@ -21,6 +21,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.files import (
     UnreadableError,
     aside,
+    digest,
     disk_errors,
     folder_aside,
     locked,
@@ -243,3 +244,8 @@ def test_a_digest_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UserError, match="is a pipe"):
         sha256(tmp_path / "fifo")
+
+
+def test_a_digest_is_of_whatever_json_can_hold() -> None:
+    values = [None, "a", "\ud800", {"a": "\ud800"}, {"\ud800": 1}, [1, 2], [2, 1], 10**400]
+    assert len({digest(value) for value in values}) == len(values)

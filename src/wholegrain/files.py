@@ -413,4 +413,5 @@ def digest(value: object) -> str:
         >>> digest({"a": 1, "b": (2,)}) == digest({"b": [2], "a": 1})
         True
     """
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # half surrogates can stand in JSON
