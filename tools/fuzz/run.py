@@ -9,10 +9,12 @@ import os
 import resource
 import sys
 from collections import Counter
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fuzz.watch import Verdict
+from wholegrain.progress import each, showing
 
 BATCH = 100
 MOST_MEMORY = 16 * 2**30  # of address space; torch alone reserves several
@@ -68,7 +70,7 @@ def tried(cases: list[Case]) -> list[tuple[Case, Verdict, str]]:
 
 
 def main() -> int:
-    """Counts by surface on standard output; badly met cases with their tracebacks in a file. Exit code 1 if there are any."""
+    """Counts by surface on standard output, so far if interrupted; badly met cases with their tracebacks in a file. Exit code 1 if there are any."""
     from fuzz.surfaces import SURFACES
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -88,12 +90,12 @@ def main() -> int:
         verdict, trace = watched(SURFACES[chosen[0]], f"{chosen[0]} {given.only}")
         print(verdict, trace, sep="\n")
         return int(verdict.bad)
-    each = -(-given.cases // len(chosen))
-    numbers = range(given.start, given.start + each)
-    jobs = [[(surface, number) for number in numbers[at : at + BATCH]] for at in range(0, each, BATCH) for surface in chosen]
+    most = -(-given.cases // len(chosen))
+    numbers = range(given.start, given.start + most)
+    jobs = [[(surface, number) for number in numbers[at : at + BATCH]] for at in range(0, most, BATCH) for surface in chosen]
     counts: dict[str, Counter[str]] = {surface: Counter() for surface in chosen}
-    with multiprocessing.pool.ThreadPool(given.jobs) as pool, given.out.open("w") as out:
-        for told in pool.imap_unordered(tried, jobs):
+    with multiprocessing.pool.ThreadPool(given.jobs) as pool, given.out.open("w") as out, suppress(KeyboardInterrupt), showing() as show:
+        for told in each(pool.imap_unordered(tried, jobs), "batches", show, len(jobs)):
             for (surface, number), verdict, trace in told:
                 counts[surface][verdict.met] += 1
                 if verdict.bad:
