@@ -8,6 +8,7 @@ import multiprocessing.pool
 import os
 import resource
 import sys
+import tempfile
 from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -24,8 +25,9 @@ STUCK = 100  # seconds
 Case = tuple[str, int]
 
 
-def _work(cases: list[Case], pipe: Connection) -> None:
-    """Cases in this process, told one by one."""
+def _work(cases: list[Case], pipe: Connection, folder: str) -> None:
+    """Cases in this process, told one by one; what it writes lies in ``folder``."""
+    tempfile.tempdir = folder
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     import torch
 
@@ -43,11 +45,16 @@ def _work(cases: list[Case], pipe: Connection) -> None:
 
 def tried(cases: list[Case]) -> list[tuple[Case, Verdict, str]]:
     """Cases in a process of their own; one that kills or holds it is badly met, and the rest goes on in another."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
+        return _tried(cases, folder)
+
+
+def _tried(cases: list[Case], folder: str) -> list[tuple[Case, Verdict, str]]:
     found: list[tuple[Case, Verdict, str]] = []
     context = multiprocessing.get_context("spawn")
     while cases:
         mine, other = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(cases, other))
+        process = context.Process(target=_work, args=(cases, other, folder))
         process.start()
         other.close()
         at = cases[0]
