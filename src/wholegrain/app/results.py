@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import model_hash
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
+from wholegrain.towers.identity import model_digest
 
 BY_TASK = ("left_out", "settings", "datasets", "trained_on")
 """Facts that are kept task by task."""
@@ -42,8 +42,8 @@ def check_place(out: Path) -> None:
 
 
 def weights_of(model: Any) -> str | None:
-    """A hash that changes with the model; ``None`` for one that shows no weights."""
-    return model_hash(model) if hasattr(model, "content_hash") or hasattr(model, "state_dict") else None
+    """:func:`~wholegrain.towers.identity.model_digest`; ``None`` for a model that shows no weights."""
+    return model_digest(model) if hasattr(model, "content_hash") or hasattr(model, "state_dict") else None
 
 
 def keep_results(results: Sequence[TaskResult], folder: Path, facts: Mapping[str, Any]) -> Path:

@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from wholegrain.app.results import weights_of
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
@@ -18,10 +17,11 @@ from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.files import folder_aside
 from wholegrain.objectives.schema import Recipe
+from wholegrain.towers.identity import model_digest
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
 from wholegrain.training.distributed import choose_device
-from wholegrain.training.identity import RunIdentity, model_digest
+from wholegrain.training.identity import RunIdentity
 from wholegrain.training.loop import Evaluate, train
 from wholegrain.training.precision import resolve_precision
 from wholegrain.training.remembered import remembered
@@ -120,7 +120,7 @@ def measured(
             results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, progress=progress)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}
         with folder_aside(folder) as part:
-            save_results(results, part, {"dataset": str(dataset.folder), "weights": weights_of(model), **facts, "identity": identity})
+            save_results(results, part, {"dataset": str(dataset.folder), "weights": identity["model"], **facts, "identity": identity})
     return load_results(folder)[0]
 
 

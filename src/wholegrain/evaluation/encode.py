@@ -7,8 +7,6 @@ float32 on the CPU. Several processes may share the work (:mod:`wholegrain.evalu
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -338,18 +336,3 @@ def join_features(parts: list, kind: type):
             values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
         joined[name] = torch.cat(values)
     return kind(**joined)
-
-
-def model_hash(model: Any) -> str:
-    """A hash of everything in the model that decides its features: weights, shapes, architecture and preprocessing."""
-    own = getattr(model, "content_hash", None)
-    if own is not None:
-        return str(own() if callable(own) else own)
-    digest = hashlib.sha256(repr(getattr(model, "preprocess", None)).encode())
-    for part in ("image_tower", "text_tower", "head"):  # of our own models: the same weights may be used in other ways
-        config = getattr(getattr(model, part, None), "config", None)
-        digest.update(json.dumps(config() if callable(config) else None, sort_keys=True, default=str).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

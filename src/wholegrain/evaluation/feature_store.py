@@ -6,7 +6,6 @@ each call that made new features. Two benchmarks over the same photos share them
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,11 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.evaluation.encode import Progress, default_needs, encode_distinct, encode_keys, join_features, model_hash
+from wholegrain.evaluation.encode import Progress, default_needs, encode_distinct, encode_keys, join_features
 from wholegrain.evaluation.sharing import alone_or_first, of_all
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.files import parse_json
+from wholegrain.files import digest, parse_json
 from wholegrain.structure import StructureError
+from wholegrain.towers.identity import model_digest
 from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 
 Side = Literal["images", "texts"]
@@ -96,7 +96,7 @@ class FeatureStore:
     def _write(self, side: Side, names: Sequence[str], made: Any, facts: dict[str, Any]) -> None:
         if self.folder is None or not alone_or_first():
             return
-        path = self.folder / f"{side}-{_digest(list(names))[:24]}.safetensors"
+        path = self.folder / f"{side}-{digest(list(names))[:24]}.safetensors"
         tensors = {n: v.contiguous() for n, v in sorted(vars(made).items()) if isinstance(v, Tensor)}
         tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in getattr(made, "learned", {}).items()}
         facts = {"names": list(names), "grid": getattr(made, "grid", None), "digest": tensors_digest(tensors), **facts}
@@ -114,13 +114,7 @@ class FeatureStore:
 
 
 def _model_folder(model: Any, needs: frozenset[str]) -> str:
-    # a few texts' tokens stand for the tokeniser, which the weights do not hold
-    tokens = model.tokenizer.encode(["A dog's cup, left of 2 red ones.", "naïve", "x " * 500]).tokens_NL.tolist()
-    return _digest([model_hash(model), sorted(needs), tokens])[:32]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    return digest([model_digest(model), sorted(needs)])[:32]
 
 
 class _Facts(TypedDict):

@@ -28,11 +28,12 @@ from torch import Tensor
 
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import default_needs, encode_split, model_hash
+from wholegrain.evaluation.encode import default_needs, encode_split
 from wholegrain.evaluation.retrieval import retrieval
 from wholegrain.evaluation.similarity import index_vectors, unit
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.text_conditioned import text_conditioned_scores
+from wholegrain.towers.identity import model_digest
 
 Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]
 """Texts to the noun phrases of each, from left to right; an empty sequence for a text without any."""
@@ -99,7 +100,7 @@ class WholeAndGrain:
     def content_hash(self) -> str:
         """Of the model; phrases are texts of their own in a cache of features, but which phrases a text has is part of them."""
         probe = self.phrases_of(["a small red cup left of the two blue suns that a man holds", "no dogs, not a cat"])
-        return f"{model_hash(self.model)} {probe}"
+        return f"{model_digest(self.model)} {probe}"
 
     def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = frozenset()) -> ImageFeatures:
         """As the model's."""

@@ -12,8 +12,9 @@ from torch import nn
 
 import wholegrain
 from wholegrain.objectives.recipe import Recipe, to_table
+from wholegrain.towers.identity import state_digest
 from wholegrain.training.checkpoint import Checkpoint
-from wholegrain.training.identity import dotted, weights_hash
+from wholegrain.training.identity import dotted
 
 
 def facts_to_agree_on(
@@ -28,7 +29,7 @@ def facts_to_agree_on(
         "number of steps": str(total),
         "question whether a run is resumed": "resumed" if resume else "new",
         "checkpoint to go on from": "none" if saved is None else _named(saved),
-        "weights of the model (hash)": weights_hash(model)[:12],
+        "weights of the model (hash)": state_digest(model)[:12],
     }
 
 

@@ -20,18 +20,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.files import digest
+from wholegrain.towers.identity import state_digest
 from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
 from wholegrain.towers.tower import TunedModule
 
 
 def tower_digest(tower: TunedModule) -> str:
-    """A hash of a tower's weights, in the order of its state dict, and of its configuration."""
-    config: dict[str, Any] = tower.config()  # type: ignore[operator]
-    total = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name, value in tower.state_dict().items():
-        total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-        total.update(_bytes(value))
-    return total.hexdigest()
+    """A hash of a tower's weights and configuration."""
+    return digest([tower.config(), state_digest(tower)])  # type: ignore[operator]
 
 
 def features_name(kind: str, tower: str, facts: Any, tensors: Iterable[Tensor] = ()) -> str:

@@ -6,19 +6,12 @@ down when it begins (``recipe.toml``, ``run.json``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-
-from wholegrain.files import digest
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_table
 
-PROBES = ["A dog's cup, left of 2 red ones.", "naïve", "x " * 500]
-"""Texts whose tokens stand for a tokeniser, which the weights do not hold."""
 _SHOWN = 4
 
 
@@ -29,7 +22,7 @@ class RunIdentity:
     Attributes:
         recipe: resolved: every default and override written out, the seed among them.
         data: the content hash of the data, sidecars included.
-        start: :func:`model_digest` of the model before the first step, fitted to the recipe; empty where it is not known.
+        start: :func:`~wholegrain.towers.identity.model_digest` of the model before the first step, fitted to the recipe; empty where it is not known.
         seconds: the training time that its number of steps was measured to fill (:mod:`wholegrain.app.compete`); 0 where nobody asked.
     """
 
@@ -71,20 +64,3 @@ def dotted(tree: Any, prefix: str = "") -> dict[str, str]:
     for name, part in tree.items():
         found |= dotted(part, f"{prefix}.{name}" if prefix else str(name))
     return found
-
-
-def model_digest(model: Any) -> str:
-    """A hash of all that decides what a model makes of pictures and texts: weights, architecture, preprocessing, tokeniser."""
-    parts = [part.config() for part in (model.image_tower, model.text_tower, model.head)]
-    tokens = model.tokenizer.encode(PROBES).tokens_NL.tolist()
-    return digest([weights_hash(model), parts, model.preprocess.to_json(), tokens, model.bias is not None])
-
-
-def weights_hash(model: nn.Module) -> str:
-    """A hash of all parameters and buffers."""
-    total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()

@@ -30,11 +30,12 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.files import disk_errors, locked, read_json, sha256, write_json, write_text
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
+from wholegrain.towers.identity import model_digest
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 from wholegrain.training import checkpoint
 from wholegrain.training.checkpoint import aside
-from wholegrain.training.identity import RunIdentity, model_digest
+from wholegrain.training.identity import RunIdentity
 
 START = "start"
 PACKAGES = ("wholegrain", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "tokenizers", "safetensors")
