@@ -112,6 +112,16 @@ def test_faults_reach_table_and_page(tmp_path, capsys):
     assert "not an image of a known kind" in page.words
 
 
+def test_parts_that_a_manifest_lacks_are_left_out(folder, tmp_path):
+    dataset, whole = Dataset(folder), {"broken": {"count": 0, "listed": []}, **Dataset(folder).manifest}
+    parts = ["broken", "duplicates", "images_without_captions", "empty_captions", "captions", "roles"]
+    lacking = [{name: part for name, part in whole.items() if name != left} for left in parts]
+    lacking += [{**whole, "duplicates": {}}, {**whole, "duplicates": {"captions": {"inside_splits": 0, "across_splits": 0, "listed": []}}}]
+    for manifest in lacking:
+        dataset.manifest = manifest
+        assert "</html>" in write_contact_sheet(dataset, tmp_path / "sheet.html").read_text(encoding="utf-8")
+
+
 def test_words_that_look_like_markup_are_printed_as_they_are():
     manifest = {"source": "[/nonsense]", "splits": {"train": {"images": 1, "captions": 2}}, "roles": {"[red]": 2}}
     file = io.StringIO()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import ChainableUndefined, Environment, PackageLoader, select_autoescape
 from PIL import Image
 
 from wholegrain.data.dataset import Dataset
@@ -33,7 +33,13 @@ def write_contact_sheet(dataset: Dataset, path: Path, *, per_split: int = 12, se
     """
     splits = [{"name": s, **dataset.manifest["splits"][s], "cards": _cards(dataset, s, per_split, seed)} for s in dataset.splits]
     loader = PackageLoader("wholegrain.report", package_path=".")
-    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=loader,
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=ChainableUndefined,  # a manifest need not have all parts
+    )
     page = environment.get_template("contact_sheet.html.j2").render(
         name=dataset.folder.resolve().name, manifest=dataset.manifest, splits=splits, thumb=THUMB
     )
