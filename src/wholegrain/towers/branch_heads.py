@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures
-from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least, there
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, there, within
 from wholegrain.towers.tower import NOTHING, RawImage
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class TokenSettings(HeadSettings):
     def __post_init__(self) -> None:
         if self.source not in ("auto", "tokens", "readout", "mlp"):
             raise UserError(f"head_settings.source is {self.source!r}; use auto, tokens, readout or mlp")
+        within(self, noise=(0, 100))
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class BranchSettings(TokenSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, branches=1, branch_blocks=0)
+        within(self, branches=(1, 1024), branch_blocks=(0, 1024))
 
 
 class BranchHead(PlainHead):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.contract import MAX_SCALE
-from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, within
 from wholegrain.towers.pair_heads import split_heads
 from wholegrain.towers.tower import NOTHING, RawImage, RawText
 
@@ -66,7 +66,7 @@ class CosmosSettings(HeadSettings):
     attention_heads: int = 8
 
     def __post_init__(self) -> None:
-        at_least(self, attention_heads=1)
+        within(self, attention_heads=(1, 1024))
 
     def resolved(self, widths: Widths) -> Self:
         """A number of heads that divides the width."""

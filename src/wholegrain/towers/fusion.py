@@ -30,7 +30,7 @@ from torch.nn.functional import cosine_similarity, pad
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.contract import unit
 from wholegrain.losses.pair_scores import blocks, joined
-from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, within
 from wholegrain.towers.pair_heads import split_heads
 from wholegrain.towers.tower import NOTHING, RawImage
 
@@ -132,7 +132,7 @@ class FusionSettings(HeadSettings):
     score_cosine: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least(self, layers=1, fusion_width=0, attention_heads=1)
+        within(self, layers=(1, 100), fusion_width=(0, 2**14), attention_heads=(1, 1024), score_cosine=(-1000, 1000))
 
     def resolved(self, widths: Widths) -> Self:
         """A width, and a number of heads that divides it."""

@@ -39,11 +39,12 @@ class HeadSettings:
         return self
 
 
-def at_least(settings: HeadSettings, **least: int) -> None:
-    """Raises :class:`UserError` for a number below its least."""
-    for name, low in least.items():
-        if getattr(settings, name) < low:
-            raise UserError(f"head_settings.{name} is {getattr(settings, name)}; it must be {low} or more")
+def within(settings: HeadSettings, **ranges: tuple[float, float]) -> None:
+    """Raises :class:`UserError` for a number outside its range (least, greatest)."""
+    for name, (least, most) in ranges.items():
+        value = getattr(settings, name)
+        if not least <= value <= most:
+            raise UserError(f"head_settings.{name} is {value:,}; it must be a number from {least} to {most:,}")
 
 
 def _projection(form: str, width: int, shared: int) -> nn.Module:

@@ -35,13 +35,6 @@ KINDS: dict[str, type[PlainHead]] = {
 """Every head by its name in recipes and saved models."""
 
 
-_RANGES = {
-    "hidden": (0, 2**14), "branches": (1, 1024), "branch_blocks": (0, 1024), "noise": (0, 100), "mixtures": (1, 2**13),
-    "attention_heads": (1, 1024), "pool_temperature": (0, 1000), "prototypes": (1, 2**18), "layers": (1, 100), "fusion_width": (0, 2**14),
-    "score_cosine": (-1000, 1000),
-}  # fmt: skip
-
-
 class HeadConfig:
     """Which head a model gets, and what is asked of it.
 
@@ -50,7 +43,7 @@ class HeadConfig:
         given: fields of that head's settings; those not given have their defaults, or in a model that has such a head already, stay.
 
     Raises:
-        UserError: an unknown kind, a setting that the kind does not have, or one of another type.
+        UserError: an unknown kind, a setting that the kind does not have, of another type, or out of its range.
 
     Example:
         >>> HeadConfig("mgca", prototypes=9).settings
@@ -70,9 +63,6 @@ class HeadConfig:
             number = isinstance(own[name], float) and isinstance(value, int) and not isinstance(value, bool)
             if type(value) is not type(own[name]) and not number:
                 raise UserError(f"head_settings.{name} is {value!r}; give a value such as {own[name]!r}")
-            least, most = _RANGES.get(name, (value, value))
-            if not isinstance(value, str) and not least <= value <= most:
-                raise UserError(f"head_settings.{name} is {value:,}; it must be a number from {least} to {most:,}")
         self.settings = KINDS[kind].Settings(**given)
 
 

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from wholegrain.files import digest
+from wholegrain.towers.tensor_files import tensors_digest
 
 PROBES = ["A dog's cup, left of 2 red ones.", "naïve", "x " * 500]
 """Texts whose tokens stand for a tokeniser, which the weights do not hold."""
 
 
-def state_digest(module: nn.Module | Any) -> str:
-    """SHA-256 (hex) of all parameters and buffers, by name."""
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            total.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-            total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+def state_digest(module: Any) -> str:
+    """:func:`~wholegrain.towers.tensor_files.tensors_digest` of all parameters and buffers."""
+    return tensors_digest({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
 
 
 def model_digest(model: Any) -> str:

@@ -23,7 +23,7 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses import attention_pool, filip
 from wholegrain.losses.text_conditioned import text_conditioned_scores
 from wholegrain.towers.branch_heads import BranchReadout, TokenSettings, branch_source, token_settings
-from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, within
 from wholegrain.towers.tower import NOTHING, RawImage, RawText
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class PaclSettings(HeadSettings):
     pool_temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least(self, pool_temperature=0)
+        within(self, pool_temperature=(0, 1000))
 
     def resolved(self, widths: Widths) -> Self:
         """0 is 0.1."""
@@ -121,7 +121,7 @@ class MgcaSettings(HeadSettings):
     prototypes: int = 500
 
     def __post_init__(self) -> None:
-        at_least(self, prototypes=1)
+        within(self, prototypes=(1, 2**18))
 
 
 class MgcaHead(PlainHead):
@@ -225,7 +225,7 @@ class FlairSettings(HeadSettings):
     pool_temperature: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least(self, attention_heads=1, pool_temperature=0)
+        within(self, attention_heads=(1, 1024), pool_temperature=(0, 1000))
 
     def resolved(self, widths: Widths) -> Self:
         """A number of heads that divides the width, and a temperature."""
@@ -292,7 +292,7 @@ class LlipSettings(TokenSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, mixtures=1, attention_heads=1, pool_temperature=0)
+        within(self, mixtures=(1, 2**13), attention_heads=(1, 1024), pool_temperature=(0, 1000))
 
     def resolved(self, widths: Widths) -> Self:
         """A number of heads that divides the width, and a temperature."""

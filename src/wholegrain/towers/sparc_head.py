@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Tensor, nn
 
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.head import HeadSettings, PlainHead, Widths, at_least, there
+from wholegrain.towers.head import HeadSettings, PlainHead, Widths, there, within
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, masked_mean
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SparcSettings(HeadSettings):
     hidden: int = 0
 
     def __post_init__(self) -> None:
-        at_least(self, hidden=0)
+        within(self, hidden=(0, 2**14))
 
     def resolved(self, widths: Widths) -> Self:
         """0 is the tower's width."""
