@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from itertools import pairwise
 
 import open_clip
@@ -185,3 +186,17 @@ def test_plain_text_is_encoded_word_by_word_as_open_clip_does(clean):
     for _ in range(500):
         text = draw.choice(["", " ", "  "]).join(draw.choices(words, k=draw.randrange(6)))
         assert list(tokenizer._ids(text)) == tokenizer._engine.encode(text), text
+
+
+def test_long_words_are_encoded_as_open_clip_does_and_in_no_time():
+    tokenizer, theirs, draw = ClipTokenizer(), open_clip.SimpleTokenizer(), random.Random(0)
+    letters = ["abcdefghijklmnopqrstuvwxyz", "aeh", "x", "!?.", "\u00e9\u00fc\u96ea", "\u0628\u062a"]
+    for alphabet in letters:
+        for length in (1, 2, 33, 300, 800):
+            text = "".join(draw.choices(alphabet, k=length))
+            assert list(tokenizer._ids(text)) == theirs.encode(text), text
+    began = time.process_time()
+    tokens = tokenizer.encode(["".join(draw.choices(alphabet, k=100_000)) for alphabet in letters])
+    assert time.process_time() - began < 5
+    assert tokens.cut_N.all()
+    assert tokens.tokens_NL.shape == (len(letters), 77)

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tokenizers import Regex, normalizers, processors
+from tokenizers import Regex, models, normalizers, processors
 from tokenizers import Tokenizer as Engine
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.files import read_json
+from wholegrain.files import read_json, write_text
 from wholegrain.structure import StructureError, structure
 from wholegrain.text.tokenizer_folder import AGAIN, ClipSettings, FileSettings, read_engine, stated_context, stated_pad_id
 
@@ -35,6 +35,7 @@ Span = tuple[int, int, int, int]
 SETTINGS_FILE = "wholegrain_tokenizer.json"
 MOST_CONTEXT = 2**15
 _CACHE_LIMIT = 1 << 17
+_LONG_WORD = 256  # letters
 _PLAIN = re.compile(r"[ -%'-;=-~]*")  # printable ASCII but & and <: nothing that CLIP's repairs of text would touch
 _PIECE = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+", re.IGNORECASE | re.ASCII)  # CLIP's pattern on these
 
@@ -82,16 +83,26 @@ def _tokens(rows: list[Sequence[int]], cut: list[bool], pad_id: int) -> Tokens:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, text)
 
 
 @cache
 def _simple_tokenizer(clean: str) -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer(clean=clean)
+    class QuickForLongWords(SimpleTokenizer):
+        """open_clip's merges take time quadratic in the length of a word; those of ``tokenizers`` do not."""
+
+        def bpe(self, token: str) -> str:
+            if len(token) <= _LONG_WORD:
+                return super().bpe(token)
+            return " ".join(part.value for part in long_words.tokenize(token))
+
+    engine = QuickForLongWords(clean=clean)
+    ranks: dict[tuple[str, str], int] = engine.bpe_ranks  # type: ignore[assignment]
+    merges = sorted(ranks, key=ranks.__getitem__)
+    long_words = models.BPE(vocab=engine.encoder, merges=merges, end_of_word_suffix="</w>")
+    return engine
 
 
 class ClipTokenizer:
