@@ -32,17 +32,18 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.files import digest, read_json, sha256, shown
 from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
-from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer, load_tokenizer
-from wholegrain.towers.bounds import check_finite, check_numbers, dry, first_line
+from wholegrain.text.tokenizer import Tokenizer, load_tokenizer
+from wholegrain.towers.bounds import check_finite, check_numbers, dry
 from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
 from wholegrain.towers.heads import HeadConfig, build_head, convert_head
 from wholegrain.towers.hf_text import build_hf_text
-from wholegrain.towers.hub import fetch_tokenizer, from_hub, on_hub
+from wholegrain.towers.hub import from_hub, on_hub
 from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text, create_open_clip, split_open_clip
+from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text
 from wholegrain.towers.open_clip_folder import CONFIG_FILE as OPEN_CLIP_FILE
 from wholegrain.towers.open_clip_folder import LOCAL
+from wholegrain.towers.open_clip_load import load_open_clip
 from wholegrain.towers.pair import load_pair
 from wholegrain.towers.positions import fitted, split_options
 from wholegrain.towers.saved_model import AGAIN, MODEL_FILE, SavedModel, check_fits, check_unchanged
@@ -126,7 +127,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if (folder := _saved_folder(spec)) is not None:
         return _load_saved(folder)
     if os.path.lexists(Path(spec) / OPEN_CLIP_FILE):
-        return _load_open_clip(f"{LOCAL}{spec}", None)
+        return load_open_clip(f"{LOCAL}{spec}", None)
     if kind_of(spec) is not None:
         return load_transformers(spec)
     if Path(spec).is_dir():
@@ -139,7 +140,7 @@ def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
         raise UserError(_unknown(spec, name))
     if tag and tag not in (tags := open_clip.list_pretrained_tags_by_model(name)) and not Path(tag).is_file():
         raise UserError(f"{name} has no weights {tag!r} in open_clip; {closest(tag, tags)}")
-    return _load_open_clip(name, tag or None)
+    return load_open_clip(name, tag or None)
 
 
 def _check_name(spec: str) -> None:
@@ -161,7 +162,7 @@ def _load_hub(spec: str) -> Model:
             return _load_saved(from_hub(repository, (MODEL_FILE, WEIGHTS_FILE, "*tokenizer.json")))
         if (config := on_hub(repository, CONFIG_FILE)) is not None and kind_of(config.parent) is not None:
             return load_transformers(from_hub(repository, FILES))
-    return _load_open_clip(spec, None)
+    return load_open_clip(spec, None)
 
 
 def _unknown(spec: str, name: str) -> str:
@@ -184,51 +185,6 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     if tokenizer is None:
         raise UserError("the model 'small' starts from nothing and needs a tokeniser; train one on the data's captions")
     return small_model(SmallConfig(**settings), tokenizer)
-
-
-def _load_open_clip(name: str, tag: str | None) -> Model:
-    try:
-        clip, model_cfg, preprocess = create_open_clip(name, tag)
-        tokenizer = _open_clip_tokenizer(name, model_cfg["text_cfg"])
-        pad_id = getattr(tokenizer, "pad_id", 0)
-        image_tower, text_tower, head = split_open_clip(clip, model_cfg, pad_id)
-        bias = None if clip.logit_bias is None else clip.logit_bias.item()
-        prepared = _open_clip_preprocess(name, preprocess)
-        return Model(image_tower, text_tower, head, prepared, tokenizer, log_scale=clip.logit_scale.item(), bias=bias)
-    except UserError:
-        raise
-    except Exception as error:  # open_clip and the hub raise whatever their parts raise
-        source = f"{name}:{tag}" if tag else name
-        raise UserError(
-            f"{source} cannot be loaded ({first_line(error)}); check the name and the network, or give a folder"
-        ) from error
-
-
-def _open_clip_preprocess(name: str, record: dict[str, Any]) -> Preprocess:
-    size = record["size"]
-    height, width = size if isinstance(size, (tuple, list)) else (size, size)
-    resize = {"shortest": "crop", "squash": "squash"}.get(record["resize_mode"])
-    if height != width or resize is None:
-        wanted = f"{height}x{width} pictures resized by {record['resize_mode']!r}"
-        raise UserError(f"{name} wants {wanted}, and only squares by crop or squash are served; choose another model")
-    values = {"size": int(height), "resize": resize, "interpolation": record["interpolation"]}
-    return Preprocess.from_json({**values, "mean": list(record["mean"]), "std": list(record["std"])})
-
-
-def _open_clip_tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
-    context = int(text_cfg.get("context_length", 77))
-    settings = text_cfg.get("tokenizer_kwargs") or {}
-    source = text_cfg.get("hf_tokenizer_name")
-    if not source:
-        return ClipTokenizer(context, settings.get("clean", "lower"))
-    if text_cfg.get("tokenizer_mode"):
-        raise UserError(f"{name} has the tokeniser mode {text_cfg['tokenizer_mode']!r}, not served here; choose another model")
-    folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else fetch_tokenizer(source)
-    clean = settings.get("clean", "whitespace")
-    if settings.get("strip_sep_token"):
-        # CLIPA turns the end token into padding: so there is none, and one position less for the text
-        return FileTokenizer.from_folder(folder, context - 1, clean=clean, start="[CLS]")
-    return FileTokenizer.from_folder(folder, context, clean=clean)
 
 
 def build_image_tower(config: dict[str, Any]) -> TunedModule:

@@ -12,31 +12,22 @@ towers from Hugging Face inside open_clip (a pair in TOML serves those). Release
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.model import CustomTextCLIP, _build_text_tower, _build_vision_tower
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from torch import Tensor, nn
 
-from wholegrain.data.network import hub_or_cache, reachable, unfetched
 from wholegrain.errors import UserError
 from wholegrain.towers.blocks import Grid, Packed, spare
 from wholegrain.towers.branches import BranchTokens
 from wholegrain.towers.head import PlainHead, Widths
-from wholegrain.towers.hub import not_here
 from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
-from wholegrain.towers.open_clip_folder import LOCAL, read_stated, refuse_other_kinds
 from wholegrain.towers.timm_image import TimmImageTower
 from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
-from wholegrain.towers.weight_files import load_clip_weights, read_clip_weights
 
 
 class OpenClipImageTower(TunedModule):
@@ -300,7 +291,7 @@ def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[TunedModule,
 
 def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[TunedModule, TunedModule, PlainHead]:
     """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
-    assert isinstance(clip.text, TextTransformer), "create_open_clip refuses others"
+    assert isinstance(clip.text, TextTransformer), "the loader refuses others"
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}
     image_tower, image_projection = _wrap_image(clip.visual, config)
     text_projection = clip.text.text_projection
@@ -345,59 +336,3 @@ def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool)
     net = _build_text_tower(model["embed_dim"], text, model["quick_gelu"])
     assert isinstance(net, TextTransformer)
     return OpenClipTextTower(net, config, pad_id, true_length)
-
-
-def create_open_clip(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any], dict[str, Any]]:
-    """open_clip's model, its configuration and its preprocessing record.
-
-    Args:
-        name: a built-in name, ``hf-hub:org/name`` or ``local-dir:PATH``.
-        tag: a pretrained tag or a weights file, for built-in names; ``None`` gives random weights. The activation is the one that
-            the weights were trained with, where the tag or the file says so.
-    """
-    folder = Path(name.removeprefix(LOCAL)) if name.startswith(LOCAL) else None
-    with _fetching(name, {}) if name.startswith("hf-hub:") else nullcontext():
-        model_cfg = open_clip.get_model_config(name) if folder is None else read_stated(folder)
-    if model_cfg is None:
-        raise UserError(f"open_clip has no model {name!r}; see open_clip.list_models()")
-    refuse_other_kinds(name, model_cfg)
-    stated = open_clip.get_pretrained_cfg(name, tag) if tag else {}
-    file = Path(tag) if tag and not stated else None
-    state, openai = read_clip_weights(file) if file is not None else ({}, False)
-    # open_clip only warns where weights were trained with quick GELU and the name says plain GELU, as "ViT-B-32:openai" does
-    quick = openai or bool(stated.get("quick_gelu", False)) or bool(model_cfg.get("quick_gelu", False))
-    model_cfg["quick_gelu"] = quick
-    fetched = bool(stated) or name.startswith("hf-hub:")
-    with _fetching(name if tag is None else f"{name}:{tag}", stated) if fetched else nullcontext(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "QuickGELU mismatch")
-        clip = open_clip.create_model(
-            name,
-            pretrained=None if file is not None else tag,
-            precision="fp32",
-            force_custom_text=True,
-            force_quick_gelu=quick,
-            require_pretrained=(tag is not None and file is None) or ":" in name,
-        )
-    if file is not None:
-        load_clip_weights(clip, state, file)  # type: ignore[arg-type]
-    return clip, model_cfg, dict(open_clip.get_model_preprocess_cfg(clip))  # type: ignore[return-value]
-
-
-@contextmanager
-def _fetching(what: str, stated: dict[str, Any]) -> Iterator[None]:
-    """While open_clip fetches weights, from the Hub or, for the few tags that are not there, from the address that it states."""
-    url = "" if not stated or stated.get("hf_hub") else str(stated.get("url", ""))
-    if url:
-        cached = Path("~/.cache/clip").expanduser()  # open_clip's own
-        if not (cached / Path(url).name).is_file() and not reachable(url):
-            raise not_here(what, str(cached), url)
-        yield
-        return
-    reached = True
-    try:
-        with hub_or_cache() as reached:
-            yield
-    except Exception as error:  # open_clip wraps what the hub raises
-        if not reached and unfetched(error):
-            raise not_here(what) from error
-        raise
