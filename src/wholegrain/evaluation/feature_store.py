@@ -7,7 +7,6 @@ each call that made new features. Two benchmarks over the same photos share them
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -22,7 +21,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.encode import Progress, default_needs, encode_distinct, encode_keys, join_features
 from wholegrain.evaluation.sharing import alone_or_first, of_all
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.files import digest, parse_json
+from wholegrain.files import aside, digest, parse_json
 from wholegrain.structure import StructureError
 from wholegrain.towers.identity import model_digest
 from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
@@ -100,17 +99,14 @@ class FeatureStore:
         tensors = {n: v.contiguous() for n, v in sorted(vars(made).items()) if isinstance(v, Tensor)}
         tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in getattr(made, "learned", {}).items()}
         facts = {"names": list(names), "grid": getattr(made, "grid", None), "digest": tensors_digest(tensors), **facts}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, {"facts": json.dumps(facts)})
-            os.replace(temporary, path)
+            with aside(path) as part:
+                save_file(tensors, part, {"facts": json.dumps(facts)})
         except (OSError, SafetensorError) as problem:
             raise MachineError(
                 f"Features could not be kept in {path.parent} ({problem}); make room there, or leave out --cache."
             ) from problem
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def _model_folder(model: Any, needs: frozenset[str]) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import read_json, read_whole_parquet, sha256
+from wholegrain.files import aside, read_json, read_whole_parquet, sha256, write_json, write_text
 
 SCHEMA = 1
 AGAIN = "run the evaluation again"
@@ -104,13 +104,14 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
     try:
         (folder / "items").mkdir(parents=True, exist_ok=True)
         for result in results:
-            _aside(folder / "items" / f"{result.task}.parquet", lambda path, result=result: pq.write_table(result.items, path))
+            with aside(folder / "items" / f"{result.task}.parquet") as part:
+                pq.write_table(result.items, part)
         rows = [{**_as_json(result, meta), "digest": sha256(folder / "items" / f"{result.task}.parquet")} for result in results]
         (folder / "clip_benchmark").mkdir(exist_ok=True)
         for row in rows:
             _write_flat(folder / "clip_benchmark" / f"{row['task']}.json", row)
         text = json.dumps({"schema": SCHEMA, "meta": meta, "results": rows}, indent=1, allow_nan=False, default=str) + "\n"
-        _aside(folder / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(folder / "results.json", text)
     except OSError as error:
         problem = f"The results could not be written to {folder} ({error.strerror}); free some space or choose another folder."
         raise MachineError(problem) from error
@@ -121,8 +122,7 @@ def _write_flat(path: Path, row: Mapping[str, Any]) -> None:
     # its tools join model and pretrained as text, and put each metric into a column
     flat = {name: row[name] for name in ("dataset", "model", "pretrained", "task", "metrics", "language")}
     flat |= {name: "" if flat[name] is None else str(flat[name]) for name in ("dataset", "model", "pretrained")}
-    text = json.dumps(flat, allow_nan=False) + "\n"
-    _aside(path, lambda place: place.write_text(text, encoding="utf-8"))
+    write_json(path, flat, indent=None)
 
 
 def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,16 +144,6 @@ def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
 def finite(value: Any) -> Any:
     """A number as JSON can hold it: ``None`` for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _aside(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class FigureRow(TypedDict):

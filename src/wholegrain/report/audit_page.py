@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +18,8 @@ from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
 from wholegrain.report.entry import Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
+from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
-from wholegrain.report.report import page_environment, write_page
 
 ASKED = {
     "object_being": ("Who", "a man for a woman, a dog for a horse"),
@@ -161,7 +158,6 @@ def write_audit_page(
         retrieval=_retrieval(entry), maps=_heat_cards(model, dataset, split, pictures, seed), fooled=examples.fooled([entry], dataset),
         lost=examples.worst_retrievals(entry, dataset, split, count=4, known=known), summary=_summary(lines, facts),
         protocols={result.task: result.protocol for result in results}, colours=COLOURS, stops=colour_stops(),
-        version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
     return write_page(path, page)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import ChainableUndefined, Environment, PackageLoader, select_autoescape
+from jinja2 import ChainableUndefined
 from PIL import Image
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
-from wholegrain.files import disk_errors
+from wholegrain.report.page import page_environment, write_page
 
 THUMB = 320
 _MOST_NEGATIVES = 8
@@ -32,25 +31,11 @@ def write_contact_sheet(dataset: Dataset, path: Path, *, per_split: int = 12, se
         ``path``.
     """
     splits = [{"name": s, **dataset.manifest["splits"][s], "cards": _cards(dataset, s, per_split, seed)} for s in dataset.splits]
-    loader = PackageLoader("wholegrain.report", package_path=".")
-    environment = Environment(
-        loader=loader,
-        autoescape=select_autoescape(default=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=ChainableUndefined,  # a manifest need not have all parts
-    )
+    environment = page_environment().overlay(undefined=ChainableUndefined)  # a manifest need not have all parts
     page = environment.get_template("contact_sheet.html.j2").render(
         name=dataset.folder.resolve().name, manifest=dataset.manifest, splits=splits, thumb=THUMB
     )
-    part = path.with_name(path.name + ".part")
-    try:
-        with disk_errors(path):
-            part.write_text(page, encoding="utf-8")
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    return write_page(path, page)
 
 
 def _cards(dataset: Dataset, split: str, count: int, seed: int) -> list[dict[str, Any]]:

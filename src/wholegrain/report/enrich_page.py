@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ import numpy as np
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative
 from wholegrain.report.contact_sheet import mark_edits
+from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
-from wholegrain.report.report import page_environment, write_page
 
 _PICTURES = 12
 _THUMB = 120
@@ -49,8 +46,6 @@ def write_enrich_page(
         samples={kind: [_shown(dataset, row) | {"picture": thumbs[row.key]} for row in rows] for kind, rows in samples.items()},
         thumb=_THUMB,
         cards=_cards(dataset, seed),
-        version=importlib.metadata.version("wholegrain"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
     return write_page(path, page)
 

@@ -8,30 +8,23 @@ The path through this room::
     tables.py        the comparison, with paired differences; summary.py says it in words
     figures.py       charts; heatmaps.py where a model sees a phrase
     examples.py      single items: twins, hard negatives, retrievals; branch_views.py what branches answer to
+    page.py          what all pages share
     report.html.j2   the page, in style.css.j2's clothes; audit_page.py and audit.html.j2 the page of an audit
     terminal.py      a twin on the terminal; contact_sheet.py a data set's page
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
-from markupsafe import Markup
-
 from wholegrain.errors import UserError
-from wholegrain.evaluation.show import show
-from wholegrain.files import disk_errors
 from wholegrain.report import branch_views, examples, tables
 from wholegrain.report.entry import Entry
-from wholegrain.report.figures import interval_bar, training_charts
+from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
+from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.summary import summary
 from wholegrain.suggest import closest
 
@@ -116,29 +109,6 @@ def _place(entries: Sequence[Entry], name: str) -> int:
     return names.index(name) if name else 0
 
 
-def write_page(path: Path, page: str) -> Path:
-    """Writes a page, aside first, so that it is whole or not there; gives its path."""
-    part = path.with_name(f".{path.name}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, path)
-    return path
-
-
-def page_environment() -> Environment:
-    """Templates of this room, with the filters that they use."""
-    loader = PackageLoader("wholegrain.report", package_path=".")
-    environment = Environment(loader=loader, autoescape=select_autoescape(default=True), trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "plain": tables.plain,
-        "bar": lambda figure: Markup(interval_bar(figure)),  # numbers alone
-        "safe_svg": Markup,  # charts escape their own text
-        "show": lambda figure: "–" if figure is None else show(figure.value, figure.unit),
-    }
-    return environment
-
-
 def _compared(entries: Sequence[Entry], dataset: Any, split: str, reference: int) -> dict[str, Any]:
     found = (tables.main_comparison(entries, reference), *tables.kind_comparisons(entries, reference))
     comparisons = [c for c in found if c.columns]
@@ -205,7 +175,5 @@ def _provenance(entries: Sequence[Entry], dataset: Any) -> dict[str, Any]:
     return {
         "data_hash": getattr(dataset, "content_hash", ""),
         "data": str(getattr(dataset, "folder", "")),
-        "version": importlib.metadata.version("wholegrain"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "rows": rows,
     }

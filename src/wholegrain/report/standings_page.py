@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from wholegrain.report.report import page_environment, write_page
+from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.standings import Standings
 
 WIDE = 6
@@ -22,6 +19,5 @@ def write_standings_page(standings: Standings, path: Path, *, left_out: Mapping[
     page = page_environment().get_template("standings.html.j2").render(
         standings=standings, groups=groups, left_out=left_out or {}, data=data,
         percent=lambda share: "" if share is None else f"{100 * share:.1f}", points=lambda gap: f"{100 * gap:+.1f}".replace("-", "−"),
-        version=importlib.metadata.version("wholegrain"), command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     )  # fmt: skip
     return write_page(path, page)
