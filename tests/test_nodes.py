@@ -3,18 +3,24 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from quick_processes import FORK
 from tiny_training import make_dataset
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from wholegrain.cli.main import main
+from wholegrain.cli.train import train
+from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
+from wholegrain.training import loop
 
-HERE = Path(__file__).parent
-TWO_NODES = HERE.parent / "benchmarks" / "two_nodes.sh"
+TWO_NODES = Path(__file__).parent.parent / "benchmarks" / "two_nodes.sh"
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
 TRAIN = ["--model", TINY, "--steps", "12", "--batch", "8", "--quiet", "--device", "cpu", "--workers", "0", "--saving.every", "5"]
 TRAIN += ["--optimiser.precision", "fp32"]  # runs that are split otherwise are the same to rounding, and bf16 rounds at the third digit
@@ -27,8 +33,40 @@ def call(*command, seconds=150, **more):
     return subprocess.run(list(map(str, command)), env=alone | paths | more, capture_output=True, text=True, timeout=seconds)
 
 
-def torchrun(*arguments, processes=2):
-    return call(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *arguments)
+def two_of_which_one_dies(arguments):
+    """What ``torchrun --max-restarts 1`` does, but that its processes are forked and need not import everything again."""
+    how = {"run_id": "lost", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 1, "start_method": "fork"}
+    elastic_launch(LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=2, **how), command)(arguments, True)
+
+
+def command(arguments, one_dies=False):
+    """The command in this process; where one dies, the second of two kills itself, once, before its step 8."""
+    torch.set_num_threads(1)
+    taken = loop.take_step
+
+    def dying(*args, step, **kwargs):
+        if step == 7 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+            Path(arguments[arguments.index("--out") + 1]).with_name("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return taken(*args, step=step, **kwargs)
+
+    if one_dies:
+        loop.take_step = dying
+    sys.argv = ["wholegrain", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def forked(target, arguments):
+    """Whether it came to its end without an error."""
+    process = FORK.Process(target=target, args=(list(map(str, arguments)),))
+    process.start()
+    process.join(150)
+    process.kill()
+    return process.exitcode == 0
 
 
 def outcome_of(run):
@@ -51,7 +89,8 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
     """Two processes of one node, untouched."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    done = torchrun("-m", "wholegrain", "train", "ce_clip", "--data", data, "--out", run, *TRAIN)
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
+    done = call(*launcher, "-m", "wholegrain", "train", "ce_clip", "--data", data, "--out", run, *TRAIN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(run / "model"), "one process alone says where the model is"
     return run
@@ -59,8 +98,7 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_like_one(data, whole, tmp_path):
-    done = call(sys.executable, "-m", "wholegrain", "train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN)
-    assert done.returncode == 0, done.stderr
+    assert forked(command, ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN])
     (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
     for line, other in zip(said, also, strict=True):
         assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-4)
@@ -86,9 +124,8 @@ def test_two_nodes_like_one_node(data, whole, tmp_path):
 @pytest.mark.slow
 def test_a_lost_process_is_restarted_and_the_run_ends_with_the_same_bits(data, whole, tmp_path):
     arguments = ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN]
-    done = torchrun("--max-restarts", 1, HERE / "kill_one.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "exitcode: -9" in done.stderr, "one was killed"
+    assert forked(two_of_which_one_dies, arguments)
+    assert (tmp_path / "killed").exists()
     same(outcome_of(tmp_path / "run"), outcome_of(whole))
 
 
@@ -97,9 +134,8 @@ def test_a_model_that_is_shared_out_and_a_lost_process(data, whole, tmp_path):
     """The same run to rounding; its checkpoints are written by both processes, beside the training."""
     arguments = ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN]
     arguments += ["--optimiser.shard", "true", "--saving.asynchronous", "true"]
-    done = torchrun("--max-restarts", 1, HERE / "kill_one.py", *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "exitcode: -9" in done.stderr, "one was killed"
+    assert forked(two_of_which_one_dies, arguments)
+    assert (tmp_path / "killed").exists()
     assert len(list((tmp_path / "run" / "checkpoints" / "step-00000012" / "shards").iterdir())) == 2
     (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
     assert [line["step"] for line in said] == [line["step"] for line in also]
@@ -110,8 +146,8 @@ def test_a_model_that_is_shared_out_and_a_lost_process(data, whole, tmp_path):
     assert "_orig" not in "".join(one)
 
 
-@pytest.mark.slow
-def test_where_a_run_may_be_restarted_its_folder_must_be_named(data):
-    done = torchrun("--max-restarts", 1, "-m", "wholegrain", "train", "ce_clip", "--data", data, *TRAIN, processes=1)
-    assert done.returncode != 0
-    assert "name its folder with --out" in done.stderr
+def test_where_a_run_may_be_restarted_its_folder_must_be_named(data, monkeypatch):
+    for name, value in {"WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="name its folder with --out"):
+        train("ce_clip", data=(str(data),))
