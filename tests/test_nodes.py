@@ -33,6 +33,10 @@ def call(*command, seconds=150, **more):
     return subprocess.run(list(map(str, command)), env=alone | paths | more, capture_output=True, text=True, timeout=seconds)
 
 
+def torchrun(*arguments, processes=2):
+    return call(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *arguments)
+
+
 def two_of_which_one_dies(arguments):
     """What ``torchrun --max-restarts 1`` does, but that its processes are forked and need not import everything again."""
     how = {"run_id": "lost", "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "max_restarts": 1, "start_method": "fork"}
@@ -89,8 +93,7 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
     """Two processes of one node, untouched."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
-    done = call(*launcher, "-m", "wholegrain", "train", "ce_clip", "--data", data, "--out", run, *TRAIN)
+    done = torchrun("-m", "wholegrain", "train", "ce_clip", "--data", data, "--out", run, *TRAIN)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(run / "model"), "one process alone says where the model is"
     return run
