@@ -11,16 +11,16 @@ import time
 
 import torch
 
-from wholegrain.app.bench_losses import _with_peak_megabytes
 from wholegrain.data.batch import Batch, View
 from wholegrain.features import Pairing
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.recompute import recomputed
+from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.step import take_step
+from wholegrain.workflows.bench_losses import _with_peak_megabytes
 
 
 class Still(torch.optim.SGD):

@@ -16,9 +16,9 @@ import torch
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers.io import load_model
-from wholegrain.training import checkpoint
-from wholegrain.training.distributed import Place, choose_device
-from wholegrain.training.saver import Saver
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.saver import Saver
+from wholegrain.training.distributed.processes import Place, choose_device
 from wholegrain.training.step import make_optimiser
 
 

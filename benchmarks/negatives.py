@@ -23,9 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wholegrain.app.begin import begin
-from wholegrain.app.runs import measured, trained
-from wholegrain.app.validation import validation
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative
 from wholegrain.data.shards import ShardWriter
@@ -35,9 +32,12 @@ from wholegrain.enrich.negatives.random_negatives import RandomStage
 from wholegrain.enrich.negatives.word_rules import NegativesStage
 from wholegrain.enrich.runner.stage import Failure, Stage
 from wholegrain.evaluation.benchmarks.run import asked, run_benchmarks
-from wholegrain.evaluation.compare import mean_over_seeds
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
+from wholegrain.evaluation.statistics.compare import mean_over_seeds
 from wholegrain.towers.io import load_model
+from wholegrain.training.start import begin
+from wholegrain.workflows.runs import measured, trained
+from wholegrain.workflows.validation import validation
 
 ARMS = {"clip": "clip", "rules": "ce_clip", "random": "ce_clip", "blind": "ce_clip"}
 FIGURES = (

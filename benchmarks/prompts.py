@@ -19,9 +19,9 @@ from pathlib import Path
 import open_clip
 import torch
 
-from wholegrain.evaluation.zero_shot import class_vectors
+from wholegrain.evaluation.tasks.zero_shot import class_vectors
 from wholegrain.towers import load_model
-from wholegrain.towers.export_open_clip import write_open_clip
+from wholegrain.towers.export.open_clip import write_open_clip
 
 
 def theirs(path: Path):

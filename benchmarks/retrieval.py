@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from wholegrain.evaluation.encode import Encoded
-from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.evaluation.features.encode import Encoded
+from wholegrain.evaluation.tasks.retrieval import retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 
 SECONDS, GIGABYTES = 10.0, 1.0

@@ -19,12 +19,12 @@ import torch
 from wholegrain.data.scenes.captions import TRAINING_WORDINGS, main_object, overview, vocabulary
 from wholegrain.data.scenes.twins import draw_twins, negatives
 from wholegrain.data.scenes.world import COLOURS, Scene, World, draw_scene
-from wholegrain.evaluation.composition import twin_scores
+from wholegrain.evaluation.tasks.composition import twin_scores
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import unit
+from wholegrain.losses.core.contract import unit
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sources.small import SmallConfig, small_model
 
 WIDTH, BATCH = 128, 128
 KINDS = ("relation", "swap_object", "swap_attribute", "replace_object")

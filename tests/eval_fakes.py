@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from wholegrain.data.record import Caption, Record, Region, caption_id
-from wholegrain.evaluation.encode import Encoded
+from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.features import ImageFeatures, TextFeatures
 
 

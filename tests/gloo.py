@@ -1,5 +1,5 @@
 """The pool of processes of the package, under the name by which tests know it."""
 
-from wholegrain.app.verify.pool import MOST, SECONDS, run, stop
+from wholegrain.verify.pool import MOST, SECONDS, run, stop
 
 __all__ = ["MOST", "SECONDS", "run", "stop"]

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wholegrain.losses.contract import LossOutput, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import gather_rows, gather_texts, row_counts, sum_over
+from wholegrain.losses.core.contract import LossOutput, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import gather_rows, gather_texts, row_counts, sum_over
 
 FOUND_BY = {
     "ReshapedCaptions": {"text_order", "reference"},  # DreamLIP: (M, B) read as (B, M)

@@ -11,8 +11,8 @@ FORK.set_forkserver_preload(
         "pytest",
         "pandas",  # which pyarrow imports when it first makes an array
         "torch.utils.tensorboard",
-        "wholegrain.app.export",
-        "wholegrain.app.results",
+        "wholegrain.workflows.export",
+        "wholegrain.workflows.results",
         "wholegrain.evaluation.benchmarks.run",
         "wholegrain.evaluation.suite",
         "wholegrain.text.trained",

@@ -8,9 +8,9 @@ import torch
 from reference_losses import make_batch as make_pairs
 from torch import Tensor
 
-from wholegrain.app.verify.joint_references import reference
-from wholegrain.app.verify.variants import FINE_GRAINED as CASES
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.verify.joint_references import reference
+from wholegrain.verify.variants import FINE_GRAINED as CASES
 
 __all__ = ["CASES", "Batch", "make_batch", "reference"]
 

@@ -11,13 +11,13 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
-from wholegrain.towers.timm_image import timm_tower
-from wholegrain.training import accumulate
-from wholegrain.training.accumulate import split
+from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
+from wholegrain.training.memory import accumulate
+from wholegrain.training.memory.accumulate import split
 from wholegrain.training.run import fit_model, offers
 from wholegrain.training.step import seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
@@ -118,7 +118,7 @@ def test_dropout_falls_the_same_in_both_passes(dataset, monkeypatch):
     """Compared with the same parts encoded once, with an ordinary graph."""
     sizes = {"reader": "transformer", "text_layers": 2}
     replayed = step_of(dataset, "ce_clip", 5, prepare=drop, **sizes)
-    monkeypatch.setattr("wholegrain.training.accumulate._set_random_state", lambda *_: None)
+    monkeypatch.setattr("wholegrain.training.memory.accumulate._set_random_state", lambda *_: None)
     again = step_of(dataset, "ce_clip", 5, prepare=drop, **sizes)
     assert replayed[0][0] == again[0][0], "the loss comes from the first pass"
     assert replayed[0][1] != again[0][1]

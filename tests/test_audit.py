@@ -8,10 +8,10 @@ import pytest
 import torch
 from eval_fakes import FakeDataset, FakeModel, record, vector
 
-from wholegrain.app.audit import Asked, AuditOptions, audit
 from wholegrain.errors import UserError
-from wholegrain.evaluation.blind import words
 from wholegrain.evaluation.result import load_results
+from wholegrain.evaluation.statistics.blind import words
+from wholegrain.workflows.audit import Asked, AuditOptions, audit
 
 COLOURS = ("white", "brown", "black")
 THINGS = ("dog", "cat", "horse", "cow")

@@ -5,12 +5,12 @@ import json
 import pytest
 from tiny_training import make_dataset
 
-from wholegrain.app import bench_data
-from wholegrain.app.bench_data import BARE, OURS, LoadingCosts, measure_loading
 from wholegrain.cli import bench_data as command
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
+from wholegrain.workflows import bench_data
+from wholegrain.workflows.bench_data import BARE, OURS, LoadingCosts, measure_loading
 
 
 @pytest.fixture(scope="module")

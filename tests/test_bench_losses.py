@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from wholegrain.app import bench_losses
-from wholegrain.app.bench_losses import Cost, LossCosts, measure_losses, step_ratio
 from wholegrain.cli import bench_losses as command
 from wholegrain.errors import UserError
+from wholegrain.workflows import bench_losses
+from wholegrain.workflows.bench_losses import Cost, LossCosts, measure_losses, step_ratio
 
 
 @pytest.fixture

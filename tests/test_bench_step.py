@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from wholegrain.app.bench_step.count import recipe_work
-from wholegrain.app.bench_step.data import ROLES, captions_of, made_captions, write_data
-from wholegrain.app.bench_step.measure import Pair, Setting, StepCosts, Turns
 from wholegrain.cli.bench_step import bench_step, pairs_to_run
 from wholegrain.errors import MachineError, UserError
+from wholegrain.workflows.bench_step.count import recipe_work
+from wholegrain.workflows.bench_step.data import ROLES, captions_of, made_captions, write_data
+from wholegrain.workflows.bench_step.measure import Pair, Setting, StepCosts, Turns
 
 ANSWERS = """
 import json, sys

@@ -15,7 +15,7 @@ from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Sta
 from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import auc, score_statements
 from wholegrain.evaluation.benchmarks.vl_checklist import COLUMNS
-from wholegrain.evaluation.feature_store import FeatureStore
+from wholegrain.evaluation.features.feature_store import FeatureStore
 
 # --- published numbers ------------------------------------------------------------------------------------------------
 

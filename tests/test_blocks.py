@@ -12,7 +12,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.blocks import Packed, SparingBlock
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import build_open_clip_text, split_open_clip
+from wholegrain.towers.sources.open_clip import build_open_clip_text, split_open_clip
 from wholegrain.training.loop import train
 from wholegrain.training.step import seed_everything
 

@@ -8,9 +8,9 @@ from open_clip.model import CustomTextCLIP
 from timm.models.vision_transformer import VisionTransformer
 
 from wholegrain.errors import UserError
-from wholegrain.towers.branches import BranchTokens, branch_mask
-from wholegrain.towers.open_clip import split_open_clip
-from wholegrain.towers.timm_image import TimmImageTower, timm_tower
+from wholegrain.towers.branch_tokens import BranchTokens, branch_mask
+from wholegrain.towers.sources.open_clip import split_open_clip
+from wholegrain.towers.sources.timm import TimmImageTower, timm_tower
 
 PATCHES = frozenset({"patches"})
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))

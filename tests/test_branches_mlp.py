@@ -10,8 +10,8 @@ from tiny_training import make_dataset, make_model, make_recipe
 from wholegrain.errors import UserError
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.towers.mlp_branches import BranchLinear
-from wholegrain.towers.small import SmallConfig, SmallImageTower
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.sources.small import SmallConfig, SmallImageTower
+from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.loop import train
 
 ALL = {**{f"{k}-token": v for k, v in TOKEN.items()}, **{f"{k}-mean": v for k, v in MEAN.items()}}

@@ -13,8 +13,8 @@ from wholegrain.data.record import GeneratedCaption, caption_id, generated_id
 from wholegrain.data.sidecars import SIDECARS, made_by, table_of, write_sidecar, write_tables
 from wholegrain.errors import UserError
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe
-from wholegrain.training.draw import draw_texts
-from wholegrain.training.loader import names_of
+from wholegrain.training.loading.draw import draw_texts
+from wholegrain.training.loading.loader import names_of
 
 
 def written(key, role, text, source="model detail@1 seed=0"):

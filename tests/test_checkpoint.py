@@ -14,9 +14,9 @@ from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
-from wholegrain.training import checkpoint
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.loop import train
-from wholegrain.training.run_folder import RunFolder
 from wholegrain.training.step import make_optimiser
 
 

@@ -11,10 +11,10 @@ from tiny_training import make_recipe
 
 from wholegrain.errors import MachineError
 from wholegrain.towers.io import load_model
-from wholegrain.training import checkpoint
-from wholegrain.training.checkpoint import Checkpoint
-from wholegrain.training.distributed import Place
-from wholegrain.training.saver import Saver
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.checkpoint import Checkpoint
+from wholegrain.training.checkpoints.saver import Saver
+from wholegrain.training.distributed.processes import Place
 
 BESIDE = ("--saving.asynchronous", "true", "--saving.every", "3")
 ALONE = Place(torch.device("cpu"))

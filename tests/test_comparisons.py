@@ -9,9 +9,9 @@ import pytest
 
 from wholegrain.cli.compare import compare as command
 from wholegrain.errors import UserError
-from wholegrain.evaluation.comparisons import compare_all, holm
 from wholegrain.evaluation.result import TaskResult, save_results
-from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.statistics.comparisons import compare_all, holm
+from wholegrain.evaluation.statistics.rows import Rows, figures, table
 
 
 def result(task: str, hits: np.ndarray, names=None) -> TaskResult:

@@ -12,22 +12,22 @@ import pytest
 import torch
 from tiny_training import make_dataset, make_model
 
-from wholegrain.app.base import load_base
-from wholegrain.app.compete import Rules, compete
-from wholegrain.app.runs import measured
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
-from wholegrain.evaluation.compare import mean_over_seeds
-from wholegrain.evaluation.intervals import bootstrap_mean, bootstrap_over_seeds
 from wholegrain.evaluation.result import TaskResult, load_results
-from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.statistics.compare import mean_over_seeds
+from wholegrain.evaluation.statistics.intervals import bootstrap_mean, bootstrap_over_seeds
+from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.files import locked
 from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.io import save_model
-from wholegrain.towers.small import SmallImageTower
+from wholegrain.towers.sources.base_model import load_base
+from wholegrain.towers.sources.small import SmallImageTower
+from wholegrain.workflows.compete import Rules, compete
+from wholegrain.workflows.runs import measured
 
 RULES = Rules(
     "base",
@@ -246,7 +246,7 @@ def test_at_equal_time_the_number_of_steps_follows_the_speed(scenes, tmp_path, m
     clock = itertools.count(step=0.25)
     rules = Rules("base", seconds=1.0, overrides=RULES.overrides[1:], tasks=("retrieval",))
     with monkeypatch.context() as patched:
-        patched.setattr("wholegrain.app.compete.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        patched.setattr("wholegrain.workflows.compete.time", SimpleNamespace(perf_counter=lambda: next(clock)))
         compete(["clip"], scenes, tmp_path, rules, quiet)
     lines = [json.loads(line) for line in (tmp_path / "clip-0" / "metrics.jsonl").read_text().splitlines()]
     assert len([line for line in lines if "loss" in line]) == 4  # one second, a quarter of a second each

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.corrupted import seen
-from wholegrain.evaluation.corruptions import ALEXNET, NAMES, corrupt, corruption_names, generator, plasma
+from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, NAMES, corrupt, corruption_names, generator, plasma
 
 
 def scene(height=96, width=80, seed=0):

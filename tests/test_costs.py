@@ -2,8 +2,8 @@
 
 import pytest
 
-from wholegrain.app.costs import encoded, loss_work
 from wholegrain.objectives.recipe import load_recipe
+from wholegrain.workflows.costs import encoded, loss_work
 
 
 def test_plain_clip_is_the_unit():

@@ -12,11 +12,11 @@ from PIL import Image
 from wholegrain.enrich.captions.prompting import load_prompts
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.run import Asked, _read, asked, suite_file
-from wholegrain.evaluation.dense_data import boxed, class_set
-from wholegrain.evaluation.feature_store import FeatureStore
+from wholegrain.evaluation.dense.folder import boxed, class_set
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.report.entry import Entry
 from wholegrain.report.figures import training_charts
-from wholegrain.training.feature_files import read_features, write_features
+from wholegrain.training.loading.feature_files import read_features, write_features
 
 ROW = {"filename": "1.jpg", "caption": "A cat naps.", "negative_caption": "A dog naps."}
 BENCHMARKS = {

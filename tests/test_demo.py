@@ -7,8 +7,6 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from wholegrain.app.base import base_folder, load_base, load_weak_kinds
-from wholegrain.app.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts
 from wholegrain.data.scenes.world import World
@@ -16,6 +14,9 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.report.entry import Entry
+from wholegrain.towers.io import base_folder
+from wholegrain.towers.sources.base_model import load_base, load_weak_kinds
+from wholegrain.workflows.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
 
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))
 

@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 from tiny_training import make_recipe
 
-from wholegrain.app.doctor import captions, fit, learning, pictures, room
-from wholegrain.app.doctor.doctor import examine
-from wholegrain.app.doctor.finding import Finding
-from wholegrain.app.doctor.looked import look
-from wholegrain.app.doctor.trial import Trial
 from wholegrain.cli import doctor as command
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
+from wholegrain.doctor import captions, fit, learning, pictures, room
+from wholegrain.doctor.doctor import examine
+from wholegrain.doctor.finding import Finding
+from wholegrain.doctor.looked import look
+from wholegrain.doctor.trial import Trial
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.training.run import fit_model
 from wholegrain.training.step import seed_everything
 

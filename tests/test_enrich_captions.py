@@ -17,7 +17,6 @@ from caption_server import FAULTS, serving
 from PIL import Image
 from tiny_training import make_dataset
 
-from wholegrain.app.enrich import Captioning, caption_stages
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import caption_id
 from wholegrain.enrich.captions import endpoint as endpoints
@@ -29,6 +28,7 @@ from wholegrain.enrich.runner import units
 from wholegrain.enrich.runner.journal import Answer, Journal, call_id
 from wholegrain.enrich.runner.run import Options, enrich
 from wholegrain.errors import MachineError, UserError
+from wholegrain.workflows.enrich import Captioning, caption_stages
 
 PROMPTS = (Prompt("detail", "Describe it.", max_tokens=50), Prompt("nouns", "Name the things.", max_tokens=20))
 QUICK = {"timeout": 60.0, "first_wait": 0.02, "concurrency": 4}

@@ -13,7 +13,6 @@ import pytest
 from tiny_training import make_dataset
 from tiny_vlm import make_vlm
 
-from wholegrain.app.enrich import Captioning, caption_stages
 from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.captions.captioner import EndpointCaptions
 from wholegrain.enrich.captions.endpoint import Endpoint
@@ -22,6 +21,7 @@ from wholegrain.enrich.captions.prompting import Prompt
 from wholegrain.enrich.runner import units
 from wholegrain.enrich.runner.run import Options, enrich
 from wholegrain.errors import UserError
+from wholegrain.workflows.enrich import Captioning, caption_stages
 
 PROMPTS = (Prompt("detail", "a b c d", max_tokens=12), Prompt("style", "x y", max_tokens=12))
 PATIENCE = 300.0  # seconds until a server answers

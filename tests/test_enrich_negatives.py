@@ -15,7 +15,7 @@ from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
 from wholegrain.enrich.negatives.word_rules import ALL_KINDS, NegativesStage
 from wholegrain.enrich.questions import made_from_captions
 from wholegrain.errors import UserError
-from wholegrain.evaluation.blind import shorter_wins, unigram_wins
+from wholegrain.evaluation.statistics.blind import shorter_wins, unigram_wins
 
 
 def record(*texts: str, key: str = "k", split: str = "test") -> Record:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wholegrain.app.quality import quality
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
@@ -21,6 +20,7 @@ from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
 from wholegrain.enrich.negatives.word_rules import NegativesStage
 from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
+from wholegrain.workflows.quality import quality
 
 
 def picture(n: int) -> bytes:

@@ -12,21 +12,21 @@ from PIL import Image
 
 from wholegrain.cli.evaluate import evaluate
 from wholegrain.errors import UserError
-from wholegrain.evaluation import imagenet
-from wholegrain.evaluation.average_precision import average_precision, mean_average_precision
-from wholegrain.evaluation.averages import AVERAGES, ELEVATER, average_of, averaged
 from wholegrain.evaluation.benchmarks.class_images import class_set
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
 from wholegrain.evaluation.benchmarks.corrupted import Corruptions, corrupted_captions, corrupted_classes
+from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.run import Asked, Further, run_benchmarks, suite_averages, suite_file
-from wholegrain.evaluation.corruptions import ALEXNET, SEVERITIES
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.few_shot import drawn
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.rows import Rows, table
-from wholegrain.evaluation.templates import prompts, templates_of
+from wholegrain.evaluation.statistics.average_precision import average_precision, mean_average_precision
+from wholegrain.evaluation.statistics.averages import AVERAGES, ELEVATER, average_of, averaged
+from wholegrain.evaluation.statistics.rows import Rows, table
+from wholegrain.evaluation.tasks import imagenet
+from wholegrain.evaluation.tasks.few_shot import drawn
+from wholegrain.evaluation.tasks.templates import prompts, templates_of
 
 # --- pictures that spell a number ---------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from wholegrain.data.record import HardPositive, Negative, Twin
 from wholegrain.errors import UserError
-from wholegrain.evaluation.blind import image_folds, shorter_wins, unigram_wins
-from wholegrain.evaluation.composition import composition, hard_positives, negatives, twin_scores
+from wholegrain.evaluation.statistics.blind import image_folds, shorter_wins, unigram_wins
+from wholegrain.evaluation.tasks.composition import composition, hard_positives, negatives, twin_scores
 
 
 def twin_data(count=40, kinds=("relation", "swap_object")):

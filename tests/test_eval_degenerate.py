@@ -13,12 +13,12 @@ from eval_fakes import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wholegrain.evaluation.average_precision import mean_average_precision
-from wholegrain.evaluation.few_shot import few_shot
-from wholegrain.evaluation.linear_probe import probe
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.evaluation.segmentation import labels_of
-from wholegrain.evaluation.zero_shot import classified
+from wholegrain.evaluation.dense.segmentation import labels_of
+from wholegrain.evaluation.statistics.average_precision import mean_average_precision
+from wholegrain.evaluation.tasks.few_shot import few_shot
+from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.zero_shot import classified
 
 fast = settings(max_examples=15, deadline=None)
 SEED = st.integers(0, 10_000)

@@ -13,19 +13,19 @@ import torch
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 
-from wholegrain.app.dense import DenseOptions, dense
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
-from wholegrain.evaluation.boxes import box_classification, pointing
-from wholegrain.evaluation.correlative import attend, correlative
-from wholegrain.evaluation.dense_data import boxed, class_set, segmented
+from wholegrain.evaluation.dense.boxes import box_classification, pointing
+from wholegrain.evaluation.dense.correlative import attend, correlative
+from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
+from wholegrain.evaluation.dense.segmentation import Windows, labels_of, mean_iou, segmentation
+from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.segmentation import Windows, labels_of, mean_iou, segmentation
-from wholegrain.evaluation.sparc_segmentation import sparc_segmentation
-from wholegrain.evaluation.templates import templates_of
+from wholegrain.evaluation.tasks.templates import templates_of
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.open_clip import OpenClipImageTower
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.sources.open_clip import OpenClipImageTower
+from wholegrain.towers.sources.timm import timm_tower
+from wholegrain.workflows.dense import DenseOptions, dense
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

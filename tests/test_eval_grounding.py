@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
-from wholegrain.evaluation.grounding import grounding
-from wholegrain.evaluation.regions import centre_prior, chance_overlap, decode_mask, object_patches, region_cover, thresholded
+from wholegrain.evaluation.dense.regions import (
+    centre_prior,
+    chance_overlap,
+    decode_mask,
+    object_patches,
+    region_cover,
+    thresholded,
+)
+from wholegrain.evaluation.tasks.grounding import grounding
 
 GRID = 4
 SIZE = 32

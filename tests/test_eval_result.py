@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.compare import compare
-from wholegrain.evaluation.intervals import (
+from wholegrain.evaluation.result import Figure, TaskResult, load_results, save_results
+from wholegrain.evaluation.show import print_results
+from wholegrain.evaluation.statistics.compare import compare
+from wholegrain.evaluation.statistics.intervals import (
     bootstrap_mean,
     bootstrap_statistic,
     paired_difference,
@@ -19,9 +21,7 @@ from wholegrain.evaluation.intervals import (
     weighted_median,
     wilson,
 )
-from wholegrain.evaluation.result import Figure, TaskResult, load_results, save_results
-from wholegrain.evaluation.rows import Rows, figures, join, table
-from wholegrain.evaluation.show import print_results
+from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
 
 
 def test_resamples_draw_as_many_clusters_as_there_are():

@@ -9,9 +9,9 @@ from eval_fakes import FakeModel, encoded, vector
 
 from wholegrain.data.record import caption_id
 from wholegrain.errors import UserError
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.retrieval import count_ranks, retrieval, true_pairs
-from wholegrain.evaluation.similarity import Scorer, index_vectors, similarity
+from wholegrain.evaluation.features.feature_store import FeatureStore
+from wholegrain.evaluation.scores.similarity import Scorer, index_vectors, similarity
+from wholegrain.evaluation.tasks.retrieval import count_ranks, retrieval, true_pairs
 from wholegrain.features import ImageFeatures, TextFeatures
 
 OWNER = [0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4, 5, 5]  # 1, 3, 5, 1, 1, 2 captions

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import Encoded
-from wholegrain.evaluation.retrieval import count_ranks, retrieval, true_pairs
-from wholegrain.evaluation.shortlist import Shortlist
+from wholegrain.evaluation.features.encode import Encoded
+from wholegrain.evaluation.tasks.retrieval import count_ranks, retrieval, true_pairs
+from wholegrain.evaluation.tasks.shortlist import Shortlist
 from wholegrain.features import ImageFeatures, TextFeatures
 
 OWNER = [0, 0, 1, 2, 3, 4, 5, 5, 6]

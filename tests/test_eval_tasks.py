@@ -6,11 +6,11 @@ import torch
 from eval_fakes import FakeDataset, FakeModel, caption, encoded, record, vector
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.branches import branches, specialisation
-from wholegrain.evaluation.encode import encode_keys, encode_split, encode_texts
-from wholegrain.evaluation.linear_probe import fit_logistic, linear_probe
+from wholegrain.evaluation.features.encode import encode_keys, encode_split, encode_texts
 from wholegrain.evaluation.suite import evaluate, expand
-from wholegrain.evaluation.zero_shot import zero_shot
+from wholegrain.evaluation.tasks.branches import branches, specialisation
+from wholegrain.evaluation.tasks.linear_probe import fit_logistic, linear_probe
+from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.features import TextFeatures
 
 

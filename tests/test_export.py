@@ -17,15 +17,15 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
 from wholegrain.text.tokenizer import ClipTokenizer
 from wholegrain.towers import HeadConfig, convert_head, load_model
-from wholegrain.towers import export as towers_export
-from wholegrain.towers.export import export_model
-from wholegrain.towers.heads import PlainHead, Widths
-from wholegrain.towers.hf_text import HfTextTower
+from wholegrain.towers.export import export as towers_export
+from wholegrain.towers.export.export import export_model
+from wholegrain.towers.export.plain_form import _of_branches, approximated
+from wholegrain.towers.export.sameness import distance
+from wholegrain.towers.heads.registry import PlainHead, Widths
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import split_open_clip
-from wholegrain.towers.plain_form import _of_branches, approximated
-from wholegrain.towers.sameness import distance
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.sources.hf_text import HfTextTower
+from wholegrain.towers.sources.open_clip import split_open_clip
+from wholegrain.towers.sources.timm import timm_tower
 
 transformers = pytest.importorskip("transformers")
 CLIP_TEXTS = ["a cat", "two black cats on a mat, asleep", "Dogs!"]

@@ -9,13 +9,13 @@ from huggingface_hub import ModelCard
 from test_model_io import open_clip_folder
 from tiny_training import make_dataset
 
-from wholegrain.app import export as app_export
-from wholegrain.app.export import Wish, push
 from wholegrain.cli.main import main
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
+from wholegrain.workflows import export as app_export
+from wholegrain.workflows.export import Wish, push
 
 transformers = pytest.importorskip("transformers")
 

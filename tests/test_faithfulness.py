@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.faithfulness import content_tokens, faithfulness, k_precision, tokens
-from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.evaluation.tasks.faithfulness import content_tokens, faithfulness, k_precision, tokens
+from wholegrain.evaluation.tasks.retrieval import retrieval
 
 WORDS = st.lists(st.sampled_from(["dog", "cat", "red", "mat", "on"]), max_size=6)
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.app.validation import SHORTLIST, Validation, validation
 from wholegrain.errors import MachineError
-from wholegrain.evaluation.encode import encode_split
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.towers.heads import convert_head
-from wholegrain.training import feature_files, frozen, pace
-from wholegrain.training.frozen import freeze_images, freeze_texts
+from wholegrain.evaluation.features.encode import encode_split
+from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.towers.heads.registry import convert_head
+from wholegrain.training import pace
+from wholegrain.training.loading import feature_files, frozen
+from wholegrain.training.loading.frozen import freeze_images, freeze_texts
 from wholegrain.training.loop import train
+from wholegrain.workflows.validation import SHORTLIST, Validation, validation
 
 NOTHING = frozenset()
 

@@ -14,15 +14,15 @@ from tiny_training import make_dataset, make_model, make_recipe
 from torch import nn
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import encode_split
-from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.features.encode import encode_split
+from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import pair_scores
+from wholegrain.losses.core import pair_scores
 from wholegrain.losses.itm import ItmLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.towers.fusion import PREFIX, FusionEncoder, FusionHead, Match
-from wholegrain.towers.heads import Widths, build_head
+from wholegrain.towers.heads.fusion import PREFIX, FusionEncoder, FusionHead, Match
+from wholegrain.towers.heads.registry import Widths, build_head
 from wholegrain.training.loop import train
 
 
@@ -225,7 +225,7 @@ def test_impossible_sizes_are_refused(dataset):
 
 @cache
 def head_and_raw():
-    from wholegrain.towers.tower import RawImage, RawText
+    from wholegrain.towers.base import RawImage, RawText
 
     head = rough(FusionHead(Widths(5, 7, 6), width=8, layers=1, heads=2)).double()
     torch.manual_seed(3)
@@ -246,7 +246,7 @@ class Projected(nn.Module):
 
 def trained_gradients(rank, group, first, last, texts):
     """Gradients of all parameters under DDP, which waits for every one of them."""
-    from wholegrain.towers.tower import RawImage, RawText
+    from wholegrain.towers.base import RawImage, RawText
 
     head, image, text = head_and_raw()
     module = Projected(head)

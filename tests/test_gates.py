@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from wholegrain.app.gates import legibility_gates
-from wholegrain.app.legibility import Legibility, legibility
 from wholegrain.data.scenes import draw as drawing
 from wholegrain.data.scenes.glyphs import GLYPHS, mask
 from wholegrain.data.scenes.world import FILLS, SIZES, World
+from wholegrain.workflows.gates import legibility_gates
+from wholegrain.workflows.legibility import Legibility, legibility
 
 FEW = ("heart", "star", "anchor", "square")
 

@@ -9,12 +9,12 @@ from torch.nn.functional import gelu, normalize
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
-from wholegrain.towers.branch_heads import BranchHead, BranchReadout
-from wholegrain.towers.head import PlainHead, Widths
-from wholegrain.towers.heads import build_head
-from wholegrain.towers.small import SmallConfig, small_model
-from wholegrain.towers.sparc_head import SparcHead
-from wholegrain.towers.tower import RawImage, RawText, real_tokens
+from wholegrain.towers.base import RawImage, RawText, real_tokens
+from wholegrain.towers.heads.base import PlainHead, Widths
+from wholegrain.towers.heads.branches import BranchHead, BranchReadout
+from wholegrain.towers.heads.registry import build_head
+from wholegrain.towers.heads.sparc import SparcHead
+from wholegrain.towers.sources.small import SmallConfig, small_model
 
 ALL = frozenset({"patches", "tokens"})
 WIDTHS = Widths(12, 10, 8)

@@ -13,7 +13,7 @@ from tiny_training import make_dataset, make_model, picture
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
-from wholegrain.evaluation import encode, feature_store
+from wholegrain.evaluation.features import encode, feature_store
 from wholegrain.report.contact_sheet import write_contact_sheet
 
 
@@ -99,7 +99,7 @@ def test_prepare_after_ctrl_c_says_how_to_go_on_and_goes_on(tmp_path, monkeypatc
 FAULTS = """
 import resource, sys
 import numpy as np
-from wholegrain.app.memory import keep_freed_memory
+from wholegrain.workflows.memory import keep_freed_memory
 keep_freed_memory()
 def fill(): np.empty(2**26, np.uint8).fill(1)
 fill()

@@ -17,9 +17,10 @@ from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.towers.io import load_model
-from wholegrain.training import checkpoint, loop
+from wholegrain.training import loop
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.loop import train
-from wholegrain.training.run_folder import RunFolder
 
 STEPS = 16
 EMA = ("--teacher.kind", "ema")

@@ -11,10 +11,10 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.training import distributed
-from wholegrain.training.agreement import facts_to_agree_on
-from wholegrain.training.distributed import Place, choose_device
-from wholegrain.training.launch import Launch, first_host, launch
+from wholegrain.training.distributed import processes as distributed
+from wholegrain.training.distributed.agreement import facts_to_agree_on
+from wholegrain.training.distributed.launch import Launch, first_host, launch
+from wholegrain.training.distributed.processes import Place, choose_device
 
 TASK = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "90017"}
 

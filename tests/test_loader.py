@@ -13,10 +13,10 @@ from wholegrain.errors import UserError
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw
 from wholegrain.text.tokenizer import Tokens
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.training.draw import draw_texts
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.plan import Plan
-from wholegrain.training.streams import stream, streams
+from wholegrain.training.loading.draw import draw_texts
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
+from wholegrain.training.loading.streams import stream, streams
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_streams_by_the_batch_are_those_of_each_sample():
 def test_batches_that_came_through_slots_are_kept(dataset, context, monkeypatch):
     """More batches than places, all kept to the end, of two views: none overwrites another."""
     recipe = make_recipe("clip", "--data.crop_scale", "[0.5, 1.0]", "--data.views", "[{count = 1, crop_scale = [0.2, 0.6]}]")
-    monkeypatch.setattr("wholegrain.training.loader._AHEAD", 1)
-    monkeypatch.setattr("wholegrain.training.loader.DataLoader", partial(DataLoader, multiprocessing_context=context))
+    monkeypatch.setattr("wholegrain.training.loading.loader._AHEAD", 1)
+    monkeypatch.setattr("wholegrain.training.loading.loader.DataLoader", partial(DataLoader, multiprocessing_context=context))
     stop = 12 if context == "fork" else 4
     many = batches_of(dataset, recipe, stop=stop, workers=1)
     monkeypatch.undo()

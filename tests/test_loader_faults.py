@@ -12,10 +12,10 @@ from wholegrain.cli.main import main
 from wholegrain.data.dataset import BrokenImageError, Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.towers.io import load_model
-from wholegrain.training import checkpoint
-from wholegrain.training.loader import DrawnSamples, OnDevice, PlanSampler, make_loader, names_of
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.loading.loader import DrawnSamples, OnDevice, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
 
 ALL = ("--data.broken_share", "0.2")
 
@@ -120,7 +120,7 @@ def test_a_dead_worker_is_one_sentence_and_the_run_is_saved_and_resumes_bit_for_
     whole = train(recipe, dataset, make_model(dataset), tmp_path / "whole", device="cpu", quiet=True)
     deadly, plan = Dying(dataset.folder), Plan(dataset.layout("train"), 8, recipe.seed)
     (dataset.folder / "deadly").write_text(plan.batch(2)[5][0])
-    monkeypatch.setattr("wholegrain.training.loader._AHEAD", 1)
+    monkeypatch.setattr("wholegrain.training.loading.loader._AHEAD", 1)
     with pytest.raises(
         MachineError, match=r"^A process that loads data was killed, most likely because memory ran out.*--resume"
     ):

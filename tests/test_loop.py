@@ -75,7 +75,7 @@ def test_a_killed_run_resumes_bit_for_bit(dataset, tmp_path, name, workers):
 
 @pytest.mark.parametrize(("has_bf16", "taken"), [(False, "fp32"), (True, "bf16")])
 def test_training_learns_in_the_numbers_of_any_processor(dataset, tmp_path, monkeypatch, has_bf16, taken):
-    monkeypatch.setattr("wholegrain.training.precision.processor_has_bf16", lambda: has_bf16)
+    monkeypatch.setattr("wholegrain.training.memory.precision.processor_has_bf16", lambda: has_bf16)
     quick = ["--optimiser.steps", "60", "--optimiser.lr", "3e-3", "--optimiser.precision", "auto"]
     run(dataset, tmp_path / "run", make_recipe("negclip", *quick, "--data.captions", '[{roles=["web"]}]'))
     assert load_recipe(tmp_path / "run" / "recipe.toml").optimiser.precision == taken

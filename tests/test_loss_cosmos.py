@@ -11,20 +11,20 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 from torch.nn.functional import cross_entropy, normalize
 
-from wholegrain.app.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
-from wholegrain.app.verify.references import reference
-from wholegrain.app.verify.variants import TEACHERS
 from wholegrain.data.record import Caption, Record, caption_id
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import tiles
+from wholegrain.losses.core import tiles
 from wholegrain.losses.cosmos import CosmosLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.training.draw import draw_texts, sentences_of
+from wholegrain.training.loading.draw import draw_texts, sentences_of
+from wholegrain.training.loading.streams import stream
 from wholegrain.training.loop import train
-from wholegrain.training.streams import stream
+from wholegrain.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
+from wholegrain.verify.references import reference
+from wholegrain.verify.variants import TEACHERS
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 NAMES = [name for name in TEACHERS if name.startswith("cosmos")]

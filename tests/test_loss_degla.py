@@ -9,17 +9,17 @@ import pytest
 import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.app.verify.cases import make_batch, permuted, without_texts
-from wholegrain.app.verify.references import reference
-from wholegrain.app.verify.variants import TEACHERS
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import unit
+from wholegrain.losses.core.contract import unit
 from wholegrain.losses.distillation import DistillationLoss
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.tgc import TgcLoss
 from wholegrain.towers.io import load_model
 from wholegrain.training.loop import train
+from wholegrain.verify.cases import make_batch, permuted, without_texts
+from wholegrain.verify.references import reference
+from wholegrain.verify.variants import TEACHERS
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 NAMES = [name for name in TEACHERS if name.startswith(("tgc", "distillation"))]

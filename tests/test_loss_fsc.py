@@ -8,10 +8,10 @@ import pytest
 import torch
 from reference_losses import Batch, make_batch
 
-from wholegrain.app.verify.cases import padded_with
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.fsc_local import FscLocalLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss
+from wholegrain.verify.cases import padded_with
 
 SCALE = torch.tensor(20.0, dtype=torch.float64)
 

@@ -9,15 +9,16 @@ import gloo
 import pytest
 import torch
 
-from wholegrain.app.verify.cases import as_type, make_batch, padded_with, permuted, without_texts
-from wholegrain.app.verify.references import reference
-from wholegrain.app.verify.subject import evaluate
-from wholegrain.app.verify.variants import MATCHING
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import itm, matching
-from wholegrain.losses.hashed_noise import gumbel, mixed
+from wholegrain.losses import itm
+from wholegrain.losses.core import matching
+from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.itm import ItmLoss
+from wholegrain.verify.cases import as_type, make_batch, padded_with, permuted, without_texts
+from wholegrain.verify.references import reference
+from wholegrain.verify.subject import evaluate
+from wholegrain.verify.variants import MATCHING
 
 ITM = [name for name in MATCHING if name.startswith("itm")]
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from reference_losses import Batch, make_batch, reference
 
-from wholegrain.app.verify.cases import without_texts
-from wholegrain.app.verify.variants import NEGATIVES_AND_POSITIVES as CASES
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import pair_scores, tiles
 from wholegrain.losses.clip import ClipLoss
+from wholegrain.losses.core import pair_scores, tiles
 from wholegrain.losses.multi_positive import MultiPositiveLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss, choice
 from wholegrain.losses.paraphrases import ParaphrasesLoss
+from wholegrain.verify.cases import without_texts
+from wholegrain.verify.variants import NEGATIVES_AND_POSITIVES as CASES
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 

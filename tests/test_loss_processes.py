@@ -7,7 +7,7 @@ import pytest
 import torch
 from reference_losses import CASES, Batch, make_batch
 
-from wholegrain.losses.gather import all_reduce_rows, gather_rows, reduce_scatter_rows, row_counts, sum_over, world
+from wholegrain.losses.core.gather import all_reduce_rows, gather_rows, reduce_scatter_rows, row_counts, sum_over, world
 
 SPLITS = {2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}
 

@@ -9,7 +9,7 @@ import torch
 from reference_losses import CASES, Batch, make_batch
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import NEEDS, unit
+from wholegrain.losses.core.contract import NEEDS, unit
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 NOT_A_GRADIENT = ("sparc-detached",)  # the gradient leaves something out on purpose

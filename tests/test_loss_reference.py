@@ -6,7 +6,7 @@ import pytest
 import torch
 from reference_losses import CASES, make_batch, reference
 
-from wholegrain.losses import contrastive, tiles
+from wholegrain.losses.core import contrastive, tiles
 
 
 def knobs() -> tuple[torch.Tensor, torch.Tensor]:

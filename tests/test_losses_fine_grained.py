@@ -12,10 +12,11 @@ import torch
 from reference_fine_grained import CASES, Batch, make_batch, reference
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import attention_pool, filip, gloria, pair_scores
-from wholegrain.losses.contract import NEEDS, unit
+from wholegrain.losses import filip, gloria
+from wholegrain.losses.core import attention_pool, pair_scores
+from wholegrain.losses.core.contract import NEEDS, unit
 from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss, balanced
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.objectives.recipe import load_recipe

@@ -8,10 +8,10 @@ import pytest
 import torch
 from reference_losses import ROLES, Batch, make_batch
 
-from wholegrain.app.verify.cases import permuted
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import unit
+from wholegrain.losses.core.contract import unit
 from wholegrain.losses.many_to_many import ManyToManyLoss
+from wholegrain.verify.cases import permuted
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 

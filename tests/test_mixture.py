@@ -11,10 +11,10 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.mixture import Mixture, absolute, open_data
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.checkpoints.run_folder import read_recipe
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
-from wholegrain.training.run_folder import read_recipe
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ from wholegrain.text.tokenizer import ClipTokenizer
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, Model, convert_head, load_model, needs_tokenizer, save_model
 from wholegrain.towers import io as towers_io
-from wholegrain.towers.heads import PlainHead, Widths
-from wholegrain.towers.hf_text import HfTextTower
-from wholegrain.towers.small import SmallConfig, small_model, small_text_tower
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.heads.registry import PlainHead, Widths
+from wholegrain.towers.sources.hf_text import HfTextTower
+from wholegrain.towers.sources.small import SmallConfig, small_model, small_text_tower
+from wholegrain.towers.sources.timm import timm_tower
 
 CONFIG = SmallConfig(image_size=32, image_width=32, image_layers=2, heads=2, text_width=24, text_layers=1, context=12, width=16)
 TOKENIZER = train_tokenizer(["a red cup left of a blue hat"], 50, 12)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from wholegrain.evaluation.comparisons import compare_all, print_comparison
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.evaluation.rows import Rows, figures, table
 from wholegrain.evaluation.show import in_words, print_results
+from wholegrain.evaluation.statistics.comparisons import compare_all, print_comparison
+from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.report.audit_page import scorecard, scorecard_table
 from wholegrain.report.standings import Standing, Standings
 

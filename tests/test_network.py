@@ -15,9 +15,9 @@ from wholegrain.data import network
 from wholegrain.data.network import hub_or_cache, reachable
 from wholegrain.errors import UserError
 from wholegrain.towers import load_model
-from wholegrain.towers.export import export_model
-from wholegrain.towers.hf_text import hf_text_tower
-from wholegrain.towers.hub import fetch_tokenizer, from_hub
+from wholegrain.towers.export.export import export_model
+from wholegrain.towers.sources.hf_text import hf_text_tower
+from wholegrain.towers.sources.hub import fetch_tokenizer, from_hub
 
 
 @pytest.fixture

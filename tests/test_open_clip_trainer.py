@@ -13,11 +13,11 @@ from torch.nn.functional import normalize
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.integrations.open_clip_trainer import OpenClipLoss, with_tokens
 from wholegrain.losses.cmr import CmrLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.objectives.schema import Term
-from wholegrain.training.open_clip_loss import OpenClipLoss, with_tokens
 
 open_clip = pytest.importorskip("open_clip")
 SMALL = {

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import load_model, save_model
-from wholegrain.towers.pair import load_pair
+from wholegrain.towers.sources.pair import load_pair
 
 TOML = """
 [image]

@@ -10,10 +10,10 @@ from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
-from wholegrain.towers.open_clip import OpenClipImageTower
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.sources.open_clip import OpenClipImageTower
+from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.loop import train
-from wholegrain.training.patch_dropout import PatchDropout, make_dropping
+from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.run import fit_model
 
 DROP = ["--model.patch_dropout", "0.5", "--saving.every", "5"]

@@ -8,7 +8,7 @@ import pytest
 
 from wholegrain.data.layout import Layout
 from wholegrain.errors import UserError
-from wholegrain.training.plan import Plan
+from wholegrain.training.loading.plan import Plan
 
 KEYS = [f"k{number:03d}" for number in range(103)]
 

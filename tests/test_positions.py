@@ -8,7 +8,7 @@ from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.towers.positions import interpolated, split_options, stretched
-from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sources.small import SmallConfig, small_model
 
 LONG = "a small red cup stands to the left of a blue hat on the table by the window and " * 8
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
-from wholegrain.training import checkpoint
-from wholegrain.training.distributed import Place
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.distributed.processes import Place
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.plan import Plan
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.run import offers
 from wholegrain.training.step import make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher

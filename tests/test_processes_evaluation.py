@@ -9,12 +9,12 @@ import torch
 from test_nodes import call, torchrun
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.app.validation import validation
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import encode_image_batches, encode_split
-from wholegrain.evaluation.sharing import sharing
+from wholegrain.evaluation.features.encode import encode_image_batches, encode_split
+from wholegrain.evaluation.features.sharing import sharing
 from wholegrain.towers.io import save_model
+from wholegrain.workflows.validation import validation
 
 
 @pytest.fixture(scope="module")

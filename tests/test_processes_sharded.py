@@ -16,14 +16,15 @@ from torch.distributed.tensor import DTensor, Shard
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective, choose_terms
-from wholegrain.training import checkpoint, sharded
-from wholegrain.training.distributed import Place
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.saver import Saver
+from wholegrain.training.distributed import sharded
+from wholegrain.training.distributed.processes import Place
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.plan import Plan
-from wholegrain.training.recompute import recomputed
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
+from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.run import offers
-from wholegrain.training.saver import Saver
 from wholegrain.training.step import make_optimiser, seed_everything, take_step
 
 RECIPES = ("clip", "siglip", "holistic")

@@ -9,7 +9,7 @@ import pytest
 
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, to_table
-from wholegrain.towers.heads import HeadConfig
+from wholegrain.towers.heads.registry import HeadConfig
 
 PUBLISHED: dict[str, Any] = tomllib.loads((Path(__file__).parent.parent / "docs/methods/published.toml").read_text())
 METHODS = [name for name, entry in PUBLISHED.items() if "own" not in entry]

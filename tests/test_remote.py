@@ -21,8 +21,8 @@ from wholegrain.data.record import Caption, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import MachineError, UserError
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.plan import Plan
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 
 
 class Server(ThreadingHTTPServer):

@@ -12,14 +12,14 @@ import pytest
 import torch
 from test_report import dataset, make_model  # noqa: F401 (a fixture)
 
-from wholegrain.app.results import check_place, keep_results, results_of, results_place, results_to_compare
-from wholegrain.app.split_features import split_features
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import encode_split
+from wholegrain.evaluation.features.encode import encode_split
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
-from wholegrain.evaluation.rows import Rows, figures, table
+from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.towers import save_model
+from wholegrain.workflows.results import check_place, keep_results, results_of, results_place, results_to_compare
+from wholegrain.workflows.split_features import split_features
 
 
 def result(task="x", hits=(0, 1, 1, 0)):

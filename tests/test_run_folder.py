@@ -17,9 +17,9 @@ from tiny_training import make_dataset, make_model, make_recipe
 from wholegrain.errors import UserError
 from wholegrain.files import digest, locked, sha256
 from wholegrain.towers.io import load_model
-from wholegrain.training.distributed import Place
+from wholegrain.training.checkpoints.run_folder import RunFolder
+from wholegrain.training.distributed.processes import Place
 from wholegrain.training.run import assemble, go_on, take_up
-from wholegrain.training.run_folder import RunFolder
 
 RECIPE = ("ce_clip", "--optimiser.steps", "4", "--saving.every", "1", "--teacher.kind", "ema")
 ALONE = Place(torch.device("cpu"))

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pytest
 from tiny_training import make_dataset, make_model, make_recipe
 
-from wholegrain.app.seen import say_seen, trained_on
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.training.loop import train
+from wholegrain.workflows.seen import say_seen, trained_on
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, v
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.small import PlaceMoments, SmallConfig, at_image_size, short_sight, small_model
+from wholegrain.towers.sources.small import PlaceMoments, SmallConfig, at_image_size, short_sight, small_model
 
 WORLD = World()
 TOKENIZER = train_tokenizer(vocabulary(WORLD), 1024, 32)

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from wholegrain.app.audit import open_photos
 from wholegrain.cli.inspect import print_manifest
 from wholegrain.cli.prepare import prepare as prepare_command
 from wholegrain.data import prepare as preparing
@@ -21,6 +20,7 @@ from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.sources import SourceOptions
 from wholegrain.data.split import shares_of, split_by_key
 from wholegrain.errors import UserError
+from wholegrain.workflows.audit import open_photos
 
 
 @pytest.fixture(autouse=True)

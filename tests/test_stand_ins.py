@@ -15,25 +15,25 @@ from test_benchmark_scoring import photos
 from test_eval_dense import COLOURS, ColourModel
 
 from wholegrain.data.record import HardPositive, Negative, Twin
-from wholegrain.evaluation.average_precision import mean_average_precision
 from wholegrain.evaluation.benchmarks.classification import judged
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, LabelledSet, Picture, Statement, Statements
 from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import score_statements
-from wholegrain.evaluation.boxes import box_classification, pointing
-from wholegrain.evaluation.branches import branches
-from wholegrain.evaluation.composition import composition, hard_positives, negatives
-from wholegrain.evaluation.dense_data import boxed, class_set, segmented
-from wholegrain.evaluation.faithfulness import faithfulness
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.few_shot import few_shot
-from wholegrain.evaluation.grounding import grounding
-from wholegrain.evaluation.linear_probe import probe
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.evaluation.segmentation import segmentation
-from wholegrain.evaluation.sparc_segmentation import sparc_segmentation
-from wholegrain.evaluation.stand_ins import ring, stand_ins
-from wholegrain.evaluation.zero_shot import classified
+from wholegrain.evaluation.dense.boxes import box_classification, pointing
+from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
+from wholegrain.evaluation.dense.segmentation import segmentation
+from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
+from wholegrain.evaluation.features.feature_store import FeatureStore
+from wholegrain.evaluation.statistics.average_precision import mean_average_precision
+from wholegrain.evaluation.statistics.stand_ins import ring, stand_ins
+from wholegrain.evaluation.tasks.branches import branches
+from wholegrain.evaluation.tasks.composition import composition, hard_positives, negatives
+from wholegrain.evaluation.tasks.faithfulness import faithfulness
+from wholegrain.evaluation.tasks.few_shot import few_shot
+from wholegrain.evaluation.tasks.grounding import grounding
+from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.zero_shot import classified
 
 SEEDS = range(8)
 FEW = 3  # so few pictures that a plain permutation leaves one in its place for two seeds of three

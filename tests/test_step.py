@@ -10,8 +10,8 @@ from wholegrain.data.batch import collate
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, names_of
-from wholegrain.training.precision import resolve_precision
+from wholegrain.training.loading.loader import DrawnSamples, names_of
+from wholegrain.training.memory.precision import resolve_precision
 from wholegrain.training.step import (
     NonFiniteLossError,
     learning_rate,

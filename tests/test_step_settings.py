@@ -12,13 +12,13 @@ from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.towers.io import load_model
-from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipTextTower
-from wholegrain.towers.timm_image import timm_tower
+from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower
+from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
-from wholegrain.training.recompute import blocks_of, recomputed
+from wholegrain.training.memory.recompute import blocks_of, recomputed
 from wholegrain.training.run import fit_model
 from wholegrain.training.step import NonFiniteLossError, make_optimiser, take_step
 

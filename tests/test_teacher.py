@@ -13,18 +13,18 @@ from torch.nn.parallel import DistributedDataParallel
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.losses.contract import LossOutput, unit
-from wholegrain.losses.gather import sum_over
+from wholegrain.losses.core.contract import LossOutput, unit
+from wholegrain.losses.core.gather import sum_over
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import TeacherRecipe, Term
 from wholegrain.towers.io import load_model
-from wholegrain.training import checkpoint
+from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.frozen import freeze_images, freeze_texts
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.frozen import freeze_images, freeze_texts
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
 from wholegrain.training.step import make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import Teacher
 

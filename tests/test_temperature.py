@@ -9,15 +9,15 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.losses.contract import MAX_SCALE, capped_scale
+from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.objectives.objective import Objective
-from wholegrain.towers.heads import convert_head
-from wholegrain.training.distributed import Place
+from wholegrain.towers.heads.registry import convert_head
+from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
-from wholegrain.training.plan import Plan
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.run import fit_model
-from wholegrain.training.sharded import Shards
 from wholegrain.training.step import take_step
 
 AT_CAP = torch.tensor(math.log(100.0)).item()  # float32's ln 100, whose exponential is above 100: OpenAI's weights have it

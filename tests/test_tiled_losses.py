@@ -15,18 +15,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import tiles
 from wholegrain.losses.clip import ClipLoss
-from wholegrain.losses.contract import unit
-from wholegrain.losses.gather import gather_texts
+from wholegrain.losses.core import tiles
+from wholegrain.losses.core.contract import unit
+from wholegrain.losses.core.gather import gather_texts
+from wholegrain.losses.core.known_true import KnownTrue
+from wholegrain.losses.core.tiled_sigmoid import tiled_sigmoid
+from wholegrain.losses.core.tiled_softmax import tiled_softmax
+from wholegrain.losses.core.tiles import Logits, Nothing
 from wholegrain.losses.imc import ImcLoss
-from wholegrain.losses.known_true import KnownTrue
 from wholegrain.losses.many_to_many import ManyToManyLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.siglip import SiglipLoss
-from wholegrain.losses.tiled_sigmoid import tiled_sigmoid
-from wholegrain.losses.tiled_softmax import tiled_softmax
-from wholegrain.losses.tiles import Logits, Nothing
 
 
 class Cells:

@@ -8,13 +8,13 @@ from open_clip.model import CustomTextCLIP
 
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.hf_text import HfTextTower
+from wholegrain.towers.base import keeps_true_length, masked_mean, real_tokens
 from wholegrain.towers.io import load_model
-from wholegrain.towers.open_clip import split_open_clip
-from wholegrain.towers.open_clip_folder import refuse_other_kinds
-from wholegrain.towers.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
-from wholegrain.towers.timm_image import TimmImageTower, timm_tower
-from wholegrain.towers.tower import keeps_true_length, masked_mean, real_tokens
+from wholegrain.towers.sources.hf_text import HfTextTower
+from wholegrain.towers.sources.open_clip import split_open_clip
+from wholegrain.towers.sources.open_clip_folder import refuse_other_kinds
+from wholegrain.towers.sources.small import SmallConfig, SmallImageTower, SmallTextTower, small_model
+from wholegrain.towers.sources.timm import TimmImageTower, timm_tower
 
 PATCHES, TOKENS = frozenset({"patches"}), frozenset({"tokens"})
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}

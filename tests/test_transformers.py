@@ -76,7 +76,7 @@ def test_siglip_with_its_padding_its_bias_and_its_scale(tmp_path):
 
 
 def test_siglip_of_a_size_that_timm_knows_takes_its_name():
-    from wholegrain.towers.from_transformers import _siglip_timm
+    from wholegrain.towers.sources.transformers import _siglip_timm
 
     config = transformers.SiglipVisionConfig(image_size=384, hidden_act="gelu")
     assert _siglip_timm("x", config) == ("vit_base_patch16_siglip_384", 384, {})

@@ -11,14 +11,14 @@ import planted_bugs
 import pytest
 import torch
 
-from wholegrain.app.verify import CHECKS, Seen, processes, verify, verify_all
-from wholegrain.app.verify.legacy import known_breaks
-from wholegrain.app.verify.variants import CASES, label, packaged, settings_of, variants
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
+from wholegrain.verify import CHECKS, Seen, processes, verify, verify_all
+from wholegrain.verify.legacy import known_breaks
+from wholegrain.verify.variants import CASES, label, packaged, settings_of, variants
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs" / "verify.md"
@@ -129,7 +129,7 @@ def test_the_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
 
 _LOCAL = """
 def gather_texts_of_here(vectors, pairing, group):
-    from wholegrain.losses.gather import GlobalTexts
+    from wholegrain.losses.core.gather import GlobalTexts
 
     return GlobalTexts(vectors, pairing, 0, 0, None)
 
@@ -185,7 +185,7 @@ def test_a_formula_can_be_claimed(tmp_path):
 def test_a_loss_that_waits_for_ever_is_found(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom dataclasses import replace\nfrom wholegrain.losses.clip import ClipLoss\n"
-        "from wholegrain.losses.gather import sum_over\n"
+        "from wholegrain.losses.core.gather import sum_over\n"
         "class Waits(ClipLoss):\n"
         "    def __call__(self, image, text, pairing, *rest, group=None):\n"
         "        if len(pairing.owner_N) > 5:\n"

@@ -12,7 +12,7 @@ from tiny_models import pixels, randomised
 
 from wholegrain.errors import UserError
 from wholegrain.towers import load_model
-from wholegrain.towers.torchscript import is_torchscript, read_torchscript
+from wholegrain.towers.sources.torchscript import is_torchscript, read_torchscript
 
 TINY = {
     "embed_dim": 16,

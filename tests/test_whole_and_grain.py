@@ -7,12 +7,12 @@ import torch
 from tiny_training import make_dataset, make_model
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.composition import composition
-from wholegrain.evaluation.encode import default_needs, encode_split, encode_texts
-from wholegrain.evaluation.named import load_any
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.evaluation.similarity import similarity
-from wholegrain.evaluation.whole_and_grain import WholeAndGrain, choose, grain
+from wholegrain.evaluation.features.encode import default_needs, encode_split, encode_texts
+from wholegrain.evaluation.features.named import load_any
+from wholegrain.evaluation.scores.similarity import similarity
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, choose, grain
+from wholegrain.evaluation.tasks.composition import composition
+from wholegrain.evaluation.tasks.retrieval import retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers import load_model, save_model
 

@@ -16,10 +16,10 @@ from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
+from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.plan import Plan
-from wholegrain.training.precision import autocast
+from wholegrain.training.memory.precision import autocast
 from wholegrain.training.run import offers
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.trackers import require_tracker

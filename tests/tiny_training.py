@@ -11,7 +11,7 @@ from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.small import SmallConfig, small_model
+from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.training.step import seed_everything
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "white": (240, 240, 240)}

@@ -26,9 +26,9 @@ from wholegrain.losses.mgca import MgcaLoss
 from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss
-from wholegrain.towers.heads import Widths
-from wholegrain.towers.pair_heads import FlairHead
-from wholegrain.towers.tower import RawImage, RawText
+from wholegrain.towers.base import RawImage, RawText
+from wholegrain.towers.heads.pair_heads import FlairHead
+from wholegrain.towers.heads.registry import Widths
 
 FULL = Shape(padded=False)
 SEVERAL = Shape(captions=3)

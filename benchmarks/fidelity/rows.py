@@ -273,7 +273,7 @@ def our_mask(legacy: bool) -> Ours:
     def value(p: Problem) -> Tensor:
         from open_clip.transformer import ResidualAttentionBlock
 
-        from wholegrain.towers.branches import branch_mask
+        from wholegrain.towers.branch_tokens import branch_mask
 
         torch.manual_seed(0)
         block = ResidualAttentionBlock(p.image.shape[1], 1)

@@ -80,7 +80,7 @@ def _model_and_run(place: Path) -> None:
     from wholegrain.evaluation.suite import evaluate
     from wholegrain.text.trained import train_tokenizer
     from wholegrain.towers.io import save_model
-    from wholegrain.towers.small import SmallConfig, small_model
+    from wholegrain.towers.sources.small import SmallConfig, small_model
     from wholegrain.training.loop import train
 
     model = small_model(SmallConfig(**SIZES, context=12, width=8), train_tokenizer(CAPTIONS, 100, 12))

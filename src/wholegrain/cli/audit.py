@@ -56,15 +56,15 @@ def audit(
 
     from rich.console import Console
 
-    from wholegrain.app.audit import AuditOptions, open_photos
-    from wholegrain.app.audit import audit as run
     from wholegrain.cli.prepare import column_roles
     from wholegrain.data.sources import SourceOptions
     from wholegrain.errors import UserError
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.report.audit_page import scorecard_table
     from wholegrain.towers import load_model
-    from wholegrain.training.distributed import choose_device
+    from wholegrain.training.distributed.processes import choose_device
+    from wholegrain.workflows.audit import AuditOptions, open_photos
+    from wholegrain.workflows.audit import audit as run
 
     if min(images, per_kind, batch) < 1 or pictures < 0:
         raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")

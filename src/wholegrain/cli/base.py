@@ -28,8 +28,8 @@ def base(
         steps: steps of the second stage, on whole pictures.
         seed: of weights and batches.
     """
-    from wholegrain.app.base import make_base
     from wholegrain.data.scenes.world import World
+    from wholegrain.workflows.base import make_base
 
     print(f"written: {make_base(out, world=World(glyphs=glyphs), work=work, steps=(crop_steps, steps), seed=seed)}")
     print(f"next: wholegrain gates --model {out} --glyphs {glyphs}")

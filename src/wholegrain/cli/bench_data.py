@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 if TYPE_CHECKING:
-    from wholegrain.app.bench_data import LoadingCosts
+    from wholegrain.workflows.bench_data import LoadingCosts
 
 
 def bench_data(
@@ -53,10 +53,10 @@ def bench_data(
             out.parent.mkdir(parents=True, exist_ok=True)
     with showing() as show:
         show("starting")
-        from wholegrain.app.bench_data import measure_loading
         from wholegrain.data.dataset import Dataset
         from wholegrain.data.preprocess import Preprocess
         from wholegrain.text.tokenizer import ClipTokenizer
+        from wholegrain.workflows.bench_data import measure_loading
 
         preprocess, tokenizer = Preprocess(image_size), ClipTokenizer()
         if model:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from wholegrain.app.bench_losses import LossCosts
+    from wholegrain.workflows.bench_losses import LossCosts
 
 
 def bench_losses(
@@ -42,7 +42,7 @@ def bench_losses(
             out.parent.mkdir(parents=True, exist_ok=True)
     with showing() as show:
         show("starting")
-        from wholegrain.app.bench_losses import measure_losses
+        from wholegrain.workflows.bench_losses import measure_losses
 
         costs = measure_losses(sizes, images, rounds, show=show)
     console = Console()
@@ -57,7 +57,7 @@ def _print(costs: LossCosts, console: Console) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Column, Table
 
-    from wholegrain.app.bench_losses import PAPER, PAPER_IMAGES, TOKENS, WIDTH, step_ratio
+    from wholegrain.workflows.bench_losses import PAPER, PAPER_IMAGES, TOKENS, WIDTH, step_ratio
 
     first, style = Column("loss", min_width=16), {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
     columns = ("images", "seconds", "to dense", "CPU s", "to dense", "MB", "of step")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from wholegrain.app.bench_step.measure import Rival, StepCosts
+    from wholegrain.workflows.bench_step.measure import Rival, StepCosts
 
 BEST = ("--torchcompile",)
 FUSED = ("--opt-kwargs", "fused=True")  # where open_clip's trainer has that flag
@@ -51,12 +51,12 @@ def bench_step(
     import torch
     from rich.console import Console
 
-    from wholegrain.app.bench_step.measure import Setting, measure_steps
     from wholegrain.cli.train import workers_by_default
     from wholegrain.data.dataset import Dataset
     from wholegrain.errors import UserError
     from wholegrain.towers.io import load_model
-    from wholegrain.training.precision import resolve_precision
+    from wholegrain.training.memory.precision import resolve_precision
+    from wholegrain.workflows.bench_step.measure import Setting, measure_steps
 
     if min(batch, rounds) < 1:
         raise UserError("Batch and rounds must be at least 1; change the option that is not.")
@@ -85,8 +85,8 @@ def bench_step(
 
 def pairs_to_run(source: Path | None, only: tuple[str, ...] = ()) -> list[tuple[Rival, Rival]]:
     """Ours, and what it is compared with."""
-    from wholegrain.app.bench_step.measure import Rival
     from wholegrain.errors import UserError
+    from wholegrain.workflows.bench_step.measure import Rival
 
     ours = {name: Rival(name, recipe=name) for name in ("clip", "ce_clip", "holistic", "sparc")}
     theirs = Rival("open_clip, defaults")

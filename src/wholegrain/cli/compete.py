@@ -55,11 +55,11 @@ def compete(
 
     from rich.console import Console
 
-    from wholegrain.app.compete import Rules
-    from wholegrain.app.compete import compete as run
     from wholegrain.errors import UserError
     from wholegrain.evaluation.suite import expand
     from wholegrain.objectives.recipe import recipe_names
+    from wholegrain.workflows.compete import Rules
+    from wholegrain.workflows.compete import compete as run
 
     if not recipes:
         raise UserError("A competition needs recipes, such as: wholegrain compete clip negclip ce_clip --data data/photos")

@@ -15,8 +15,8 @@ def demo(*, out: Path | None = None, quick: bool = False, seed: int = 0) -> int:
         quick: three methods and few steps, in under 90 seconds.
         seed: of the draws and of training.
     """
-    from wholegrain.app.demo import FULL, QUICK
-    from wholegrain.app.demo import demo as run
+    from wholegrain.workflows.demo import FULL, QUICK
+    from wholegrain.workflows.demo import demo as run
 
     run(out or Path("demo-quick" if quick else "demo"), size=QUICK if quick else FULL, seed=seed)
     return 0

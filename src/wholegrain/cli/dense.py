@@ -56,15 +56,15 @@ def dense(
     import sys
     from dataclasses import asdict, replace
 
-    from wholegrain.app.dense import DENSE_TASKS, DenseOptions
-    from wholegrain.app.dense import dense as run
-    from wholegrain.app.results import check_place, keep_results, results_place, weights_of
     from wholegrain.errors import UserError
     from wholegrain.evaluation.show import left_out_lines, print_results
-    from wholegrain.evaluation.templates import templates_of
+    from wholegrain.evaluation.tasks.templates import templates_of
     from wholegrain.suggest import closest
     from wholegrain.towers import load_model
-    from wholegrain.training.distributed import choose_device
+    from wholegrain.training.distributed.processes import choose_device
+    from wholegrain.workflows.dense import DENSE_TASKS, DenseOptions
+    from wholegrain.workflows.dense import dense as run
+    from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
 
     names = tuple(name.strip() for name in tasks.split(","))
     unknown = [name for name in names if name not in DENSE_TASKS]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
-    from wholegrain.app.doctor.finding import Finding
+    from wholegrain.doctor.finding import Finding
 
 
 def doctor(
@@ -65,11 +65,11 @@ def doctor(
             json_out.parent.mkdir(parents=True, exist_ok=True)
     with showing() as show:
         show("starting")
-        from wholegrain.app.doctor.doctor import examine
-        from wholegrain.app.doctor.finding import worst
         from wholegrain.cli.prepare import column_roles
         from wholegrain.cli.train import workers_by_default
         from wholegrain.data.sources import SourceOptions
+        from wholegrain.doctor.doctor import examine
+        from wholegrain.doctor.finding import worst
 
         columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
         told = SourceOptions(image_column, columns, split_column, image_root=image_root)

@@ -83,12 +83,12 @@ def enrich(
     """
     from rich.console import Console
 
-    from wholegrain.app.enrich import Captioning, Wanted
-    from wholegrain.app.enrich import enrich as run
     from wholegrain.enrich.captions.endpoint import Endpoint
     from wholegrain.enrich.captions.spending import Limit
     from wholegrain.enrich.runner.progress import Shown
     from wholegrain.enrich.runner.run import Options
+    from wholegrain.workflows.enrich import Captioning, Wanted
+    from wholegrain.workflows.enrich import enrich as run
 
     if negatives is None and not hard_positives and not captions and not audit:
         raise UserError("Say what to make: --negatives, --hard-positives, --captions MODEL, or --audit to look at what is there.")

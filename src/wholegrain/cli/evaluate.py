@@ -73,15 +73,15 @@ def evaluate(
     """
     import sys
 
-    from wholegrain.app.results import check_place, keep_results, results_place, weights_of
-    from wholegrain.app.seen import say_seen, trained_on
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.averages import averaged, check_average
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
-    from wholegrain.evaluation.named import is_function, load_any
-    from wholegrain.evaluation.sharing import sharing
+    from wholegrain.evaluation.features.named import is_function, load_any
+    from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.show import left_out_lines, print_results
-    from wholegrain.training.distributed import processes
+    from wholegrain.evaluation.statistics.averages import averaged, check_average
+    from wholegrain.training.distributed.processes import processes
+    from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
+    from wholegrain.workflows.seen import say_seen, trained_on
 
     further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
     wanted = [asked(text, images, further) for text in benchmark]

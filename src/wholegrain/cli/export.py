@@ -38,8 +38,8 @@ def export(
         push: org/name on the Hugging Face Hub.
         private: for a repository that is made now.
     """
-    from wholegrain.app.export import Wish
-    from wholegrain.app.export import export as run
+    from wholegrain.workflows.export import Wish
+    from wholegrain.workflows.export import export as run
 
     done = run(Wish(model, out, to, approximate, data, split, results, push, private))
     if done.approximation:

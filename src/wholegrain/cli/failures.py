@@ -144,7 +144,7 @@ def batch_of(given: Mapping[str, Any]) -> int:
         return int(given["batch"])
     with suppress(Exception):
         from wholegrain.objectives.recipe import load_recipe
-        from wholegrain.training.run_folder import read_recipe
+        from wholegrain.training.checkpoints.run_folder import read_recipe
 
         if given.get("resume") is not None:
             return read_recipe(given["resume"]).optimiser.batch

@@ -20,13 +20,13 @@ def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "
     from rich.console import Console
     from rich.table import Table
 
-    from wholegrain.app.base import load_base
-    from wholegrain.app.gates import run_gates
     from wholegrain.data.dataset import Dataset
     from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
     from wholegrain.data.scenes.world import World
     from wholegrain.progress import counted, showing
     from wholegrain.towers.io import load_model
+    from wholegrain.towers.sources.base_model import load_base
+    from wholegrain.workflows.gates import run_gates
 
     world = World(glyphs=glyphs)
     base = load_model(model) if model else load_base(world)

@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from wholegrain.errors import UserError
 
 if TYPE_CHECKING:
-    from wholegrain.app.about import About
+    from wholegrain.workflows.about import About
 
 MODELS = ("model.json", "model", "checkpoints", "open_clip_config.json", "config.json")
 """What is in a folder that is a model or a run."""
@@ -38,7 +38,7 @@ def inspect(what: Positional[str], /, *, out: Path | None = None, per_split: int
 
     console = Console(markup=False)
     if address(what) is None and not (Path(what) / "manifest.json").is_file():
-        from wholegrain.app.about import about
+        from wholegrain.workflows.about import about
 
         if Path(what).is_dir() and not any((Path(what) / name).exists() for name in MODELS):
             raise UserError(f"{what} holds neither a data set (manifest.json) nor a model ({', '.join(MODELS)}); check the path")

@@ -141,7 +141,7 @@ def _asked(arguments: list[str]) -> partial[Any]:
 
 
 def _run(call: partial[Any]) -> int:
-    from wholegrain.app.memory import keep_freed_memory
+    from wholegrain.workflows.memory import keep_freed_memory
 
     keep_freed_memory()
     result = call()

@@ -20,9 +20,9 @@ def methods() -> None:
         table.add_column(name, max_width=most.get(name), justify="right" if name == "work" else "left")
     with showing() as show:
         show("starting")
-        from wholegrain.app.costs import encoded, loss_work
         from wholegrain.objectives.objective import Objective
         from wholegrain.objectives.recipe import load_recipe, recipe_names
+        from wholegrain.workflows.costs import encoded, loss_work
 
         for name in each(recipe_names(), "counting what recipes cost", show):
             recipe = load_recipe(name)

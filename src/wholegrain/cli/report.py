@@ -62,12 +62,12 @@ def report(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"reading {data} and {len(runs)} model{'s' if len(runs) > 1 else ''}", markup=False)
     from wholegrain.data.dataset import Dataset
-    from wholegrain.evaluation.encode import split_keys
+    from wholegrain.evaluation.features.encode import split_keys
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
     from wholegrain.report.report import Entry, write_report
     from wholegrain.towers import load_model
-    from wholegrain.training.distributed import choose_device
+    from wholegrain.training.distributed.processes import choose_device
 
     dataset, tasks, place = Dataset(data), expand(suite), choose_device(None if device == "auto" else device)
     split_keys(dataset, split)
@@ -124,8 +124,8 @@ class _Job:
 
     def saved(self) -> tuple[list[Any], dict[str, str]] | None:
         """Saved results of this model, data and split that hold all tasks, done as they are by default."""
-        from wholegrain.app.results import is_fresh, results_of
         from wholegrain.evaluation.result import load_results
+        from wholegrain.workflows.results import is_fresh, results_of
 
         for place in results_of(self.spec).values():
             results, meta = load_results(place)
@@ -138,9 +138,9 @@ class _Job:
 
     def measured(self) -> tuple[list[Any], dict[str, str]]:
         """New results, which are saved where evaluate would."""
-        from wholegrain.app.results import keep_results, results_place, weights_of
         from wholegrain.evaluation.result import NotSupportedError
         from wholegrain.evaluation.suite import evaluate
+        from wholegrain.workflows.results import keep_results, results_place, weights_of
 
         left_out: dict[str, str] = {}
         features = {}
@@ -160,7 +160,7 @@ class _Job:
     @cached_property
     def features(self) -> Any:
         """Of the split."""
-        from wholegrain.app.split_features import split_features
+        from wholegrain.workflows.split_features import split_features
 
         with self.console.status("pictures and captions") as status:
             return split_features(

@@ -67,12 +67,12 @@ def train(
         project: the tracker's project.
         timeout: seconds to wait for another process before it is taken for lost.
     """
-    from wholegrain.app.begin import begin
-    from wholegrain.app.validation import validation
     from wholegrain.data.mixture import absolute
-    from wholegrain.training.launch import launch
+    from wholegrain.training.distributed.launch import launch
     from wholegrain.training.loop import train as run_training
+    from wholegrain.training.start import begin
     from wholegrain.training.trackers import require_tracker
+    from wholegrain.workflows.validation import validation
 
     if tracker:
         require_tracker(tracker)
@@ -129,7 +129,7 @@ def _next(run: Path, dataset: Dataset) -> str:
 
 def _is_of(folder: Path, command: str) -> bool:
     """Whether a folder holds a run that this very command began."""
-    from wholegrain.training.run_folder import read_run
+    from wholegrain.training.checkpoints.run_folder import read_run
 
     return (folder / "run.json").exists() and read_run(folder).get("command") == command
 
@@ -137,7 +137,7 @@ def _is_of(folder: Path, command: str) -> bool:
 def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
     from wholegrain.data.mixture import open_data
     from wholegrain.towers.io import load_model
-    from wholegrain.training.run_folder import read_recipe, read_run
+    from wholegrain.training.checkpoints.run_folder import read_recipe, read_run
 
     run = run.resolve()  # runs/latest may point elsewhere by the end
     data: Any = read_run(run).get("data")

@@ -32,9 +32,9 @@ def verify(
     """
     import json as text
 
-    from wholegrain.app.verify.settings import parse_settings
     from wholegrain.errors import UserError
     from wholegrain.progress import showing
+    from wholegrain.verify.settings import parse_settings
 
     if all and (settings or like or checks):
         raise UserError("Option --all goes with no other option but --json; leave the others out.")
@@ -43,9 +43,9 @@ def verify(
     told = parse_settings(settings)
     with showing() as show:
         show("starting")
-        from wholegrain.app.verify.show import show_exactness, show_verdict
-        from wholegrain.app.verify.verdict import verify as run
-        from wholegrain.app.verify.verdict import verify_all
+        from wholegrain.verify.show import show_exactness, show_verdict
+        from wholegrain.verify.verdict import verify as run
+        from wholegrain.verify.verdict import verify_all
 
         if all:
             verdicts = verify_all([loss] if loss else None, show)

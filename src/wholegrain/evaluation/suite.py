@@ -11,16 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.branches import branches
-from wholegrain.evaluation.composition import composition, hard_positives, negatives
-from wholegrain.evaluation.encode import Encoded, encode_split, split_keys
-from wholegrain.evaluation.faithfulness import faithfulness
-from wholegrain.evaluation.grounding import grounding
-from wholegrain.evaluation.linear_probe import linear_probe
+from wholegrain.evaluation.features.encode import Encoded, encode_split, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.evaluation.similarity import Scorer
-from wholegrain.evaluation.zero_shot import zero_shot
+from wholegrain.evaluation.scores.similarity import Scorer
+from wholegrain.evaluation.tasks.branches import branches
+from wholegrain.evaluation.tasks.composition import composition, hard_positives, negatives
+from wholegrain.evaluation.tasks.faithfulness import faithfulness
+from wholegrain.evaluation.tasks.grounding import grounding
+from wholegrain.evaluation.tasks.linear_probe import linear_probe
+from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.suggest import closest
 
 SUITES = {
@@ -72,7 +72,7 @@ def evaluate(
         tasks: names of tasks or of :data:`SUITES`, a sequence or one string with commas.
         seed: of resamples, permutations and draws; same seed, same result.
         progress: show what is being done, and say on standard error which task was left out and why, unless ``left_out`` takes it.
-        cache: a folder for features; see :func:`~wholegrain.evaluation.encode.encode_split`.
+        cache: a folder for features; see :func:`~wholegrain.evaluation.features.encode.encode_split`.
         settings: task -> further arguments of its function, e.g. ``{"retrieval": {"one_caption": True}}``.
         left_out: is filled with task -> reason, for the caller to tell.
         features: split -> its features: those in it are not made again, and those that a task made are put there.

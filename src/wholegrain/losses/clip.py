@@ -15,7 +15,7 @@ here; the model caps it at 100.
 
 Duplicates: ignored (``duplicates="ignore"``); ``"negative"`` is what released code does.
 Cost: per process four products of B_local x N x D multiply-adds, one of them forward (three if the scores are few enough to keep);
-memory for a few tiles of scores and the vectors (``losses/tiled_softmax.py``); sends each text's vector once.
+memory for a few tiles of scores and the vectors (``losses/core/tiled_softmax.py``); sends each text's vector once.
 
 Example:
     >>> import torch
@@ -35,9 +35,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, full_precision
-from wholegrain.losses.contrastive import pooled_softmax
-from wholegrain.losses.known_true import Duplicates
+from wholegrain.losses.core.contract import LossOutput, State, full_precision
+from wholegrain.losses.core.contrastive import pooled_softmax
+from wholegrain.losses.core.known_true import Duplicates
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, takes_numbers, unit
-from wholegrain.losses.gather import max_over, sum_over, world
-from wholegrain.losses.matching import NEEDED, own_log_odds
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, takes_numbers, unit
+from wholegrain.losses.core.gather import max_over, sum_over, world
+from wholegrain.losses.core.matching import NEEDED, own_log_odds
 
 
 @dataclass(frozen=True)

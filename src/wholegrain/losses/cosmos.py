@@ -56,12 +56,12 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, capped_scale, full_precision, unit
-from wholegrain.losses.contrastive import Rest, over_processes
-from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, row_counts
-from wholegrain.losses.known_true import Duplicates, KnownTrue
-from wholegrain.losses.tiled_softmax import tiled_softmax
-from wholegrain.losses.tiles import Logits, Mask
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, capped_scale, full_precision, unit
+from wholegrain.losses.core.contrastive import Rest, over_processes
+from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, row_counts
+from wholegrain.losses.core.known_true import Duplicates, KnownTrue
+from wholegrain.losses.core.tiled_softmax import tiled_softmax
+from wholegrain.losses.core.tiles import Logits, Mask
 
 
 @dataclass(frozen=True)

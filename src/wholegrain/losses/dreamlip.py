@@ -46,9 +46,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, row_counts, sum_over
-from wholegrain.losses.pair_scores import blocks, joined, over_processes
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, row_counts, sum_over
+from wholegrain.losses.core.pair_scores import blocks, joined, over_processes
 from wholegrain.losses.sparc import minmax_weights
 
 

@@ -44,9 +44,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.known_true import Duplicates
-from wholegrain.losses.pair_scores import Tokens, blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.known_true import Duplicates
+from wholegrain.losses.core.pair_scores import Tokens, blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
 
 KEPT = {"own": 1.0, "sparc": 0.8}
 

@@ -44,10 +44,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.attention_pool import Pool
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import gather_texts, sum_over
-from wholegrain.losses.known_true import Duplicates, KnownTrue, own_foils
+from wholegrain.losses.core.attention_pool import Pool
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import gather_texts, sum_over
+from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.known_true import Duplicates
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.known_true import Duplicates
+from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, joined
 from wholegrain.losses.own_negatives import choice_among_own, true_foils
-from wholegrain.losses.pair_scores import Tokens, blocks, clean_tokens, joined
 from wholegrain.losses.sparc import minmax_weights
 
 

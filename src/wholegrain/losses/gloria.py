@@ -45,9 +45,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision
-from wholegrain.losses.known_true import Duplicates
-from wholegrain.losses.pair_scores import blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of, pooled_cosine
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision
+from wholegrain.losses.core.known_true import Duplicates
+from wholegrain.losses.core.pair_scores import (
+    blocks,
+    candidates,
+    clean_tokens,
+    gather_tokens,
+    joined,
+    pair_softmax_of,
+    pooled_cosine,
+)
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,13 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, takes_numbers, unit
-from wholegrain.losses.contrastive import grouped_lse
-from wholegrain.losses.gather import gather_texts, sum_over
-from wholegrain.losses.known_true import KnownTrue
-from wholegrain.losses.matching import NEEDED, own_log_odds
-from wholegrain.losses.tiled_softmax import tiled_softmax
-from wholegrain.losses.tiles import Logits, Nothing
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, takes_numbers, unit
+from wholegrain.losses.core.contrastive import grouped_lse
+from wholegrain.losses.core.gather import gather_texts, sum_over
+from wholegrain.losses.core.known_true import KnownTrue
+from wholegrain.losses.core.matching import NEEDED, own_log_odds
+from wholegrain.losses.core.tiled_softmax import tiled_softmax
+from wholegrain.losses.core.tiles import Logits, Nothing
 
 
 @dataclass(frozen=True)

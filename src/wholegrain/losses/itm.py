@@ -14,7 +14,7 @@ is the difference of the two outputs, and the loss is the same.
 
 Differences. The codes draw with ``torch.multinomial`` from the batch of one process, so the loss depends on the number of processes and
 on the order of the batch; here from the global batch, by numbers that are hashes of the pair's ids and of a count of steps
-(``losses/hashed_noise.py``): the same draw for any number of processes and any order, and another in every step. The count is carried
+(``losses/core/hashed_noise.py``): the same draw for any number of processes and any order, and another in every step. The count is carried
 state; torch's generator is not used, because every process has its own. ALBEF's code adds 1e-4 to the logits before the
 softmax (which changes nothing), X-VLM's 1e-5 to the probabilities, against rows of zeros, which cannot come about here.
 Hard negatives of the data are ours. X-VLM also matches regions with their phrases: give those as images and texts of their own.
@@ -48,12 +48,12 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, takes_numbers, unit
-from wholegrain.losses.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
-from wholegrain.losses.hashed_noise import gumbel, mixed
-from wholegrain.losses.known_true import Duplicates, KnownTrue, own_foils
-from wholegrain.losses.matching import NEEDED, log_odds
-from wholegrain.losses.pair_scores import Tokens, clean_tokens, gather_tokens
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, takes_numbers, unit
+from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
+from wholegrain.losses.core.hashed_noise import gumbel, mixed
+from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
+from wholegrain.losses.core.matching import NEEDED, log_odds
+from wholegrain.losses.core.pair_scores import Tokens, clean_tokens, gather_tokens
 
 CELLS = 2**24  # float64 numbers of one block of the draw: 128 MB
 

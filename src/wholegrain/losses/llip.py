@@ -36,11 +36,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.attention_pool import Pool
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import gather_texts
-from wholegrain.losses.known_true import Duplicates
-from wholegrain.losses.pair_scores import candidates, pair_sigmoid_of, pair_softmax_of
+from wholegrain.losses.core.attention_pool import Pool
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import gather_texts
+from wholegrain.losses.core.known_true import Duplicates
+from wholegrain.losses.core.pair_scores import candidates, pair_sigmoid_of, pair_softmax_of
 
 
 @dataclass(frozen=True)

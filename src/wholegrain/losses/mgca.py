@@ -44,9 +44,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import sum_over
-from wholegrain.losses.pair_scores import blocks, clean_tokens
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import sum_over
+from wholegrain.losses.core.pair_scores import blocks, clean_tokens
 
 
 @dataclass(frozen=True)

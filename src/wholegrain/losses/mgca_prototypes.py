@@ -38,8 +38,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, full_precision, unit
-from wholegrain.losses.gather import max_over, sum_over
+from wholegrain.losses.core.contract import LossOutput, State, full_precision, unit
+from wholegrain.losses.core.gather import max_over, sum_over
 
 
 @torch.no_grad()

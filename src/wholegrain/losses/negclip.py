@@ -35,9 +35,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, full_precision
-from wholegrain.losses.contrastive import pooled_softmax
-from wholegrain.losses.known_true import Duplicates
+from wholegrain.losses.core.contract import LossOutput, State, full_precision
+from wholegrain.losses.core.contrastive import pooled_softmax
+from wholegrain.losses.core.known_true import Duplicates
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import grouped_lse
-from wholegrain.losses.gather import gather_texts, sum_over
-from wholegrain.losses.known_true import Duplicates, own_foils
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contrastive import grouped_lse
+from wholegrain.losses.core.gather import gather_texts, sum_over
+from wholegrain.losses.core.known_true import Duplicates, own_foils
 
 
 @dataclass(frozen=True)

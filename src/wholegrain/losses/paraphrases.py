@@ -40,12 +40,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Rest
-from wholegrain.losses.gather import gather_texts, sum_over
-from wholegrain.losses.known_true import Duplicates, KnownTrue
-from wholegrain.losses.tiled_softmax import tiled_softmax
-from wholegrain.losses.tiles import Logits
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contrastive import Rest
+from wholegrain.losses.core.gather import gather_texts, sum_over
+from wholegrain.losses.core.known_true import Duplicates, KnownTrue
+from wholegrain.losses.core.tiled_softmax import tiled_softmax
+from wholegrain.losses.core.tiles import Logits
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import pair_sigmoid
-from wholegrain.losses.gather import gather_texts
-from wholegrain.losses.tiles import Logits
+from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contrastive import pair_sigmoid
+from wholegrain.losses.core.gather import gather_texts
+from wholegrain.losses.core.tiles import Logits
 
 
 @dataclass(frozen=True)

@@ -61,10 +61,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.gather import sum_over
-from wholegrain.losses.known_true import KnownTrue
-from wholegrain.losses.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, over_processes, pooled_cosine
+from wholegrain.losses.core.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.gather import sum_over
+from wholegrain.losses.core.known_true import KnownTrue
+from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, over_processes, pooled_cosine
 
 
 def minmax_weights(similarity: Tensor, sigma: float | None = None, eps: float = 1e-6) -> Tensor:

@@ -42,10 +42,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses import contrastive
-from wholegrain.losses.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.contrastive import Duplicates, Foils, own_foils, pair_sigmoid, pair_softmax
-from wholegrain.losses.gather import gather_texts
+from wholegrain.losses.core import contrastive
+from wholegrain.losses.core.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contrastive import Duplicates, Foils, own_foils, pair_sigmoid, pair_softmax
+from wholegrain.losses.core.gather import gather_texts
 from wholegrain.losses.sparc import minmax_weights
 
 Weights = Literal["softmax", "minmax"]

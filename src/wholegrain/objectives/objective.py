@@ -1,7 +1,7 @@
 """The objective of a recipe: a weighted sum of losses, what they need, and the state that they carry from step to step.
 
 Every term sees the images and the texts of its own roles (a negative goes with its caption). A term's value is this process's
-share of the global loss (:mod:`wholegrain.losses.contract`), and so is the sum.
+share of the global loss (:mod:`wholegrain.losses.core.contract`), and so is the sum.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.contract import LossOutput, State
+from wholegrain.losses.core.contract import LossOutput, State
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Recipe, Term, selects
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from wholegrain.errors import UserError
-from wholegrain.losses.contract import NEEDS, Loss
+from wholegrain.losses.core.contract import NEEDS, Loss
 from wholegrain.objectives.ranges import SETTING_RANGES
 from wholegrain.objectives.schema import Term, closest
 from wholegrain.structure import StructureError, structure
@@ -47,7 +47,7 @@ def resolve_loss(term: Term) -> Loss:
     if not fine:
         raise UserError(
             f'"{term.loss}" of term "{term.name}" is not a loss: it must be callable and have "needs", a set out of '
-            f"{', '.join(sorted(NEEDS))}; see wholegrain.losses.contract."
+            f"{', '.join(sorted(NEEDS))}; see wholegrain.losses.core.contract."
         )
     return cast(Loss, loss)
 

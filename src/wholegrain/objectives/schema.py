@@ -268,7 +268,7 @@ class Optimiser:
         steps: optimiser steps; 0 means ``epochs``.
         batch: images per step over all processes together.
         micro_batch: images that one process encodes at once; 0 is all of them. Smaller ones need less memory and a second forward
-            pass; the step is the same to rounding (``training/accumulate.py``).
+            pass; the step is the same to rounding (``training/memory/accumulate.py``).
         recompute: towers keep only what enters each block, and compute the rest again in the backward pass: less memory, about a third
             more time, the same step bit for bit on a CPU.
         compile: blocks of the towers go through torch.compile: for GPUs; on a CPU it takes a minute to begin and gains little.

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wholegrain.enrich.words.lexicon import lexicon
-from wholegrain.evaluation.encode import Encoded, split_keys
+from wholegrain.evaluation.features.encode import Encoded, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
@@ -148,7 +148,7 @@ def write_audit_page(
 
     Args:
         dataset: the images that were asked about, with the questions as its sidecars.
-        facts: as :func:`wholegrain.app.audit.audit` counts them.
+        facts: as :func:`wholegrain.workflows.audit.audit` counts them.
         pictures: how many photos are shown with heat maps.
         known: features that are there already.
     """

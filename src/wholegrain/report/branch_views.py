@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from wholegrain.data.record import caption_id
-from wholegrain.evaluation.encode import encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.features.encode import encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import Figure
-from wholegrain.evaluation.similarity import unit
+from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.report.entry import Entry
 from wholegrain.report.pictures import data_uri, seen_part
 

@@ -30,7 +30,7 @@ def write_enrich_page(
     Args:
         path: the HTML file; it needs no other file and no network.
         dataset: with its sidecars.
-        facts: of :func:`wholegrain.app.quality.quality`.
+        facts: of :func:`wholegrain.workflows.quality.quality`.
         samples: kind -> negatives to show.
         seed: draws the pictures that are shown with all their texts.
 

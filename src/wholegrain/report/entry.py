@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.encode import Encoded
+from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.files import parse_json, read_json, read_text, read_toml
 from wholegrain.structure import StructureError, structure

@@ -12,10 +12,10 @@ import torch
 
 from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
-from wholegrain.evaluation.blind import words
-from wholegrain.evaluation.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult, need_columns
-from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.scores.similarity import Scorer
+from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.entry import Entry
 from wholegrain.report.heatmaps import content_phrases, overlay, own_region, patch_maps, region_mask

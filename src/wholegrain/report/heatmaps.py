@@ -1,6 +1,6 @@
 """Where in a picture a model sees a phrase: the cosine of the phrase's text vector with every patch vector, laid over the picture.
 
-The read-out is that of :mod:`wholegrain.evaluation.grounding`, so a heat map shows what the figures count. Nothing is trained or
+The read-out is that of :mod:`wholegrain.evaluation.tasks.grounding`, so a heat map shows what the figures count. Nothing is trained or
 tuned for it, and negative cosines are not cut off.
 """
 
@@ -18,11 +18,11 @@ from PIL import Image
 
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
-from wholegrain.evaluation.blind import words
-from wholegrain.evaluation.encode import device_of, encode_texts, evaluating
-from wholegrain.evaluation.regions import Box, decode_mask
+from wholegrain.evaluation.dense.regions import Box, decode_mask
+from wholegrain.evaluation.features.encode import device_of, encode_texts, evaluating
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.similarity import unit
+from wholegrain.evaluation.scores.similarity import unit
+from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.pictures import SIDE, seen_part, shown_size
 
 COLOURS = "viridis"  # perceptually uniform, and rising in lightness, so that it survives grey print and colour blindness

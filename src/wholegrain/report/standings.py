@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.compare import Mean, mean_over_seeds
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.show import narrow_table
+from wholegrain.evaluation.statistics.compare import Mean, mean_over_seeds
 from wholegrain.report.entry import Entry
 from wholegrain.report.tables import Column, kind_comparisons, leaders, main_comparison
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.compare import compare
-from wholegrain.evaluation.intervals import Difference
 from wholegrain.evaluation.result import Figure
 from wholegrain.evaluation.show import show
+from wholegrain.evaluation.statistics.compare import compare
+from wholegrain.evaluation.statistics.intervals import Difference
 from wholegrain.report.entry import Entry
 
 WEAK_BELOW = 0.6

@@ -19,10 +19,10 @@ from rich.table import Table
 from rich.text import Text
 
 from wholegrain.data.record import Twin
-from wholegrain.evaluation.blind import words
-from wholegrain.evaluation.encode import default_needs, encode_keys, encode_texts
+from wholegrain.evaluation.features.encode import default_needs, encode_keys, encode_texts
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.similarity import Scorer
+from wholegrain.evaluation.scores.similarity import Scorer
+from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.examples import Scores
 from wholegrain.report.heatmaps import COLOURS, content_phrases, overlay, own_region, patch_maps, region_mask
 from wholegrain.report.pictures import seen_part

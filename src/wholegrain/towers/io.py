@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +34,24 @@ from wholegrain.files import digest, read_json, sha256, shown
 from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import Tokenizer, load_tokenizer
+from wholegrain.towers.base import TunedModule
 from wholegrain.towers.bounds import check_finite, check_numbers, dry
-from wholegrain.towers.from_transformers import CONFIG_FILE, FILES, kind_of, load_transformers
-from wholegrain.towers.heads import HeadConfig, build_head, convert_head
-from wholegrain.towers.hf_text import build_hf_text
-from wholegrain.towers.hub import from_hub, on_hub
+from wholegrain.towers.heads.registry import HeadConfig, build_head, convert_head
 from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import build_open_clip_image, build_open_clip_text
-from wholegrain.towers.open_clip_folder import CONFIG_FILE as OPEN_CLIP_FILE
-from wholegrain.towers.open_clip_folder import LOCAL
-from wholegrain.towers.open_clip_load import load_open_clip
-from wholegrain.towers.pair import load_pair
 from wholegrain.towers.positions import fitted, split_options
 from wholegrain.towers.saved_model import AGAIN, MODEL_FILE, SavedModel, check_fits, check_unchanged
-from wholegrain.towers.small import SmallConfig, SmallImageTower, small_model, small_text_tower
+from wholegrain.towers.sources.hf_text import build_hf_text
+from wholegrain.towers.sources.hub import from_hub, on_hub
+from wholegrain.towers.sources.open_clip import build_open_clip_image, build_open_clip_text
+from wholegrain.towers.sources.open_clip_folder import CONFIG_FILE as OPEN_CLIP_FILE
+from wholegrain.towers.sources.open_clip_folder import LOCAL
+from wholegrain.towers.sources.open_clip_load import load_open_clip
+from wholegrain.towers.sources.pair import load_pair
+from wholegrain.towers.sources.small import SmallConfig, SmallImageTower, small_model, small_text_tower
+from wholegrain.towers.sources.timm import timm_tower
+from wholegrain.towers.sources.transformers import CONFIG_FILE, FILES, kind_of, load_transformers
 from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
-from wholegrain.towers.timm_image import timm_tower
-from wholegrain.towers.tower import TunedModule
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -70,6 +71,7 @@ def load_model(
     Args:
         spec: one of
 
+            * ``base``: the shipped base model of the scenes;
             * ``small``, or ``small:image_size=96,pool=class``: the from-scratch preset; needs ``tokenizer``;
             * ``ViT-B-32`` (random weights), ``ViT-B-32:openai`` (a tag of open_clip), ``ViT-B-32:FILE`` (a weights file, also
               OpenAI's own);
@@ -77,11 +79,11 @@ def load_model(
               :func:`save_model`;
             * a folder that :func:`save_model` wrote, a run that holds one in ``model/``, or ``RUN:last`` for a named checkpoint
               of a run;
-            * ``pair.toml``: see :mod:`wholegrain.towers.pair`.
+            * ``pair.toml``: see :mod:`wholegrain.towers.sources.pair`.
 
             Behind it may stand ``,context=248``, ``,positions=interpolate`` and ``,image_size=336``.
         tokenizer: for ``small``; other models bring theirs.
-        head: converts the head after loading (:func:`wholegrain.towers.heads.convert_head`).
+        head: converts the head after loading (:func:`wholegrain.towers.heads.registry.convert_head`).
         context_length, positions, image_size: a longer or shorter context, and another picture size, by interpolated positions; see
             :mod:`wholegrain.towers.positions`.
 
@@ -118,12 +120,19 @@ def needs_tokenizer(spec: str | Path) -> bool:
     return str(spec).partition(":")[0] == "small"
 
 
+def base_folder() -> Path:
+    """Where the shipped base model lies: ``model.json``, ``model.safetensors``, the tokeniser and ``origin.json``."""
+    return Path(str(resources.files("wholegrain") / "assets" / "base"))
+
+
 def _load(spec: str, tokenizer: Tokenizer | None) -> Model:
     if needs_tokenizer(spec):
         return _load_small(spec, tokenizer)
     _check_name(spec)
     if spec.endswith(".toml"):
         return load_pair(spec)
+    if spec == "base":
+        return _load_saved(base_folder())
     if (folder := _saved_folder(spec)) is not None:
         return _load_saved(folder)
     if os.path.lexists(Path(spec) / OPEN_CLIP_FILE):

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.losses.contract import MAX_SCALE, capped_scale
+from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.head import PlainHead
-from wholegrain.towers.tower import NOTHING, RawImage, RawText, TunedModule
+from wholegrain.towers.base import NOTHING, RawImage, RawText, TunedModule
+from wholegrain.towers.heads.base import PlainHead
 
 
 class Model(nn.Module):
     """A CLIP model: uint8 pixels and token rows in, features of one shared width out.
 
     Args:
-        image_tower, text_tower: see :mod:`wholegrain.towers.tower`.
-        head: see :mod:`wholegrain.towers.heads`.
+        image_tower, text_tower: see :mod:`wholegrain.towers.base`.
+        head: see :mod:`wholegrain.towers.heads.registry`.
         preprocess: how images are resized and normalised for this image tower.
         tokenizer: makes this text tower's token rows.
         log_scale: logarithm of the factor on cosines; CLIP starts at ln(1 / 0.07).

@@ -29,11 +29,11 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.towers.hf_text import HfTextTower
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import OpenClipImageTower, OpenClipTextTower
-from wholegrain.towers.small import RecurrentTextTower, SmallTextTower, at_image_size
-from wholegrain.towers.timm_image import TimmImageTower
+from wholegrain.towers.sources.hf_text import HfTextTower
+from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower
+from wholegrain.towers.sources.small import RecurrentTextTower, SmallTextTower, at_image_size
+from wholegrain.towers.sources.timm import TimmImageTower
 
 KEPT = 20
 MOST = {"context": 2**13, "image_size": 4096}

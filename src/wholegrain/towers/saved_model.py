@@ -8,7 +8,7 @@ from typing import Any, NotRequired, TypedDict
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256
 from wholegrain.towers.model import Model
-from wholegrain.towers.open_clip import OpenClipImageTower
+from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.tensor_files import Header
 
 AGAIN = "save the model again"

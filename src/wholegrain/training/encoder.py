@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from wholegrain.data.batch import Batch
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.model import Model
-from wholegrain.training.frozen import FrozenImages, FrozenTexts
-from wholegrain.training.patch_dropout import PatchDropout
+from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts
+from wholegrain.training.memory.patch_dropout import PatchDropout
 from wholegrain.training.teacher import Teacher
 
 MADE_HERE = frozenset({"teacher", "views"})

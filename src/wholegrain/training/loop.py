@@ -21,20 +21,20 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
-from wholegrain.training import checkpoint
-from wholegrain.training.agreement import facts_to_agree_on
-from wholegrain.training.compiled import compiled
-from wholegrain.training.distributed import TIMEOUT, Place, processes
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.run_folder import RunFolder
+from wholegrain.training.checkpoints.saver import Saver
+from wholegrain.training.distributed.agreement import facts_to_agree_on
+from wholegrain.training.distributed.processes import TIMEOUT, Place, processes
+from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.interrupts import Interrupts
-from wholegrain.training.loader import DrawnSamples, Loader, OnDevice, PlanSampler, Tell, make_loader
+from wholegrain.training.loading.loader import DrawnSamples, Loader, OnDevice, PlanSampler, Tell, make_loader
+from wholegrain.training.memory.compiled import compiled
+from wholegrain.training.memory.precision import autocast
+from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.meters import Meters, Reporter, Silent
-from wholegrain.training.precision import autocast
-from wholegrain.training.recompute import recomputed
 from wholegrain.training.run import Run, assemble, go_on, make_encoder, packed, take_up
-from wholegrain.training.run_folder import RunFolder
-from wholegrain.training.saver import Saver
-from wholegrain.training.sharded import Shards
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,

@@ -13,22 +13,22 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
-from wholegrain.towers.heads import HeadConfig, convert_head
+from wholegrain.towers.heads.registry import HeadConfig, convert_head
 from wholegrain.towers.lora import add_lora
 from wholegrain.towers.model import Model
-from wholegrain.training import checkpoint
-from wholegrain.training.accumulate import refuse_batchnorm
-from wholegrain.training.distributed import Place
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.identity import RunIdentity
+from wholegrain.training.checkpoints.run_folder import RunFolder
+from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.sharded import Shards, load_shards, read_shards, refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
-from wholegrain.training.frozen import drawable_texts, freeze_images, freeze_texts
-from wholegrain.training.identity import RunIdentity
-from wholegrain.training.loader import Names, PlanSampler, names_of
-from wholegrain.training.patch_dropout import PatchDropout, make_dropping
-from wholegrain.training.plan import Plan
-from wholegrain.training.precision import make_scaler, resolve_precision
-from wholegrain.training.recompute import blocks_of
-from wholegrain.training.run_folder import RunFolder
-from wholegrain.training.sharded import Shards, load_shards, read_shards, refuse_shard
+from wholegrain.training.loading.frozen import drawable_texts, freeze_images, freeze_texts
+from wholegrain.training.loading.loader import Names, PlanSampler, names_of
+from wholegrain.training.loading.plan import Plan
+from wholegrain.training.memory.accumulate import refuse_batchnorm
+from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
+from wholegrain.training.memory.precision import make_scaler, resolve_precision
+from wholegrain.training.memory.recompute import blocks_of
 from wholegrain.training.step import (
     make_optimiser,
     seed_everything,

@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from wholegrain.data.batch import Batch
-from wholegrain.losses.contract import LossOutput
+from wholegrain.losses.core.contract import LossOutput
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
-from wholegrain.towers.branches import BranchTokens
-from wholegrain.towers.head import PlainHead
+from wholegrain.towers.base import TunedModule
+from wholegrain.towers.branch_tokens import BranchTokens
+from wholegrain.towers.heads.base import PlainHead
 from wholegrain.towers.model import Model
-from wholegrain.towers.tower import TunedModule
-from wholegrain.training.accumulate import backward_in_parts
-from wholegrain.training.clip import clip_gradients
-from wholegrain.training.precision import autocast
+from wholegrain.training.distributed.grad_norm import clip_gradients
+from wholegrain.training.memory.accumulate import backward_in_parts
+from wholegrain.training.memory.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def take_step(
         step, lr: the step's number and rate.
         grad_clip: largest gradient norm, 0 for no limit.
         precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast).
-        micro_batch: images that this process encodes at once (:mod:`wholegrain.training.accumulate`), 0 for all.
+        micro_batch: images that this process encodes at once (:mod:`wholegrain.training.memory.accumulate`), 0 for all.
         scaler: of gradients of ``fp16``: where they do not fit, it halves its factor and nothing is updated.
         group: the processes that share the batch.
 

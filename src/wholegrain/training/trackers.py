@@ -9,7 +9,7 @@ from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
-from wholegrain.training.run_folder import read_run
+from wholegrain.training.checkpoints.run_folder import read_run
 
 TRACKERS = ("wandb", "trackio")
 

@@ -11,12 +11,12 @@ import torch
 from wholegrain.data.record import caption_id
 from wholegrain.evaluation.benchmarks.items import CaptionSet
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.encode import Encoded, Progress, distinct_texts
-from wholegrain.evaluation.faithfulness import faithfulness
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.intervals import bootstrap_mean
+from wholegrain.evaluation.features.encode import Encoded, Progress, distinct_texts
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.retrieval import retrieval
+from wholegrain.evaluation.statistics.intervals import bootstrap_mean
+from wholegrain.evaluation.tasks.faithfulness import faithfulness
+from wholegrain.evaluation.tasks.retrieval import retrieval
 
 
 def encoded_captions(captions: CaptionSet, store: FeatureStore, progress: Progress | None = None) -> tuple[Encoded, np.ndarray]:

@@ -29,11 +29,11 @@ from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.sources.sample import Member, SourceOptions
 from wholegrain.data.sources.webdataset import WebDatasetSource
 from wholegrain.errors import UserError
-from wholegrain.evaluation import imagenet
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS, ClassTask
 from wholegrain.evaluation.benchmarks.files import AGAIN, read_json
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
-from wholegrain.evaluation.templates import templates_of
+from wholegrain.evaluation.tasks import imagenet
+from wholegrain.evaluation.tasks.templates import templates_of
 from wholegrain.files import read_text
 
 Labels = tuple[tuple[int, ...], ...]

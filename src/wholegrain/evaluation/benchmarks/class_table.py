@@ -17,7 +17,7 @@ class ClassTask:
     """One row.
 
     Attributes:
-        prompts: a name for :func:`~wholegrain.evaluation.templates.templates_of`.
+        prompts: a name for :func:`~wholegrain.evaluation.tasks.templates.templates_of`.
         metric: the figure that is quoted.
         size: pictures in the published test part; 0 where several versions are in use.
         classes: how many classes compete; 0 where it is not fixed.

@@ -3,7 +3,8 @@
 * ``NAME``: ``acc1``, ``acc5``, their expected forms and tie rate, ``majority`` (the most frequent class as the answer to everything) and
   ``mean_per_class_recall``; for two classes where that is what is quoted ``roc_auc``; for several labels a picture
   ``mean_average_precision`` and ``mean_average_precision_11`` alone. The figure that papers quote for the set stands first.
-* ``NAME_linear_probe`` and ``NAME_few_shot``, if asked for: see :mod:`wholegrain.evaluation.linear_probe` and :mod:`wholegrain.evaluation.few_shot`.
+* ``NAME_linear_probe`` and ``NAME_few_shot``, if asked for: see
+  :mod:`~wholegrain.evaluation.tasks.linear_probe` and :mod:`~wholegrain.evaluation.tasks.few_shot`.
 
 The 11-point average precision ranks pictures by softmax(100 cosines) over the classes, as ELEVATER's code does; the plain one by the cosine,
 as CLIP_benchmark's. Everything else does not change under a softmax.
@@ -19,20 +20,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wholegrain.evaluation.average_precision import mean_average_precision
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
 from wholegrain.evaluation.benchmarks.scoring import FEW
 from wholegrain.evaluation.benchmarks.statements import auc_figure
-from wholegrain.evaluation.encode import Progress
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.few_shot import few_shot
-from wholegrain.evaluation.linear_probe import probe
+from wholegrain.evaluation.features.encode import Progress
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.rows import Rows, table
-from wholegrain.evaluation.similarity import index_vectors
-from wholegrain.evaluation.stand_ins import stand_ins
-from wholegrain.evaluation.zero_shot import classified, scores_with, sentences_of, unique_names
+from wholegrain.evaluation.scores.similarity import index_vectors
+from wholegrain.evaluation.statistics.average_precision import mean_average_precision
+from wholegrain.evaluation.statistics.rows import Rows, table
+from wholegrain.evaluation.statistics.stand_ins import stand_ins
+from wholegrain.evaluation.tasks.few_shot import few_shot
+from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.zero_shot import classified, scores_with, sentences_of, unique_names
 from wholegrain.features import ImageFeatures
 
 Judge = Callable[[ImageFeatures], Tensor]

@@ -21,13 +21,13 @@ from PIL import Image
 
 from wholegrain.evaluation.benchmarks.caption_retrieval import encoded_captions
 from wholegrain.evaluation.benchmarks.classification import image_features, judge_of, judged
+from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES, corrupt, frost_photos, generator
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.corruptions import ALEXNET, SEVERITIES, corrupt, frost_photos, generator
-from wholegrain.evaluation.feature_store import FeatureStore
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.retrieval import retrieval
-from wholegrain.evaluation.rows import Rows, figures, join, table
+from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
+from wholegrain.evaluation.tasks.retrieval import retrieval
 
 CLEAN = "clean"
 SHOWN = ("acc1", "acc5", "acc1_expected", "recall@1", "recall@5", "recall@10")

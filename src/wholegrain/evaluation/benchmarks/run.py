@@ -18,6 +18,7 @@ from wholegrain.evaluation.benchmarks.class_images import class_set
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
 from wholegrain.evaluation.benchmarks.corrupted import Corruptions, check_severities, corrupted_captions, corrupted_classes
+from wholegrain.evaluation.benchmarks.corruptions import corruption_names
 from wholegrain.evaluation.benchmarks.crepe import crepe
 from wholegrain.evaluation.benchmarks.files import of_its_form
 from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, LabelledSet, Statements
@@ -32,9 +33,8 @@ from wholegrain.evaluation.benchmarks.valse import valse
 from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
 from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
-from wholegrain.evaluation.corruptions import corruption_names
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.named import is_function, load_function
+from wholegrain.evaluation.features.feature_store import FeatureStore
+from wholegrain.evaluation.features.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.files import read_toml
 from wholegrain.structure import StructureError, structure
@@ -57,7 +57,7 @@ class Further:
     """What may be asked of a set beside its own protocol.
 
     Attributes:
-        corrupt: corruptions (:func:`~wholegrain.evaluation.corruptions.corruption_names`) of classification and retrieval sets; empty is none.
+        corrupt: corruptions (:func:`~wholegrain.evaluation.benchmarks.corruptions.corruption_names`) of classification and retrieval sets; empty is none.
         severities: of them; empty is all five.
         frost: a folder with photographs of frost.
         probe: a linear probe on the training part of classification sets.

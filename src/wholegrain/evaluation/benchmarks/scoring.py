@@ -4,12 +4,12 @@ Figures over all items (unless the benchmark says that this has no meaning), the
 
 * ``accuracy``, or ``text_score``, ``image_score`` and ``group_score``: strict, a tie is wrong; ``…_expected``: ties broken by a fair coin;
   ``tie_rate``;
-* ``blind_shorter`` and ``blind_unigram``: what the texts alone would give (:mod:`wholegrain.evaluation.blind`). With several true or
+* ``blind_shorter`` and ``blind_unigram``: what the texts alone would give (:mod:`wholegrain.evaluation.statistics.blind`). With several true or
   false texts the same is asked of lengths and word weights as of the model's scores. An item that compares pictures of one text has none;
 * ``NAME_accuracy``: an average over parts, each part's mean weighing as :func:`~wholegrain.evaluation.benchmarks.items.leaves` says.
 
 The shuffled-images control gives every picture's place to one other picture of the benchmark, never to one that an item sets beside it or
-that is cut from the same file (:mod:`wholegrain.evaluation.stand_ins`). Intervals draw picture files (all items of
+that is cut from the same file (:mod:`wholegrain.evaluation.statistics.stand_ins`). Intervals draw picture files (all items of
 a file at once) with replacement.
 """
 
@@ -24,17 +24,17 @@ import torch
 
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Tree, check, leaves
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.blind import length, unigram_scores
-from wholegrain.evaluation.composition import twin_scores
-from wholegrain.evaluation.encode import Progress
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.intervals import bootstrap_statistic
-from wholegrain.evaluation.pair_scores import PairScores
+from wholegrain.evaluation.features.encode import Progress
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, TaskResult
-from wholegrain.evaluation.rows import Rows, figures, join, table
-from wholegrain.evaluation.similarity import unit
-from wholegrain.evaluation.stand_ins import stand_ins
-from wholegrain.evaluation.ties import all_above
+from wholegrain.evaluation.scores.pair_scores import PairScores
+from wholegrain.evaluation.scores.similarity import unit
+from wholegrain.evaluation.statistics.blind import length, unigram_scores
+from wholegrain.evaluation.statistics.intervals import bootstrap_statistic
+from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
+from wholegrain.evaluation.statistics.stand_ins import stand_ins
+from wholegrain.evaluation.statistics.ties import all_above
+from wholegrain.evaluation.tasks.composition import twin_scores
 
 FEW = 100
 """Below so many picture files a result says that it is too small to rank methods."""

@@ -8,15 +8,15 @@ import numpy as np
 
 from wholegrain.evaluation.benchmarks.items import Statements
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.blind import length
-from wholegrain.evaluation.encode import Progress
-from wholegrain.evaluation.feature_store import FeatureStore
-from wholegrain.evaluation.intervals import bootstrap_statistic
-from wholegrain.evaluation.pair_scores import PairScores
+from wholegrain.evaluation.features.encode import Progress
+from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.rows import Rows, table
-from wholegrain.evaluation.stand_ins import stand_ins
-from wholegrain.evaluation.ties import classes
+from wholegrain.evaluation.scores.pair_scores import PairScores
+from wholegrain.evaluation.statistics.blind import length
+from wholegrain.evaluation.statistics.intervals import bootstrap_statistic
+from wholegrain.evaluation.statistics.rows import Rows, table
+from wholegrain.evaluation.statistics.stand_ins import stand_ins
+from wholegrain.evaluation.statistics.ties import classes
 
 
 def score_statements(

@@ -1,1 +1,0 @@
-"""What ruins runs, found before the first step; one file a family of checks, :func:`wholegrain.app.doctor.doctor.examine` runs all."""

@@ -1,0 +1,369 @@
+"""Zero-shot semantic segmentation: the class names of a data set against the patches, pixel by pixel, in sliding windows.
+
+The protocol is that of SCLIP and COSMOS: the picture's shorter side is resized, square windows slide over it (the last ones are moved
+inside, nothing is padded), each window's patches meet the class vectors by cosine, the maps are enlarged bilinearly, averaged where
+windows overlap, and enlarged to the mask's size; the mask is never resized. A class with several words takes the best of them. Where the
+data have a background class, a pixel whose greatest probability (softmax of ``scale`` times the cosines) is below ``threshold`` is
+background; without one such pixels are not counted. Words given for the background compete for it, too; SCLIP's probability is over all
+words, ours over the classes, each with its best word. SPARC has a protocol of its own (:mod:`wholegrain.evaluation.dense.sparc_segmentation`).
+
+Not zero-shot, and never to be put into one table with these: Cat-Seg and other decoders trained on masks.
+
+Controls: ``chance`` labels every pixel at random; ``majority_…`` gives every pixel the most frequent class; ``shuffled`` takes the
+prediction of another picture. Intervals draw pictures with replacement; a class that no drawn picture holds is left out of its mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.dense.correlative import correlative
+from wholegrain.evaluation.dense.folder import ClassSet, Segmented
+from wholegrain.evaluation.features.encode import device_of, evaluating
+from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
+from wholegrain.evaluation.scores.similarity import unit
+from wholegrain.evaluation.statistics.intervals import resample_counts
+from wholegrain.evaluation.statistics.rows import Rows, table
+from wholegrain.evaluation.statistics.stand_ins import ring
+from wholegrain.evaluation.tasks.zero_shot import TEMPLATES, class_vectors
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How windows lie.
+
+    Attributes:
+        short: the shorter side after resizing, in pixels; 0 is one and a half times the model's size (336 for 224).
+        stride: 0 is half the model's size.
+        longest: no side becomes longer.
+    """
+
+    short: int = 0
+    stride: int = 0
+    longest: int = 2048
+
+    def resized(self, width: int, height: int, size: int) -> tuple[int, int]:
+        """Width and height after resizing, never smaller than a window."""
+        short = self.short or round(1.5 * size)
+        factor = min(short / min(width, height), self.longest / max(width, height))
+        return max(size, round(width * factor)), max(size, round(height * factor))
+
+    def starts(self, length: int, size: int) -> list[int]:
+        """Where windows begin along one side.
+
+        Example:
+            >>> Windows(stride=112).starts(400, 224)
+            [0, 112, 176]
+        """
+        stride = self.stride or max(1, size // 2)
+        count = max(0, -(-(length - size) // stride)) + 1
+        return [min(n * stride, length - size) for n in range(count)]
+
+
+def segmentation(
+    model: Any,
+    pictures: Sequence[Segmented],
+    classes: ClassSet,
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    windows: Windows = Windows(),
+    scale: float = 40.0,
+    threshold: float = 0.1,
+    attention: str = "plain",
+    seed: int = 0,
+    batch: int = 64,
+) -> TaskResult:
+    """Sliding-window segmentation.
+
+    Args:
+        attention: ``plain`` or ``correlative`` (:mod:`wholegrain.evaluation.dense.correlative`); they rank models differently.
+        scale, threshold: only decide what is background.
+
+    Figures: ``miou`` over the data set's counts, ``pixel_accuracy``, ``mean_class_accuracy``, ``majority_miou``,
+    ``majority_accuracy``, and ``CLASS/iou``.
+
+    Raises:
+        NotSupportedError: when the model gives no patches, or no keys and queries where they are asked for.
+    """
+    check_masks(pictures, classes, attention)
+    counts, order = (
+        _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)),
+        ring(len(pictures), seed),
+    )
+    words = [(c, word) for c, names in enumerate((*classes.words, classes.background_words)) for word in names]
+    owner = torch.tensor([c for c, _ in words])
+    word_WD = class_vectors(model, [word for _, word in words], templates, batch)
+    before: tuple[np.ndarray, np.ndarray] | None = None
+    first: np.ndarray | None = None
+    with correlative(model, attention == "correlative"):
+        for n in order:
+            picture = pictures[n]
+            true_HW = true_places(picture, classes)
+            found_HW = _predict(model, picture, word_WD, owner, classes, windows, scale, threshold, true_HW.shape, batch)
+            counts.add(n, true_HW, found_HW)
+            if before is not None:
+                counts.add_shuffled(n, true_HW, before[1])
+            first = true_HW if first is None else first
+            before = (true_HW, found_HW)
+    assert before is not None
+    assert first is not None
+    if len(order) > 1:
+        counts.add_shuffled(order[0], first, before[1])
+    return _result(
+        pictures, classes, counts, _protocol(pictures, classes, model, windows, templates, attention, scale, threshold), seed
+    )
+
+
+def check_masks(pictures: Sequence[Segmented], classes: ClassSet, attention: str) -> None:
+    if not pictures or len(classes.ids) < 2:
+        raise UserError("Segmentation needs at least one picture with a mask and two classes; check the folder.")
+    if attention not in ("plain", "correlative"):
+        raise UserError(f"attention is {attention!r}; choose plain or correlative.")
+
+
+def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
+    """int64 ``[H, W]``: places in the class list, background behind the last one, -1 where nothing is counted."""
+    ids = picture.labels()
+    top = max(int(ids.max(initial=0)), *classes.ids, classes.background or 0) + 1
+    place = np.full(top, -1)
+    place[list(classes.ids)] = np.arange(len(classes.ids))
+    if classes.background is not None:
+        place[classes.background] = len(classes.ids)
+    place[[number for number in classes.ignore if number < top]] = -1
+    return place[ids]
+
+
+def patch_vectors(
+    model: Any, views: Sequence[np.ndarray], batch: int = 64, as_images: bool = False
+) -> tuple[Tensor, tuple[int, int]]:
+    """Unit patch vectors float32 ``[W, P, D]`` of uint8 views ``[3, S, S]``, on the CPU, and their grid.
+
+    Args:
+        as_images: each patch goes the way of the model's pooled vector (``Model.encode_patches_as_images``).
+
+    Raises:
+        NotSupportedError: when the model gives none.
+    """
+    found, grid = [], (0, 0)
+    for start in range(0, len(views), batch):
+        pixels = torch.from_numpy(np.stack([np.asarray(view) for view in views[start : start + batch]]))
+        try:
+            with evaluating(model):
+                seen = pixels.to(device_of(model))
+                image = model.encode_patches_as_images(seen) if as_images else model.encode_images(seen, frozenset({"patches"}))
+        except UserError as error:
+            raise NotSupportedError(str(error)) from error
+        if image.patches_BPD is None or image.grid is None:
+            raise NotSupportedError("The model gives no patch vectors; choose a model with a Vision Transformer.")
+        found.append(unit(image.patches_BPD).cpu().clone())
+        grid = image.grid
+    return torch.cat(found), grid
+
+
+def _predict(
+    model: Any, picture: Segmented, word_WD: Tensor, owner: Tensor, classes: ClassSet, windows: Windows, scale: float, threshold: float,
+    shape: tuple[int, ...], batch: int,
+) -> np.ndarray:  # fmt: skip
+    logits_CHW = window_logits(model, picture.pixels(), word_WD, owner, windows, batch)
+    size, background = (shape[0], shape[1]), len(classes.ids)
+    return labels_of(logits_CHW, size, scale, None if classes.background is None else threshold, background=background)
+
+
+def window_logits(
+    model: Any, pixels_HWC: np.ndarray, word_WD: Tensor, owner: Tensor, windows: Windows, batch: int = 64
+) -> Tensor:
+    """Mean cosines float32 ``[C, h, w]`` at the resized picture's size; a class has the best of its words."""
+    size = int(model.preprocess.size)
+    width, height = windows.resized(pixels_HWC.shape[1], pixels_HWC.shape[0], size)
+    resized = np.asarray(Image.fromarray(pixels_HWC).resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    corners = [(y, x) for y in windows.starts(height, size) for x in windows.starts(width, size)]
+    views = [resized[:, y : y + size, x : x + size] for y, x in corners]
+    patches_VPD, grid = patch_vectors(model, views, batch)
+    sums, count = torch.zeros(len(word_WD), height, width), torch.zeros(height, width)
+    for (y, x), near_PW in zip(corners, patches_VPD @ word_WD.T, strict=True):
+        small = near_PW.T.unflatten(1, grid)
+        sums[:, y : y + size, x : x + size] += interpolate(small[None], (size, size), mode="bilinear")[0]
+        count[y : y + size, x : x + size] += 1
+    mean = sums / count
+    classes = int(owner.max()) + 1
+    if len(owner) == classes:
+        return mean
+    index = owner[:, None, None].expand_as(mean)
+    return torch.full((classes, height, width), -torch.inf).scatter_reduce(0, index, mean, "amax")
+
+
+def labels_of(
+    logits_CHW: Tensor,
+    shape: tuple[int, int],
+    scale: float,
+    threshold: float | None,
+    step: int = 16,
+    background: int | None = None,
+) -> np.ndarray:
+    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C if not told: behind the last one) where its
+    probability is below the threshold. The background may have a logit of its own, at its place."""
+    best = torch.full(shape, -torch.inf)
+    label = torch.zeros(shape, dtype=torch.int64)
+    total = torch.full(shape, -torch.inf)
+    for start in range(0, len(logits_CHW), step):  # a few classes at a time: all at a large mask's size would fill the memory
+        large = interpolate(logits_CHW[None, start : start + step], shape, mode="bilinear")[0]
+        value, place = large.max(0)
+        label = torch.where(value > best, place + start, label)
+        best = torch.maximum(best, value)
+        if threshold is not None:
+            total = torch.logaddexp(total, torch.logsumexp(scale * large, 0))
+    if threshold is not None:
+        label = torch.where(
+            torch.exp(scale * best - total) < threshold, len(logits_CHW) if background is None else background, label
+        )
+    return label.numpy()
+
+
+@dataclass
+class _Counts:
+    """Pixels of each picture and class: int64 ``[N, C]``."""
+
+    hit: np.ndarray
+    true: np.ndarray
+    found: np.ndarray
+    shuffled_hit: np.ndarray
+    shuffled_found: np.ndarray
+
+    @classmethod
+    def empty(cls, pictures: int, classes: int) -> _Counts:
+        return cls(*(np.zeros((pictures, classes), dtype=np.int64) for _ in range(5)))
+
+    def add(self, n: int, true_HW: np.ndarray, found_HW: np.ndarray) -> None:
+        self.hit[n], self.true[n], self.found[n] = _pixels(true_HW, found_HW, self.hit.shape[1])
+
+    def add_shuffled(self, n: int, true_HW: np.ndarray, other_HW: np.ndarray) -> None:
+        """``other_HW``: another picture's labels, brought to this mask's shape."""
+        resized = np.asarray(Image.fromarray(other_HW.astype(np.int32)).resize(true_HW.shape[::-1], Image.Resampling.NEAREST))
+        self.shuffled_hit[n], _, self.shuffled_found[n] = _pixels(true_HW, resized, self.hit.shape[1])
+
+
+def _pixels(true_HW: np.ndarray, found_HW: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    counted = true_HW >= 0
+    true, found = true_HW[counted], found_HW[counted]
+    return tuple(np.bincount(x, minlength=classes)[:classes] for x in (true[true == found], true, found))  # type: ignore[return-value]
+
+
+def mean_iou(hit_rC: np.ndarray, true_rC: np.ndarray, found_rC: np.ndarray) -> np.ndarray:
+    """``[r]``: the mean over classes that have pixels of hits / (true + found - hits).
+
+    Example:
+        >>> mean_iou(np.array([[2, 1]]), np.array([[2, 2]]), np.array([[3, 1]])).round(4).tolist()
+        [0.5833]
+    """
+    return _mean_where(hit_rC / np.maximum(true_rC + found_rC - hit_rC, 1e-9), true_rC)
+
+
+def _mean_where(values_rC: np.ndarray, true_rC: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.nansum(np.where(true_rC > 0, values_rC, 0.0), 1) / (true_rC > 0).sum(1)
+
+
+def _figures_of(hit: np.ndarray, true: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "miou": mean_iou(hit, true, found),
+        "pixel_accuracy": hit.sum(1) / np.maximum(true.sum(1), 1e-9),
+        "mean_class_accuracy": _mean_where(hit / np.maximum(true, 1e-9), true),
+    }
+
+
+def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, protocol: str, seed: int) -> TaskResult:
+    names = [*classes.names, *(["background"] if classes.background is not None else [])]
+    drawn = np.concatenate(list(resample_counts(len(pictures), seed=seed))).astype(np.float64)
+    spread = [drawn @ x for x in (counts.hit, counts.true, counts.found)]
+    once = [x.sum(0, keepdims=True) for x in (counts.hit, counts.true, counts.found)]
+    control = [x.sum(0, keepdims=True) for x in (counts.shuffled_hit, counts.true, counts.shuffled_found)] if len(pictures) > 1 else None
+    value, low_high = _figures_of(*once), _figures_of(*spread)
+    shuffled = {} if control is None else _figures_of(*control)
+    true_1C = once[1].astype(np.float64)
+    total, C = float(true_1C.sum()), len(names)
+    random = _figures_of(true_1C / C, true_1C, np.full_like(true_1C, total / C))
+    most = int(true_1C.argmax())
+    one = np.zeros_like(true_1C)
+    one[0, most] = 1.0
+    majority = _figures_of(one * true_1C, true_1C, one * total)
+    made = []
+    for name in value:
+        low, high = np.nanpercentile(low_high[name], [2.5, 97.5])
+        made.append(_figure(name, value[name], (low, high), len(pictures), random[name], shuffled.get(name)))
+    for name in ("miou", "pixel_accuracy"):
+        note = f"every pixel is {names[most]}"
+        short = "majority_miou" if name == "miou" else "majority_accuracy"
+        made.append(
+            Figure(
+                short,
+                float(majority[name][0]),
+                low=float(majority[name][0]),
+                high=float(majority[name][0]),
+                count=len(pictures),
+                note=note,
+            )
+        )
+    made += _class_figures(names, once, spread, control, random_iou=true_1C[0] / C / (true_1C[0] + total / C - true_1C[0] / C))
+    return TaskResult("segmentation", protocol, tuple(made), table(_rows(pictures, counts)))
+
+
+def _figure(
+    name: str, value: np.ndarray, interval: tuple[float, float], count: int, chance: np.ndarray, shuffled: np.ndarray | None
+) -> Figure:
+    at, control = float(value[0]), None if shuffled is None else float(shuffled[0])
+    return Figure(name, at, min(at, float(interval[0])), max(at, float(interval[1])), count, float(chance[0]), control)
+
+
+def _class_figures(
+    names: Sequence[str], once: list[np.ndarray], spread: list[np.ndarray], control: list[np.ndarray] | None, random_iou: np.ndarray
+) -> list[Figure]:
+    def iou(parts: list[np.ndarray]) -> np.ndarray:
+        return np.where(parts[1] > 0, parts[0] / np.maximum(parts[1] + parts[2] - parts[0], 1e-9), np.nan)
+
+    value, shuffled = iou(once)[0], None if control is None else iou(control)[0]
+    spread_rC = iou(spread)
+    made = []
+    for c, name in enumerate(names):
+        if once[1][0, c]:
+            low, high = np.nanpercentile(spread_rC[:, c], [2.5, 97.5])
+            low, high = float(min(low, value[c])), float(max(high, value[c]))
+            pixels, luck = int(once[1][0, c]), float(random_iou[c])
+            other = None if shuffled is None else float(shuffled[c])
+            made.append(Figure(f"{name}/iou", float(value[c]), low, high, pixels, luck, other))
+    return made
+
+
+def _rows(pictures: Sequence[Segmented], counts: _Counts) -> Rows:
+    names = [picture.name for picture in pictures]
+    values = {
+        "pixel_accuracy_of_picture": counts.hit.sum(1) / np.maximum(counts.true.sum(1), 1),
+        "miou_of_picture": mean_iou(counts.hit, counts.true, counts.found),
+    }
+    extra = {part: getattr(counts, part).tolist() for part in ("hit", "true", "found")}
+    return Rows(names, [""] * len(names), names, values, {}, {}, extra=extra)
+
+
+def _protocol(
+    pictures: Sequence[Segmented], classes: ClassSet, model: Any, windows: Windows, templates: Sequence[str], attention: str, scale: float,
+    threshold: float,
+) -> str:  # fmt: skip
+    size = int(model.preprocess.size)
+    ground = (
+        f"a background where the greatest probability (scale {scale:g}) is below {threshold:g}"
+        if classes.background is not None
+        else "no background class"
+    )
+    return (
+        f"{len(pictures):,} pictures, {len(classes.ids):,} classes, {len(templates)} prompts a word, {attention} attention: shorter side "
+        f"{windows.short or round(1.5 * size)}, windows of {size} every {windows.stride or max(1, size // 2)} pixels, cosines averaged and "
+        f"enlarged to the mask; {ground}; mIoU over all pixels of the data set and the classes that occur."
+    )

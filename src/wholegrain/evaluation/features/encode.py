@@ -1,0 +1,338 @@
+"""Features of the images and captions of a data set: each distinct text encoded once, each image once.
+
+Texts are encoded in batches sorted by length, so that a short caption never pays for a long one's padding. Everything runs in
+inference mode with the model in eval mode (and put back as it was, so a training run may call this). Features come back as
+float32 on the CPU. Several processes may share the work (:mod:`wholegrain.evaluation.features.sharing`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wholegrain.errors import UserError
+from wholegrain.evaluation.features.sharing import merged, own
+from wholegrain.evaluation.result import NotSupportedError
+from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.suggest import closest
+
+NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
+Progress = Callable[[str, int, int], None]
+"""Called with what is being encoded, how much is done, how much there is."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of B images and of their N captions, all roles, in the order of ``keys``.
+
+    Attributes:
+        keys: ``[B]`` record keys.
+        image: features of the images.
+        texts: ``[N]`` the captions; the same text under two images is listed twice.
+        text: features of the captions, row for row.
+        owner_N: int64, the image (0..B-1) that each caption belongs to.
+        role_N, caption_ids: ``[N]`` role names and caption ids.
+        cut: how many distinct texts were longer than the model's context.
+    """
+
+    keys: tuple[str, ...]
+    image: ImageFeatures
+    texts: tuple[str, ...]
+    text: TextFeatures
+    owner_N: Tensor
+    role_N: tuple[str, ...]
+    caption_ids: tuple[str, ...]
+    cut: int = 0
+
+    def only_texts(self, index: Tensor) -> Encoded:
+        """The same images with the captions at ``index`` (int64)."""
+        places = index.tolist()
+        lists = {name: tuple(getattr(self, name)[n] for n in places) for name in ("texts", "role_N", "caption_ids")}
+        return replace(self, text=self.text.select(index), owner_N=self.owner_N[index], **lists)
+
+    def only_images(self, index: Tensor) -> Encoded:
+        """The images at ``index`` (int64, no repeats) with their captions."""
+        new_place = torch.full((len(self.keys),), -1, dtype=torch.int64)
+        new_place[index] = torch.arange(len(index))
+        moved = new_place[self.owner_N]
+        part = self.only_texts((moved >= 0).nonzero().squeeze(1))
+        keys = tuple(self.keys[b] for b in index.tolist())
+        return replace(part, keys=keys, image=self.image.select(index), owner_N=moved[moved >= 0])
+
+
+def encode_split(
+    model: Any,
+    dataset: Any,
+    split: str = "test",
+    *,
+    needs: frozenset[str] | None = None,
+    batch: int = 64,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Encoded:
+    """Encodes all images and captions of a split.
+
+    Args:
+        needs: what the towers must return beside the pooled vectors (``patches``, ``tokens``, ``branches``); ``None`` for
+            :func:`default_needs`.
+        batch: images per step; texts take four times as many.
+        cache: a folder for features (:class:`~wholegrain.evaluation.features.feature_store.FeatureStore`): those found there are read, new ones written.
+
+    Raises:
+        UserError: when the split is not there or empty.
+    """
+    needs = default_needs(model) if needs is None else frozenset(needs)
+    keys = split_keys(dataset, split)
+    if cache is not None:
+        from wholegrain.evaluation.features.feature_store import FeatureStore  # it encodes by the functions of this file
+
+        store = FeatureStore(model, cache, batch=batch, needs=needs)
+
+        def kept(distinct: list[str]) -> tuple[TextFeatures, int]:
+            if not distinct:
+                raise NotSupportedError(NO_CAPTIONS)
+            text, was_cut = store.texts(distinct, progress)
+            return text, sum(was_cut)
+
+        return with_captions(dataset, keys, store.images(dataset, keys, progress), kept)
+
+    def made(distinct: list[str]) -> tuple[TextFeatures, int]:
+        text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
+        return text, int(cut_N.sum())
+
+    return with_captions(dataset, keys, encode_keys(model, dataset, keys, needs, batch=batch, progress=progress), made)
+
+
+def with_captions(
+    dataset: Any, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
+) -> Encoded:
+    """The images of ``keys`` with all their captions; ``encode`` is called once with the distinct texts and also counts those that were cut."""
+    captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
+    texts = tuple(caption.text for _, caption in captions)
+    distinct, place_N = distinct_texts(texts)
+    text, cut = encode(distinct)
+    owner_N = torch.tensor([b for b, _ in captions], dtype=torch.int64)
+    roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
+    return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids, cut)
+
+
+def split_keys(dataset: Any, split: str) -> Sequence[str]:
+    """The keys of a split; a :class:`UserError` names the splits that there are."""
+    if split not in dataset.splits:
+        raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
+    keys = dataset.keys(split)
+    if not keys:
+        raise UserError(f"The split {split!r} of the data set is empty; choose another one with --split.")
+    return keys
+
+
+def default_needs(model: Any) -> frozenset[str]:
+    """What scoring alone needs: the branches of a multi-branch model, and what a joint scorer names in ``score_needs``."""
+    branches = getattr(getattr(model, "head", model), "branches", None)
+    many = {"branches"} if isinstance(branches, int) and branches > 1 else set()
+    return frozenset(many) | frozenset(getattr(model, "score_needs", ()))
+
+
+def encode_keys(
+    model: Any,
+    dataset: Any,
+    keys: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 64,
+    known: Encoded | None = None,
+    progress: Progress | None = None,
+) -> ImageFeatures:
+    """Features of the images of ``keys``, in that order; a key that comes twice is encoded once, one that ``known`` holds not at
+    all."""
+    have = {key: b for b, key in enumerate(known.keys)} if known is not None else {}
+    fresh = [key for key in dict.fromkeys(keys) if key not in have]
+    parts = [known.image] if known is not None else []
+    parts += encode_image_batches(model, dataset, fresh, needs, batch=batch, progress=progress)
+    if not parts:
+        raise UserError("There is no image to encode; check the split and the data set.")
+    place = have | {key: len(have) + n for n, key in enumerate(fresh)}
+    together = parts[0] if len(parts) == 1 else join_features(parts, ImageFeatures)
+    return together if list(place) == list(keys) else together.select(torch.tensor([place[key] for key in keys]))
+
+
+def encode_image_batches(
+    model: Any,
+    dataset: Any,
+    keys: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[ImageFeatures]:
+    """Features batch by batch, for what is too large to keep (patches); the next batch is decoded while this one is encoded."""
+    needs = default_needs(model) if needs is None else needs
+    device = device_of(model)
+
+    def pixels(key: str) -> Tensor:
+        return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
+
+    batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
+    groups = own(batches)
+
+    def encoded() -> Iterator[ImageFeatures]:
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            ahead = [pool.submit(pixels, key) for key in groups[0]] if groups else []
+            for number in range(len(groups)):
+                waiting = ahead
+                ahead = [pool.submit(pixels, key) for key in groups[number + 1]] if number + 1 < len(groups) else []
+                pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
+                with evaluating(model):
+                    found = model.encode_images(pixels_BCHW, needs)
+                yield to_cpu(found)
+
+    for number, found in enumerate(merged(encoded(), len(batches))):
+        if progress is not None:
+            progress("images", min(len(keys), (number + 1) * batch), len(keys))
+        yield found
+
+
+def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
+    """:func:`encode_image_batches` with patches and their grid.
+
+    Raises:
+        NotSupportedError: when the model gives none, or refuses (ResNets that end in attention pooling have none).
+    """
+    try:
+        for image in encode_image_batches(model, dataset, keys, frozenset({"patches"}), batch=batch):
+            if image.patches_BPD is None or image.grid is None:
+                raise NotSupportedError("The model gives no patch vectors; choose a model with a Vision Transformer.")
+            yield image
+    except UserError as error:
+        raise NotSupportedError(str(error)) from error
+
+
+def encode_texts(
+    model: Any,
+    texts: Sequence[str],
+    needs: frozenset[str] | None = None,
+    *,
+    batch: int = 256,
+    known: Encoded | None = None,
+    progress: Progress | None = None,
+) -> TextFeatures:
+    """Features of ``texts``, in that order; identical ones are encoded once, those that ``known`` holds not at all."""
+    needs = default_needs(model) if needs is None else needs
+    have = {text: n for n, text in enumerate(known.texts)} if known is not None else {}
+    fresh = [text for text in dict.fromkeys(texts) if text not in have]
+    parts = [known.text] if known is not None else []
+    if fresh:
+        parts.append(encode_distinct(model, fresh, needs, batch=batch, progress=progress)[0])
+    if not parts:
+        raise UserError("There is no text to encode; check the split and the data set.")
+    start = len(known.texts) if known is not None else 0
+    place = have | {text: start + n for n, text in enumerate(fresh)}
+    return join_features(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
+
+
+def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """The distinct texts in order of appearance, and for each text its place among them (int64 ``[N]``)."""
+    place: dict[str, int] = {}
+    place_N = torch.tensor([place.setdefault(t, len(place)) for t in texts], dtype=torch.int64)
+    return list(place), place_N
+
+
+def encode_distinct(
+    model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
+) -> tuple[TextFeatures, Tensor]:
+    """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
+    if not texts:
+        raise NotSupportedError(NO_CAPTIONS)
+    if "phrases" in needs:
+        found, cut_N = encode_distinct(model, texts, needs - {"phrases"}, batch=batch, progress=progress)
+        return replace(found, **_phrases(model, texts, found.pooled_ND, batch, progress)), cut_N
+    order = sorted(
+        range(len(texts)), key=lambda n: len(texts[n])
+    )  # characters stand in for tokens: near enough to save the padding
+    device, batches = device_of(model), [order[start : start + batch] for start in range(0, len(order), batch)]
+
+    def encoded() -> Iterator[tuple[TextFeatures, Tensor]]:
+        for places in own(batches):
+            tokens = model.tokenizer.encode([texts[n] for n in places])
+            with evaluating(model):
+                found = to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
+            yield found, torch.as_tensor(tokens.cut_N).bool()
+
+    parts, cut = [], []
+    for found, longer_N in merged(encoded(), len(batches)):
+        parts.append(found)
+        cut.append(longer_N)
+        if progress is not None:
+            progress("texts", min(len(texts), len(parts) * batch), len(texts))
+    back = torch.empty(len(order), dtype=torch.int64)
+    back[torch.tensor(order)] = torch.arange(len(order))
+    return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
+
+
+def _phrases(
+    model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
+) -> dict[str, Tensor]:
+    """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
+    spoken = model.phrases_of(texts)
+    distinct, place_Q = distinct_texts([phrase for phrases in spoken for phrase in phrases])
+    most = max(map(len, spoken), default=0)
+    vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
+    if distinct:
+        vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
+        count_N = torch.tensor([len(phrases) for phrases in spoken])
+        there_NK = torch.arange(most) < count_N[:, None]
+        vectors_NKD[there_NK], weight_NK[there_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+    return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Inference mode and eval mode; afterwards the model is in the mode in which it was."""
+    was_training = bool(getattr(model, "training", False))
+    if was_training:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if was_training:
+            model.train()
+
+
+def device_of(model: Any) -> torch.device:
+    """Where the model's parameters are; the CPU for a model without any."""
+    parameters = getattr(model, "parameters", None)
+    first = next(iter(parameters()), None) if parameters is not None else None
+    return first.device if first is not None else torch.device("cpu")
+
+
+def to_cpu(features):
+    """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
+    tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
+    return replace(
+        features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()}
+    )
+
+
+def join_features(parts: list, kind: type):
+    """One features object from several; token tensors are padded to the longest."""
+    joined = {}
+    for name, first in vars(parts[0]).items():
+        values = [getattr(part, name) for part in parts]
+        if not isinstance(first, Tensor):
+            joined[name] = first
+            continue
+        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"):
+            longest = max(v.shape[1] for v in values)
+            values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
+        joined[name] = torch.cat(values)
+    return kind(**joined)

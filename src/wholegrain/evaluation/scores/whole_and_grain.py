@@ -1,0 +1,174 @@
+"""A score that sees the whole and the grain: the cosine of the pooled vectors, and the caption's noun phrases against the patches.
+
+A pooled vector is a mean, and a mean cannot hold which colour sits on which noun: "a red cup and a blue sun" and "a blue cup and a red sun"
+have nearly the same one. But a phrase that must find *one* place that is both red and a cup can tell them apart, if the patches can.
+For image i and text t with noun phrases p in P(t)::
+
+    whole(i, t) = cos(v_i, t)                                     the pooled vectors (the mean over branches, where there are several)
+    grain(i, t) = sum_p a_p cos(g_ip, p)                          a_p weights of the text's phrases, sum 1
+    g_ip        = sum_k softmax_k(cos(x_ik, p) / temperature) x_ik    the patches x_ik of the image that the phrase attends to
+    score(i, t) = whole(i, t) + weight grain(i, t)                a text without phrases: whole(i, t)
+
+Nothing is trained here: any model with patch vectors in the space of its texts has such a score (:class:`WholeAndGrain` wraps it), and
+whether it helps is a question for development data (:func:`choose`). Relations, counts and negation are in no phrase, so those stay what
+the whole makes of them; with a large weight the phrases drown it.
+
+Cost: every distinct phrase goes through the text tower once; a pair costs P x D products for each phrase, so score a shortlist
+(``retrieval(shortlist=...)``), not all pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
+from wholegrain.errors import UserError
+from wholegrain.evaluation.features.encode import default_needs, encode_split
+from wholegrain.evaluation.scores.similarity import index_vectors, unit
+from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.text_conditioned import text_conditioned_scores
+from wholegrain.towers.identity import model_digest
+
+Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]
+"""Texts to the noun phrases of each, from left to right; an empty sequence for a text without any."""
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
+
+
+def noun_phrases(tagger: Tagger) -> Phrases:
+    """The phrases that a tagger finds, as they stand in the text.
+
+    Example:
+        >>> from wholegrain.enrich.words.tagging import BuiltinTagger
+        >>> noun_phrases(BuiltinTagger())(["a red cup left of a blue sun", "running"])
+        [('a red cup', 'a blue sun'), ()]
+    """
+
+    def of(texts: Sequence[str]) -> list[tuple[str, ...]]:
+        return [
+            tuple(tagged.text[tagged.words[p.start].start : tagged.words[p.head].end] for p in tagged.phrases)
+            for tagged in tagger.tag(texts)
+        ]
+
+    return of
+
+
+class WholeAndGrain:
+    """A model that scores pairs by whole and grain; for everything else it is the model that it wraps.
+
+    Args:
+        model: a two-tower model with patches; not one that scores pairs jointly already.
+        weight: of the grain; 0 is the whole alone.
+        temperature: of the softmax over patches, in cosines; > 0.
+        phrases: where noun phrases come from; the built-in tagger's by default.
+
+    Raises:
+        UserError: the model has a joint score of its own, or a setting is out of range.
+
+    Example::
+
+        evaluate(WholeAndGrain(load_model("runs/latest"), weight=1.0), dataset, tasks="retrieval,composition")
+    """
+
+    score_needs = frozenset({"patches", "phrases"})
+
+    def __init__(self, model: Any, weight: float = 1.0, temperature: float = 0.1, phrases: Phrases | None = None) -> None:
+        if getattr(model, "score", None) is not None:
+            raise UserError("The model scores pairs jointly already, so there is no whole to add a grain to; leave the grain out.")
+        if not 0 <= weight < float("inf") or not 0 < temperature < float("inf"):
+            raise UserError(f"The grain's weight is {weight} and its temperature {temperature}; use 0 or more, and more than 0.")
+        self.model, self.weight, self.temperature = model, weight, temperature
+        self.phrases_of: Phrases = noun_phrases(BuiltinTagger()) if phrases is None else phrases
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":  # of an object that is being copied
+            raise AttributeError(name)
+        return getattr(self.__dict__["model"], name)
+
+    def to(self, device: torch.device | str) -> WholeAndGrain:
+        """Moves the model."""
+        self.model = self.model.to(device)
+        return self
+
+    @property
+    def content_hash(self) -> str:
+        """Of the model; phrases are texts of their own in a cache of features, but which phrases a text has is part of them."""
+        probe = self.phrases_of(["a small red cup left of the two blue suns that a man holds", "no dogs, not a cat"])
+        return f"{model_digest(self.model)} {probe}"
+
+    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = frozenset()) -> ImageFeatures:
+        """As the model's."""
+        return self.model.encode_images(pixels_BCHW, needs - {"phrases"})
+
+    def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = frozenset()) -> TextFeatures:
+        """As the model's; phrases are encoded by :func:`wholegrain.evaluation.features.encode.encode_texts`, which has the words."""
+        return self.model.encode_texts(tokens_NL, length_N, needs - {"phrases"})
+
+    def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """``[B, N]``, see the module; needs ``patches_BPD`` and ``phrases_NKD``."""
+        whole_BN = index_vectors(image) @ unit(text.pooled_ND).T
+        return whole_BN + self.weight * grain(image, text, self.temperature) if self.weight else whole_BN
+
+
+def grain(image: ImageFeatures, text: TextFeatures, temperature: float = 0.1) -> Tensor:
+    """The weighted mean of the cosines of a text's phrases with the patches they attend to, ``[B, N]``; 0 for a text without phrases."""
+    if image.patches_BPD is None or text.phrases_NKD is None or text.phrase_weight_NK is None:
+        raise ValueError("the grain needs patches and phrases; encode with needs={'patches', 'phrases'}")
+    text_Q, place_Q = text.phrase_weight_NK.nonzero(as_tuple=True)
+    weight_Q = text.phrase_weight_NK[text_Q, place_Q]
+    out_BN = torch.zeros(len(image.patches_BPD), len(text.pooled_ND), device=image.patches_BPD.device)
+    if not len(text_Q):
+        return out_BN
+    cosine_BQ = text_conditioned_scores(image.patches_BPD, text.phrases_NKD[text_Q, place_Q], temperature)
+    return out_BN.index_add(1, text_Q, cosine_BQ * weight_Q)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What :func:`choose` found.
+
+    Attributes:
+        weight, temperature: the best.
+        tried: (weight, temperature) -> mean of recall@1 in both directions, 0..1.
+    """
+
+    weight: float
+    temperature: float
+    tried: dict[tuple[float, float], float]
+
+
+def choose(
+    model: Any,
+    dataset: Any,
+    split: str = "val",
+    *,
+    weights: Sequence[float] = WEIGHTS,
+    temperatures: Sequence[float] = TEMPERATURES,
+    phrases: Phrases | None = None,
+    batch: int = 64,
+) -> Chosen:
+    """Weight and temperature with the best retrieval on development data; ties go to the smaller weight.
+
+    Args:
+        split: which the figures are reported on must be another one.
+        batch: images per step.
+
+    Raises:
+        UserError: no such split, or a model without patches.
+    """
+    wrapped = WholeAndGrain(model, 1.0, phrases=phrases)
+    encoded = encode_split(wrapped, dataset, split, needs=default_needs(wrapped), batch=batch)
+    tried = {}
+    for weight, temperature in [(w, t) for w in sorted(weights) for t in (temperatures if w else temperatures[:1])]:
+        scorer = WholeAndGrain(model, weight, temperature, wrapped.phrases_of)
+        found = retrieval(encoded, truths=dataset.truths, model=scorer, by_role=False)
+        both = [found.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")]
+        tried[weight, temperature] = sum(both) / 2
+    weight, temperature = max(tried, key=lambda setting: tried[setting])  # the first of equals
+    return Chosen(weight, temperature, tried)

@@ -1,0 +1,81 @@
+"""Joint scores of all images with all texts in one dense formula, for a graph of fixed form.
+
+``score`` of the heads goes through pairs in blocks, whose number depends on the sizes; a graph must not. These are the same formulas with
+the whole ``[B, N, ...]`` in memory. A test and the export compare them with ``score``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from wholegrain.errors import UserError
+from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.core.contract import unit
+
+
+def dense_score(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    """``[B, N]``, as the head's ``score``.
+
+    Raises:
+        UserError: a head whose score has no dense form here.
+    """
+    forms = {"filip": _filip, "pacl": _pacl, "flair": _attention, "llip": _attention, "fusion": _fusion}
+    if head.kind not in forms:
+        raise UserError(f"the joint score of the {head.kind} head has no form for a graph; export to wholegrain")
+    return forms[head.kind](head, image, text)
+
+
+def _filip(_: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    patches, tokens, mask_NL = image.patches_BPD, text.tokens_NLD, text.mask_NL
+    assert patches is not None
+    assert tokens is not None
+    assert mask_NL is not None
+    tokens = torch.where(mask_NL[..., None], tokens, 0.0)
+    near_BNPL = torch.einsum("bpd,nld->bnpl", unit(patches), unit(tokens))
+    real_NL = mask_NL.to(near_BNPL.dtype)
+    by_patch_BN = near_BNPL.masked_fill(~mask_NL[None, :, None], -2.0).amax(3).mean(2)
+    by_token_BN = (near_BNPL.amax(2) * real_NL).sum(2) / real_NL.sum(1)
+    return (by_patch_BN + by_token_BN) / 2
+
+
+def _pacl(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    assert image.patches_BPD is not None
+    patches_BPD, text_ND = unit(image.patches_BPD), unit(text.pooled_ND)
+    near_BNP = torch.einsum("bpd,nd->bnp", patches_BPD, text_ND)
+    pooled_BND = (near_BNP / head.temperature).softmax(-1) @ image.patches_BPD
+    return torch.einsum("bnd,nd->bn", unit(pooled_BND), text_ND)
+
+
+def _attention(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    keys, values, query = image.keys_BGSE, image.values_BGSE, text.query_NGE
+    assert keys is not None
+    assert values is not None
+    assert query is not None
+    weight_BNGS = torch.einsum("nge,bgse->bngs", query, keys).softmax(-1)
+    pooled = torch.einsum("bngs,bgse->bnge", weight_BNGS, values).flatten(2)
+    return torch.einsum("bnd,nd->bn", unit(head.mix(pooled)), unit(text.pooled_ND))
+
+
+def _fusion(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+    patches, tokens, mask = image.patches_BPD, text.tokens_NLD, text.mask_NL
+    assert patches is not None
+    assert tokens is not None
+    assert mask is not None
+    B, N = image.pooled_BD.shape[0], text.pooled_ND.shape[0]
+
+    def rows(x: Tensor) -> Tensor:  # image by image
+        return x[:, None].expand(-1, N, *x.shape[1:]).flatten(0, 1)
+
+    def columns(x: Tensor) -> Tensor:
+        return x[None].expand(B, *x.shape).flatten(0, 1)
+
+    here = ImageFeatures(rows(image.pooled_BD), patches_BPD=rows(patches))
+    there = TextFeatures(columns(text.pooled_ND), columns(tokens), columns(mask))
+    score = head.fusion(here, there)
+    if head.cosine:
+        score = score + head.cosine * cosine_similarity(here.pooled_BD, there.pooled_ND)
+    return score.view(B, N)

@@ -1,0 +1,223 @@
+"""Models that are shared out: every process keeps a part of each weight, its gradient and its moments (``optimiser.shard``).
+
+torch's ``fully_shard`` gathers a block's weights when it is needed and drops them behind it (Zhao et al., *PyTorch FSDP*, VLDB 2023, arXiv
+2304.11277; ZeRO stage 3: Rajbhandari et al., SC 2020, arXiv 1910.02054). Every block of a transformer is a unit, all else is another.
+Weights are gathered in the type they have; autocast computes as without. Single numbers (temperature, bias) are whole in every process.
+
+A checkpoint is written by all: each process its parts, as safetensors, by ``torch.distributed.checkpoint``; nothing is pickled. What is
+no part of a weight lies in ``state.safetensors`` as always. Any number of processes can go on from it, one alone, too. The run's
+model is gathered and saved whole.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from wholegrain.errors import MachineError, UserError
+from wholegrain.files import sha256
+from wholegrain.objectives.schema import Recipe
+from wholegrain.towers.model import Model
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.checkpoint import Checkpoint
+from wholegrain.training.distributed.processes import Place
+from wholegrain.training.encoder import Encoder
+from wholegrain.training.memory.accumulate import refuse_batchnorm
+from wholegrain.training.memory.recompute import blocks_of
+
+SHARDS = "shards"
+"""The folder in a checkpoint that holds what all processes wrote."""
+
+
+def refuse_shard(recipe: Recipe, model: Model) -> None:
+    """Raises :class:`UserError` for what cannot be shared out; call with the model in training mode."""
+    with_it = {
+        "teacher.kind": recipe.teacher.kind != "none",
+        "optimiser.compile": recipe.optimiser.compile,
+        "optimiser.precision fp16": recipe.optimiser.precision == "fp16",
+    }
+    odd = next((name for name, asked in with_it.items() if asked), None)
+    if odd is not None:
+        raise UserError(f"optimiser.shard does not go together with {odd}; leave one of them out.")
+    refuse_batchnorm(model, "optimiser.shard")
+    try:
+        from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader  # noqa: F401
+    except ImportError:
+        raise UserError(f"optimiser.shard needs torch 2.9 or newer, and this is {torch.__version__}; update it.") from None
+
+
+class Shards:
+    """A model that was shared out over the processes of a place.
+
+    Args:
+        encoder: with its model on the device, before the optimiser is made; changed in place.
+        place: with several processes.
+    """
+
+    def __init__(self, encoder: Encoder, place: Place) -> None:
+        model = encoder.model
+        assert place.group is not None
+        self.plain: Model = copy.deepcopy(model).cpu()
+        mesh = DeviceMesh.from_group(place.group, place.device.type)
+        numbers = {parameter for parameter in encoder.parameters() if parameter.ndim == 0}
+        for tower in (model.image_tower, model.text_tower):
+            for block in blocks_of(tower):
+                fully_shard(block, mesh=mesh, ignored_params=numbers)
+        fully_shard(encoder, mesh=mesh, ignored_params=numbers, reshard_after_forward=False)
+        for parameter in numbers:
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(partial(_average, place.group))
+
+    @torch.no_grad()
+    def whole(self, model: Model) -> Model:
+        """An ordinary model on the CPU with the weights as they are now; every process calls this. It is the same object every time."""
+        own = self.plain.state_dict()
+        for name, value in model.state_dict().items():
+            if isinstance(value, Tensor):
+                own[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
+        return self.plain
+
+
+def _average(group: dist.ProcessGroup, parameter: Tensor) -> None:
+    assert parameter.grad is not None
+    dist.all_reduce(parameter.grad, group=group)
+    parameter.grad /= dist.get_world_size(group)
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------------
+
+
+def save_shards(saved: Checkpoint, folder: Path, keep: int, place: Place) -> None:
+    """As :func:`wholegrain.training.checkpoints.checkpoint.save`, by all processes; where one fails, all do, and the older ones stay."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save as write
+
+    final = folder / f"step-{saved.step:08d}"
+    parts: dict[str, Any] = {name: value for name, value in saved.tensors.items() if isinstance(value, DTensor)}
+    rest = {name: value.detach().cpu().contiguous() for name, value in saved.tensors.items() if name not in parts}
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            if place.first:
+                stack.enter_context(checkpoint.aside(final))
+
+        def put() -> None:
+            try:
+                writer = HuggingFaceStorageWriter(str(part / SHARDS), save_distributed=True)
+                write(parts, storage_writer=writer, process_group=place.group)
+                if place.first:
+                    save_file(rest, part / checkpoint.TENSORS)
+            except (OSError, SafetensorError, CheckpointException) as problem:
+                raise checkpoint.unwritable(final, problem) from problem
+
+        def end() -> None:
+            if place.first:
+                checkpoint.write_facts(part, saved.step, files, {**saved.facts, "processes": place.world})
+
+        part = final.with_name(f".{final.name}.part")
+        place.together(begin)
+        place.together(put)
+        names = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
+        digests = place.of_all({name: sha256(part / name) for name in names[place.rank :: place.world]})
+        files = {name: digest for found in digests for name, digest in found.items()}
+        place.together(end)
+    if place.first:
+        checkpoint.keep_newest(folder, keep)
+    place.wait()
+
+
+def beside(place: Place) -> Place:
+    """The same processes, joined once more through gloo, so that threads of theirs may speak while training goes on."""
+    assert place.group is not None
+    ranks = dist.get_process_group_ranks(place.group)
+    group: Any = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    return replace(place, group=group, store=None, device=torch.device("cpu"))
+
+
+def on_cpu(shared: DTensor, local: Tensor, place: Place) -> DTensor:
+    """A copy of this process's part as a part of the whole, on the CPU."""
+    assert place.group is not None
+    mesh = DeviceMesh.from_group(place.group, "cpu")
+    return DTensor.from_local(local, mesh, shared.placements, run_check=False, shape=shared.shape, stride=shared.stride())
+
+
+def load_shards(place: Place) -> Callable[[Path], Checkpoint]:
+    """As :func:`wholegrain.training.checkpoints.checkpoint.load`, by all processes, each of which verifies some of the files.
+
+    What was shared out is not read yet (:func:`read_shards`).
+    """
+
+    def load(path: Path) -> Checkpoint:
+        found, problem = None, None
+        try:
+            facts = checkpoint.read_facts(path, slice(place.rank, None, place.world))
+            found = Checkpoint(facts["step"], load_file(path / checkpoint.TENSORS), facts, _described(path))
+        except checkpoint.BROKEN as error:
+            problem = str(error)
+        broken = next((said for said in place.of_all(problem) if said is not None), None)
+        if broken is not None:
+            raise ValueError(broken)
+        assert found is not None
+        return found
+
+    return load
+
+
+def _described(path: Path) -> dict[str, Tensor]:
+    """The tensors that all processes wrote, without their contents."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    if not (path / SHARDS).is_dir():
+        return {}
+    try:
+        metadata = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
+        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}  # type: ignore[union-attr]
+    except Exception as problem:  # whatever torch meets in files that fit their checksums
+        raise ValueError(f"{SHARDS} cannot be read ({problem})") from problem
+
+
+def read_shards(saved: Checkpoint, folder: Path, model: Model, place: Place) -> Checkpoint:
+    """The checkpoint with all tensors, shared out as the model is now; every process calls this."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load as read
+
+    path = folder / f"step-{saved.step:08d}"
+    like = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    tensors = {name: _like(value, like.get(_owner(name))) for name, value in saved.tensors.items()}
+    if saved.apart:
+        reader = HuggingFaceStorageReader(str(path / SHARDS))
+        parts: dict[str, Any] = {name: torch.empty_like(like[_owner(name)]) for name in saved.apart}
+        try:
+            read(parts, storage_reader=reader, process_group=place.group, no_dist=place.group is None)
+        except CheckpointException as problem:
+            raise MachineError(f"{path} could not be read ({str(problem)[:200]}); look at the disk, then resume.") from problem
+        tensors |= parts
+    return Checkpoint(saved.step, tensors, saved.facts)
+
+
+def _owner(name: str) -> str:
+    """The name of the parameter that ``model/NAME`` or ``optimiser/NAME/part`` belongs to; empty for others."""
+    kind, _, rest = name.partition("/")
+    return rest if kind == "model" else rest.rpartition("/")[0] if kind == "optimiser" else ""
+
+
+def _like(value: Tensor, owner: Tensor | None) -> Tensor:
+    """A whole tensor, shared out as its parameter is."""
+    if isinstance(owner, DTensor) and value.shape == owner.shape:
+        return distribute_tensor(value.to(owner.device), owner.device_mesh, owner.placements)
+    return value

@@ -1,0 +1,14 @@
+"""Is this loss right? Every check that a loss must pass, for the losses of the package and for anybody's.
+
+* :func:`verify`: one loss, by name, ``module:Class`` or ``file.py:Class``.
+* :func:`verify_all`: every packaged loss with each of its variants.
+
+``cases`` makes the problems, ``references`` and ``closed_forms`` know answers, ``checks`` lists what is checked, ``legacy`` what
+is known to break, ``pool`` and ``processes`` run several processes, ``verdict`` says what was found, ``show`` prints it.
+"""
+
+from wholegrain.verify.checks import CHECKS
+from wholegrain.verify.seen import Seen
+from wholegrain.verify.verdict import Finding, Verdict, verify, verify_all
+
+__all__ = ["CHECKS", "Finding", "Seen", "Verdict", "verify", "verify_all"]

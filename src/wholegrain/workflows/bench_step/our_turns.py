@@ -1,0 +1,71 @@
+"""``wholegrain train``, one step at a time, in a process of its own: ``python -m wholegrain.workflows.bench_step.our_turns SETTINGS``.
+
+A line on standard input asks for a step; the answer is a line of JSON with its seconds, loading, log and all. The first step is
+taken at once and not timed: it compiles and fills caches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wholegrain.training.loop import train
+from wholegrain.training.start import begin
+from wholegrain.training.step import Outcome
+from wholegrain.training.work import peak_megabytes
+from wholegrain.workflows.bench_step.count import padded
+from wholegrain.workflows.memory import keep_freed_memory
+
+
+class Turns:
+    """Ends each step with an answer, and begins the next when it is asked for."""
+
+    def __init__(self, answers: Any) -> None:
+        self.answers = answers
+        self.started: float | None = None
+
+    def __call__(self, outcome: Outcome) -> bool:
+        """After every step."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        if self.started is None:
+            self._tell(texts=outcome.texts)
+        else:
+            self._tell(
+                seconds=time.perf_counter() - self.started,
+                megabytes=peak_megabytes(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
+            )
+        if not sys.stdin.readline():
+            os._exit(0)
+        self.started = time.perf_counter()
+        return False
+
+    def _tell(self, **facts: Any) -> None:
+        print(json.dumps(facts), file=self.answers, flush=True)
+
+
+def main() -> None:
+    """Trains until standard input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    keep_freed_memory()  # as the command does
+    settings = json.loads(sys.argv[1])
+    recipe, dataset, model = begin(settings["recipe"], Path(settings["data"]), settings["model"], settings["overrides"])
+    if settings["padded"]:
+        padded(model)
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            recipe, dataset, model, Path(folder) / "run", on_step=Turns(answers),
+            workers=settings["workers"], device=settings["device"], quiet=True,
+        )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""A model for others: approximated and measured where it must be, written, checked, described, and pushed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wholegrain.data.dataset import Dataset
+from wholegrain.errors import MachineError, UserError
+from wholegrain.evaluation.result import load_results
+from wholegrain.evaluation.suite import evaluate
+from wholegrain.report.entry import History, read_history
+from wholegrain.suggest import closest
+from wholegrain.towers.export.card import Facts, Score, card
+from wholegrain.towers.export.export import export_model
+from wholegrain.towers.export.plain_form import approximated, special_part
+from wholegrain.towers.export.sameness import Sample
+from wholegrain.towers.io import load_model
+from wholegrain.towers.model import Model
+from wholegrain.towers.positions import split_options
+
+RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
+ORDINARY = ("open_clip", "transformers")
+"""Formats of ordinary CLIPs."""
+SHOWN = 64
+"""Pictures by which candidates of an approximation are compared."""
+TRAINED = ("recipe", "data", "data_hash", "model", "seed", "command", "versions")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is exported where.
+
+    Attributes:
+        spec: the model, as ``load_model`` takes it.
+        out: the folder; ``None`` only with ``push``.
+        to: the format.
+        approximate: an ordinary CLIP will do where the format holds no more.
+        data, split: what an approximation is measured on.
+        results: a folder of ``wholegrain evaluate --out``, for the card; by default what lies in the run.
+        push, private: ``org/name`` on the Hub.
+    """
+
+    spec: str
+    out: Path | None
+    to: str
+    approximate: bool = False
+    data: Path | None = None
+    split: str = "test"
+    results: Path | None = None
+    push: str = ""
+    private: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it.
+
+    Attributes:
+        folder: where the model lies, ``None`` if it was only pushed.
+        url: where it was pushed to.
+        differences: see :func:`wholegrain.towers.export.export.export_model`.
+        approximation: what was exported in the model's place, empty if the model itself.
+        agreement: mean cosine of image vectors, of the exported model with the exact one.
+        recalls: figure -> (exact, exported), if data were given.
+    """
+
+    folder: Path | None
+    url: str
+    differences: dict[str, float]
+    approximation: str = ""
+    agreement: float = 1.0
+    recalls: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def export(wish: Wish) -> Done:
+    """Does what was wished.
+
+    Raises:
+        UserError: a part that the format has no place for, no place to put the model, no such data.
+    """
+    if wish.out is None and not wish.push:
+        raise UserError("name a folder for the exported model, or --push org/name.")
+    if wish.push and wish.push.count("/") != 1:
+        raise UserError(f"--push is {wish.push!r}; it must be org/name.")
+    model, done = load_model(wish.spec), Done(wish.out, "", {})
+    if wish.approximate and wish.to in ORDINARY and special_part(model) is not None:
+        model, done = _approximate(model, wish, done)
+    with _place(wish.out) as folder:
+        facts = _facts(wish, done)
+
+        def finish(part: Path, found: dict[str, float]) -> None:
+            (part / "README.md").write_text(card(replace(facts, differences=found)), encoding="utf-8")
+
+        differences = export_model(model, folder, wish.to, hub_name=wish.push, finish=finish)
+        url = push(folder, wish.push, wish.private) if wish.push else ""
+    return replace(done, url=url, differences=differences)
+
+
+@contextmanager
+def _place(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "model"
+
+
+def _approximate(model: Model, wish: Wish, done: Done) -> tuple[Model, Done]:
+    """The nearest ordinary CLIP, with what it loses: in retrieval on data, or else in image vectors of noise."""
+    dataset = None if wish.data is None else Dataset(wish.data)
+    if dataset is not None:
+        if wish.split not in dataset.splits:
+            raise UserError(f"{wish.data} has no split {wish.split!r}; {closest(wish.split, dataset.splits)}")
+        keys = list(dataset.keys(wish.split))[:SHOWN]
+        pixels = torch.stack([torch.from_numpy(model.preprocess.image(dataset.pixels(key))) for key in keys])
+    else:
+        pixels = Sample.of(model, 16).pixels_BCHW
+    nearest = approximated(model, pixels)
+    recalls: dict[str, tuple[float, float]] = {}
+    if dataset is not None:
+        exact, ours = (_recalls(m, dataset, wish.split) for m in (model, nearest.model))
+        recalls = {name: (exact[name], ours[name]) for name in RECALLS}
+    return nearest.model, replace(done, approximation=nearest.said, agreement=nearest.agreement, recalls=recalls)
+
+
+def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
+    result = evaluate(model, dataset, split=split, tasks=["retrieval"], progress=False)[0]
+    return {name: result.figure(name).value for name in RECALLS}
+
+
+def _facts(wish: Wish, done: Done) -> Facts:
+    """What the card says, from the run that made the model, if one did."""
+    run = run_of(wish.spec)
+    history = read_history(run)
+    training = training_of(history) if run is not None else {"model": wish.spec}
+    start = str(history.facts.get("model", ""))
+    scores = [] if done.approximation else _scores(wish.results, run)
+    if done.recalls:
+        data = Path(wish.data or "").name
+        scores = [Score("retrieval", name, data, wish.split, ours) for name, (_, ours) in done.recalls.items()]
+    place = wish.push or str(wish.out)
+    return Facts(
+        name=(wish.push or Path(place).name).rpartition("/")[2],
+        to=wish.to,
+        place=place,
+        on_hub=bool(wish.push),
+        training=training,
+        paper=str(history.recipe.get("paper", "")),
+        base=start.removeprefix("hf-hub:").partition(",")[0] if start.startswith("hf-hub:") else "",
+        scores=scores,
+        notes=_loss_notes(wish, done),
+    )
+
+
+def training_of(history: History) -> dict[str, Any]:
+    """What made a model, row by row: recipe, data, start, seed, command, versions, the optimiser's main values."""
+    found = {key: history.facts[key] for key in TRAINED if key in history.facts}
+    if "data" in found:
+        found["data"] = Path(str(found["data"])).name
+    optimiser = history.recipe.get("optimiser", {})
+    length = "steps" if optimiser.get("steps") else "epochs"
+    found |= {key: optimiser[key] for key in ("batch", "lr", length) if optimiser.get(key)}
+    if history.steps:
+        found["steps taken"] = history.step_count
+    return found
+
+
+def _loss_notes(wish: Wish, done: Done) -> list[str]:
+    if not done.approximation:
+        return []
+    said = [f"**An approximation.** {wish.to} has no place for all of the model; this is {done.approximation}. "]
+    where = f"on pictures of {Path(wish.data).name}" if wish.data else "on pictures of noise"
+    said.append(f"Mean cosine of its image vectors with the model's own {where}: {done.agreement:.4f}.")
+    for name, (exact, ours) in done.recalls.items():
+        said.append(f" {name}: exact model {exact:.1%}, this one {ours:.1%}.")
+    return ["".join(said)]
+
+
+def _scores(results: Path | None, run: Path | None) -> list[Score]:
+    """Figures without groups of a results folder, else the last evaluation of the run."""
+    for folder in (results, *([run, run / "results", run / "evaluation"] if run is not None else [])):
+        if folder is not None and (folder / "results.json").is_file():
+            found, meta = load_results(folder)
+            data, split = Path(str(meta.get("dataset", ""))).name, str(meta.get("split", ""))
+            return [
+                Score(result.task, figure.name, data, split, figure.value)
+                for result in found
+                for figure in result.figures
+                if "/" not in figure.name and figure.value == figure.value
+            ]
+    if results is not None:
+        raise UserError(f'{results} holds no results.json; give the folder of "wholegrain evaluate --out".')
+    history = read_history(run)
+    if run is None or not history.evaluations:
+        return []
+    data = Path(str(history.facts.get("data", ""))).name
+    _, numbers = history.evaluations[-1]
+    return [Score("validation", name, data, "val", float(value)) for name, value in numbers.items()]
+
+
+def run_of(spec: str) -> Path | None:
+    """The folder of the run that a model comes from, if it comes from one."""
+    name = split_options(spec)[0]
+    for path in (Path(name), Path(name.rpartition(":")[0] or name), Path(name).parent):
+        if (path / "run.json").is_file() and path != Path("."):
+            return path
+    return None
+
+
+def push(folder: Path, repository: str, private: bool, api: Callable[[], Any] | None = None) -> str:
+    """Puts a folder on the Hugging Face Hub and returns its address.
+
+    Raises:
+        UserError: the Hub refuses.
+    """
+    import huggingface_hub
+
+    hub = (api or huggingface_hub.HfApi)()
+    try:
+        url = hub.create_repo(repository, private=private, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="Model from Wholegrain")
+    except (OSError, ValueError) as error:  # the Hub's own errors are OSErrors
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MachineError(
+            f"{repository} could not be pushed ({first}); log in with `hf auth login` and check the name"
+        ) from error
+    return str(url)

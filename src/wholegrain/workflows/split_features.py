@@ -1,0 +1,62 @@
+"""Features of a split for evaluation, made once: by frozen towers once for all models that have them, by others once a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wholegrain.evaluation.features.encode import (
+    Encoded,
+    default_needs,
+    encode_distinct,
+    encode_keys,
+    encode_split,
+    evaluating,
+    split_keys,
+    to_cpu,
+    with_captions,
+)
+from wholegrain.features import TextFeatures
+from wholegrain.training.loading.frozen import freeze_images, freeze_texts
+
+
+def split_features(
+    model: Any, dataset: Any, split: str, *, batch: int = 64, cache: Path | None = None, say: Callable[[str], None] = print
+) -> Encoded:
+    """As :func:`~wholegrain.evaluation.features.encode.encode_split`; what frozen towers make of the split is shared by all models with these towers.
+
+    Args:
+        cache: a folder for features; ``None`` keeps nothing. Those of models that score pairs by patches or tokens are never kept.
+        say: is told how far it is, a line now and then.
+
+    Raises:
+        UserError: when the split is not there, empty or without captions.
+    """
+    needs = default_needs(model)
+    if needs & {"patches", "tokens"}:  # a picture's patches are larger than its file
+        cache = None
+    frozen = getattr(model, "image_frozen", False), getattr(model, "text_frozen", False)
+    if cache is None or not any(frozen):
+        told = lambda what, done, total: say(f"{done:,} of {total:,} {what}")  # noqa: E731
+        return encode_split(model, dataset, split, batch=batch, cache=cache, progress=told)
+    keys = list(split_keys(dataset, split))
+    seen = freeze_images(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
+    if seen is None:
+        image = encode_keys(model, dataset, keys, needs, batch=batch)
+    else:
+        with evaluating(model):
+            image = to_cpu(model.project_images(seen.read(keys, model.device), needs))
+
+    def texts(distinct: list[str]) -> tuple[TextFeatures, int]:
+        read = freeze_texts(model, distinct, needs, "fp32", say, cache) if frozen[1] and distinct else None
+        if read is None:
+            text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch)
+            return text, int(cut_N.sum())
+        with evaluating(model):
+            text = to_cpu(model.project_texts(read.read(distinct, model.device), needs))
+        return text, int(torch.as_tensor(model.tokenizer.encode(distinct).cut_N).sum())
+
+    return with_captions(dataset, keys, image, texts)
