@@ -11,7 +11,7 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, to_table
 from wholegrain.towers.heads.registry import HeadConfig
 
-PUBLISHED: dict[str, Any] = tomllib.loads((Path(__file__).parent.parent / "docs/methods/published.toml").read_text())
+PUBLISHED: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "docs/methods/published.toml").read_text())
 METHODS = [name for name, entry in PUBLISHED.items() if "own" not in entry]
 SAID_OF_ALL = {
     *(f"optimiser.{key}" for key in ("lr", "weight_decay", "warmup_steps", "grad_clip", "epochs", "batch")),

@@ -115,7 +115,7 @@ test_launch.{name}()
 
 def start(name, world, port, **more):
     """Processes as srun would start them."""
-    base = {"PYTHONPATH": os.path.dirname(__file__), "SLURM_NTASKS": str(world), "SLURM_JOB_ID": str(port - 20000)}
+    base = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]), "SLURM_NTASKS": str(world), "SLURM_JOB_ID": str(port - 20000)}
     base |= {"SLURM_NODELIST": "127.0.0.1", "OMP_NUM_THREADS": "1", **more}
     code = PROCESS.format(name=name)
     return [

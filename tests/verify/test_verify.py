@@ -20,8 +20,8 @@ from wholegrain.verify import CHECKS, Seen, processes, verify, verify_all
 from wholegrain.verify.legacy import known_breaks
 from wholegrain.verify.variants import CASES, label, packaged, settings_of, variants
 
-HERE = Path(__file__).parent
-DOCS = HERE.parent / "docs" / "verify.md"
+SUPPORT = Path(__file__).parents[1] / "support"
+DOCS = Path(__file__).parents[2] / "docs" / "verify.md"
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verify")]  # one pool of processes for all
 
 
@@ -79,7 +79,7 @@ def _variants(name):
 @pytest.mark.parametrize("name", planted_bugs.FOUND_BY)
 def test_planted_bugs_are_found_by_the_check_that_is_meant_to(name):
     wanted = planted_bugs.FOUND_BY[name]
-    verdict = verify(f"{HERE}/planted_bugs.py:{name}", checks=wanted)
+    verdict = verify(f"{SUPPORT}/planted_bugs.py:{name}", checks=wanted)
     assert set(verdict.failed) == wanted
     assert "NOT right" in verdict.sentence
     for finding in verdict.findings:
@@ -90,7 +90,7 @@ def test_planted_bugs_are_found_by_the_check_that_is_meant_to(name):
 
 @pytest.mark.parametrize("name", ["SoundClip", "SoundMargin", "SoundPooling"])
 def test_the_same_code_without_the_bugs_passes(name):
-    verdict = verify(f"{HERE}/planted_bugs.py:{name}")
+    verdict = verify(f"{SUPPORT}/planted_bugs.py:{name}")
     assert verdict.failed == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parent.parent / "benchmarks" / "fidelity"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "fidelity"
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 RELEASED = """
 import not_installed_anywhere

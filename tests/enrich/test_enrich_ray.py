@@ -33,7 +33,7 @@ def sidecars(folder):
 
 def started(script, *arguments):
     """Runs a script in a process of its own, which Ray's workers are to find, too."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]), "RAY_DEDUP_LOGS": "1"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(enrich_work.__file__).parent), *sys.path]), "RAY_DEDUP_LOGS": "1"}
     command = [sys.executable, script, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
 

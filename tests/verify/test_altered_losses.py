@@ -130,6 +130,6 @@ def test_the_list_is_long_and_covers_most_losses():
     assert len(SLIPS) >= 100
     assert {slip.loss for slip in SLIPS.values()} == set(packaged())
     assert set(BREAKS) <= set(SLIPS)
-    docs = (Path(__file__).parent.parent / "docs" / "verify.md").read_text(encoding="utf-8")
+    docs = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
     assert f"{len(SLIPS)} of them in all {len(packaged())} losses" in docs
     assert f"finds all\n{len(SLIPS)} with `--like`, and {len(BREAKS)} without" in docs

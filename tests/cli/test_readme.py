@@ -22,7 +22,7 @@ from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.text.trained import train_tokenizer
 
-HOME = Path(__file__).parent.parent
+HOME = Path(__file__).parents[2]
 PAGES = sorted([HOME / "README.md", *HOME.glob("docs/**/*.md")])
 STAND_INS = {
     "ViT-B-32:openai": "tiny-clip",  # a folder with a CLIP of two small layers, saved by the test
@@ -39,8 +39,8 @@ PARSED_ALONE = {  # why a command of the pages that are run is not
     "wholegrain demo --quick": "takes over a minute",
     "wholegrain dense MODEL FOLDER": "needs masks",
     "wholegrain compare A B": "A and B are any two",
-    "wholegrain verify LOSS": "tests/test_verify.py",
-    "wholegrain bench losses": "tests/test_bench_losses.py",
+    "wholegrain verify LOSS": "tests/verify/test_verify.py",
+    "wholegrain bench losses": "tests/benchmarks/test_bench_losses.py",
     "wholegrain evaluate MODEL --benchmark sugarcrepe=FOLDER": "needs the benchmark's files",
 }
 

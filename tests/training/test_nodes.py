@@ -20,7 +20,7 @@ from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.training import loop
 
-TWO_NODES = Path(__file__).parent.parent / "benchmarks" / "two_nodes.sh"
+TWO_NODES = Path(__file__).parents[2] / "benchmarks" / "two_nodes.sh"
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
 TRAIN = ["--model", TINY, "--steps", "12", "--batch", "8", "--quiet", "--device", "cpu", "--workers", "0", "--saving.every", "5"]
 TRAIN += ["--optimiser.precision", "fp32"]  # runs that are split otherwise are the same to rounding, and bf16 rounds at the third digit
