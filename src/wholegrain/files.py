@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import tomllib
@@ -277,7 +278,7 @@ def aside(path: Path | str) -> Iterator[Path]:
         [('note.txt', 'whole')]
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{_stem(path)}{os.getpid()}.part")
     _sweep(path)
     try:
         yield part
@@ -288,12 +289,18 @@ def aside(path: Path | str) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def _stem(path: Path) -> str:
+    """How this machine's parts of a file begin: on a disk that machines share, only a machine of its own knows which process is alive."""
+    return f".{path.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+
 def _sweep(path: Path) -> None:
-    """Removes what killed processes left of earlier writing."""
+    """Removes what killed processes of this machine left of earlier writing."""
+    stem = _stem(path)
     with suppress(OSError):
         for name in os.listdir(path.parent):
-            owner = name.removeprefix(f".{path.name}.").removesuffix(".part")
-            if name == f".{path.name}.{owner}.part" and owner.isdecimal() and not _alive(int(owner)):
+            process = name.removeprefix(stem).removesuffix(".part")
+            if name == f"{stem}{process}.part" and process.isdecimal() and not _alive(int(process)):
                 path.with_name(name).unlink(missing_ok=True)
 
 
@@ -322,9 +329,9 @@ def write_json(path: Path | str, value: object, *, indent: int | None = 1) -> No
 def folder_aside(final: Path) -> Iterator[Path]:
     """A folder to fill beside ``final`` that takes its place, whole, when the block ends well, and vanishes when it does not.
 
-    A kill between the two renames leaves what was there before under the name ``.NAME.old``.
+    A kill between the two renames leaves what was there before at :func:`replaced`.
     """
-    part, old = final.with_name(f".{final.name}.part"), final.with_name(f".{final.name}.old")
+    part = final.with_name(f".{final.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
@@ -332,14 +339,25 @@ def folder_aside(final: Path) -> Iterator[Path]:
         for file in part.rglob("*"):
             if file.is_file():
                 sync(file)
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(final, old)
-        os.replace(part, final)
-        sync(final.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        rename_folder(part, final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def rename_folder(part: Path, final: Path) -> None:
+    """Gives a finished folder its name; a folder that had it goes only when the new one is there."""
+    old = replaced(final)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(part, final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replaced(final: Path) -> Path:
+    """Where a folder lies while another takes its name: ``.NAME.old`` beside it."""
+    return final.absolute().with_name(f".{final.absolute().name}.old")
 
 
 def sync(path: Path) -> None:

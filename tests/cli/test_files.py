@@ -215,12 +215,14 @@ def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -
     gone = multiprocessing.get_context("fork").Process(target=int)
     gone.start()
     gone.join()
-    left, own = tmp_path / f".a.json.{gone.pid}.part", tmp_path / f".a.json.{os.getppid()}.part"
-    other = tmp_path / f".b.json.{gone.pid}.part"
-    for path in (left, own, other):
+    with aside(tmp_path / "a.json") as part:
+        part.write_text("")
+    left, own = (part.with_name(part.name.replace(f"{os.getpid()}.part", f"{pid}.part")) for pid in (gone.pid, os.getppid()))
+    other, elsewhere = left.with_name(left.name.replace(".a.", ".b.")), tmp_path / f".a.json.another-{gone.pid}.part"  # of another machine
+    for path in (left, own, other, elsewhere):
         path.write_text("half")
     write_json(tmp_path / "a.json", 1)
-    assert sorted(tmp_path.iterdir()) == sorted([own, other, tmp_path / "a.json"])
+    assert sorted(tmp_path.iterdir()) == sorted([own, other, elsewhere, tmp_path / "a.json"])
 
 
 def test_an_error_is_one_sentence_whatever_is_quoted(tmp_path: Path) -> None:

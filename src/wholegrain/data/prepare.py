@@ -35,7 +35,7 @@ from wholegrain.data.sources.sample import InsideFolder
 from wholegrain.data.split import NONE, USUAL, Split, shares_of, split_by_key
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable, read_text, shown, sync, write_json, write_text
+from wholegrain.files import disk_errors, keepable, read_text, rename_folder, replaced, shown, write_json, write_text
 
 _EARLY = 5000
 _NOTE = "identity"
@@ -90,7 +90,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     identity = _identity(str(source), opened, options)
     finished = _finished(target, identity, options.overwrite)
     if finished is not None:
-        shutil.rmtree(_old(target), ignore_errors=True)  # a kill may have left it
+        shutil.rmtree(replaced(target), ignore_errors=True)  # a kill may have left it
         return finished
     work = target.absolute().parent / f".{target.absolute().name}.unfinished"
     missing = [folder for folder in work.parents if not folder.exists()]
@@ -99,7 +99,8 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
             if not (work / "manifest.json").exists():
                 manifest = _build(opened, work, options, {"source": shown(source), "identity": identity, **_pictures(opened, options)})
                 write_json(work / "manifest.json", manifest)
-            _move(work, target)
+            _clear(work, kept=_PARTS)
+            rename_folder(work, target)
     except _BusyError:
         raise
     except UserError:
@@ -325,23 +326,6 @@ def _manifest(
         "images_without_captions": {"count": counts["uncaptioned"], "listed": arrivals.uncaptioned},
         "shards": counted["shards"],
     }
-
-
-def _old(target: Path) -> Path:
-    """Where a data set is that is being replaced."""
-    return target.absolute().with_name(f".{target.absolute().name}.old")
-
-
-def _move(work: Path, target: Path) -> None:
-    """Renames finished work to its place; a data set that is replaced is gone only when the new one is there."""
-    _clear(work, kept=_PARTS)
-    old = _old(target)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(work, target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _progress(show: bool) -> Progress:

@@ -22,7 +22,6 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 from wholegrain.data.manifest import parse_manifest
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import MOST_BYTES, disk_errors
+from wholegrain.files import MOST_BYTES, aside, disk_errors
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts; one more attempt than there are waits."""
@@ -139,7 +138,7 @@ class Remote:
         self.folder = self.cache / "data" / name
         with disk_errors(self.cache):
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
-            with self._aside(self.folder / "manifest.json") as part:
+            with self._locked("manifest.json"), aside(self.folder / "manifest.json") as part:
                 part.write_bytes(manifest)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +186,7 @@ class Remote:
         return target
 
     def _fetch(self, name: str, target: Path, expected: str) -> None:
-        with self._aside(target) as part:
+        with aside(target) as part:
 
             def copy(store: _Store) -> None:
                 digest = hashlib.sha256()
@@ -238,15 +237,6 @@ class Remote:
         with file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
-
-    @contextmanager
-    def _aside(self, target: Path) -> Iterator[Path]:
-        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            yield part
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _make_room(self, newest: Path) -> None:
         """Removes shards until all are within the limit; open ones stay readable to those who have them open."""

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.record import SCHEMA, Record, content_key
 from wholegrain.data.record_json import record_to_json
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable, open_file, parse_json, read_parquet, shown, write_json
+from wholegrain.files import aside, disk_errors, keepable, open_file, parse_json, read_parquet, shown, write_json
 from wholegrain.structure import structure
 
 SHARD_BYTES = 256 * 2**20
@@ -172,9 +172,7 @@ class ShardWriter:
         splits: dict[str, dict[str, int]] = {}
         per_image: Counter[int] = Counter()
         roles: Counter[str] = Counter()
-        target = self.folder / "index.parquet"
-        part = target.with_name(target.name + ".part")
-        with pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
+        with aside(self.folder / "index.parquet") as part, pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
             for note in sorted((self.folder / UNFINISHED).glob("*.parquet")):
                 table = read_parquet(note, INDEX_SCHEMA, _AGAIN)
                 said = _metadata(table, note)
@@ -186,7 +184,6 @@ class ShardWriter:
                 split = splits.setdefault(table["split"][0].as_py(), {"images": 0, "captions": 0})
                 split["images"] += len(counts)
                 split["captions"] += sum(counts)
-        os.replace(part, target)
         histogram = {str(n): count for n, count in sorted(per_image.items())}
         return {"splits": splits, "captions_per_image": histogram, "roles": dict(sorted(roles.items())), "shards": hashes}
 
@@ -251,11 +248,9 @@ class _Shard:
         os.replace(self.part, self.part.with_suffix(""))
         columns = zip(*self.rows, strict=True)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, INDEX_SCHEMA, strict=True)], schema=INDEX_SCHEMA)
-        note = self.folder / UNFINISHED / f"{self.name}.parquet"
-        part = note.with_suffix(".part")
         said = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
-        pq.write_table(table.replace_schema_metadata(said), part)
-        os.replace(part, note)
+        with aside(self.folder / UNFINISHED / f"{self.name}.parquet") as part:
+            pq.write_table(table.replace_schema_metadata(said), part)
 
     def drop(self) -> None:
         with suppress(OSError):

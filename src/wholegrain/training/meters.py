@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from wholegrain.files import parse_json, read_bytes
+from wholegrain.files import parse_json, read_bytes, write_text
 from wholegrain.structure import StructureError
 from wholegrain.training.pace import EVERY, clock
 from wholegrain.training.step import Outcome
@@ -206,9 +205,7 @@ def _continued(path: Path, start: int) -> TextIO:
             with suppress(StructureError, UnicodeDecodeError):  # the last line of a killed run may be cut
                 if parse_json(line, _Step)["step"] < start:
                     kept.append(line.decode())
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(line + "\n" for line in kept))
-    os.replace(part, path)
+    write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
 

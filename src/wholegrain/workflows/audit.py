@@ -8,7 +8,6 @@ away; a figure that is no better than those says nothing about seeing.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import evaluate
-from wholegrain.files import disk_errors
+from wholegrain.files import disk_errors, write_text
 from wholegrain.report.audit_page import Line, scorecard, write_audit_page
 from wholegrain.suggest import closest
 
@@ -133,7 +132,9 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     facts["seconds"] = round(perf_counter() - start, 1)
     meta = {"dataset": str(getattr(dataset, "folder", "")), "model": name, "split": split, "seed": options.seed, "facts": facts}
     save_results(results, out, meta | {"left_out": left_out})
-    _write_json(out / "audit.json", {**meta, "left_out": left_out, "scorecard": [line.as_json() for line in lines]})
+    whole = {**meta, "left_out": left_out, "scorecard": [line.as_json() for line in lines]}
+    with disk_errors(out):
+        write_text(out / "audit.json", json.dumps(whole, indent=1, default=str) + "\n")
     return Audit(page, lines, results, left_out, facts)
 
 
@@ -171,10 +172,3 @@ def _facts(model: Any, dataset: Any, split: str, records: Sequence[Record]) -> d
         "captions that stand under several photos": sum(shared.values()), "most repeated": [list(pair) for pair in repeats],
         "equal photos joined": same.get("count", 0),
     }  # fmt: skip
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with disk_errors(path):
-        part.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(part, path)

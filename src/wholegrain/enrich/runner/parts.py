@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.sidecars import SIDECARS
 from wholegrain.enrich.runner.stage import Failure
 from wholegrain.errors import UserError
-from wholegrain.files import UnreadableError, disk_errors, open_file, parse_json, read_bytes, read_parquet
+from wholegrain.files import UnreadableError, aside, disk_errors, open_file, parse_json, read_bytes, read_parquet
 from wholegrain.structure import StructureError
 
 _NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.parquet")
@@ -60,14 +60,10 @@ class Parts:
         pq.write_table(table.replace_schema_metadata({_FAILURES: said}), buffer, compression="zstd")
         data = buffer.getvalue()
         before, target = self._files.get(number), self.folder / _name(number, data)
-        part = target.with_suffix(".part")
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
+            with aside(target) as part:
+                part.write_bytes(data)
             if before is not None and before != target:
                 before.unlink(missing_ok=True)
         self._files[number] = target
