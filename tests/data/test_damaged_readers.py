@@ -16,7 +16,7 @@ from wholegrain.evaluation.dense.folder import boxed, class_set
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.report.entry import Entry
 from wholegrain.report.figures import training_charts
-from wholegrain.training.loading.feature_files import read_features, write_features
+from wholegrain.towers.feature_files import read_features, write_features
 
 ROW = {"filename": "1.jpg", "caption": "A cat naps.", "negative_caption": "A dog naps."}
 BENCHMARKS = {

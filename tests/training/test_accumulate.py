@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
+from wholegrain.features import join
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.towers.sources.timm import timm_tower
@@ -16,7 +17,6 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loop import train
-from wholegrain.training.memory import accumulate
 from wholegrain.training.memory.accumulate import split
 from wholegrain.training.run import fit_model, offers
 from wholegrain.training.step import seed_everything, take_step
@@ -131,7 +131,7 @@ def one_graph(encoder, objective, batch, size, *, cast, root, group):
     """What parts must equal with dropout: the same parts, encoded once, and one ordinary graph through all of them."""
     parts, place_U = split(batch, size)
     seen = [encoder(part.batch, objective.needs) for part in parts]
-    image, text = accumulate._join([s[0] for s in seen]), accumulate._join([s[1] for s in seen])
+    image, text = join([s[0] for s in seen]), join([s[1] for s in seen])
     output = objective(image, text.select(place_U[batch.row_N]), batch.pairing, seen[0][2], seen[0][3], group=group)
     root(output.value).backward()
     return output, seen[0][2]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from wholegrain.evaluation.contract import EvaluatedModel
+    from wholegrain.evaluation.result import TaskResult
+    from wholegrain.evaluation.suite import EvaluationOptions
 
 
 def evaluate(
@@ -79,6 +84,7 @@ def evaluate(
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.statistics.averages import averaged, check_average
+    from wholegrain.evaluation.suite import EvaluationOptions
     from wholegrain.training.distributed.processes import processes
     from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
     from wholegrain.workflows.seen import say_seen, trained_on
@@ -96,16 +102,17 @@ def evaluate(
     check_place(out)
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
-    common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
-    results, facts = [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
+    results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
     with processes(None if device == "auto" else device) as place, sharing(place.group):
         loaded = place.together(lambda: load_any(model))
         loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": place.first})
+            options = EvaluationOptions(seed, batch, cache, place.first)
+            results, more = _on_data(loaded, data, split, suite, settings, options, left_out)
             facts |= more
-        found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
+        if wanted:
+            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=place.first, left_out=left_out)
     if not place.first:
         return
     results += found
@@ -133,15 +140,21 @@ def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str])
 
 
 def _on_data(
-    model: Any, data: Path, split: str, suite: str, settings: dict[str, dict[str, Any]], common: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+    model: EvaluatedModel,
+    data: Path,
+    split: str,
+    suite: str,
+    settings: dict[str, dict[str, Any]],
+    options: EvaluationOptions,
+    left_out: dict[str, str],
+) -> tuple[list[TaskResult], dict[str, Any]]:
     """The tasks of a suite on a prepared data set, and what to keep beside the results."""
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.suite import evaluate as run
     from wholegrain.evaluation.suite import expand
 
     tasks, dataset = expand(suite), Dataset(data)
-    chosen = {task: {name: value for name, value in given.items() if value} for task, given in settings.items() if task in tasks}
-    chosen = {task: given for task, given in chosen.items() if given}
-    results = run(model, dataset, split=split, tasks=tasks, settings=chosen, **common)
+    chosen = {task: {name: value for name, value in own.items() if value} for task, own in settings.items() if task in tasks}
+    chosen = {task: own for task, own in chosen.items() if own}
+    results = run(model, dataset, options, split=split, tasks=tasks, settings=chosen, left_out=left_out)
     return results, {"dataset": str(data), "content_hash": dataset.content_hash, "settings": chosen}

@@ -139,7 +139,7 @@ class _Job:
     def measured(self) -> tuple[list[Any], dict[str, str]]:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
-        from wholegrain.evaluation.suite import evaluate
+        from wholegrain.evaluation.suite import EvaluationOptions, evaluate
         from wholegrain.workflows.results import keep_results, results_place, weights_of
 
         left_out: dict[str, str] = {}
@@ -148,7 +148,7 @@ class _Job:
             with suppress(NotSupportedError):  # without captions, which the tasks say
                 features[self.split] = self.features
         results = evaluate(
-            self.model, self.dataset, split=self.split, tasks=self.tasks, seed=self.seed, batch=self.batch, left_out=left_out,
+            self.model, self.dataset, EvaluationOptions(self.seed, self.batch), split=self.split, tasks=self.tasks, left_out=left_out,
             features=features,
         )  # fmt: skip
         facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}

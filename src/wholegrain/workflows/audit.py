@@ -26,7 +26,7 @@ from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import disk_errors, write_text
 from wholegrain.report.audit_page import Line, scorecard, write_audit_page
 from wholegrain.suggest import closest
@@ -115,13 +115,13 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     if len(records) < 2:
         raise UserError(f"The split {split!r} has {len(records)} photos with captions; an audit needs at least two.")
     questions = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
-    asked = Asked(dataset, split, [record.key for record in records], *questions)
+    asked: Any = Asked(dataset, split, [record.key for record in records], *questions)
     left_out: dict[str, str] = {}
     features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS
     results = evaluate(
-        model, asked, split=split, tasks=tasks, seed=options.seed, batch=options.batch, cache=options.cache,
-        progress=options.progress, left_out=left_out, features=features,
+        model, asked, EvaluationOptions(options.seed, options.batch, options.cache, options.progress), split=split, tasks=tasks,
+        left_out=left_out, features=features,
     )  # fmt: skip
     facts = _facts(model, dataset, split, records)
     lines = scorecard(results)

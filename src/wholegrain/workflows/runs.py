@@ -14,7 +14,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import folder_aside
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.identity import model_digest
@@ -117,7 +117,7 @@ def measured(
     }
     if _identity_of(folder) != identity:
         with remembered(model, cache):
-            results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, progress=progress)
+            results = evaluate(model, dataset, EvaluationOptions(seed, progress=progress), split=split, tasks=tasks, settings=chosen)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}
         with folder_aside(folder) as part:
             save_results(results, part, {"dataset": str(dataset.folder), "weights": identity["model"], **facts, "identity": identity})

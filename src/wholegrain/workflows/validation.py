@@ -15,7 +15,7 @@ import torch.distributed as dist
 from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.features.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
 from wholegrain.evaluation.features.sharing import of_all, sharing
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
@@ -64,8 +64,8 @@ class Validation:
         return partial(self._measured, model, encoded)
 
     def _measured(self, model: Model, encoded: Encoded) -> dict[str, float]:
-        joint = {"model": model, "shortlist": SHORTLIST} if model.score is not None else {}
-        found = retrieval(encoded, truths=self.dataset.truths, by_role=False, **joint).metrics
+        options = RetrievalOptions(by_role=False, shortlist=0 if model.score is None else SHORTLIST)
+        found = retrieval(encoded, options, truths=self.dataset.truths, model=model).metrics
         text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
         return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
 

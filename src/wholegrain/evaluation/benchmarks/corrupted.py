@@ -24,10 +24,11 @@ from wholegrain.evaluation.benchmarks.classification import image_features, judg
 from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES, corrupt, frost_photos, generator
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 
 CLEAN = "clean"
 SHOWN = ("acc1", "acc5", "acc1_expected", "recall@1", "recall@5", "recall@10")
@@ -84,7 +85,7 @@ def seen(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
     return np.ascontiguousarray(made[top : top + 224, left : left + 224])
 
 
-def corrupted_classes(found: LabelledSet, model: Any, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
+def corrupted_classes(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
     """``NAME_corrupted``: zero-shot accuracy under each corruption.
 
     Raises:
@@ -105,7 +106,7 @@ def corrupted_classes(found: LabelledSet, model: Any, store: FeatureStore, how: 
     return stacked(f"{found.name}_corrupted", results, f"{said}; {_said(how, 'the middle 224 pixels of 256')}", alexnet, seed)
 
 
-def corrupted_captions(found: CaptionSet, model: Any, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
+def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
     """``NAME_corrupted``: recall in both directions under each corruption."""
     if len(found.pictures) < 2:
         raise NotSupportedError(f"{found.name} has a single picture, so there is nothing to choose from.")
@@ -114,7 +115,7 @@ def corrupted_captions(found: CaptionSet, model: Any, store: FeatureStore, how: 
     encoded, _ = encoded_captions(found, store)
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=False), store)
-        results[name, severity] = retrieval(replace(encoded, image=image), model=model, owner_only=True, seed=seed)
+        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=True), model=model, seed=seed)
     return stacked(
         f"{found.name}_corrupted", results, f"{found.protocol}; {_said(how, 'the shorter side at 224 pixels')}", False, seed
     )

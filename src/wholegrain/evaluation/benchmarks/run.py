@@ -33,6 +33,7 @@ from wholegrain.evaluation.benchmarks.valse import valse
 from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
 from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.features.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -182,7 +183,7 @@ def _row(path: Path, row: dict[str, Any]) -> Asked:
 
 
 def run_benchmarks(
-    model: Any,
+    model: EvaluatedModel,
     wanted: Sequence[Asked],
     *,
     batch: int = 64,
@@ -220,7 +221,7 @@ def run_benchmarks(
     return results
 
 
-def _read(one: Asked, model: Any) -> list[Any]:
+def _read(one: Asked, model: EvaluatedModel) -> list[Any]:
     """What a reader or function gives, as a list of benchmarks and results."""
     if not is_function(one.name):
         settings = dict(one.settings)
@@ -260,7 +261,7 @@ def _check_texts(found: Sequence[Any], one: Asked) -> None:
             raise UserError(f"The item {wrong.id} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
 
 
-def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[TaskResult]:
+def _scored(found: Any, model: EvaluatedModel, store: FeatureStore, seed: int) -> list[TaskResult]:
     if isinstance(found, TaskResult):
         return [found]
     if isinstance(found, CaptionSet):
@@ -273,7 +274,7 @@ def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[Task
 
 
 def _further(
-    found: Any, model: Any, store: FeatureStore, seed: int, further: Further, reasons: dict[str, str]
+    found: Any, model: EvaluatedModel, store: FeatureStore, seed: int, further: Further, reasons: dict[str, str]
 ) -> Iterator[TaskResult]:
     """What was asked for beside a set's own protocol; what it cannot give is left out with the reason."""
     steps: dict[str, Callable[[], list[TaskResult]]] = {}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from wholegrain.evaluation.benchmarks.items import Statements
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Progress
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
@@ -20,7 +19,7 @@ from wholegrain.evaluation.statistics.ties import classes
 
 
 def score_statements(
-    statements: Statements, model: Any, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
+    statements: Statements, model: EvaluatedModel, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
 ) -> TaskResult:
     """``auc``, ``relation_auc`` (the mean over groups with both labels) and ``blind_shorter_auc``; see the benchmark's own page.
 

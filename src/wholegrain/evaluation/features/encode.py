@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, PixelSource
 from wholegrain.evaluation.features.sharing import merged, own
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.features import ImageFeatures, TextFeatures, join
 from wholegrain.suggest import closest
 
 NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
@@ -70,8 +71,8 @@ class Encoded:
 
 
 def encode_split(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: EvaluatedData,
     split: str = "test",
     *,
     needs: frozenset[str] | None = None,
@@ -113,7 +114,7 @@ def encode_split(
 
 
 def with_captions(
-    dataset: Any, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
+    dataset: EvaluatedData, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
 ) -> Encoded:
     """The images of ``keys`` with all their captions; ``encode`` is called once with the distinct texts and also counts those that were cut."""
     captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
@@ -125,7 +126,7 @@ def with_captions(
     return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids, cut)
 
 
-def split_keys(dataset: Any, split: str) -> Sequence[str]:
+def split_keys(dataset: EvaluatedData, split: str) -> Sequence[str]:
     """The keys of a split; a :class:`UserError` names the splits that there are."""
     if split not in dataset.splits:
         raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
@@ -135,7 +136,7 @@ def split_keys(dataset: Any, split: str) -> Sequence[str]:
     return keys
 
 
-def default_needs(model: Any) -> frozenset[str]:
+def default_needs(model: object) -> frozenset[str]:
     """What scoring alone needs: the branches of a multi-branch model, and what a joint scorer names in ``score_needs``."""
     branches = getattr(getattr(model, "head", model), "branches", None)
     many = {"branches"} if isinstance(branches, int) and branches > 1 else set()
@@ -143,8 +144,8 @@ def default_needs(model: Any) -> frozenset[str]:
 
 
 def encode_keys(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: PixelSource,
     keys: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -161,13 +162,13 @@ def encode_keys(
     if not parts:
         raise UserError("There is no image to encode; check the split and the data set.")
     place = have | {key: len(have) + n for n, key in enumerate(fresh)}
-    together = parts[0] if len(parts) == 1 else join_features(parts, ImageFeatures)
+    together = parts[0] if len(parts) == 1 else join(parts)
     return together if list(place) == list(keys) else together.select(torch.tensor([place[key] for key in keys]))
 
 
 def encode_image_batches(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: PixelSource,
     keys: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -193,7 +194,7 @@ def encode_image_batches(
                 pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
                 with evaluating(model):
                     found = model.encode_images(pixels_BCHW, needs)
-                yield to_cpu(found)
+                yield found.to_cpu()
 
     for number, found in enumerate(merged(encoded(), len(batches))):
         if progress is not None:
@@ -201,7 +202,7 @@ def encode_image_batches(
         yield found
 
 
-def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
+def encode_patches(model: EvaluatedModel, dataset: PixelSource, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
     """:func:`encode_image_batches` with patches and their grid.
 
     Raises:
@@ -217,7 +218,7 @@ def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int 
 
 
 def encode_texts(
-    model: Any,
+    model: EvaluatedModel,
     texts: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -236,7 +237,7 @@ def encode_texts(
         raise UserError("There is no text to encode; check the split and the data set.")
     start = len(known.texts) if known is not None else 0
     place = have | {text: start + n for n, text in enumerate(fresh)}
-    return join_features(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
+    return join(parts).select(torch.tensor([place[text] for text in texts]))
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -247,7 +248,7 @@ def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def encode_distinct(
-    model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
+    model: EvaluatedModel, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
 ) -> tuple[TextFeatures, Tensor]:
     """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
     if not texts:
@@ -264,7 +265,7 @@ def encode_distinct(
         for places in own(batches):
             tokens = model.tokenizer.encode([texts[n] for n in places])
             with evaluating(model):
-                found = to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
+                found = model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs).to_cpu()
             yield found, torch.as_tensor(tokens.cut_N).bool()
 
     parts, cut = [], []
@@ -275,7 +276,7 @@ def encode_distinct(
             progress("texts", min(len(texts), len(parts) * batch), len(texts))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
+    return join(parts).select(back), torch.cat(cut)[back]
 
 
 def _phrases(
@@ -308,31 +309,8 @@ def evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: object) -> torch.device:
     """Where the model's parameters are; the CPU for a model without any."""
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if parameters is not None else None
     return first.device if first is not None else torch.device("cpu")
-
-
-def to_cpu(features):
-    """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
-    tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
-    return replace(
-        features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()}
-    )
-
-
-def join_features(parts: list, kind: type):
-    """One features object from several; token tensors are padded to the longest."""
-    joined = {}
-    for name, first in vars(parts[0]).items():
-        values = [getattr(part, name) for part in parts]
-        if not isinstance(first, Tensor):
-            joined[name] = first
-            continue
-        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"):
-            longest = max(v.shape[1] for v in values)
-            values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
-        joined[name] = torch.cat(values)
-    return kind(**joined)
