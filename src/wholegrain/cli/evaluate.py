@@ -79,7 +79,7 @@ def evaluate(
     import sys
 
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
+    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.features.named import is_function, load_any
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.show import left_out_lines, print_results
@@ -89,8 +89,8 @@ def evaluate(
     from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
     from wholegrain.workflows.seen import say_seen, trained_on
 
-    further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
-    wanted = [asked(text, images, further) for text in benchmark]
+    extras = BenchmarkExtras(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
+    wanted = [parse_benchmark(text, images, extras) for text in benchmark]
     suite_name = Path(suite).stem if suite.endswith(".toml") else ""
     if suite_name:
         wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"

@@ -115,7 +115,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
 def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
     """Says where pictures are taken from, if nobody told."""
     inside = getattr(source, "inside", None)
-    folder = inside.said if isinstance(inside, InsideFolder) else ""
+    folder = inside.description if isinstance(inside, InsideFolder) else ""
     if folder and options.progress:
         print(f"pictures are taken from {folder}", file=sys.stderr)
     return {"pictures": folder} if folder else {}
@@ -123,9 +123,9 @@ def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
 
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
     """A hash of everything that the outcome depends on."""
-    said = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
-    said |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    facts = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
+    facts |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
@@ -184,7 +184,7 @@ class _BusyError(UserError):
     """Another process has the work folder, so it must not be removed."""
 
 
-def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, Any]) -> Manifest:
+def _build(source: Source, work: Path, options: PrepareOptions, facts: dict[str, Any]) -> Manifest:
     with ExitStack() as stack:
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
@@ -209,8 +209,8 @@ def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, 
         rows = _rows(work, split)
         counted = _write(source, work, rows, merged, statistics, options, lambda done: bar.update(writing, completed=done))
         bar.update(writing, completed=total)
-        said = {**said, "split_by": split.said, "captions": statistics.lengths(tokenizer.result())}
-    return _manifest(said, counted, statistics, arrivals, merged, work)
+        facts = {**facts, "split_by": split.description, "captions": statistics.lengths(tokenizer.result())}
+    return _manifest(facts, counted, statistics, arrivals, merged, work)
 
 
 def _workers(options: PrepareOptions) -> int:
@@ -299,7 +299,7 @@ def record_of(row: Row) -> Record:
 
 
 def _manifest(
-    said: dict[str, Any],
+    facts: dict[str, Any],
     counted: dict[str, Any],
     statistics: CaptionStatistics,
     arrivals: Arrivals,
@@ -314,7 +314,7 @@ def _manifest(
         "schema": SCHEMA,
         "wholegrain": version("wholegrain"),
         **{name: counted[name] for name in ("splits", "captions_per_image", "roles")},
-        **said,
+        **facts,
         "duplicates": {
             "captions": {**repeats, "listed": named},
             "images_inside_splits": {"count": len(merged.inside), "listed": merged.inside[:LISTED]},

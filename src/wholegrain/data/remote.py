@@ -18,7 +18,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -252,10 +251,6 @@ class Remote:
             if file != newest:
                 file.unlink(missing_ok=True)
                 held -= size
-
-    def forget(self) -> None:
-        """Removes the mirror."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _whole(store: _Store, name: str) -> bytes:

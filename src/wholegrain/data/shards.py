@@ -175,10 +175,10 @@ class ShardWriter:
         with aside(self.folder / "index.parquet") as part, pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
             for note in sorted((self.folder / UNFINISHED).glob("*.parquet")):
                 table = read_parquet(note, INDEX_SCHEMA, _AGAIN)
-                said = _metadata(table, note)
+                metadata = _metadata(table, note)
                 writer.write_table(table.replace_schema_metadata(None))
-                hashes[f"{note.stem}.tar"] = said["sha256"]
-                roles.update(said["roles"])
+                hashes[f"{note.stem}.tar"] = metadata["sha256"]
+                roles.update(metadata["roles"])
                 counts = table["captions"].to_pylist()
                 per_image.update(counts)
                 split = splits.setdefault(table["split"][0].as_py(), {"images": 0, "captions": 0})
@@ -248,9 +248,9 @@ class _Shard:
         os.replace(self.part, self.part.with_suffix(""))
         columns = zip(*self.rows, strict=True)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, INDEX_SCHEMA, strict=True)], schema=INDEX_SCHEMA)
-        said = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
+        metadata = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
         with aside(self.folder / UNFINISHED / f"{self.name}.parquet") as part:
-            pq.write_table(table.replace_schema_metadata(said), part)
+            pq.write_table(table.replace_schema_metadata(metadata), part)
 
     def drop(self) -> None:
         with suppress(OSError):
@@ -264,9 +264,9 @@ class _Metadata(TypedDict):
 
 
 def _metadata(table: pa.Table, note: Path) -> _Metadata:
-    said = table.schema.metadata or {}
+    metadata = table.schema.metadata or {}
     try:
-        return structure({"sha256": said[b"sha256"].decode(), "roles": parse_json(said[b"roles"], dict)}, _Metadata)
+        return structure({"sha256": metadata[b"sha256"].decode(), "roles": parse_json(metadata[b"roles"], dict)}, _Metadata)
     except (KeyError, ValueError):
         raise UserError(f"{shown(note)} does not say what its shard holds; {_AGAIN}.") from None
 

@@ -186,9 +186,9 @@ def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made
 
 def made_by(path: Path) -> dict[str, Any] | None:
     """How a sidecar's rows were made, as its writer said; ``None`` for one that does not say."""
-    said = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
+    made = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
     try:
-        return parse_json(said, dict) if said else None
+        return parse_json(made, dict) if made else None
     except StructureError:
         return None
 

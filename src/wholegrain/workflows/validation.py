@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.features.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
-from wholegrain.evaluation.features.sharing import of_all, sharing
+from wholegrain.evaluation.features.sharing import all_gather, sharing
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
@@ -83,7 +83,7 @@ class Validation:
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
             self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
-        if not all(of_all(self._images is not None)):  # a tower that is trained, or too little memory
+        if not all(all_gather(self._images is not None)):  # a tower that is trained, or too little memory
             return encode_keys(model, self.dataset, keys, needs, progress=Pace(self.say))
         assert self._images is not None
         with evaluating(model):
@@ -92,7 +92,7 @@ class Validation:
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
             self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
-        if not all(of_all(self._texts is not None)):
+        if not all(all_gather(self._texts is not None)):
             return encode_texts(model, texts, needs, progress=Pace(self.say))
         assert self._texts is not None
         with evaluating(model):

@@ -131,5 +131,5 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     if kind:
         raise (MachineError if kind == "MachineError" else UserError)(sentence)
     table = pa.ipc.open_stream(row["table"]).read_all()
-    said = row["failed"].split("\0") if row["failed"] else []
-    return Outcome(int(row["number"]), table, tuple(map(Failure, said[::2], said[1::2])))
+    failures = row["failed"].split("\0") if row["failed"] else []
+    return Outcome(int(row["number"]), table, tuple(map(Failure, failures[::2], failures[1::2])))

@@ -55,9 +55,9 @@ class Parts:
 
     def write(self, number: int, table: pa.Table, failures: Sequence[Failure]) -> None:
         """Keeps what a unit gave."""
-        said = json.dumps([[failure.key, failure.reason] for failure in failures], ensure_ascii=False).encode()
+        stated = json.dumps([[failure.key, failure.reason] for failure in failures], ensure_ascii=False).encode()
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({_FAILURES: said}), buffer, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({_FAILURES: stated}), buffer, compression="zstd")
         data = buffer.getvalue()
         before, target = self._files.get(number), self.folder / _name(number, data)
         with disk_errors(self.folder):
@@ -79,18 +79,18 @@ class Parts:
         path = self._files[number]
         try:
             with os.fdopen(open_file(path, _ADVICE), "rb") as file, pq.ParquetFile(file) as part:
-                rows, said = part.metadata.num_rows, part.metadata.metadata
+                rows, stated = part.metadata.num_rows, part.metadata.metadata
         except (pa.ArrowException, OSError) as error:
             raise UnreadableError(path, f"is no part ({str(error).splitlines()[0][:200]})", _ADVICE) from None
-        return rows, _failures(path, said)
+        return rows, _failures(path, stated)
 
 
 def _failures(path: Path, metadata: Mapping[bytes, bytes] | None) -> list[Failure]:
     try:
-        said = parse_json((metadata or {}).get(_FAILURES, b"[]"), list[tuple[str, str]])
+        stated = parse_json((metadata or {}).get(_FAILURES, b"[]"), list[tuple[str, str]])
     except StructureError as error:
         raise UnreadableError(path, f"{error}, in its failures", _ADVICE) from None
-    return [Failure(key, reason) for key, reason in said]
+    return [Failure(key, reason) for key, reason in stated]
 
 
 def _digest(path: Path) -> str:

@@ -66,14 +66,14 @@ class Corrupted:
     def pixels(self, key: str) -> np.ndarray:
         """uint8 RGB of the corrupted view."""
         own = key.removesuffix(self._ending)
-        view = seen(self._pictures.pixels(own), self._crop)
+        view = source_view(self._pictures.pixels(own), self._crop)
         if self._name == CLEAN:
             return view
         how = self._how
         return corrupt(view, self._name, self._severity, generator(how.seed, own, self._name, self._severity), frost=how.frost)
 
 
-def seen(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
+def source_view(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
     """The view that is corrupted: 224 x 224 from the middle of 256, or the whole picture with its shorter side at 224."""
     height, width = pixels_HWC.shape[:2]
     grow = (256 if crop else 224) / min(height, width)
@@ -102,8 +102,8 @@ def corrupted_classes(found: LabelledSet, model: EvaluatedModel, store: FeatureS
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=True), store)
         results[name, severity] = judged(found, judge(image), keys, seed)
     alexnet = found.name == "imagenet" and set(how.names) >= set(ALEXNET) and set(how.severities) == set(SEVERITIES)
-    said = "; ".join((found.protocol, *found.notes))
-    return stacked(f"{found.name}_corrupted", results, f"{said}; {_said(how, 'the middle 224 pixels of 256')}", alexnet, seed)
+    protocol = "; ".join((found.protocol, *found.notes))
+    return stacked(f"{found.name}_corrupted", results, f"{protocol}; {_description(how, 'the middle 224 pixels of 256')}", alexnet, seed)
 
 
 def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
@@ -117,7 +117,7 @@ def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureS
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=False), store)
         results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=True), model=model, seed=seed)
     return stacked(
-        f"{found.name}_corrupted", results, f"{found.protocol}; {_said(how, 'the shorter side at 224 pixels')}", False, seed
+        f"{found.name}_corrupted", results, f"{found.protocol}; {_description(how, 'the shorter side at 224 pixels')}", False, seed
     )
 
 
@@ -130,7 +130,7 @@ def _check(how: Corruptions) -> None:
         frost_photos(how.frost)
 
 
-def _said(how: Corruptions, view: str) -> str:
+def _description(how: Corruptions, view: str) -> str:
     frost = (
         ""
         if "frost" not in how.names

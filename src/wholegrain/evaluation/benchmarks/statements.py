@@ -96,8 +96,8 @@ def auc_figure(
             pairs = t.sum(1) * f.sum(1)
             values.append(np.where(pairs > 0, ((t @ win) * f).sum(1) / np.maximum(pairs, 1), np.nan))
         held = np.stack(values)
-        there = np.isfinite(held)
-        return np.where(there, held, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+        finite = np.isfinite(held)
+        return np.where(finite, held, 0.0).sum(0) / np.maximum(finite.sum(0), 1)
 
     low, high = bootstrap_statistic(statistic, list(files), seed=seed)
     value, shuffled = (None if s is None else float(np.mean([auc(s[n], label_N[n]) for n in parts])) for s in (own, control))

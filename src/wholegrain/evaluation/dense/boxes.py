@@ -106,7 +106,7 @@ def _inside(box: tuple[float, float, float, float], pixels_HWC: np.ndarray) -> t
     return x0, y0, min(max(box[2], x0 + 1.0), float(width)), min(max(box[3], y0 + 1.0), float(height))
 
 
-def _seen(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> tuple[list[Record], Tensor, tuple[int, int]]:
+def _records_and_patches(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> tuple[list[Record], Tensor, tuple[int, int]]:
     """Records with the boxes as regions, unit patch vectors ``[N, P, D]`` of the whole pictures, and the grid."""
     records, views = [], []
     for picture in pictures:
@@ -125,7 +125,7 @@ def _covers(record: Record, grid: tuple[int, int]) -> list[np.ndarray]:
 
 
 def _pooled(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> Tensor:
-    records, patches_NPD, grid = _seen(model, pictures, batch)
+    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
     found = []
     for record, patches_PD in zip(records, patches_NPD, strict=True):
         for cover_P in _covers(record, grid):
@@ -145,7 +145,7 @@ def pointing(
     if not names:
         raise UserError("Pointing needs boxes; check the folder.")
     class_CD = class_vectors(model, names, templates, batch)
-    records, patches_NPD, grid = _seen(model, pictures, batch)
+    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
     place = {name: n for n, name in enumerate(names)}
     other = stand_ins([record.key for record in records], seed)
     items, keys, kinds, values, control, chance = [], [], [], [], [], []

@@ -178,8 +178,8 @@ def patch_vectors(
         pixels = torch.from_numpy(np.stack([np.asarray(view) for view in views[start : start + batch]]))
         try:
             with evaluating(model):
-                seen = pixels.to(device_of(model))
-                image = model.encode_patches_as_images(seen) if as_images else model.encode_images(seen, frozenset({"patches"}))
+                pixels_BCHW = pixels.to(device_of(model))
+                image = model.encode_patches_as_images(pixels_BCHW) if as_images else model.encode_images(pixels_BCHW, frozenset({"patches"}))
         except UserError as error:
             raise NotSupportedError(str(error)) from error
         if image.patches_BPD is None or image.grid is None:
@@ -223,7 +223,7 @@ def labels_of(
     step: int = 16,
     background: int | None = None,
 ) -> np.ndarray:
-    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C if not told: behind the last one) where its
+    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C by default: behind the last one) where its
     probability is below the threshold. The background may have a logit of its own, at its place."""
     best = torch.full(shape, -torch.inf)
     label = torch.zeros(shape, dtype=torch.int64)

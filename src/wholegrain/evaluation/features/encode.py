@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, PixelSource
-from wholegrain.evaluation.features.sharing import merged, own
+from wholegrain.evaluation.features.sharing import gather_in_order, rank_shard
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.features import ImageFeatures, TextFeatures, join
 from wholegrain.suggest import closest
@@ -183,7 +183,7 @@ def encode_image_batches(
         return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
 
     batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
-    groups = own(batches)
+    groups = rank_shard(batches)
 
     def encoded() -> Iterator[ImageFeatures]:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -196,7 +196,7 @@ def encode_image_batches(
                     found = model.encode_images(pixels_BCHW, needs)
                 yield found.to_cpu()
 
-    for number, found in enumerate(merged(encoded(), len(batches))):
+    for number, found in enumerate(gather_in_order(encoded(), len(batches))):
         if progress is not None:
             progress("images", min(len(keys), (number + 1) * batch), len(keys))
         yield found
@@ -262,14 +262,14 @@ def encode_distinct(
     device, batches = device_of(model), [order[start : start + batch] for start in range(0, len(order), batch)]
 
     def encoded() -> Iterator[tuple[TextFeatures, Tensor]]:
-        for places in own(batches):
+        for places in rank_shard(batches):
             tokens = model.tokenizer.encode([texts[n] for n in places])
             with evaluating(model):
                 found = model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs).to_cpu()
             yield found, torch.as_tensor(tokens.cut_N).bool()
 
     parts, cut = [], []
-    for found, longer_N in merged(encoded(), len(batches)):
+    for found, longer_N in gather_in_order(encoded(), len(batches)):
         parts.append(found)
         cut.append(longer_N)
         if progress is not None:
@@ -283,15 +283,15 @@ def _phrases(
     model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
 ) -> dict[str, Tensor]:
     """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
-    spoken = model.phrases_of(texts)
-    distinct, place_Q = distinct_texts([phrase for phrases in spoken for phrase in phrases])
-    most = max(map(len, spoken), default=0)
+    phrases_N = model.phrases_of(texts)
+    distinct, place_Q = distinct_texts([phrase for phrases in phrases_N for phrase in phrases])
+    most = max(map(len, phrases_N), default=0)
     vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
     if distinct:
         vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
-        count_N = torch.tensor([len(phrases) for phrases in spoken])
-        there_NK = torch.arange(most) < count_N[:, None]
-        vectors_NKD[there_NK], weight_NK[there_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+        count_N = torch.tensor([len(phrases) for phrases in phrases_N])
+        mask_NK = torch.arange(most) < count_N[:, None]
+        vectors_NKD[mask_NK], weight_NK[mask_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
     return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
 
 

@@ -15,7 +15,7 @@ import torch
 
 from wholegrain.evaluation.contract import EvaluatedModel, PixelSource
 from wholegrain.evaluation.features.encode import Progress, default_needs, encode_distinct, encode_keys
-from wholegrain.evaluation.features.sharing import alone_or_first, of_all
+from wholegrain.evaluation.features.sharing import all_gather, is_main_process
 from wholegrain.features import FeatureRows, Features, ImageFeatures, TextFeatures, join
 from wholegrain.files import digest
 from wholegrain.towers.feature_files import FeatureFacts, read_facts, read_features, write_features
@@ -74,7 +74,7 @@ class FeatureStore:
             here = [name for name in facts["names"] if name in wanted and name not in found] if facts is not None else []
             if here and read_features(path) is not None:
                 found |= dict.fromkeys(here, (path, facts))
-        everywhere = set.intersection(*(set(names) for names in of_all(list(found))))
+        everywhere = set.intersection(*(set(names) for names in all_gather(list(found))))
         return {name: place for name, place in found.items() if name in everywhere}
 
     def _read(self, known: Mapping[str, tuple[Path, _Facts]], kind: type[Features]) -> list[tuple[list[str], Features]]:
@@ -89,7 +89,7 @@ class FeatureStore:
         return parts
 
     def _write(self, side: Side, names: Sequence[str], made: ImageFeatures | TextFeatures, facts: Mapping[str, Any]) -> None:
-        if self.folder is None or not alone_or_first():
+        if self.folder is None or not is_main_process():
             return
         tensors = made.tensors() | {f"learned.{n}": v for n, v in getattr(made, "learned", {}).items()}
         facts = {"names": list(names), "grid": getattr(made, "grid", None), **facts}

@@ -92,10 +92,10 @@ def _absent_phrases(records: Sequence[Record], seed: int) -> list[tuple[str | No
     for place, record in enumerate(records):
         rng = np.random.default_rng([seed, place])
         own = {bags[region.phrase] for region in record.regions}
-        said = own | {frozenset(words(caption.text)) for caption in record.captions}
+        described = own | {frozenset(words(caption.text)) for caption in record.captions}
 
-        def free(phrase: str, own=own, said=said) -> bool:
-            return not any(bags[phrase] <= bag for bag in said) and not any(bag <= bags[phrase] for bag in own)
+        def free(phrase: str, own=own, described=described) -> bool:
+            return not any(bags[phrase] <= bag for bag in described) and not any(bag <= bags[phrase] for bag in own)
 
         phrases = []
         for _ in record.regions:
@@ -136,8 +136,8 @@ def _fill_maps(model: PatchModel, dataset: EvaluatedData, pictures: list[_Pictur
 
 def _picture_rows(model: PatchModel, picture: _Picture) -> list[dict[str, Any]]:
     record = picture.record
-    seen = model.preprocess.visible_box(*record.size)
-    covers = [on_grid.region_cover(record, n, seen, picture.grid) for n in range(len(record.regions))]
+    visible = model.preprocess.visible_box(*record.size)
+    covers = [on_grid.region_cover(record, n, visible, picture.grid) for n in range(len(record.regions))]
     masks = [on_grid.object_patches(cover) for cover in covers]
     centre_P = on_grid.centre_prior(picture.grid)
     rows = []

@@ -57,7 +57,7 @@ class Ranks:
     candidates: int
 
     @property
-    def asked(self) -> np.ndarray:
+    def answerable(self) -> np.ndarray:
         """bool ``[Q]``: the query has a true candidate."""
         return self.positives > 0
 
@@ -267,10 +267,10 @@ def _one_table(
     named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
     rows, medians = [], []
     for (name, item, cluster), ranks, shuffled in zip(named, both, control, strict=True):
-        asked = np.flatnonzero(ranks.asked)
-        clusters = [cluster[q] for q in asked]
-        ranks, shuffled = _pick(ranks, asked), None if shuffled is None else _pick(shuffled, asked)
-        rows.append(_rows(name, [item[q] for q in asked], group, clusters, ranks, shuffled))
+        places = np.flatnonzero(ranks.answerable)
+        clusters = [cluster[q] for q in places]
+        ranks, shuffled = _pick(ranks, places), None if shuffled is None else _pick(shuffled, places)
+        rows.append(_rows(name, [item[q] for q in places], group, clusters, ranks, shuffled))
         medians.append(_median(f"{group}/{name}" if group else name, ranks, shuffled, clusters, seed))
     return rows, medians
 
@@ -294,8 +294,8 @@ def caption_items(encoded: Encoded) -> list[str]:
     return items
 
 
-def _pick(ranks: Ranks, asked: np.ndarray) -> Ranks:
-    return Ranks(ranks.better[asked], ranks.tied[asked], ranks.true_tied[asked], ranks.positives[asked], ranks.candidates)
+def _pick(ranks: Ranks, places: np.ndarray) -> Ranks:
+    return Ranks(ranks.better[places], ranks.tied[places], ranks.true_tied[places], ranks.positives[places], ranks.candidates)
 
 
 def _rows(name: str, item: list[str], group: str, cluster: list[str], ranks: Ranks, shuffled: Ranks | None) -> Rows:
