@@ -49,7 +49,7 @@ _KINDS = (
     (stat.S_ISCHR, "is a device, not a file"),
     (stat.S_ISBLK, "is a device, not a file"),
 )
-_SAID = {
+_PROBLEMS = {
     errno.ENOENT: "does not exist",
     errno.ENOTDIR: "does not exist",
     errno.ELOOP: "is a link that leads to itself",
@@ -92,14 +92,14 @@ def open_file(path: Path | str, advice: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        problem = _SAID.get(error.errno or 0, f"cannot be read ({error.strerror})")
+        problem = _PROBLEMS.get(error.errno or 0, f"cannot be read ({error.strerror})")
         raise UnreadableError(path, problem, advice, missing=error.errno in (errno.ENOENT, errno.ENOTDIR)) from None
     except ValueError:  # a NUL byte, or half a surrogate pair
         raise UnreadableError(path, "cannot be the name of a file", advice) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise UnreadableError(path, next((said for is_kind, said in _KINDS if is_kind(mode)), "is not a file"), advice)
+        raise UnreadableError(path, next((problem for is_kind, problem in _KINDS if is_kind(mode)), "is not a file"), advice)
     return descriptor
 
 
@@ -245,8 +245,8 @@ def disk_errors(place: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            said = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
-            raise MachineError(said) from error
+            sentence = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
+            raise MachineError(sentence) from error
         if error.errno in _FORBIDDEN:
             raise UserError(f"{shown(place)} cannot be written ({error.strerror}); choose another folder") from error
         raise

@@ -15,7 +15,7 @@ from test_benchmark_scoring import photos
 from test_eval_dense import COLOURS, ColourModel
 
 from wholegrain.data.record import HardPositive, Negative, Twin
-from wholegrain.evaluation.benchmarks.classification import judged
+from wholegrain.evaluation.benchmarks.classification import classification_result
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, LabelledSet, Picture, Statement, Statements
 from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import score_statements
@@ -158,7 +158,7 @@ def test_classification_and_probes(seed):
 def test_area_under_the_curve(seed, tmp_path):
     pictures = tuple(photos(tmp_path, 2))
     hateful = LabelledSet("memes", pictures, ((0,), (1,)), ("no", "yes"), ("{}",), "roc_auc", "a test")
-    figure = judged(hateful, torch.eye(2), ["p", "q"], seed).figure("roc_auc")
+    figure = classification_result(hateful, torch.eye(2), ["p", "q"], seed).figure("roc_auc")
     assert (figure.value, figure.shuffled) == (1, 0)
     says = FakeModel(lambda key: torch.tensor([float(key.endswith("1")), 1.0]), lambda text: torch.tensor([1.0, 0.0]))
     items = tuple(Statement(str(n), "g", picture, f"text {n}", n == 1) for n, picture in enumerate(pictures))

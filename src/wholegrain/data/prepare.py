@@ -193,7 +193,7 @@ def _build(source: Source, work: Path, options: PrepareOptions, facts: dict[str,
         looking = bar.add_task("looking at images", total=None)
 
         def seen(rows: list[Row]) -> None:
-            arrivals.see(rows)
+            arrivals.add(rows)
             bar.advance(looking, len(rows))
             _check_stated(arrivals, options)
             _check_broken(arrivals, options.max_broken, early=True)
@@ -271,7 +271,7 @@ def _write(
             if not usable(row):
                 return False
             record = record_of(row)
-            statistics.see(record)
+            statistics.add(record)
             left[record.split] -= 1
             if left[record.split] >= 0:
                 return False

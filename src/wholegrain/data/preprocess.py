@@ -159,9 +159,9 @@ class Preprocess:
         try:
             return structure(values, cls)
         except StructureError as error:
-            said = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
-            if said.startswith("preprocessing"):
-                raise UserError(said) from None
+            problem = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
+            if problem.startswith("preprocessing"):
+                raise UserError(problem) from None
             names = ", ".join(f.name for f in fields(cls))
             raise UserError(f"preprocessing record: it {error}; its fields are {names}") from None
 

@@ -218,10 +218,10 @@ class Remote:
         raise AssertionError
 
     def _given_up(self, name: str, problem: Exception) -> UserError | MachineError:
-        said = f"{self.url}/{name} could not be read, {len(WAITS) + 1} times ({str(problem) or type(problem).__name__})"
+        sentence = f"{self.url}/{name} could not be read, {len(WAITS) + 1} times ({str(problem) or type(problem).__name__})"
         if isinstance(problem, _AnswerError) and "manifest" in str(problem):
-            return UserError(f"{said}; it was cut short or changed: upload the data set again.")
-        return MachineError(f"{said}; look at the connection, and go on with --resume.")
+            return UserError(f"{sentence}; it was cut short or changed: upload the data set again.")
+        return MachineError(f"{sentence}; look at the connection, and go on with --resume.")
 
     def _opened(self) -> _Store:
         """This process's own connection: most do not survive a fork."""

@@ -101,9 +101,9 @@ class ShardWriter:
                 shutil.rmtree(self.folder / "shards", ignore_errors=True)
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
             notes.mkdir(exist_ok=True)
-            self._take_over(notes)
+            self._resume(notes)
 
-    def _take_over(self, notes: Path) -> None:
+    def _resume(self, notes: Path) -> None:
         """Keeps the shards whose notes are whole, up to the first of each split that is not."""
         kept = set()
         for note in sorted(notes.glob("*.parquet")):

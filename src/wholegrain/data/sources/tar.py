@@ -69,8 +69,8 @@ def members(path: Path) -> Iterator[tuple[TarMember, bool]]:
             for member in _walk(path, file, most):
                 yield member, packed
     except _DAMAGED as error:
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{shown(path)} is not a whole tar file ({said}); fetch it again") from error
+        problem = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"{shown(path)} is not a whole tar file ({problem}); fetch it again") from error
 
 
 @contextmanager
@@ -105,10 +105,10 @@ def _walk(path: Path, file: IO[bytes], most: int) -> Iterator[TarMember]:
             chained += 1
             if chained > _MOST_CHAINED or size > _MOST_EXTENDED:
                 raise refuse("has extended headers without end")
-            said = _pax_records(header, _take(file, size), refuse)
-            pax |= said
+            records = _pax_records(header, _take(file, size), refuse)
+            pax |= records
             if header.type == tarfile.XGLTYPE:
-                everywhere |= said
+                everywhere |= records
         else:
             if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in pax):
                 raise refuse("is sparse, which is not read")

@@ -36,7 +36,7 @@ from wholegrain.evaluation.tasks.linear_probe import LabelledFeatures, probe
 from wholegrain.evaluation.tasks.zero_shot import classified, scores_with, sentences_of, unique_names
 from wholegrain.features import ImageFeatures
 
-Judge = Callable[[ImageFeatures], Tensor]
+Classifier = Callable[[ImageFeatures], Tensor]
 
 
 def score_classes(
@@ -45,7 +45,7 @@ def score_classes(
     """Zero-shot classification of a set."""
     pictures = Pictures(found.pictures)
     image = image_features(found.pictures, pictures, store, progress)
-    return judged(found, judge_of(found, model, store, progress)(image), [pictures.key[p] for p in found.pictures], seed)
+    return classification_result(found, zero_shot_classifier(found, model, store, progress)(image), [pictures.key[p] for p in found.pictures], seed)
 
 
 def score_probes(
@@ -99,7 +99,7 @@ def image_features(
     return image if distinct == keys else image.select(torch.tensor([place[key] for key in keys]))
 
 
-def judge_of(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, progress: Progress | None = None) -> Judge:
+def zero_shot_classifier(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, progress: Progress | None = None) -> Classifier:
     """Image features -> scores ``[B, C]``; the sentences are encoded here, once."""
     sentences = sentences_of(found.classes, found.templates)
     distinct = list(dict.fromkeys(sentences))
@@ -109,7 +109,7 @@ def judge_of(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, pro
     return lambda image: scores_with(model, image, text, len(found.classes), len(found.templates))
 
 
-def judged(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
+def classification_result(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
     """The result of scores ``[B, C]``."""
     few = [f"{len(set(keys))} pictures are too few to rank methods: look at the intervals"] if len(set(keys)) < FEW else []
     protocol = "; ".join((found.protocol, *found.notes, *few)) + "."

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from wholegrain.evaluation.benchmarks.caption_retrieval import encoded_captions
-from wholegrain.evaluation.benchmarks.classification import image_features, judge_of, judged
+from wholegrain.evaluation.benchmarks.classification import classification_result, image_features, zero_shot_classifier
 from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES, corrupt, frost_photos, generator
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
@@ -95,12 +95,12 @@ def corrupted_classes(found: LabelledSet, model: EvaluatedModel, store: FeatureS
         raise NotSupportedError(
             f"Pictures of {found.name} have several labels; corruptions are for sets with one class a picture."
         )
-    pictures, judge, results = Pictures(found.pictures), judge_of(found, model, store), {}
+    pictures, classify, results = Pictures(found.pictures), zero_shot_classifier(found, model, store), {}
     _check(how)
     keys = [pictures.key[picture] for picture in found.pictures]
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=True), store)
-        results[name, severity] = judged(found, judge(image), keys, seed)
+        results[name, severity] = classification_result(found, classify(image), keys, seed)
     alexnet = found.name == "imagenet" and set(how.names) >= set(ALEXNET) and set(how.severities) == set(SEVERITIES)
     protocol = "; ".join((found.protocol, *found.notes))
     return stacked(f"{found.name}_corrupted", results, f"{protocol}; {_description(how, 'the middle 224 pixels of 256')}", alexnet, seed)
