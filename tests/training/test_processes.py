@@ -14,7 +14,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.training.checkpoints import checkpoint
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
@@ -58,7 +58,7 @@ def train_here(rank, group, world, data, name, start=0, stop=STEPS, here=None, t
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     plan = PlanSampler(Plan(dataset.keys("train"), 12, 0), start, stop, rank, world)
     inner = Encoder(model, teacher=teacher)
-    encoder = inner if world == 1 else Place(torch.device("cpu"), rank, world, group).wrap(inner)
+    encoder = inner if world == 1 else DistributedContext(torch.device("cpu"), rank, world, group).wrap(inner)
     seen = Seen([], [], torch.zeros(0), torch.zeros(0), torch.zeros(0))
     numbers, gradients = [], []
 

@@ -18,11 +18,11 @@ from wholegrain.errors import UserError
 from wholegrain.files import digest, locked, sha256
 from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.run import assemble, go_on, take_up
 
 RECIPE = ("ce_clip", "--optimiser.steps", "4", "--saving.every", "1", "--teacher.kind", "ema")
-ALONE = Place(torch.device("cpu"))
+ALONE = DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

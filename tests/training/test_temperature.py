@@ -12,7 +12,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.objectives.objective import Objective
 from wholegrain.towers.heads.registry import convert_head
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
@@ -103,10 +103,10 @@ def test_the_scale_of_cosmos_is_not_caught_either(dataset):
 def in_a_process(rank, group, data, shard):
     dataset = Dataset(data)
     model, recipe = model_at(dataset, AT_CAP)
-    place, inner = Place(torch.device("cpu"), rank, 2, group), Encoder(model)
+    context, inner = DistributedContext(torch.device("cpu"), rank, 2, group), Encoder(model)
     if shard:
-        Shards(inner, place)
-    encoder = inner if shard else place.wrap(inner)
+        Shards(inner, context)
+    encoder = inner if shard else context.wrap(inner)
     return steps(dataset, model, recipe, lr=1e-3, encoder=encoder, rank=rank, world=2, group=group)
 
 

@@ -79,7 +79,7 @@ def evaluate(
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.statistics.averages import averaged, check_average
-    from wholegrain.training.distributed.processes import processes
+    from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
     from wholegrain.workflows.seen import say_seen, trained_on
 
@@ -98,15 +98,15 @@ def evaluate(
     left_out: dict[str, str] = {}
     common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
     results, facts = [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
-    with processes(None if device == "auto" else device) as place, sharing(place.group):
-        loaded = place.together(lambda: load_any(model))
-        loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
+    with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
+        loaded = context.on_all_processes(lambda: load_any(model))
+        loaded = loaded.to(context.device) if hasattr(loaded, "to") else loaded
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": place.first})
+            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": context.is_main_process})
             facts |= more
-        found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
-    if not place.first:
+        found = run_benchmarks(loaded, wanted, progress=context.is_main_process, **common) if wanted else []
+    if not context.is_main_process:
         return
     results += found
     for name in dict.fromkeys(average):

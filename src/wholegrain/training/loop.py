@@ -25,7 +25,7 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.checkpoints.saver import Saver
 from wholegrain.training.distributed.agreement import facts_to_agree_on
-from wholegrain.training.distributed.processes import TIMEOUT, Place, processes
+from wholegrain.training.distributed.processes import TIMEOUT, DistributedContext, init_distributed
 from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.interrupts import Interrupts
@@ -96,22 +96,22 @@ def train(
         MachineError: the disk is full, or another process was lost.
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
-    with processes(device, timeout) as place, ExitStack() as held:
-        path = Path(place.of_all(str(run_folder))[0])
-        folder = place.together(lambda: RunFolder(path, resume))
+    with init_distributed(device, timeout) as context, ExitStack() as held:
+        path = Path(context.all_gather(str(run_folder))[0])
+        folder = context.on_all_processes(lambda: RunFolder(path, resume))
         if resume:
-            place.first_alone(lambda: held.enter_context(folder.held()))
-        model = place.together(folder.beginning) or model
-        run = place.together(lambda: assemble(recipe, dataset, model, place))
-        saved = place.together(lambda: go_on(run, folder, dataset, place)) if resume else None
-        if place.world > 1:
-            place.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, saved, resume))
+            context.on_main_process(lambda: held.enter_context(folder.held()))
+        model = context.on_all_processes(folder.beginning) or model
+        run = context.on_all_processes(lambda: assemble(recipe, dataset, model, context))
+        saved = context.on_all_processes(lambda: go_on(run, folder, dataset, context)) if resume else None
+        if context.world_size > 1:
+            context.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, saved, resume))
         if not resume:
-            place.first_alone(lambda: (held.enter_context(folder.held()), folder.begin(run.recipe, model, dataset, origin or {})))
-        follow = Tracker(*tracker, folder.path) if tracker is not None and place.first else None
-        meters = Reporter(folder.path, run.step, run.total, quiet=quiet, tracker=follow) if place.first else Silent()
-        shared = run.recipe.optimiser.shard and place.world > 1
-        saver = Saver(folder.checkpoints, run.recipe.saving.keep, place, run.recipe.saving.asynchronous, shared)
+            context.on_main_process(lambda: (held.enter_context(folder.held()), folder.begin(run.recipe, model, dataset, origin or {})))
+        follow = Tracker(*tracker, folder.path) if tracker is not None and context.is_main_process else None
+        meters = Reporter(folder.path, run.step, run.total, quiet=quiet, tracker=follow) if context.is_main_process else Silent()
+        shared = run.recipe.optimiser.shard and context.world_size > 1
+        saver = Saver(folder.checkpoints, run.recipe.saving.keep, context, run.recipe.saving.asynchronous, shared)
         try:
             for sentence in run.notes:
                 meters.say(sentence)
@@ -119,27 +119,27 @@ def train(
             encoder = make_encoder(model, run.recipe, dataset, run.plan.keys, needs, run.total, workers, meters.say, cache)
             encoder.teacher, encoder.dropping = run.teacher, run.dropping
             settings = run.recipe.optimiser
-            cast = partial(autocast, place.device, settings.precision)
+            cast = partial(autocast, context.device, settings.precision)
             if shared:
-                run.shards = Shards(encoder, place)
+                run.shards = Shards(encoder, context)
                 run.optimiser = make_optimiser(model, settings)
             if saved is not None:
-                place.together(lambda: take_up(run, saved, folder, place))
-            loader = _batches(encoder, run, dataset, place, workers, partial(_tell_broken, folder, meters, place))
-            batches = _timed(OnDevice(loader, place.device))
-            if place.first and not shared:
-                batches = _measured(batches, encoder, run, place, cast, meters)
+                context.on_all_processes(lambda: take_up(run, saved, folder, context))
+            loader = _batches(encoder, run, dataset, context, workers, partial(_tell_broken, folder, meters, context))
+            batches = _timed(OnDevice(loader, context.device))
+            if context.is_main_process and not shared:
+                batches = _measured(batches, encoder, run, context, cast, meters)
             with (
                 Interrupts() as interrupts,
                 compiled(model, settings.compile, cast),
                 recomputed(model, settings.recompute),
-                _saved_if_loading_fails(loader, run, place, saver),
+                _saved_if_loading_fails(loader, run, context, saver),
             ):
                 _loop(
                     run,
-                    encoder if shared else place.wrap(encoder),
+                    encoder if shared else context.wrap(encoder),
                     batches,
-                    place,
+                    context,
                     folder,
                     saver,
                     meters,
@@ -149,8 +149,8 @@ def train(
                 )
             if evaluate is None:
                 kept = run.kept
-                place.first_alone(lambda: folder.save_model(kept))
-            place.first_alone(folder.tidy)
+                context.on_main_process(lambda: folder.save_model(kept))
+            context.on_main_process(folder.tidy)
         finally:
             saver.close()
             meters.close()
@@ -161,7 +161,7 @@ def _loop(
     run: Run,
     encoder: nn.Module,
     batches: Iterable[tuple[Batch, float]],
-    place: Place,
+    context: DistributedContext,
     folder: RunFolder,
     saver: Saver,
     meters: Meters,
@@ -172,11 +172,11 @@ def _loop(
     """Step after step: draw, learn, report; now and then evaluate and save; stop when it is time, or asked."""
     saving = run.recipe.saving
     if run.step == run.total:  # killed after the last checkpoint
-        place.first_alone(partial(_end, run, folder, run.kept, evaluate is None))
+        context.on_main_process(partial(_end, run, folder, run.kept, evaluate is None))
     save_every = saving.every or run.plan.steps_per_epoch
     evaluate_every = saving.evaluate_every or run.plan.steps_per_epoch
     for batch, waited in batches:
-        outcome = _step(run, encoder, batch, place, folder, meters)
+        outcome = _step(run, encoder, batch, context, folder, meters)
         stopped = False
         if outcome is not None:
             if run.teacher is not None:
@@ -184,17 +184,17 @@ def _loop(
             meters.step(outcome, waited)
             stopped = on_step is not None and bool(on_step(outcome))
         run.step += 1
-        stopped, interrupted, failed = place.any(stopped, interrupts.asked is not None, saver.failed)
+        stopped, interrupted, failed = context.any(stopped, interrupts.asked is not None, saver.failed)
         done = run.step == run.total or stopped
         if failed:
             saver.finish()  # says what failed
         if evaluate is not None and not interrupted and (done or run.step % evaluate_every == 0):
-            _evaluate(run, evaluate, folder, meters, place)
+            _evaluate(run, evaluate, folder, meters, context)
         if done or interrupted or run.step % save_every == 0:
             saver.save(lambda: packed(run))
         if done or interrupted:
             saver.finish()
-            place.first_alone(partial(_end, run, folder, run.kept, evaluate is None))
+            context.on_main_process(partial(_end, run, folder, run.kept, evaluate is None))
         if done:
             return
         if interrupted:
@@ -212,10 +212,10 @@ def _end(run: Run, folder: RunFolder, last: Model, unevaluated: bool) -> None:
         folder.drop_beginning()
 
 
-def _step(run: Run, encoder: nn.Module, batch: Batch, place: Place, folder: RunFolder, meters: Meters) -> Outcome | None:
+def _step(run: Run, encoder: nn.Module, batch: Batch, context: DistributedContext, folder: RunFolder, meters: Meters) -> Outcome | None:
     """One step; ``None`` if its loss is not a finite number and it is to be left out."""
     settings = run.recipe.optimiser
-    seed_everything(run.recipe.seed, run.step, place.rank)
+    seed_everything(run.recipe.seed, run.step, context.rank)
     if run.dropping is not None:
         run.dropping.step = run.step
     try:
@@ -223,35 +223,35 @@ def _step(run: Run, encoder: nn.Module, batch: Batch, place: Place, folder: RunF
             encoder,
             run.objective,
             run.optimiser,
-            batch.to(place.device, non_blocking=True),
+            batch.to(context.device, non_blocking=True),
             step=run.step,
             lr=learning_rate(run.step, run.total, settings),
             grad_clip=settings.grad_clip,
             precision=settings.precision,
             micro_batch=settings.micro_batch,
             scaler=run.scaler,
-            group=place.group,
+            group=context.group,
         )
     except NonFiniteLossError:
         run.skipped += 1
         if not settings.skip_nonfinite or run.skipped > SKIPPED_MOST:
-            raise _explained(folder, run.step, batch, run.recipe, place) from None
-        path = _noted(folder, run.step, batch, place, f"nonfinite-{run.step}")
+            raise _explained(folder, run.step, batch, run.recipe, context) from None
+        path = _noted(folder, run.step, batch, context, f"nonfinite-{run.step}")
         meters.say(f"Step {run.step} is left out: its loss is not a finite number; the batch is in {path}.")
         return None
     run.skipped = 0
     return outcome
 
 
-def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, place: Place) -> None:
+def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, context: DistributedContext) -> None:
     """By the first process; the others help to encode where ``evaluate`` can share that, and else wait.
 
     What can has a method ``shared(model, group)``: all processes call it, and the first one calls what it gives.
     """
-    kept = run.kept if run.shards is None else run.kept.to(place.device)
+    kept = run.kept if run.shards is None else run.kept.to(context.device)
     shared, count = getattr(evaluate, "shared", None), partial(evaluate, kept)
-    if shared is not None and place.group is not None:
-        count = place.together(lambda: shared(kept, place.group))
+    if shared is not None and context.group is not None:
+        count = context.on_all_processes(lambda: shared(kept, context.group))
 
     def act() -> None:
         numbers = count()
@@ -260,29 +260,29 @@ def _evaluate(run: Run, evaluate: Evaluate, folder: RunFolder, meters: Meters, p
             folder.keep_beginning()
             folder.save_model(kept)
 
-    place.first_alone(act)
+    context.on_main_process(act)
     run.model.train()
 
 
-def _batches(encoder: Encoder, run: Run, dataset: Dataset, place: Place, workers: int, tell: Tell) -> Loader:
+def _batches(encoder: Encoder, run: Run, dataset: Dataset, context: DistributedContext, workers: int, tell: Tell) -> Loader:
     """The batches that remain; what raw features make needless is left out."""
     preprocess = run.model.preprocess if encoder.images is None else None
     tokenizer = run.model.tokenizer if encoder.texts is None else None
     samples = DrawnSamples(dataset, preprocess, run.recipe.data, run.names, run.recipe.seed, run.plan.keys)
-    sampler = PlanSampler(run.plan, run.step, run.total, place.rank, place.world)
-    return make_loader(samples, sampler, tokenizer, run.names, workers=workers, pin=place.device.type == "cuda", tell=tell)
+    sampler = PlanSampler(run.plan, run.step, run.total, context.rank, context.world_size)
+    return make_loader(samples, sampler, tokenizer, run.names, workers=workers, pin=context.device.type == "cuda", tell=tell)
 
 
-def _tell_broken(folder: RunFolder, meters: Meters, place: Place, new: Mapping[str, str], known: Mapping[str, str]) -> None:
+def _tell_broken(folder: RunFolder, meters: Meters, context: DistributedContext, new: Mapping[str, str], known: Mapping[str, str]) -> None:
     """Images that could not be read: a sentence for each, and a file with all."""
-    whose = "" if place.world == 1 else f"-process{place.rank}"
+    whose = "" if context.world_size == 1 else f"-process{context.rank}"
     folder.note(f"broken_images{whose}.json", known)
     for reason in new.values():
         meters.say(f"Another image takes the place of one: {reason}.")
 
 
 @contextmanager
-def _saved_if_loading_fails(loader: Loader, run: Run, place: Place, saver: Saver) -> Iterator[None]:
+def _saved_if_loading_fails(loader: Loader, run: Run, context: DistributedContext, saver: Saver) -> Iterator[None]:
     """A checkpoint before leaving, where the data or a process that loads them fail, which shows between two steps.
 
     One of several processes cannot save alone: there the last checkpoint counts.
@@ -290,7 +290,7 @@ def _saved_if_loading_fails(loader: Loader, run: Run, place: Place, saver: Saver
     try:
         yield
     except (UserError, MachineError):
-        if loader.failed and place.world == 1:
+        if loader.failed and context.world_size == 1:
             saver.save(lambda: packed(run))
             saver.finish()
         raise
@@ -308,21 +308,21 @@ def _measured(
     batches: Iterable[tuple[Batch, float]],
     encoder: Encoder,
     run: Run,
-    place: Place,
+    context: DistributedContext,
     cast: Callable[[], torch.autocast],
     meters: Meters,
 ) -> Iterator[tuple[Batch, float]]:
     """The same; at the first batch, meters are told what a step is and what the device can do."""
-    device, precision = place.device, run.recipe.optimiser.precision
+    device, precision = context.device, run.recipe.optimiser.precision
     for number, (batch, waited) in enumerate(batches):
         if number == 0:
-            work = step_work(encoder, run.objective, batch.to(device), cast, alone=place.alone)
+            work = step_work(encoder, run.objective, batch.to(device), cast, alone=context.main_group)
             meters.device(work, matrix_peak(device, precision), partial(peak_megabytes, device))
         yield batch, waited
 
 
-def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, place: Place) -> UserError:
-    path = _noted(folder, step, batch, place, "nonfinite")
+def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, context: DistributedContext) -> UserError:
+    path = _noted(folder, step, batch, context, "nonfinite")
     first = ", ".join(batch.keys[:3])
     return UserError(
         f"The loss is not a finite number at step {step} (images {first}, …; all are in {path}); nothing was updated: look at "
@@ -330,7 +330,7 @@ def _explained(folder: RunFolder, step: int, batch: Batch, recipe: Recipe, place
     )
 
 
-def _noted(folder: RunFolder, step: int, batch: Batch, place: Place, name: str) -> Path:
+def _noted(folder: RunFolder, step: int, batch: Batch, context: DistributedContext, name: str) -> Path:
     """Writes down this process's part of a batch."""
-    whose = "" if place.world == 1 else f"-process{place.rank}"
+    whose = "" if context.world_size == 1 else f"-process{context.rank}"
     return folder.note(f"{name}{whose}.json", {"step": step, "keys": list(batch.keys), "texts": list(batch.texts)})

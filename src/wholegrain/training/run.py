@@ -19,7 +19,7 @@ from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.distributed.sharded import Shards, load_shards, read_shards, refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.loading.frozen import drawable_texts, freeze_images, freeze_texts
@@ -83,12 +83,12 @@ class Run:
         return self.model if self.teacher is None or self.recipe.teacher.keep == "student" else self.teacher.model
 
 
-def assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> Run:
+def assemble(recipe: Recipe, dataset: Dataset, model: Model, context: DistributedContext) -> Run:
     """Everything that a run needs, checked against each other before anything is written."""
     seed_everything(recipe.seed)
     fit_model(model, recipe)
-    model.to(place.device).train()
-    precision = resolve_precision(recipe.optimiser.precision, place.device)
+    model.to(context.device).train()
+    precision = resolve_precision(recipe.optimiser.precision, context.device)
     recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
     for key, asked in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
         if asked:
@@ -100,10 +100,10 @@ def assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> Ru
     layout, drawn = dataset.layout(recipe.data.split), recipe.data
     share, twin_of = drawn.twin_share, twins_of(dataset, recipe)
     plan = Plan(layout, recipe.optimiser.batch, recipe.seed, share, twin_of, drawn.shuffle_window, drawn.per_source)
-    PlanSampler(plan, 0, 0, place.rank, place.world)  # refuses a batch that the processes cannot share
+    PlanSampler(plan, 0, 0, context.rank, context.world_size)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
-    scaler, objective = make_scaler(place.device, precision), Objective(terms)
+    scaler, objective = make_scaler(context.device, precision), Objective(terms)
     dropping = make_dropping(recipe, model, objective.needs - MADE_HERE)
     return Run(recipe, model, objective, optimiser, plan, names, total, list(notes), teacher, scaler, dropping)
 
@@ -182,14 +182,14 @@ def packed(run: Run) -> checkpoint.Checkpoint:
     return checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, **facts)
 
 
-def go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:
+def go_on(run: Run, folder: RunFolder, dataset: Dataset, context: DistributedContext) -> checkpoint.Checkpoint | None:
     """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none and the run begins anew.
 
     Raises:
         UserError: the run began with another recipe or other data, or there is nothing to go on from.
     """
     folder.check(RunIdentity(run.recipe, dataset.content_hash, seconds=folder.made.seconds))
-    load = load_shards(place) if run.recipe.optimiser.shard else checkpoint.load
+    load = load_shards(context) if run.recipe.optimiser.shard else checkpoint.load
 
     def load_fitting(path: Path) -> checkpoint.Checkpoint:
         saved = load(path)
@@ -207,10 +207,10 @@ def go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkp
     return saved
 
 
-def take_up(run: Run, saved: checkpoint.Checkpoint, folder: RunFolder, place: Place) -> None:
+def take_up(run: Run, saved: checkpoint.Checkpoint, folder: RunFolder, context: DistributedContext) -> None:
     """Puts a checkpoint's tensors and random states into the run."""
     if run.recipe.optimiser.shard:
-        saved = read_shards(saved, folder.checkpoints, run.model, place)
+        saved = read_shards(saved, folder.checkpoints, run.model, context)
     checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
     if run.scaler is not None and "scaler" in saved.facts:
         run.scaler.load_state_dict(saved.facts["scaler"])

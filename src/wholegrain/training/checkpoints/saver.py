@@ -14,8 +14,8 @@ from torch.distributed.tensor import DTensor
 from wholegrain.errors import MachineError, UserError
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
-from wholegrain.training.distributed.processes import Place
-from wholegrain.training.distributed.sharded import beside, on_cpu, save_shards
+from wholegrain.training.distributed.processes import DistributedContext
+from wholegrain.training.distributed.sharded import gloo_context, on_cpu, save_shards
 
 
 class Saver:
@@ -24,15 +24,15 @@ class Saver:
     Args:
         folder: the run's ``checkpoints/``.
         keep: how many stay.
-        place: this process among all.
+        context: this process among all.
         shared: every process writes its part (:mod:`wholegrain.training.distributed.sharded`).
         asynchronous: copy the state, and let a thread write it while training goes on. One is in flight at most: the next one waits for
             it, and so does the end. Where writing fails, :attr:`failed` says so at the next step.
     """
 
-    def __init__(self, folder: Path, keep: int, place: Place, asynchronous: bool = False, shared: bool = False) -> None:
-        self.folder, self.keep, self.place, self.asynchronous, self.shared = folder, keep, place, asynchronous, shared
-        self._beside = beside(place) if shared and asynchronous else place
+    def __init__(self, folder: Path, keep: int, context: DistributedContext, asynchronous: bool = False, shared: bool = False) -> None:
+        self.folder, self.keep, self.context, self.asynchronous, self.shared = folder, keep, context, asynchronous, shared
+        self._writing = gloo_context(context) if shared and asynchronous else context
         self._thread: threading.Thread | None = None
         self._problem: Exception | None = None
         self._copies: dict[str, Tensor] = {}
@@ -49,13 +49,13 @@ class Saver:
             MachineError: this checkpoint or the one before could not be written; in every process alike.
         """
         if self.shared and not self.asynchronous:
-            save_shards(pack(), self.folder, self.keep, self.place)
+            save_shards(pack(), self.folder, self.keep, self.context)
             return
         if not self.asynchronous:
-            self.place.first_alone(lambda: checkpoint.save(pack(), self.folder, self.keep))
+            self.context.on_main_process(lambda: checkpoint.save(pack(), self.folder, self.keep))
             return
         self.finish()
-        if self.place.first or self.shared:
+        if self.context.is_main_process or self.shared:
             copied = self._copy(pack())
             self._thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
             self._thread.start()
@@ -63,9 +63,9 @@ class Saver:
     def finish(self) -> None:
         """Waits until all is written; every process calls this. Raises as :meth:`save`."""
         if self.shared:
-            self.place.together(self._joined)
+            self.context.on_all_processes(self._joined)
         else:
-            self.place.first_alone(self._joined)
+            self.context.on_main_process(self._joined)
 
     def close(self) -> None:
         """Lets what is being written come to its end; for when the run ends with another error."""
@@ -82,7 +82,7 @@ class Saver:
     def _write(self, copied: Checkpoint) -> None:
         try:
             if self.shared:
-                save_shards(copied, self.folder, self.keep, self._beside)
+                save_shards(copied, self.folder, self.keep, self._writing)
             else:
                 checkpoint.save(copied, self.folder, self.keep)
         except (MachineError, UserError) as problem:
@@ -100,7 +100,7 @@ class Saver:
             if kept is None or kept.shape != value.shape or kept.dtype != value.dtype:
                 self._copies[name] = kept = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
             kept.copy_(value, non_blocking=value.is_cuda)
-            copied[name] = on_cpu(given, kept, self._beside) if isinstance(given, DTensor) else kept
+            copied[name] = on_cpu(given, kept, self._writing) if isinstance(given, DTensor) else kept
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         return Checkpoint(packed.step, copied, copy.deepcopy(packed.facts))

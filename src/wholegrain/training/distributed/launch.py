@@ -17,20 +17,20 @@ class Launch:
     """This process among those that were started together.
 
     Attributes:
-        rank, world: its number and how many there are.
-        local: its number on its own machine.
+        rank, world_size: its number and how many there are.
+        local_rank: its number on its own machine.
         address, port: where they meet; empty and 0 for one alone.
-        by: ``torchrun``, ``srun`` or empty.
+        launcher: ``torchrun``, ``srun`` or empty.
         restart: how often all of them were started anew after one was lost (``torchrun --max-restarts``, a requeued SLURM job).
         may_restart: whether the launcher would do that, or has done so.
     """
 
     rank: int = 0
-    world: int = 1
-    local: int = 0
+    world_size: int = 1
+    local_rank: int = 0
     address: str = ""
     port: int = 0
-    by: str = ""
+    launcher: str = ""
     restart: int = 0
     may_restart: bool = False
 
@@ -43,10 +43,10 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
 
     Example:
         >>> launch({})
-        Launch(rank=0, world=1, local=0, address='', port=0, by='', restart=0, may_restart=False)
+        Launch(rank=0, world_size=1, local_rank=0, address='', port=0, launcher='', restart=0, may_restart=False)
         >>> task = {"SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "4711"}
         >>> found = launch(task | {"SLURM_JOB_NODELIST": "node[003-006,9]"})
-        >>> found.rank, found.world, found.local, found.address, found.port
+        >>> found.rank, found.world_size, found.local_rank, found.address, found.port
         (5, 8, 1, 'node003', 24711)
     """
     given = os.environ if environment is None else environment
@@ -60,14 +60,14 @@ def launch(environment: Mapping[str, str] | None = None) -> Launch:
 
 
 def _torchrun(given: Mapping[str, str]) -> Launch:
-    world = _number(given, "WORLD_SIZE", 1)
+    world_size = _number(given, "WORLD_SIZE", 1)
     restart, most = _number(given, "TORCHELASTIC_RESTART_COUNT", 0), _number(given, "TORCHELASTIC_MAX_RESTARTS", 0)
-    place = _number(given, "RANK", 0), world, _number(given, "LOCAL_RANK", 0)
-    if world > 1 and not (given.get("MASTER_ADDR") and given.get("MASTER_PORT")):
+    ranks = _number(given, "RANK", 0), world_size, _number(given, "LOCAL_RANK", 0)
+    if world_size > 1 and not (given.get("MASTER_ADDR") and given.get("MASTER_PORT")):
         raise UserError(
-            f"WORLD_SIZE is {world} and MASTER_ADDR or MASTER_PORT is missing; start with torchrun, or unset WORLD_SIZE."
+            f"WORLD_SIZE is {world_size} and MASTER_ADDR or MASTER_PORT is missing; start with torchrun, or unset WORLD_SIZE."
         )
-    return Launch(*place, given.get("MASTER_ADDR", ""), _number(given, "MASTER_PORT", 0), "torchrun", restart, most > 0)
+    return Launch(*ranks, given.get("MASTER_ADDR", ""), _number(given, "MASTER_PORT", 0), "torchrun", restart, most > 0)
 
 
 def _slurm(given: Mapping[str, str], tasks: int) -> Launch:
@@ -76,8 +76,8 @@ def _slurm(given: Mapping[str, str], tasks: int) -> Launch:
     job = _number(given, "SLURM_JOB_ID", _number(given, "SLURM_JOBID", 0))
     port = _number(given, "MASTER_PORT", _PORTS[job % len(_PORTS)])
     restart = _number(given, "SLURM_RESTART_COUNT", 0)
-    place = _number(given, "SLURM_PROCID", 0), tasks, _number(given, "SLURM_LOCALID", 0)
-    return Launch(*place, given.get("MASTER_ADDR") or first_host(nodes), port, "srun", restart, restart > 0)
+    ranks = _number(given, "SLURM_PROCID", 0), tasks, _number(given, "SLURM_LOCALID", 0)
+    return Launch(*ranks, given.get("MASTER_ADDR") or first_host(nodes), port, "srun", restart, restart > 0)
 
 
 def first_host(nodes: str) -> str:

@@ -30,27 +30,27 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """This process among all.
 
     Attributes:
         device: what it computes on.
-        rank, world: its number and how many there are.
+        rank, world_size: its number and how many there are.
         group: all of them, or ``None`` for one alone.
         store: what they meet at.
-        alone: in the first process a group of itself, for what it computes while the others do not.
+        main_group: in the main process a group of itself, for what it computes while the others do not.
     """
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     group: dist.ProcessGroup | None = None
     store: Store | None = None
-    alone: dist.ProcessGroup | None = None
-    _asked: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+    main_group: dist.ProcessGroup | None = None
+    _calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
@@ -71,20 +71,20 @@ class Place:
         dist.all_reduce(votes, group=self.group)
         return tuple(vote > 0 for vote in votes.tolist())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Waits for all processes."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
-    def of_all(self, value: Made) -> list[Made]:
+    def all_gather(self, value: Made) -> list[Made]:
         """What each process gave, in the order of their ranks."""
         if self.group is None:
             return [value]
-        found: list[Made | None] = [None] * self.world
+        found: list[Made | None] = [None] * self.world_size
         dist.all_gather_object(found, value, group=self.group)
         return found  # pyright: ignore[reportReturnType]
 
-    def together(self, make: Callable[[], Made]) -> Made:
+    def on_all_processes(self, make: Callable[[], Made]) -> Made:
         """Every process makes something; where any fails with a sentence for the user, all end with that sentence.
 
         Raises:
@@ -99,7 +99,7 @@ class Place:
             if failed is not None:
                 raise failed
         else:
-            told = self.of_all(None if failed is None else (type(failed) is UserError, str(failed)))
+            told = self.all_gather(None if failed is None else (type(failed) is UserError, str(failed)))
             rank = next((rank for rank, said in enumerate(told) if said is not None), None)
             if rank is not None:
                 users, sentence = told[rank]  # pyright: ignore[reportGeneralTypeIssues]
@@ -107,7 +107,7 @@ class Place:
                 raise (UserError if users else MachineError)(whose + sentence) from failed
         return made  # pyright: ignore[reportReturnType]
 
-    def first_alone(self, do: Callable[[], Made]) -> Made | None:
+    def on_main_process(self, do: Callable[[], Made]) -> Made | None:
         """The first process does something that may take hours; the others wait without a limit, but not for a dead one.
 
         Returns:
@@ -117,12 +117,12 @@ class Place:
             UserError, MachineError: in all processes, if it failed with a sentence for the user.
         """
         if self.group is None or self.store is None:
-            return self.together(lambda: do() if self.first else None)
-        self._asked["alone"] += 1
-        key = f"wholegrain/alone/{self._asked['alone']}"
+            return self.on_all_processes(lambda: do() if self.is_main_process else None)
+        self._calls["main"] += 1
+        key = f"wholegrain/main/{self._calls['main']}"
 
         def act() -> Made | None:
-            if self.first:
+            if self.is_main_process:
                 try:
                     return do()
                 finally:
@@ -133,7 +133,7 @@ class Place:
                 pause = min(1.0, 1.5 * pause)
             return None
 
-        return self.together(act)
+        return self.on_all_processes(act)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Refuses to go on unless these facts are the same in all processes.
@@ -141,7 +141,7 @@ class Place:
         Raises:
             UserError: in every process alike; the first fact that differs, and in which processes.
         """
-        told = self.of_all(dict(facts))
+        told = self.all_gather(dict(facts))
         for name in facts:
             values = [other.get(name, "unknown") for other in told]
             if len(set(values)) > 1:
@@ -150,7 +150,7 @@ class Place:
                 most = values.index(usual)
                 raise UserError(
                     f"The processes do not agree on the {name}: {values[odd[0]]} in process {_listed(odd)}, {usual} in process {most}"
-                    f"{' and the others' if self.world > len(odd) + 1 else ''}; start all of them alike."
+                    f"{' and the others' if self.world_size > len(odd) + 1 else ''}; start all of them alike."
                 )
 
 
@@ -174,28 +174,28 @@ def _listed(ranks: list[int]) -> str:
     return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 
-def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> torch.device:
+def choose_device(device: str | None = None, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """The device that was asked for; else CUDA where there is one, else MPS for a process alone, else the CPU.
 
     Raises:
         UserError: it is not there, or there are more processes than devices, or several for MPS.
     """
     mps = torch.backends.mps.is_available()
-    automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world == 1 else "cpu"
+    automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
     try:
         chosen = torch.device(device or automatic)
     except RuntimeError:
         raise UserError(f"There is no device {device!r}; use cpu, cuda, cuda:1 or mps.") from None
-    if chosen.type == "mps" and (world > 1 or not mps):
+    if chosen.type == "mps" and (world_size > 1 or not mps):
         why = "serves one process alone" if mps else "is not there"
         raise UserError(f"The device mps {why}; use --device cpu.")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"There is no device {chosen} (torch sees no CUDA device here); use --device cpu.")
-        index = local if chosen.index is None else chosen.index
+        index = local_rank if chosen.index is None else chosen.index
         if index >= torch.cuda.device_count():
             raise UserError(
-                f"Process {local} of this machine has no CUDA device of its own; start {torch.cuda.device_count()} processes, as many as "
+                f"Process {local_rank} of this machine has no CUDA device of its own; start {torch.cuda.device_count()} processes, as many as "
                 f"there are devices."
             )
         chosen = torch.device("cuda", index)
@@ -204,8 +204,8 @@ def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> 
 
 
 @contextmanager
-def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Place]:
-    """This process's place; joins and leaves the others if ``torchrun`` or ``srun`` started several.
+def init_distributed(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[DistributedContext]:
+    """This process among all; joins and leaves the others if ``torchrun`` or ``srun`` started several.
 
     Args:
         device: see :func:`choose_device`.
@@ -215,9 +215,9 @@ def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[P
         MachineError: the processes did not meet, or one was lost on the way.
     """
     start = launch()
-    chosen = choose_device(device, start.local, start.world)
-    if start.world == 1:
-        yield Place(chosen)
+    chosen = choose_device(device, start.local_rank, start.world_size)
+    if start.world_size == 1:
+        yield DistributedContext(chosen)
         return
     ours = not dist.is_initialized()
     with _contact(start, met=False):
@@ -225,7 +225,7 @@ def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[P
     with _contact(start, met=True):
         first: Any = dist.new_group([0])
         try:
-            yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store, first)
+            yield DistributedContext(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store, first)
         finally:
             if ours:
                 dist.destroy_process_group()
@@ -233,18 +233,18 @@ def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[P
 
 def _join(start: Launch, device: torch.device, timeout: float) -> Store:
     limit = timedelta(seconds=timeout)
-    if start.by == "torchrun":  # it has a store already, or says where to open one
-        store, _, _ = next(dist.rendezvous("env://", start.rank, start.world, timeout=limit))  # pyright: ignore[reportPrivateImportUsage]
+    if start.launcher == "torchrun":  # it has a store already, or says where to open one
+        store, _, _ = next(dist.rendezvous("env://", start.rank, start.world_size, timeout=limit))  # pyright: ignore[reportPrivateImportUsage]
     else:
-        store = TCPStore(start.address, start.port, start.world, is_master=start.rank == 0, timeout=limit)
+        store = TCPStore(start.address, start.port, start.world_size, is_master=start.rank == 0, timeout=limit)
     store.set_timeout(limit)
-    store = PrefixStore(_attempt(store, start.rank, start.world, timeout), store)
+    store = PrefixStore(_attempt(store, start.rank, start.world_size, timeout), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=PrefixStore("group", store), rank=start.rank, world_size=start.world, timeout=limit)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=start.rank, world_size=start.world_size, timeout=limit)
     return store
 
 
-def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
+def _attempt(store: Store, rank: int, world_size: int, timeout: float) -> str:
     """A name that the processes of this attempt share and no earlier one had.
 
     torchrun's store outlives its processes: those that it starts anew would find the addresses of the dead ones there. The first
@@ -255,12 +255,12 @@ def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
 
     def pause() -> None:
         if time.monotonic() > deadline:
-            raise MachineError(f"Process {rank} of {world} timed out waiting for the others to start; start all of them again.")
+            raise MachineError(f"Process {rank} of {world_size} timed out waiting for the others to start; start all of them again.")
         time.sleep(0.02)
 
     if rank == 0:
         store.set("wholegrain/attempt", own)
-        answers = [f"wholegrain/{own}/{other}" for other in range(1, world)]
+        answers = [f"wholegrain/{own}/{other}" for other in range(1, world_size)]
         while not store.check(answers):
             pause()
         store.set(f"wholegrain/{own}/met", ",".join(store.get(answer).decode() for answer in answers))
@@ -290,7 +290,7 @@ def _contact(start: Launch, met: bool) -> Iterator[None]:
             if met
             else f"did not meet the others at {start.address}:{start.port}"
         )
-        hint = "" if met or start.by != "srun" else " (in a batch script, start the command with srun)"
+        hint = "" if met or start.launcher != "srun" else " (in a batch script, start the command with srun)"
         raise MachineError(
-            f"Process {start.rank} of {start.world} {what}{hint}: {first}; look at what the others said, then go on with --resume."
+            f"Process {start.rank} of {start.world_size} {what}{hint}: {first}; look at what the others said, then go on with --resume."
         ) from problem
