@@ -25,7 +25,7 @@ from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_l
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.run import offers
-from wholegrain.training.step import make_optimiser, seed_everything, take_step
+from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
 
 RECIPES = ("clip", "siglip", "holistic")
 DEEP = {"image_layers": 3, "reader": "transformer", "text_layers": 2}
@@ -69,9 +69,8 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=20, here=Non
     with recomputed(model, recipe.optimiser.recompute):
         for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names), start):
             seed_everything(0, step, rank)
-            outcome = take_step(
-                encoder, objective, optimiser, batch, step=step, lr=1e-3, grad_clip=1.0, group=group, micro_batch=micro
-            )
+            options = StepOptions(1.0, micro_batch=micro, group=group)
+            outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, options=options)
             numbers.append([outcome.loss, outcome.grad_norm, outcome.scale, *outcome.parts.values()])
     if there is not None:
         saver = Saver(there, 2, context, asynchronous=beside, shared=shared)

@@ -18,7 +18,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.run import fit_model
-from wholegrain.training.step import take_step
+from wholegrain.training.step import StepOptions, take_step
 
 AT_CAP = torch.tensor(math.log(100.0)).item()  # float32's ln 100, whose exponential is above 100: OpenAI's weights have it
 
@@ -46,7 +46,7 @@ def steps(dataset, model, recipe, *, lr, count=4, encoder=None, rank=0, world=1,
     seen = []
     for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names)):
         make = encoder or Encoder(model)
-        take_step(make, Objective(recipe.terms), optimiser, batch, step=step, lr=lr, micro_batch=micro, group=group)
+        take_step(make, Objective(recipe.terms), optimiser, batch, step=step, lr=lr, options=StepOptions(micro_batch=micro, group=group))
         seen.append(model.log_scale.item())
     return seen
 

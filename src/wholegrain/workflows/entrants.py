@@ -15,7 +15,7 @@ from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.suite import expand
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.training.distributed.processes import DistributedContext, choose_device
-from wholegrain.training.run import assemble
+from wholegrain.training.run import make_run
 from wholegrain.training.start import starting_model
 from wholegrain.workflows.validation import validation
 
@@ -52,7 +52,7 @@ def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[di
     for name, recipe in zip(names, recipes, strict=True):
         try:
             own = copy.deepcopy(start, {id(start.tokenizer): start.tokenizer})
-            assemble(load_recipe(recipe, rules.overrides), dataset, own, context)
+            make_run(load_recipe(recipe, rules.overrides), dataset, own, context)
             able[name] = recipe
         except UserError as problem:
             if name == names[0]:

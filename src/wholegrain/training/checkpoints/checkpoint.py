@@ -162,7 +162,6 @@ class _Facts:
 def check_fit(
     saved: Checkpoint,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
     objective: Objective,
     teacher: Teacher | None,
     kinds: Sequence[str],
@@ -179,9 +178,8 @@ def check_fit(
     wanted = {f"model/{name}": value for name, value in _changing(model).items()}
     wanted |= {f"teacher/{name}": value for name, value in (teacher.state_dict() if teacher is not None else {}).items()}
     allowed = wanted | {f"objective/{name}": value for name, value in objective.fresh_state(kinds).items()}
-    trained = {p for group in optimiser.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
-        if parameter in trained and any(key.startswith(f"optimiser/{name}/") for key in saved.tensors | saved.apart):
+        if parameter.requires_grad and any(key.startswith(f"optimiser/{name}/") for key in saved.tensors | saved.apart):
             moments = {f"optimiser/{name}/{moment}": parameter for moment in ("exp_avg", "exp_avg_sq")}
             wanted |= moments | {f"optimiser/{name}/step": torch.zeros(())}
     allowed |= wanted

@@ -84,7 +84,7 @@ class Shards:
                 parameter.register_post_accumulate_grad_hook(partial(_average, context.group))
 
     @torch.no_grad()
-    def whole(self, model: Model) -> Model:
+    def full_model(self, model: Model) -> Model:
         """An ordinary model on the CPU with the weights as they are now; every process calls this. It is the same object every time."""
         own = self.plain.state_dict()
         for name, value in model.state_dict().items():
