@@ -73,7 +73,7 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=20, here=Non
             outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, options=options)
             numbers.append([outcome.loss, outcome.grad_norm, outcome.scale, *outcome.parts.values()])
     if there is not None:
-        saver = Saver(there, 2, context, asynchronous=beside, shared=shared)
+        saver = Saver(there, 2, context, asynchronous=beside, sharded=shared)
         saver.save(lambda: checkpoint.pack(stop, model, optimiser, objective))
         if beside:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Ctrl-C and kill: the step in hand is finished and saved, then the run ends as the signal asked."""
+"""Ctrl-C and kill: the step in hand is finished and saved, then the run ends as the signal says."""
 
 from __future__ import annotations
 

@@ -153,18 +153,18 @@ def fit_model(model: Model, recipe: Recipe) -> None:
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     """What data and model give to losses, out of ``losses.contract.NEEDS``."""
-    given = {"patches", "tokens"} | model.head.gives
+    offered = {"patches", "tokens"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
-        given.add("negatives")
+        offered.add("negatives")
     if model.head.kind == "branches":
-        given.add("branches")
+        offered.add("branches")
     if model.bias is not None:
-        given.add("bias")
+        offered.add("bias")
     if recipe.teacher.kind != "none":
-        given.add("teacher")
+        offered.add("teacher")
     if recipe.data.views:
-        given.add("views")
-    return frozenset(given)
+        offered.add("views")
+    return frozenset(offered)
 
 
 def twins_of(dataset: Dataset, recipe: Recipe) -> dict[str, str]:

@@ -96,8 +96,8 @@ def _lr_shares(module: nn.Module, decay: float) -> dict[int, float]:
         if isinstance(tower, TunedModule) and decay != 1:
             stages = tower.stages()
             shares |= {id(p): decay ** (len(stages) + 1) for p in tower.parameters()}
-            for place, stage in enumerate(stages):
-                shares |= {id(p): decay ** (len(stages) - place) for p in stage.parameters()}
+            for index, stage in enumerate(stages):
+                shares |= {id(p): decay ** (len(stages) - index) for p in stage.parameters()}
     return shares
 
 

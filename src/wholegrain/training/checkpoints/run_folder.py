@@ -162,8 +162,8 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Removes what kills between two file operations may have left, once the run has come to its end."""
-        for place in (self.path, self.checkpoints):
-            for left in (*place.glob(".*.old"), *place.glob(".*.part")):
+        for folder in (self.path, self.checkpoints):
+            for left in (*folder.glob(".*.old"), *folder.glob(".*.part")):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
     def _remove(self, name: str) -> None:
@@ -196,7 +196,7 @@ class RunFolder:
             part.unlink(missing_ok=True)
 
 
-def run_facts(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def run_facts(recipe: Recipe, dataset: Dataset) -> dict[str, object]:
     """What a result depends on, beside the recipe: hashes of the data, versions, seed, machine."""
     manifest = json.dumps(dataset.manifest, sort_keys=True).encode()
     versions = {}

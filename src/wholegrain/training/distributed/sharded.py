@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -51,7 +51,7 @@ def refuse_shard(recipe: Recipe, model: Model) -> None:
         "optimiser.compile": recipe.optimiser.compile,
         "optimiser.precision fp16": recipe.optimiser.precision == "fp16",
     }
-    odd = next((name for name, asked in with_it.items() if asked), None)
+    odd = next((name for name, wanted in with_it.items() if wanted), None)
     if odd is not None:
         raise UserError(f"optimiser.shard does not go together with {odd}; leave one of them out.")
     refuse_batchnorm(model, "optimiser.shard")
@@ -72,7 +72,7 @@ class Shards:
     def __init__(self, encoder: Encoder, context: DistributedContext) -> None:
         model = encoder.model
         assert context.group is not None
-        self.plain: Model = copy.deepcopy(model).cpu()
+        self._full: Model = copy.deepcopy(model).cpu()
         mesh = DeviceMesh.from_group(context.group, context.device.type)
         numbers = {parameter for parameter in encoder.parameters() if parameter.ndim == 0}
         for tower in (model.image_tower, model.text_tower):
@@ -86,11 +86,11 @@ class Shards:
     @torch.no_grad()
     def full_model(self, model: Model) -> Model:
         """An ordinary model on the CPU with the weights as they are now; every process calls this. It is the same object every time."""
-        own = self.plain.state_dict()
+        own = self._full.state_dict()
         for name, value in model.state_dict().items():
             if isinstance(value, Tensor):
                 own[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
-        return self.plain
+        return self._full
 
 
 def _average(group: dist.ProcessGroup, parameter: Tensor) -> None:
@@ -108,7 +108,7 @@ def save_shards(saved: Checkpoint, folder: Path, keep: int, context: Distributed
     from torch.distributed.checkpoint.state_dict_saver import save as write
 
     final = folder / f"step-{saved.step:08d}"
-    parts: dict[str, Any] = {name: value for name, value in saved.tensors.items() if isinstance(value, DTensor)}
+    parts = {name: value for name, value in saved.tensors.items() if isinstance(value, DTensor)}
     rest = {name: value.detach().cpu().contiguous() for name, value in saved.tensors.items() if name not in parts}
     with ExitStack() as stack:
 
@@ -145,7 +145,8 @@ def gloo_context(context: DistributedContext) -> DistributedContext:
     """The same processes, joined once more through gloo, so that threads of theirs may speak while training goes on."""
     assert context.group is not None
     ranks = dist.get_process_group_ranks(context.group)
-    group: Any = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)
     return replace(context, group=group, store=None, device=torch.device("cpu"))
 
 
@@ -169,7 +170,7 @@ def load_shards(context: DistributedContext) -> Callable[[Path], Checkpoint]:
             found = Checkpoint(facts["step"], load_file(path / checkpoint.TENSORS), facts, _described(path))
         except checkpoint.BROKEN as error:
             problem = str(error)
-        broken = next((said for said in context.all_gather(problem) if said is not None), None)
+        broken = next((text for text in context.all_gather(problem) if text is not None), None)
         if broken is not None:
             raise ValueError(broken)
         assert found is not None
@@ -186,7 +187,10 @@ def _described(path: Path) -> dict[str, Tensor]:
         return {}
     try:
         metadata = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
-        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}  # type: ignore[union-attr]
+        tensors = {name: entry for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
+        if len(tensors) < len(metadata):
+            raise TypeError("not all of it is tensors")
+        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in tensors.items()}
     except Exception as problem:  # whatever torch meets in files that fit their checksums
         raise ValueError(f"{SHARDS} cannot be read ({problem})") from problem
 
@@ -199,9 +203,9 @@ def read_shards(saved: Checkpoint, folder: Path, model: Model, context: Distribu
     path = folder / f"step-{saved.step:08d}"
     like = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     tensors = {name: _like(value, like.get(_owner(name))) for name, value in saved.tensors.items()}
-    if saved.apart:
+    if saved.sharded:
         reader = HuggingFaceStorageReader(str(path / SHARDS))
-        parts: dict[str, Any] = {name: torch.empty_like(like[_owner(name)]) for name in saved.apart}
+        parts = {name: torch.empty_like(like[_owner(name)]) for name in saved.sharded}
         try:
             read(parts, storage_reader=reader, process_group=context.group, no_dist=context.group is None)
         except CheckpointException as problem:
