@@ -8,7 +8,7 @@ import gloo
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch.nn.functional import cross_entropy, normalize
 
 from wholegrain.data.record import Caption, Record, caption_id
@@ -21,7 +21,6 @@ from wholegrain.objectives.schema import CaptionDraw, DataRecipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.training.loading.draw import draw_texts, sentences_of
 from wholegrain.training.loading.streams import stream
-from wholegrain.training.loop import train
 from wholegrain.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
 from wholegrain.verify.references import reference
 from wholegrain.verify.variants import TEACHERS

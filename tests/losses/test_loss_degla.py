@@ -7,7 +7,7 @@ from dataclasses import replace
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -16,7 +16,6 @@ from wholegrain.losses.distillation import DistillationLoss
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.tgc import TgcLoss
 from wholegrain.towers.io import load_model
-from wholegrain.training.loop import train
 from wholegrain.verify.cases import make_batch, permuted, without_texts
 from wholegrain.verify.references import reference
 from wholegrain.verify.variants import TEACHERS

@@ -10,7 +10,7 @@ import gloo
 import pytest
 import torch
 from reference_fine_grained import CASES, Batch, make_batch, reference
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -21,7 +21,6 @@ from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss, balanced
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.training.loop import train
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 DETACHED = ("sparc-images-detached",)  # the gradient leaves something out on purpose

@@ -3,7 +3,7 @@
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,10 +16,9 @@ from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
 from wholegrain.training.memory.accumulate import split
 from wholegrain.training.run import fit_model, offers
-from wholegrain.training.step import seed_everything, take_step
+from wholegrain.training.step import StepOptions, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
 OWN = {
@@ -76,7 +75,7 @@ def step_of(dataset, name, micro, rank=0, world=1, group=None, prepare=None, **s
     seen = []
     for step, batch in enumerate(loader):
         seed_everything(0, step, rank)
-        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1.0, micro_batch=micro, group=group)
+        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1.0, options=StepOptions(micro_batch=micro, group=group))
         seen += [torch.tensor([outcome.loss, outcome.grad_norm, outcome.scale, *outcome.parts.values()]), *optimiser.seen]
     return seen + list(objective.state_dict().values())
 

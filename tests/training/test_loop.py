@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture
+from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture, train
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
@@ -18,7 +18,6 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loop import train
 from wholegrain.training.run import fit_model
 
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
@@ -149,7 +148,7 @@ def test_cached_features_of_frozen_towers_give_the_same_features_and_run(dataset
     live = make_model(dataset)
     losses = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wholegrain.training.loop.make_encoder", lambda model, *_: Encoder(model))
+        patch.setattr("wholegrain.training.trainer.make_encoder", lambda run, *_: Encoder(run.model))
         run(dataset, tmp_path / "live", chosen, live, on_step=lambda outcome: losses.append(outcome.loss) and None)
     assert said == pytest.approx(losses, rel=1e-3)
 

@@ -85,7 +85,7 @@ def evaluate(
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.statistics.averages import averaged, check_average
     from wholegrain.evaluation.suite import EvaluationOptions
-    from wholegrain.training.distributed.processes import processes
+    from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
     from wholegrain.workflows.seen import say_seen, trained_on
 
@@ -103,17 +103,17 @@ def evaluate(
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
     results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
-    with processes(None if device == "auto" else device) as place, sharing(place.group):
-        loaded = place.together(lambda: load_any(model))
-        loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
+    with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
+        loaded = context.on_all_processes(lambda: load_any(model))
+        loaded = loaded.to(context.device) if hasattr(loaded, "to") else loaded
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            options = EvaluationOptions(seed, batch, cache, place.first)
+            options = EvaluationOptions(seed, batch, cache, context.is_main_process)
             results, more = _on_data(loaded, data, split, suite, settings, options, left_out)
             facts |= more
         if wanted:
-            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=place.first, left_out=left_out)
-    if not place.first:
+            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=context.is_main_process, left_out=left_out)
+    if not context.is_main_process:
         return
     results += found
     for name in dict.fromkeys(average):

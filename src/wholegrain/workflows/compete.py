@@ -39,9 +39,9 @@ from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints.run_folder import OtherRunError, read_recipe
-from wholegrain.training.loop import train
 from wholegrain.training.start import begin, starting_model
 from wholegrain.training.step import Outcome, seed_everything
+from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.workflows.entrants import entrants
 from wholegrain.workflows.runs import check_run, measured, trained
 from wholegrain.workflows.validation import validation
@@ -197,7 +197,8 @@ class _Competition:
 
         pilot = replace(recipe, optimiser=replace(recipe.optimiser, steps=PILOT))
         with tempfile.TemporaryDirectory() as folder:
-            train(pilot, self.dataset, model, Path(folder) / "pilot", on_step=stamp, quiet=True, cache=self.cache)
+            options = TrainOptions(Path(folder) / "pilot", quiet=True, cache=self.cache)
+            train(pilot, self.dataset, model, options, on_step=stamp)
         step = median(b - a for a, b in zip(stamps[PILOT // 2 - 1 :], stamps[PILOT // 2 :], strict=False))
         return max(1, int(self.rules.seconds / step))
 
