@@ -10,7 +10,7 @@ from wholegrain.errors import MachineError
 from wholegrain.evaluation.features.encode import encode_split
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.towers import feature_files
-from wholegrain.towers.heads.registry import convert_head
+from wholegrain.towers.convert import convert_head
 from wholegrain.training import pace
 from wholegrain.training.loading import frozen
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
