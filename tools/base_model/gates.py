@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from base_model.legibility import Legibility, legibility
+from base_model.oracle import bag_retrieval, bag_twins
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.scenes.oracle import bag_retrieval, bag_twins
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.towers.model import Model
-from wholegrain.workflows.legibility import Legibility, legibility
 
 WEAK = (0.47, 0.58)
 BATCH = 128
@@ -50,15 +50,10 @@ def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate],
         blind = bag_twins(kind, world)
         gates.append(Gate(f"bag of words on {kind}", f"{blind:.1%}", "50%", blind == 0.5))
     gates += legibility_gates(legibility(world))
-    found = evaluate(
-        model,
-        dataset,
-        split="val",
-        tasks=("retrieval", "composition"),
-        progress=False,
-        settings={"retrieval": {"roles": ("overview",)}},
+    settings = {"retrieval": {"roles": ("overview",)}}
+    retrieval, composition = evaluate(
+        model, dataset, split="val", tasks=("retrieval", "composition"), progress=False, settings=settings
     )
-    retrieval, composition = found
     recall = retrieval.figure("image_retrieval_recall@1").value
     size = len(dataset.keys("val"))
     gates.append(Gate(f"base model: R@1 of {size:,} pictures by overview", f"{recall:.1%}", "at least 60%", recall >= 0.6))
