@@ -77,10 +77,10 @@ def evaluate(
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.features.named import is_function, load_any
     from wholegrain.evaluation.features.sharing import sharing
+    from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.statistics.averages import averaged, check_average
     from wholegrain.training.distributed.processes import processes
-    from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
     from wholegrain.workflows.seen import say_seen, trained_on
 
     further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
@@ -92,8 +92,8 @@ def evaluate(
         check_average(name, [one.name for one in wanted])
     if data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    out = out or results_place(model, _what(data, split, suite_name, [one.name for one in wanted]))
-    check_place(out)
+    out = out or results_folder(model, _what(data, split, suite_name, [one.name for one in wanted]))
+    check_results_folder(out)
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
     common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}

@@ -125,7 +125,7 @@ class _Job:
     def saved(self) -> tuple[list[Any], dict[str, str]] | None:
         """Saved results of this model, data and split that hold all tasks, done as they are by default."""
         from wholegrain.evaluation.result import load_results
-        from wholegrain.workflows.results import is_fresh, results_of
+        from wholegrain.evaluation.result_folders import is_fresh, results_of
 
         for place in results_of(self.spec).values():
             results, meta = load_results(place)
@@ -139,8 +139,8 @@ class _Job:
     def measured(self) -> tuple[list[Any], dict[str, str]]:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
+        from wholegrain.evaluation.result_folders import keep_results, results_folder, weights_of
         from wholegrain.evaluation.suite import evaluate
-        from wholegrain.workflows.results import keep_results, results_place, weights_of
 
         left_out: dict[str, str] = {}
         features = {}
@@ -153,7 +153,7 @@ class _Job:
         )  # fmt: skip
         facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}
         facts |= {"seed": self.seed, "weights": weights_of(self.model), "left_out": left_out, "settings": {}}
-        path = keep_results(results, results_place(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
+        path = keep_results(results, results_folder(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
         self.console.print(f"written: {path}", markup=False)
         return results, left_out
 
