@@ -50,10 +50,15 @@ def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate],
         blind = bag_twins(kind, world)
         gates.append(Gate(f"bag of words on {kind}", f"{blind:.1%}", "50%", blind == 0.5))
     gates += legibility_gates(legibility(world))
-    settings = {"retrieval": {"roles": ("overview",)}}
-    retrieval, composition = evaluate(
-        model, dataset, split="val", tasks=("retrieval", "composition"), progress=False, settings=settings
+    found = evaluate(
+        model,
+        dataset,
+        split="val",
+        tasks=("retrieval", "composition"),
+        progress=False,
+        settings={"retrieval": {"roles": ("overview",)}},
     )
+    retrieval, composition = found
     recall = retrieval.figure("image_retrieval_recall@1").value
     size = len(dataset.keys("val"))
     gates.append(Gate(f"base model: R@1 of {size:,} pictures by overview", f"{recall:.1%}", "at least 60%", recall >= 0.6))

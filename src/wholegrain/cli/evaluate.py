@@ -71,17 +71,14 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
-    import sys
-
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
-    from wholegrain.evaluation.features.named import is_function, load_any
+    from wholegrain.evaluation.features.named import load_any
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
-    from wholegrain.evaluation.show import left_out_lines, print_results
-    from wholegrain.evaluation.statistics.averages import averaged, check_average
+    from wholegrain.evaluation.statistics.averages import check_average
     from wholegrain.training.distributed.processes import processes
-    from wholegrain.workflows.seen import say_seen, trained_on
+    from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
     further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
     wanted = [asked(text, images, further) for text in benchmark]
@@ -108,21 +105,43 @@ def evaluate(
         found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
     if not place.first:
         return
-    results += found
-    for name in dict.fromkeys(average):
+    results += [*found, *_averages(average, found, left_out)]
+    overlap, trained_on = describe_overlap(results, training_pictures(model))
+    facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
+    _print_results(results, left_out, overlap)
+    print(f"written: {keep_results(results, out, facts)}")
+    print(f"next: {_report_command(model, data, split)}beside another model's results: wholegrain compare OTHER {out}")
+
+
+def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
+    """The averages over benchmarks that can be taken; what cannot is added to ``left_out``."""
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.statistics.averages import averaged
+
+    found = []
+    for name in dict.fromkeys(names):
         try:
-            results += averaged(name, found)
+            found += averaged(name, results)
         except UserError as reason:  # a set could not be done
             left_out[name] = str(reason)
+    return found
+
+
+def _report_command(model: str, data: Path | None, split: str) -> str:
+    from wholegrain.evaluation.features.named import is_function
+
+    return f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
+
+
+def _print_results(results: list[Any], left_out: dict[str, str], overlap: str) -> None:
+    import sys
+
+    from wholegrain.evaluation.show import left_out_lines, print_results
+
     print_results(results)
     for line in left_out_lines([left_out]):
         print(line, file=sys.stderr)
-    said, facts["trained_on"] = say_seen(results, trained_on(model))
-    print(said)
-    facts |= {"weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
-    print(f"written: {keep_results(results, out, facts)}")
-    page = f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
-    print(f"next: {page}beside another model's results: wholegrain compare OTHER {out}")
+    print(overlap)
 
 
 def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:

@@ -65,7 +65,7 @@ def report(
     from wholegrain.evaluation.features.encode import split_keys
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
-    from wholegrain.report.report import Entry, write_report
+    from wholegrain.report.report import Entry, Report, write_report
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
 
@@ -84,9 +84,7 @@ def report(
         console.print(line, markup=False)
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
     with console.status("writing the page: twins, heat maps, charts"):
-        page = write_report(
-            out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed
-        )
+        page = write_report(out, Report(entries, dataset, split, title, notes, reference, seed=seed))
     print(f"written: {page}")
     others = f"wholegrain compare {' '.join(runs)}" if len(runs) > 1 else f"wholegrain report OTHER {' '.join(runs)} --data {data}"
     print(f"next: open {page} in a browser; which differences are no luck: {others}")
