@@ -1,16 +1,15 @@
-"""``wholegrain bench data``: what is measured is what was run."""
+"""``python -m benchmarks.loading``: what is measured is what was run."""
 
 import json
 
 import pytest
 from tiny_training import make_dataset
 
-from wholegrain.cli import bench_data as command
+from benchmarks import loading as bench_loading
+from benchmarks.loading import BARE, OURS, LoadingCosts, LoadingSetting, loading, measure_loading
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
-from wholegrain.workflows import bench_data
-from wholegrain.workflows.bench_data import BARE, OURS, LoadingCosts, measure_loading
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +18,10 @@ def dataset(tmp_path_factory):
 
 
 def test_command_prints_a_table_and_writes_json(dataset, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench_data, "_open_clip", lambda *_: {"open_clip, CSV": broken})
+    monkeypatch.setattr(bench_loading, "open_clip_loaders", lambda *_: {"open_clip, CSV": broken})
     out = tmp_path / "costs.json"
     settings = {"image_size": 32, "workers": 1, "batch": 8, "seconds": 0.4, "rounds": 2, "out": out}
-    assert command.bench_data(str(dataset.folder), **settings) == 0
+    assert loading(str(dataset.folder), **settings) == 0
     found = json.loads(out.read_text())
     assert list(found["rates"]) == [BARE, "bare, Pillow", OURS]
     assert all(len(rates) == 2 and min(rates) > 0 for rates in (*found["rates"].values(), *found["cpu_rates"].values()))
@@ -33,14 +32,15 @@ def test_command_prints_a_table_and_writes_json(dataset, tmp_path, capsys, monke
     assert printed.err.count("open_clip, CSV fails and is left out (no such loader)") == 1  # not in each round
 
 
-def broken(_):
+def broken():
     raise RuntimeError("no such loader")
 
 
 def test_open_clips_loader_is_measured_where_it_is_installed(dataset):
     pytest.importorskip("open_clip_train.data", exc_type=ImportError)
     said = []
-    costs = measure_loading(dataset, Preprocess(32), ClipTokenizer(), workers=1, batch=4, seconds=0.2, rounds=1, say=said.append)
+    setting = LoadingSetting(workers=1, batch=4, seconds=0.2, rounds=1)
+    costs = measure_loading(dataset, Preprocess(32), ClipTokenizer(), setting, say=said.append)
     assert "open_clip, CSV" in costs.rates, said
 
 
@@ -54,4 +54,4 @@ def test_ratios_are_of_the_same_round():
 
 def test_bad_input_is_one_sentence(dataset):
     with pytest.raises(UserError, match="above 0"):
-        command.bench_data(str(dataset.folder), workers=0)
+        loading(str(dataset.folder), workers=0)

@@ -24,17 +24,17 @@ SAME = ("weights", "dataset", "content_hash", "split", "seed", "options")
 """Facts that results must share to stand in one file."""
 
 
-def results_place(model: str, what: str) -> Path:
+def results_folder(model: str, what: str) -> Path:
     """The folder for the results of a model (a run, or anything else that is evaluated) on ``what``.
 
     Example:
-        >>> results_place("ViT-B-32:openai", "photos-test").as_posix()
+        >>> results_folder("ViT-B-32:openai", "photos-test").as_posix()
         'results/ViT-B-32-openai/photos-test'
     """
     return _home(model) / _plain(what)
 
 
-def check_place(out: Path) -> None:
+def check_results_folder(out: Path) -> None:
     """Refuses, before anything is measured, a folder that cannot be one."""
     for place in (out, *out.parents):
         if place.exists() and not place.is_dir():

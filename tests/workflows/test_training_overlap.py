@@ -7,7 +7,7 @@ import pytest
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.workflows.seen import say_seen, trained_on
+from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
 
 @pytest.fixture
@@ -30,22 +30,22 @@ def test_pictures_of_the_training_split_are_counted_and_others_are_not(dataset, 
     folder = run(dataset, tmp_path / "run")
     train_keys, test_keys = dataset.keys("train"), dataset.keys("val")
     for name in (folder, folder / "model", f"{folder}:last"):
-        trained = trained_on(str(name))
+        trained = training_pictures(str(name))
         assert trained is not None
         assert trained.keys == frozenset(train_keys)
-        assert trained.among(result_of(test_keys)) == 0
-        assert trained.among(result_of([*test_keys, *train_keys[:3]])) == 3
-    said, counts = say_seen([result_of(train_keys[:3]), result_of(test_keys, "pets")], trained)
+        assert trained.count_in(result_of(test_keys)) == 0
+        assert trained.count_in(result_of([*test_keys, *train_keys[:3]])) == 3
+    said, counts = describe_overlap([result_of(train_keys[:3]), result_of(test_keys, "pets")], trained)
     assert counts == {"retrieval": 3, "pets": 0}
     assert said.startswith("Trained on 3 of the 3 pictures of retrieval (the same bytes")
     assert "what small had seen before is not known" in said
-    assert say_seen([result_of(test_keys)], trained)[0].startswith("Trained on no picture of this test")
+    assert describe_overlap([result_of(test_keys)], trained)[0].startswith("Trained on no picture of this test")
 
 
 def test_what_the_starting_run_saw_counts_too(dataset, tmp_path):
     other = make_dataset(tmp_path / "others", splits=("val", "train"))
     first = run(dataset, tmp_path / "first")
-    second = trained_on(str(run(other, tmp_path / "second", model=first)))
+    second = training_pictures(str(run(other, tmp_path / "second", model=first)))
     assert second is not None
     assert second.keys == {*dataset.keys("train"), *other.keys("train")}
     assert second.unknown == "small"
@@ -57,17 +57,17 @@ def test_a_mixture_and_data_that_are_gone(dataset, tmp_path):
         (folder / "run.json").read_text().replace(f'"{dataset.folder}"', f'["{dataset.folder}:1", "{dataset.folder}2:1"]')
     )
     shutil.copytree(dataset.folder, f"{dataset.folder}2")
-    trained = trained_on(str(folder))
+    trained = training_pictures(str(folder))
     assert trained is not None
     assert trained.keys == frozenset(dataset.keys("train"))
     shutil.rmtree(f"{dataset.folder}2")
-    assert trained_on(str(folder)) is None
-    assert trained_on("ViT-B-32:openai") is None
-    assert "not known" in say_seen([], None)[0]
+    assert training_pictures(str(folder)) is None
+    assert training_pictures("ViT-B-32:openai") is None
+    assert "not known" in describe_overlap([], None)[0]
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "null", "{}", '{"data": null}', '{"data": [1]}', '{"data": {}}', '{"data": "x", "model": 5}'])
 def test_a_run_that_says_nonsense_of_itself_is_not_known(tmp_path, text):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(text)
-    assert trained_on(str(tmp_path / "run")) is None
+    assert training_pictures(str(tmp_path / "run")) is None

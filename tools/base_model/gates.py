@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from base_model.legibility import Legibility, legibility
+from base_model.oracle import bag_retrieval, bag_twins
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.scenes.oracle import bag_retrieval, bag_twins
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.towers.model import Model
-from wholegrain.workflows.legibility import Legibility, legibility
 
 WEAK = (0.47, 0.58)
 BATCH = 128

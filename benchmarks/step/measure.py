@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.step.count import recipe_work
+from benchmarks.step.data import ROLES, captions_of, made_captions, write_data
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.training.work import matrix_peak
-from wholegrain.workflows.bench_step.count import recipe_work
-from wholegrain.workflows.bench_step.data import ROLES, captions_of, made_captions, write_data
 
 BATCHES = 4
 NEVER = 10**9
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Turns:
             self._process.wait()
             said = self._last_words()
             if said.startswith("ModuleNotFoundError"):
-                raise MachineError(f"open_clip's trainer does not start ({said}); install what it needs: pip install 'wholegrain[bench]'.")
+                raise MachineError(f"open_clip's trainer does not start ({said}); install what it needs: pip install -e '.[dev]'.")
             raise MachineError(f"A rival ended before its step: {said}")
         return json.loads(line)
 
@@ -264,7 +265,7 @@ def _ours(rival: Rival, setting: Setting, folder: Path) -> tuple[list[str], dict
         "workers": setting.workers,
         "device": setting.device,
     }
-    return ["-m", "wholegrain.workflows.bench_step.our_turns", json.dumps(facts)], {}
+    return ["-m", "benchmarks.step.our_turns", json.dumps(facts)], {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
 def _theirs(rival: Rival, setting: Setting, folder: Path) -> tuple[list[str], dict[str, str]]:

@@ -25,7 +25,7 @@ class _Facts(TypedDict):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingPictures:
     """What a model was trained on, as far as runs tell.
 
     Attributes:
@@ -38,12 +38,12 @@ class Trained:
     runs: tuple[str, ...]
     unknown: str
 
-    def among(self, result: TaskResult) -> int:
+    def count_in(self, result: TaskResult) -> int:
         """How many of a result's pictures were trained on."""
         return len(self.keys.intersection(result.items["cluster"].to_pylist()))
 
 
-def trained_on(model: str) -> Trained | None:
+def training_pictures(model: str) -> TrainingPictures | None:
     """What a run was trained on, and the runs that it began with; ``None`` for what is no run, or if its data are no longer there.
 
     Args:
@@ -60,7 +60,7 @@ def trained_on(model: str) -> Trained | None:
             break
         runs.append(str(run))
         model = facts.get("model", "")
-    return Trained(frozenset(keys), tuple(runs), model) if runs else None
+    return TrainingPictures(frozenset(keys), tuple(runs), model) if runs else None
 
 
 def _run_of(model: str) -> Path | None:
@@ -70,11 +70,11 @@ def _run_of(model: str) -> Path | None:
     return found[0] if model and found else None
 
 
-def say_seen(results: Sequence[TaskResult], trained: Trained | None) -> tuple[str, dict[str, int]]:
+def describe_overlap(results: Sequence[TaskResult], trained: TrainingPictures | None) -> tuple[str, dict[str, int]]:
     """A sentence about all results, and task -> pictures of it that were trained on."""
     if trained is None:
         return "Whether the model was trained on pictures of this test is not known.", {}
-    counts = {result.task: trained.among(result) for result in results}
+    counts = {result.task: trained.count_in(result) for result in results}
     of = {result.task: len(set(result.items["cluster"].to_pylist())) for result in results}
     seen = [f"{count:,} of the {of[task]:,} pictures of {task}" for task, count in counts.items() if count]
     said = f"Trained on {', '.join(seen)}" if seen else "Trained on no picture of this test"

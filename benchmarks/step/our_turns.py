@@ -1,4 +1,4 @@
-"""``wholegrain train``, one step at a time, in a process of its own: ``python -m wholegrain.workflows.bench_step.our_turns SETTINGS``.
+"""``wholegrain train``, one step at a time, in a process of its own: ``python -m benchmarks.step.our_turns SETTINGS``.
 
 A line on standard input asks for a step; the answer is a line of JSON with its seconds, loading, log and all. The first step is
 taken at once and not timed: it compiles and fills caches.
@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.step.count import padded
+from wholegrain.training.memory.malloc import keep_freed_memory
 from wholegrain.training.start import begin
 from wholegrain.training.step import Outcome
 from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.training.work import peak_megabytes
-from wholegrain.workflows.bench_step.count import padded
-from wholegrain.workflows.memory import keep_freed_memory
 
 
 class Turns:

@@ -6,34 +6,37 @@ score matrix. *The methods*: losses over patches and tokens beside CLIP's, at th
 Times are of forward and backward together, the smallest of some rounds in which all rivals take turns: wall time, and the processor's
 time in all threads, which other programs disturb less. Memory is the peak of what torch's CPU allocator handed out meanwhile, beyond
 the inputs and less the gradients of the inputs.
+
+    python -m benchmarks.losses --sizes 4096 --out losses.json
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize, softplus
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.peak_memory import drop_gradients, timed, with_peak_megabytes
+from wholegrain.cli.main import main_of
+from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.files import disk_errors, write_json
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
-from wholegrain.progress import Show, nowhere
+from wholegrain.progress import Show, nowhere, showing
 
 WIDTH, PATCHES, TOKENS = 512, 196, 32
 ACROSS = {"clip", "text_conditioned", "filip", "gloria"}  # cost grows with images times texts; of the others, with images
@@ -97,7 +100,6 @@ def measure_losses(
     sizes: Sequence[int] = (4096, 16384),
     images: int = 64,
     rounds: int = 3,
-    clock: str = "wall",
     show: Show = nowhere,
 ) -> LossCosts:
     """Measures everything; a minute or two for each doubling above 4,096.
@@ -177,59 +179,15 @@ def _costs(problems: dict[str, Problem], size: int, rounds: int, show: Show) -> 
             show(f"measuring losses of {size:,} images and texts", nth * len(fits) + place, rounds * len(fits))
             loss, leaves, _ = problems[name]
             if nth == 0:
-                seconds, peak[name] = _with_peak_megabytes(loss, leaves)
+                seconds, peak[name] = with_peak_megabytes(loss, leaves)
             else:
-                seconds = _timed(loss)
-                _forget(leaves)
+                seconds = timed(loss)
+                drop_gradients(leaves)
             taken[name].append(seconds)
     return [
         Cost(n, size, min((wall for wall, _ in t), default=None), min((cpu for _, cpu in t), default=None), peak.get(n))
         for n, t in taken.items()
     ]
-
-
-def _timed(loss: Callable[[], Tensor]) -> tuple[float, float]:
-    """Seconds on the wall and of the processor, forward and backward."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    loss().backward()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def _with_peak_megabytes(loss: Callable[[], Tensor], leaves: list[Tensor]) -> tuple[tuple[float, float], float]:
-    """:func:`_timed`, and the peak of what the allocator handed out, less the gradients of the leaves."""
-    with _silent_stderr(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        seconds = _timed(loss)
-    gradients = sum(x.grad.nbytes for x in leaves if x.grad is not None)
-    _forget(leaves)
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiled.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
-    steps = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]")
-    held = peak = 0
-    for _, number in steps:
-        held += number
-        peak = max(peak, held)
-    return seconds, max(0.0, (peak - gradients) / 2**20)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Some builds of torch's profiler report their every start and stop there, from C++."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def _forget(leaves: list[Tensor]) -> None:
-    for x in leaves:
-        x.grad = None
 
 
 def _free_bytes() -> float:
@@ -272,3 +230,94 @@ def step_ratio(costs: LossCosts, name: str, images: int, texts: int) -> float | 
 
     towers, base = images * costs.step_seconds_per_pair, grown(clip)
     return (towers + grown(own) + (0 if name in ACROSS else base)) / (towers + base)
+
+
+def losses(
+    *,
+    sizes: tuple[int, ...] = (4096, 16384),
+    images: int = 64,
+    rounds: int = 3,
+    out: Path | None = None,
+) -> int:
+    """Measures time and memory, and prints a table: contrastive losses in tiles against dense autograd, and losses over patches and
+    tokens against CLIP's.
+
+    python -m benchmarks.losses --sizes 4096 --out losses.json
+
+    Args:
+        sizes: images, and as many texts, of the contrastive losses.
+        images: images, and as many texts, of the losses over patches and tokens.
+        rounds: times that each is run; the fastest counts.
+        out: a JSON file for the figures.
+    """
+    if min((images, rounds, *sizes)) < 1:
+        raise UserError("Sizes, images and rounds must be at least 1; change the option that is not.")
+    if out is not None:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+    with showing() as show:
+        show("starting")
+        costs = measure_losses(sizes, images, rounds, show=show)
+    console = Console()
+    _print(costs, console)
+    if out is not None:
+        costs.save(out)
+        console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _print(costs: LossCosts, console: Console) -> None:
+    console.print(_core_table(costs))
+    console.print(_methods_table(costs))
+    busy = "; other programs were running" if costs.load[0] > 0.5 else ""
+    console.print(f"{costs.threads} threads, torch {costs.torch}, load before {costs.load[0]:.1f}{busy}")
+    console.print(f"CLIP's step (ViT-B/16, towers forward and backward, float32): {costs.step_seconds_per_pair:.2f} s a pair")
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    return Table(Column("loss", min_width=16), *columns, title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def _core_table(costs: LossCosts) -> Table:
+    columns = ("images", "seconds", "to dense", "CPU s", "to dense", "MB", "of step")
+    table = _table(f"contrastive losses, width {WIDTH}; share of a step of CLIP", columns)
+    dense = {(c.name.split(",")[0], c.size): c for c in costs.core if c.name.endswith("dense")}
+    for cost in costs.core:
+        whole = dense[cost.name.split(",")[0], cost.size]
+        share = cost.seconds and cost.seconds / (cost.size * costs.step_seconds_per_pair)
+        table.add_row(
+            cost.name, f"{cost.size:,}", _number(cost.seconds), _by(cost.seconds, whole.seconds), _number(cost.cpu_seconds),
+            _by(cost.cpu_seconds, whole.cpu_seconds), _number(cost.megabytes, 0), "-" if share is None else f"{share:.2%}",
+        )  # fmt: skip
+    return table
+
+
+def _methods_table(costs: LossCosts) -> Table:
+    title = f"losses over 196 patches, {TOKENS} tokens; a step's cost by that of CLIP"
+    columns = ("seconds", "by CLIP's", "MB", "step, 2k", "paper", "step, 16k", "paper")
+    table = _table(title, columns)
+    clip = next(c for c in costs.methods if c.name == "clip")
+    for cost in costs.methods:
+        ratios = []
+        for texts in (2048, 16384):
+            published = PAPER[cost.name].get(texts)
+            ratios += [
+                _number(step_ratio(costs, cost.name, PAPER_IMAGES * texts // 16384, texts), 3),
+                _number(published and published[0] / PAPER["clip"][texts][0], 3),
+            ]
+        table.add_row(
+            cost.name, _number(cost.seconds, 4), _by(cost.seconds, clip.seconds, 0), _number(cost.megabytes, 0), *ratios
+        )
+    return table
+
+
+def _number(x: float | None, digits: int = 2) -> str:
+    return "-" if x is None else f"{x:,.{digits}f}"
+
+
+def _by(x: float | None, whole: float | None, digits: int = 2) -> str:
+    return "-" if x is None or not whole else _number(x / whole, digits)
+
+
+if __name__ == "__main__":
+    main_of(losses, "python -m benchmarks.losses")

@@ -1,20 +1,29 @@
-"""``wholegrain bench step``: what a training step costs on this machine, beside open_clip's own trainer."""
+"""``python -m benchmarks.step``: what a training step costs on this machine, beside open_clip's own trainer."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from statistics import median
 
-if TYPE_CHECKING:
-    from rich.console import Console
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Column, Table
 
-    from wholegrain.workflows.bench_step.measure import Rival, StepCosts
+from benchmarks.step.measure import Rival, Setting, StepCosts, measure_steps
+from wholegrain.cli.main import main_of
+from wholegrain.cli.train import workers_by_default
+from wholegrain.data.dataset import Dataset
+from wholegrain.errors import UserError
+from wholegrain.towers.io import load_model
+from wholegrain.training.memory.precision import resolve_precision
 
 BEST = ("--torchcompile",)
 FUSED = ("--opt-kwargs", "fused=True")  # where open_clip's trainer has that flag
 
 
-def bench_step(
+def step(
     *,
     data: str = "",
     model: str = "ViT-B-32",
@@ -31,7 +40,7 @@ def bench_step(
     """Measures training steps in turn with open_clip's trainer, at its defaults and at its best flags, and ours with each other:
     CLIP, CE-CLIP with four negatives, Holistic CLIP with five texts, SPARC.
 
-    wholegrain bench step --data data/photos --batch 32
+    python -m benchmarks.step --data data/photos --batch 32
 
     Args:
         data: a prepared data set whose captions are used; without it some are made. Pictures are noise.
@@ -46,18 +55,6 @@ def bench_step(
         only: pairs, by their numbers in the table, from 1.
         out: a JSON file for the figures.
     """
-    import logging
-
-    import torch
-    from rich.console import Console
-
-    from wholegrain.cli.train import workers_by_default
-    from wholegrain.data.dataset import Dataset
-    from wholegrain.errors import UserError
-    from wholegrain.towers.io import load_model
-    from wholegrain.training.memory.precision import resolve_precision
-    from wholegrain.workflows.bench_step.measure import Setting, measure_steps
-
     if min(batch, rounds) < 1:
         raise UserError("Batch and rounds must be at least 1; change the option that is not.")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -85,9 +82,6 @@ def bench_step(
 
 def pairs_to_run(source: Path | None, only: tuple[str, ...] = ()) -> list[tuple[Rival, Rival]]:
     """Ours, and what it is compared with."""
-    from wholegrain.errors import UserError
-    from wholegrain.workflows.bench_step.measure import Rival
-
     ours = {name: Rival(name, recipe=name) for name in ("clip", "ce_clip", "holistic", "sparc")}
     theirs = Rival("open_clip, defaults")
     pairs = [(ours["clip"], theirs), (ours["clip"], Rival("open_clip, best flags", flags=BEST))]
@@ -104,24 +98,8 @@ def pairs_to_run(source: Path | None, only: tuple[str, ...] = ()) -> list[tuple[
 
 
 def _print(costs: StepCosts, console: Console) -> None:
-    from statistics import median
-
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Column, Table
-
-    setting, style = costs.setting, {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
-    title = f"{setting.model}, {setting.batch} images, {setting.precision}, captions of {costs.lengths[0]:.1f} tokens (at most {costs.lengths[1]})"
-    table = Table("ours", "beside", Column("times as fast", justify="right"), "turns", title=title, **style)
-    for pair in costs.pairs:
-        table.add_row(pair.ours, pair.other, f"{median(pair.ratios):.2f}", " ".join(f"{ratio:.2f}" for ratio in pair.ratios))
-    console.print(table)
-    columns = ("images/s", "texts/s", "of the peak", "padded", "MB")
-    table = Table("", *(Column(name, justify="right") for name in columns), title="medians of all turns", **style)
-    for name, texts in costs.texts.items():
-        seconds = costs.median_seconds(name)
-        shares = [f"{costs.peak_share(name, padded):.2f}" for padded in (False, True)]
-        table.add_row(name, f"{setting.batch / seconds:.2f}", f"{texts / seconds:.2f}", *shares, f"{costs.megabytes[name]:,.0f}")
-    console.print(table)
+    console.print(_pairs_table(costs))
+    console.print(_rivals_table(costs))
     console.print(
         "Of the peak: matrix products that are computed, by the fastest product of two large matrices just after; padded: those that "
         "texts at the whole context would take. Ours with loading; open_clip's batches are ready in memory.",
@@ -130,3 +108,28 @@ def _print(costs: StepCosts, console: Console) -> None:
     peaks = [peak / 1e9 for pair in costs.pairs for peak in pair.peaks]
     console.print(f"Peaks: {min(peaks):,.0f} to {max(peaks):,.0f} GFLOP/s.")
     console.print(", ".join(f"{name}: {fact}" for name, fact in costs.facts.items()))
+
+
+def _pairs_table(costs: StepCosts) -> Table:
+    setting = costs.setting
+    title = f"{setting.model}, {setting.batch} images, {setting.precision}, captions of {costs.lengths[0]:.1f} tokens (at most {costs.lengths[1]})"
+    table = Table("ours", "beside", Column("times as fast", justify="right"), "turns", title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for pair in costs.pairs:
+        table.add_row(pair.ours, pair.other, f"{median(pair.ratios):.2f}", " ".join(f"{ratio:.2f}" for ratio in pair.ratios))
+    return table
+
+
+def _rivals_table(costs: StepCosts) -> Table:
+    columns = [Column(name, justify="right") for name in ("images/s", "texts/s", "of the peak", "padded", "MB")]
+    table = Table("", *columns, title="medians of all turns", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, texts in costs.texts.items():
+        seconds = costs.median_seconds(name)
+        shares = [f"{costs.peak_share(name, padded):.2f}" for padded in (False, True)]
+        table.add_row(
+            name, f"{costs.setting.batch / seconds:.2f}", f"{texts / seconds:.2f}", *shares, f"{costs.megabytes[name]:,.0f}"
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main_of(step, "python -m benchmarks.step")

@@ -16,9 +16,15 @@ from wholegrain.cli.main import main
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import encode_split
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
+from wholegrain.evaluation.result_folders import (
+    check_results_folder,
+    keep_results,
+    results_folder,
+    results_of,
+    results_to_compare,
+)
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.towers import save_model
-from wholegrain.workflows.results import check_place, keep_results, results_of, results_place, results_to_compare
 from wholegrain.workflows.split_features import split_features
 
 
@@ -46,10 +52,10 @@ def run_of(folder, *results):
 
 def test_results_of_a_run_lie_below_it_and_others_where_the_command_was_called(here):
     run_of(here / "run", ("photos-test", "data/photos"))
-    assert results_place("run", "photos-test").as_posix() == "run/results/photos-test"
-    assert results_place("ViT-B-32:openai", "photos-test").as_posix() == "results/ViT-B-32-openai/photos-test"
-    assert results_of("run") == {"photos-test": results_place("run", "photos-test")}
-    save_results([result()], results_place("ViT-B-32:openai", "photos-test"))
+    assert results_folder("run", "photos-test").as_posix() == "run/results/photos-test"
+    assert results_folder("ViT-B-32:openai", "photos-test").as_posix() == "results/ViT-B-32-openai/photos-test"
+    assert results_of("run") == {"photos-test": results_folder("run", "photos-test")}
+    save_results([result()], results_folder("ViT-B-32:openai", "photos-test"))
     assert [folder.name for folder in results_to_compare(["run", "ViT-B-32:openai"])] == ["photos-test"] * 2
     save_results([result()], here / "run" / "test")  # as compete keeps them
     assert set(results_of("run")) == {"photos-test", "test"}
@@ -85,7 +91,7 @@ def test_other_tasks_of_the_same_model_and_data_stay(here):
 def test_a_file_in_the_way_is_named_before_anything_is_measured(here):
     (here / "file").write_text("x")
     with pytest.raises(UserError, match="file is a file"):
-        check_place(here / "file" / "results")
+        check_results_folder(here / "file" / "results")
 
 
 # --- the commands ---------------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from base_model.crops import crop_regions
+from base_model.gates import weak_kinds
+from base_model.whiten import whiten_head
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.regions import crop_regions
 from wholegrain.data.scenes.build import SceneCounts, picture_count
 from wholegrain.data.scenes.captions import vocabulary
 from wholegrain.data.scenes.world import World
@@ -29,11 +31,10 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.small import SmallConfig, at_image_size, small_model
-from wholegrain.towers.whiten import whiten_head
 from wholegrain.training.step import seed_everything
-from wholegrain.workflows.gates import weak_kinds
 from wholegrain.workflows.runs import drawn, trained
 
+COMMAND = "PYTHONPATH=tools python -m base_model"
 COUNTS = SceneCounts(train=40_000, val=1_000, test=0, crowded=0, twins=400)
 CONFIG = SmallConfig(image_size=32, image_layers=2, text_layers=2)
 
@@ -54,21 +55,21 @@ def make_base(
         show("cutting out objects")
         crops = _crops(whole, work / "crops", seed)
     first, second = (
-        load_recipe(f"scenes/{name}", [f"--optimiser.steps={n}", f"--seed={seed}"])
+        load_recipe(Path(__file__).with_name(f"{name}.toml"), [f"--optimiser.steps={n}", f"--seed={seed}"])
         for name, n in zip(("base_crops", "base_scenes"), steps, strict=True)
     )
     seed_everything(seed)
     start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
-    learnt = trained(first, lambda: start, crops, work / "run-crops", origin={"command": "wholegrain base"})
+    learnt = trained(first, lambda: start, crops, work / "run-crops", origin={"command": COMMAND})
     console.print(f"stage 2 of 2: {counts.train:,} pictures")
     grown = at_image_size(learnt, world.size)
     whiten_head(grown, _pooled(grown, whole, 5000))
-    grown = trained(second, lambda: grown, whole, work / "run-scenes", origin={"command": "wholegrain base"})
+    grown = trained(second, lambda: grown, whole, work / "run-scenes", origin={"command": COMMAND})
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},
-        "command": f"wholegrain base OUT --glyphs {world.glyphs} --crop-steps {steps[0]} --steps {steps[1]} --seed {seed}",
+        "command": f"{COMMAND} OUT --glyphs {world.glyphs} --crop-steps {steps[0]} --steps {steps[1]} --seed {seed}",
         "data": whole.content_hash,
         "pairs": {"crops": steps[0] * first.optimiser.batch, "pictures": steps[1] * second.optimiser.batch},
         "seed": seed,
