@@ -15,7 +15,8 @@ from test_loop import KilledError, kill_at, lines, run, same_weights, weights
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import UserError
-from wholegrain.files import digest, locked, sha256
+from wholegrain.files import digest, sha256
+from wholegrain.locks import locked
 from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import DistributedContext

@@ -31,7 +31,8 @@ from statistics import median
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.files import disk_errors, locked, write_json, write_text
+from wholegrain.files import disk_errors, write_json, write_text
+from wholegrain.locks import locked
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
 from wholegrain.report.entry import read_history

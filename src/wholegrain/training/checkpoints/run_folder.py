@@ -28,7 +28,8 @@ from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, read_json, sha256, write_json, write_text
+from wholegrain.files import disk_errors, read_json, sha256, write_json, write_text
+from wholegrain.locks import locked
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.identity import model_digest
 from wholegrain.towers.io import load_model, save_model
