@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
@@ -13,6 +12,7 @@ from wholegrain.features import join
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.towers.sources.timm import timm_tower
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
@@ -70,7 +70,7 @@ def step_of(dataset, name, micro, rank=0, world=1, group=None, prepare=None, **s
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     loader = make_loader(samples, PlanSampler(Plan(dataset.keys("train"), 14, 0), 0, 2, rank, world), model.tokenizer, names)
     inner = Encoder(model, teacher=make_teacher(model_of(dataset, recipe, seed=1), recipe.teacher))
-    encoder = inner if group is None else DistributedDataParallel(inner, process_group=group)
+    encoder = DistributedContext(torch.device("cpu"), rank, world, group).wrap(inner)
     objective, optimiser = Objective(terms), Catch(model.parameters(), lr=1.0)
     seen = []
     for step, batch in enumerate(loader):

@@ -247,6 +247,18 @@ def test_interrupts_finish_the_step_save_and_end(dataset, tmp_path, number, work
     same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
 
 
+def test_an_evaluation_that_was_due_when_the_signal_came_is_made_on_resuming(dataset, tmp_path):
+    recipe = make_recipe("clip", "--optimiser.steps", "8", "--saving.evaluate_every", "4")
+    evaluate = lambda model: {"score": -model.log_scale.item()}  # noqa: E731
+    run(dataset, tmp_path / "whole", recipe, evaluate=evaluate)
+    on_step = lambda outcome: os.kill(os.getpid(), signal.SIGINT) if outcome.step == 3 else None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", recipe, evaluate=evaluate, on_step=on_step)
+    run(dataset, tmp_path / "cut", recipe, load_model(tmp_path / "cut"), evaluate=evaluate, resume=True)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
+
+
 def test_a_run_killed_after_an_evaluation_and_before_its_first_checkpoint_begins_anew_as_it_began(dataset, tmp_path):
     recipe = make_recipe("clip", "--optimiser.steps", "6", "--saving.every", "6", "--saving.evaluate_every", "2")
     evaluate = lambda model: {"score": model.log_scale.item()}  # noqa: E731

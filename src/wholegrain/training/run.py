@@ -61,16 +61,19 @@ class Progress:
         step: how many steps have been taken or left out.
         skipped: how many were left out in succession, just now.
         best: the best evaluation so far.
+        evaluation_due: whether a signal came before the evaluation that belongs after this step.
     """
 
     step: int = 0
     skipped: int = 0
     best: Best = field(default_factory=Best)
+    evaluation_due: bool = False
 
     @classmethod
     def of(cls, saved: Checkpoint) -> Progress:
         """That of a checkpoint."""
-        return cls(saved.step, saved.facts.get("skipped", 0), Best(**saved.facts["best"]))
+        facts = saved.facts
+        return cls(saved.step, facts.get("skipped", 0), Best(**facts["best"]), facts.get("evaluation_due", False))
 
 
 @dataclass(frozen=True)

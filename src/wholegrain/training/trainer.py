@@ -218,6 +218,8 @@ class Trainer:
         run, progress, saver = self.run, self.progress, self.saver
         save_every = run.recipe.saving.every or run.plan.steps_per_epoch
         evaluate_every = run.recipe.saving.evaluate_every or run.plan.steps_per_epoch
+        if progress.evaluation_due and self.evaluate is not None:
+            self._evaluate(self.evaluate)
         if progress.step == run.total:  # killed after the last checkpoint
             self._save_last()
         for number, (batch, waited) in enumerate(_timed(OnDevice(loader, self.context.device))):
@@ -233,7 +235,8 @@ class Trainer:
             done = progress.step == run.total or stopped
             if failed:
                 saver.finish()  # says what failed
-            if self.evaluate is not None and not interrupted and (done or progress.step % evaluate_every == 0):
+            progress.evaluation_due = done or progress.step % evaluate_every == 0
+            if self.evaluate is not None and progress.evaluation_due and (done or not interrupted):
                 self._evaluate(self.evaluate)
             if done or interrupted or progress.step % save_every == 0:
                 saver.save(self.state_dict)
@@ -286,6 +289,7 @@ class Trainer:
                 self.folder.save_model(kept)
 
         self.context.on_main_process(act)
+        self.progress.evaluation_due = False
         self.run.model.train()
 
     # ---- what is saved ----
@@ -302,6 +306,8 @@ class Trainer:
         """All that the next step depends on."""
         run, progress = self.run, self.progress
         facts: dict[str, object] = {"best": vars(progress.best), "skipped": progress.skipped}
+        if progress.evaluation_due and self.evaluate is not None:
+            facts["evaluation_due"] = True
         if self.scaler is not None:
             facts["scaler"] = self.scaler.state_dict()
         return checkpoint.pack(progress.step, run.model, self.optimiser, run.objective, run.teacher, **facts)

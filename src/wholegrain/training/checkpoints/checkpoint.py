@@ -155,6 +155,7 @@ class _Facts:
     numpy: tuple[str, list[int], int, int, float]
     python: tuple[int, list[int], float | None]
     skipped: int = 0
+    evaluation_due: bool = False
     scaler: dict[str, float] = field(default_factory=dict)
     processes: int = 1
 

@@ -165,7 +165,7 @@ def _settle_buckets(wrapped: nn.parallel.DistributedDataParallel) -> None:
     wrapped.module.forward = lambda: torch.stack([parameter.flatten()[0] for parameter in trained]).sum()
     try:
         wrapped().backward()
-        wrapped()  # arranges them
+        wrapped().backward()  # arranges them; a forward pass alone would await a backward pass, also where none is to be shared
     finally:
         del wrapped.module.forward  # the class's own is there again
     wrapped.zero_grad(set_to_none=True)
