@@ -369,52 +369,6 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps other processes out of a folder that exists, by ``.lock`` in it, until the block ends or the process dies.
-
-    Args:
-        doing: what the holder is doing, for the sentence that another process prints, such as ``"training"``.
-
-    Raises:
-        UserError: another process has it; the sentence names its number.
-    """
-    import fcntl
-
-    with disk_errors(folder):
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    _LOCKS.add(handle)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise UserError(f"{shown(folder)} is in use ({holder}); wait for it, stop it, or choose another folder.") from None
-        except OSError:
-            pass  # a file system without locks
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()}, {doing}".encode(), 0)
-        yield
-    finally:
-        if handle in _LOCKS:
-            _LOCKS.remove(handle)
-            os.close(handle)
-
-
-_LOCKS: set[int] = set()
-"""Descriptors of the locks that this process holds."""
-
-
-def _let_go() -> None:
-    """In a forked process: a lock lasts as long as any descriptor of it, and a child may outlive its parent for a while."""
-    while _LOCKS:
-        os.close(_LOCKS.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
-
-
 # ---- identity ---------------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,6 @@ from wholegrain.files import (
     digest,
     disk_errors,
     folder_aside,
-    locked,
     read_bytes,
     read_json,
     read_parquet,
@@ -33,6 +32,7 @@ from wholegrain.files import (
     sha256,
     write_json,
 )
+from wholegrain.locks import locked
 from wholegrain.structure import StructureError, structure
 
 
@@ -251,3 +251,21 @@ def test_a_digest_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
 def test_a_digest_is_of_whatever_json_can_hold() -> None:
     values = [None, "a", "\ud800", {"a": "\ud800"}, {"\ud800": 1}, [1, 2], [2, 1], 10**400]
     assert len({digest(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "socket"])
+def test_what_stands_where_a_lock_should_is_refused_and_left_alone(tmp_path, kind):
+    lock, other = tmp_path / ".lock", tmp_path / "letter"
+    other.write_text("dear")
+    if kind == "link":
+        lock.symlink_to(other)
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(lock))
+    with pytest.raises(UserError, match=r"\.lock is not an ordinary file, and so no lock; delete it"), locked(tmp_path, "training"):
+        pass
+    assert other.read_text() == "dear"

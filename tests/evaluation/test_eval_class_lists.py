@@ -10,8 +10,8 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.dense import class_lists
 from wholegrain.evaluation.dense.class_lists import class_list, list_names
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented, segmented
+from wholegrain.evaluation.dense.run import DenseOptions, dense
 from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, segmentation
-from wholegrain.workflows.dense import DenseOptions, dense
 
 SIZES = {
     "voc20": (20, None), "voc21": (20, 0), "context59": (59, None), "context60": (59, 0), "coco_object": (80, 0), "coco_stuff": (171, None),

@@ -18,6 +18,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.correlative import attend, correlative
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
+from wholegrain.evaluation.dense.run import DenseOptions, dense
 from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, mean_iou, segmentation
 from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.result import NotSupportedError
@@ -25,7 +26,6 @@ from wholegrain.evaluation.tasks.templates import templates_of
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.sources.timm import timm_tower
-from wholegrain.workflows.dense import DenseOptions, dense
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 

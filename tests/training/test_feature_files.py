@@ -4,17 +4,16 @@ import errno
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import MachineError
 from wholegrain.evaluation.features.encode import encode_split
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.towers import feature_files
-from wholegrain.towers.heads.registry import convert_head
+from wholegrain.towers.convert import convert_head
 from wholegrain.training import pace
 from wholegrain.training.loading import frozen
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
-from wholegrain.training.loop import train
 from wholegrain.workflows.validation import SHORTLIST, Validation, validation
 
 NOTHING = frozenset()

@@ -57,14 +57,14 @@ def dense(
     from dataclasses import asdict, replace
 
     from wholegrain.errors import UserError
+    from wholegrain.evaluation.dense.run import DENSE_TASKS, DenseOptions
+    from wholegrain.evaluation.dense.run import dense as run
+    from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.tasks.templates import templates_of
     from wholegrain.suggest import closest
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
-    from wholegrain.workflows.dense import DENSE_TASKS, DenseOptions
-    from wholegrain.workflows.dense import dense as run
-    from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
 
     names = tuple(name.strip() for name in tasks.split(","))
     unknown = [name for name in names if name not in DENSE_TASKS]
@@ -73,8 +73,8 @@ def dense(
     options = DenseOptions(
         names, templates_of(templates), attention, present_classes, short, stride, scale, threshold, classes, subset, seed, batch
     )
-    out = out or results_place(model, f"dense-{data.resolve().name}")
-    check_place(out)
+    out = out or results_folder(model, f"dense-{data.resolve().name}")
+    check_results_folder(out)
     loaded = load_model(model).to(choose_device(None if device == "auto" else device))
     results, left_out = run(loaded, data, options)
     print_results(

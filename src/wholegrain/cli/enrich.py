@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from wholegrain.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wholegrain.workflows.enrich import Enriched
 
 
 def enrich(
@@ -87,7 +92,7 @@ def enrich(
     from wholegrain.enrich.captions.spending import Limit
     from wholegrain.enrich.runner.progress import Shown
     from wholegrain.enrich.runner.run import Options
-    from wholegrain.workflows.enrich import Captioning, Wanted
+    from wholegrain.workflows.enrich import Captioning, EnrichRequest
     from wholegrain.workflows.enrich import enrich as run
 
     if negatives is None and not hard_positives and not captions and not audit:
@@ -96,7 +101,7 @@ def enrich(
     limit = Limit.of(budget, prices)
     further = _fields(extra)
     endpoint = Endpoint("", "", concurrency, per_minute, timeout, limit=limit, key=key, max_side=max_side, extra=further)
-    wanted = Wanted(
+    request = EnrichRequest(
         negatives,
         per_kind,
         method,
@@ -109,10 +114,15 @@ def enrich(
     )
     options = Options(workers, ray, gpus, max_failed, replace, Shown(console))
     try:
-        made = run(data, wanted, out, options, audit=audit)
+        made = run(data, request, out, options, audit=audit)
     except KeyboardInterrupt:
         print("What is done is kept; the same command goes on from there.", file=sys.stderr)
         raise
+    _print(made, console)
+
+
+def _print(made: Enriched, console: Console) -> None:
+    """What was made, where it lies, and the next command."""
     for table in made.tables:
         done = f"{table.table}: {table.rows:,} rows of {table.records:,} records"
         failed = f"; {len(table.failures):,} failures are listed in {made.folder / 'enrich' / f'failures-{table.table}.jsonl'}"

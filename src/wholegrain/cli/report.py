@@ -65,7 +65,7 @@ def report(
     from wholegrain.evaluation.features.encode import split_keys
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
-    from wholegrain.report.report import Entry, write_report
+    from wholegrain.report.report import Entry, Report, write_report
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
 
@@ -84,9 +84,7 @@ def report(
         console.print(line, markup=False)
     title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
     with console.status("writing the page: twins, heat maps, charts"):
-        page = write_report(
-            out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed
-        )
+        page = write_report(out, Report(entries, dataset, split, title, notes, reference, seed=seed))
     print(f"written: {page}")
     others = f"wholegrain compare {' '.join(runs)}" if len(runs) > 1 else f"wholegrain report OTHER {' '.join(runs)} --data {data}"
     print(f"next: open {page} in a browser; which differences are no luck: {others}")
@@ -125,7 +123,7 @@ class _Job:
     def saved(self) -> tuple[list[Any], dict[str, str]] | None:
         """Saved results of this model, data and split that hold all tasks, done as they are by default."""
         from wholegrain.evaluation.result import load_results
-        from wholegrain.workflows.results import is_fresh, results_of
+        from wholegrain.evaluation.result_folders import is_fresh, results_of
 
         for place in results_of(self.spec).values():
             results, meta = load_results(place)
@@ -139,8 +137,8 @@ class _Job:
     def measured(self) -> tuple[list[Any], dict[str, str]]:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
+        from wholegrain.evaluation.result_folders import keep_results, results_folder, weights_of
         from wholegrain.evaluation.suite import EvaluationOptions, evaluate
-        from wholegrain.workflows.results import keep_results, results_place, weights_of
 
         left_out: dict[str, str] = {}
         features = {}
@@ -153,7 +151,7 @@ class _Job:
         )  # fmt: skip
         facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}
         facts |= {"seed": self.seed, "weights": weights_of(self.model), "left_out": left_out, "settings": {}}
-        path = keep_results(results, results_place(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
+        path = keep_results(results, results_folder(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
         self.console.print(f"written: {path}", markup=False)
         return results, left_out
 

@@ -28,7 +28,8 @@ from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import disk_errors, write_text
-from wholegrain.report.audit_page import Line, scorecard, write_audit_page
+from wholegrain.report.audit_page import AuditPage, ScorecardRow, scorecard, write_audit_page
+from wholegrain.report.entry import Entry
 from wholegrain.suggest import closest
 
 TASKS = ("retrieval", "negatives", "hard_positives")
@@ -72,13 +73,13 @@ class Audit:
     """
 
     page: Path
-    lines: Sequence[Line]
+    lines: Sequence[ScorecardRow]
     results: Sequence[TaskResult]
     left_out: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Asked:
+class SplitWithQuestions:
     """Some images of a split with questions made from their captions; otherwise as the data set."""
 
     def __init__(
@@ -114,21 +115,19 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     records = _drawn(dataset, split, options)
     if len(records) < 2:
         raise UserError(f"The split {split!r} has {len(records)} photos with captions; an audit needs at least two.")
-    questions = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
-    asked: Any = Asked(dataset, split, [record.key for record in records], *questions)
+    sidecars = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
+    questions = SplitWithQuestions(dataset, split, [record.key for record in records], *sidecars)
     left_out: dict[str, str] = {}
     features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS
     results = evaluate(
-        model, asked, EvaluationOptions(options.seed, options.batch, options.cache, options.progress), split=split, tasks=tasks,
+        model, questions, EvaluationOptions(options.seed, options.batch, options.cache, options.progress), split=split, tasks=tasks,
         left_out=left_out, features=features,
     )  # fmt: skip
     facts = _facts(model, dataset, split, records)
     lines = scorecard(results)
-    page = write_audit_page(
-        out / "audit.html", model=model, name=name, dataset=asked, split=split, results=results, left_out=left_out, lines=lines,
-        facts=facts, pictures=options.pictures, seed=options.seed, known=features.get(split),
-    )  # fmt: skip
+    entry = Entry(name, None, model, results, left_out, features.get(split))
+    page = write_audit_page(out / "audit.html", AuditPage(entry, questions, split, lines, facts, options.pictures, options.seed))
     facts["seconds"] = round(perf_counter() - start, 1)
     meta = {"dataset": str(getattr(dataset, "folder", "")), "model": name, "split": split, "seed": options.seed, "facts": facts}
     save_results(results, out, meta | {"left_out": left_out})

@@ -23,10 +23,10 @@ from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.statistics.compare import compare
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.progress import counted, showing
-from wholegrain.report.report import Entry, write_report
+from wholegrain.report.report import Entry, Report, write_report
 from wholegrain.report.terminal import show_twin
+from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.base_model import load_base, load_weak_kinds
 from wholegrain.workflows.runs import drawn, measured, trained
 
 METHODS = ("clip", "negclip", "sparc", "ce_clip", "holistic", "wholegrain")
@@ -83,15 +83,8 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     show_repaired(entries, dataset, twin, console)
     console.print(comparison(entries, weak))
     report = out / "report.html"
-    write_report(
-        report,
-        entries=entries,
-        dataset=dataset,
-        split="test",
-        title="Wholegrain: what each method learns to see",
-        reference=NAMES["clip"],
-        notes=notes(size, weak, world),
-    )
+    title = "Wholegrain: what each method learns to see"
+    write_report(report, Report(entries, dataset, title=title, notes=notes(size, weak, world), reference=NAMES["clip"]))
     console.rule("[bold]Act three: your own photos")
     console.print(
         "wholegrain prepare photos.csv data/photos && wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n"

@@ -29,7 +29,7 @@ JOINT_IMAGES, SHORTLIST = 200, 16
 
 
 def validation(dataset: Dataset, recipe: Recipe, *, cache: Path | None = None) -> Validation | None:
-    """Retrieval on ``val`` for ``training.loop.train``; ``None`` without such a split, or if the recipe trains on it."""
+    """Retrieval on ``val`` for ``training.trainer.train``; ``None`` without such a split, or if the recipe trains on it."""
     if "val" not in dataset.splits or not dataset.keys("val") or recipe.data.split == "val":
         return None
     return Validation(dataset, cache)
