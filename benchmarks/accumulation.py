@@ -20,7 +20,7 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.memory.recompute import recomputed
-from wholegrain.training.step import take_step
+from wholegrain.training.step import StepOptions, take_step
 
 
 class Still(torch.optim.SGD):
@@ -51,7 +51,7 @@ def measured(model, batch, micro, again):
 
     def step():
         objective = Objective(load_recipe("clip").terms)
-        take_step(encoder, objective, optimiser, batch, step=0, lr=0.0, micro_batch=micro)
+        take_step(encoder, objective, optimiser, batch, step=0, lr=0.0, options=StepOptions(micro_batch=micro))
         return torch.zeros((), requires_grad=True)
 
     with recomputed(model, again):

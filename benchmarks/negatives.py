@@ -31,7 +31,7 @@ from wholegrain.enrich.negatives.ce_clip import CeClipStage
 from wholegrain.enrich.negatives.random_negatives import RandomStage
 from wholegrain.enrich.negatives.word_rules import NegativesStage
 from wholegrain.enrich.runner.stage import Failure, Stage
-from wholegrain.evaluation.benchmarks.run import asked, run_benchmarks
+from wholegrain.evaluation.benchmarks.run import parse_benchmark, run_benchmarks
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 from wholegrain.towers.io import load_model
@@ -107,7 +107,7 @@ def run(arm: str, seed: int, data: Path, given: argparse.Namespace) -> list[Task
     tests = measured(model, Dataset(given.test), folder / "test", "test", ("retrieval", "negatives"))
     if given.sugarcrepe is not None:
         if not (folder / "sugarcrepe" / "results.json").exists():
-            found = run_benchmarks(load_model(str(folder / "model")), [asked(f"sugarcrepe={given.sugarcrepe}")], progress=False)
+            found = run_benchmarks(load_model(str(folder / "model")), [parse_benchmark(f"sugarcrepe={given.sugarcrepe}")], progress=False)
             save_results(found, folder / "sugarcrepe", {"dataset": str(given.sugarcrepe)})
         tests += load_results(folder / "sugarcrepe")[0]
     print(f"{arm}, seed {seed}: done", flush=True)

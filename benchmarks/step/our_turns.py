@@ -17,10 +17,10 @@ from typing import Any
 import torch
 
 from benchmarks.step.count import padded
-from wholegrain.training.loop import train
 from wholegrain.training.memory.malloc import keep_freed_memory
 from wholegrain.training.start import begin
 from wholegrain.training.step import Outcome
+from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.training.work import peak_megabytes
 
 
@@ -61,10 +61,8 @@ def main() -> None:
     if settings["padded"]:
         padded(model)
     with tempfile.TemporaryDirectory() as folder:
-        train(
-            recipe, dataset, model, Path(folder) / "run", on_step=Turns(answers),
-            workers=settings["workers"], device=settings["device"], quiet=True,
-        )  # fmt: skip
+        options = TrainOptions(Path(folder) / "run", workers=settings["workers"], device=settings["device"], quiet=True)
+        train(recipe, dataset, model, options, on_step=Turns(answers))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from loss_variants import ALL
 
 from wholegrain.losses.clip import ClipLoss
-from wholegrain.objectives.resolve import resolve_loss
+from wholegrain.objectives.resolve import packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.verify.cases import as_type, make_batch
-from wholegrain.verify.variants import TABLES, packaged
 
-LOSSES = {name: resolve_loss(Term(name)) for name in packaged()} | {
-    name: loss for table in TABLES for name, loss in table.items()
-}
+LOSSES = {name: resolve_loss(Term(name)) for name in packaged()} | ALL
 
 
 @pytest.mark.parametrize("name", LOSSES)

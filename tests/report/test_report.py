@@ -20,15 +20,14 @@ from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report import examples, tables
 from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
 from wholegrain.report.report import Report, write_report
 from wholegrain.report.summary import summary
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers import save_model
-from wholegrain.towers.heads.registry import HeadConfig, convert_head
+from wholegrain.towers import HeadConfig, convert_head, save_model
 from wholegrain.towers.sources.small import SmallConfig, small_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "white": (240, 240, 240)}
@@ -90,7 +89,7 @@ def entries(dataset, tmp_path_factory):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     tasks = ("retrieval", "compositional", "grounding", "branches")
     one, two = make_model(dataset, 0), make_model(dataset, 1, branches=2)
-    results = [evaluate(model, dataset, tasks=tasks, progress=False) for model in (one, two)]
+    results = [evaluate(model, dataset, EvaluationOptions(progress=False), tasks=tasks) for model in (one, two)]
     return [Entry("one & only", None, one, results[0]), Entry("<b>two</b>", run, two, results[1])]
 
 

@@ -17,6 +17,6 @@ FORK.set_forkserver_preload(
         "wholegrain.evaluation.suite",
         "wholegrain.text.trained",
         "wholegrain.towers.interpolate",
-        "wholegrain.training.loop",
+        "wholegrain.training.trainer",
     ]
 )

@@ -9,12 +9,12 @@ import pytest
 import torch
 from altered_losses import BREAKS, FOLDER, SLIPS, source
 
+from wholegrain.objectives.resolve import class_name, packaged
 from wholegrain.verify import Seen, verify
 from wholegrain.verify.answers import steps
 from wholegrain.verify.cases import near_ids
 from wholegrain.verify.settings import parse_settings
 from wholegrain.verify.subject import make_subject
-from wholegrain.verify.variants import class_name, packaged
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verify")]  # one pool of processes for all
 

@@ -4,10 +4,9 @@ import shutil
 
 import pyarrow as pa
 import pytest
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.training.loop import train
 from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
 

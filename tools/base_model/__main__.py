@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.table import Table
+from wholegrain.towers.sources.base_model import load_base
 
 from base_model.gates import run_gates
 from base_model.make import COMMAND, make_base
@@ -18,7 +19,6 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_coun
 from wholegrain.data.scenes.world import World
 from wholegrain.progress import counted, showing
 from wholegrain.towers.io import load_model
-from wholegrain.towers.sources.base_model import load_base
 
 
 def base(

@@ -14,7 +14,7 @@ from base_model.oracle import bag_retrieval, bag_twins
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.towers.model import Model
 
 WEAK = (0.47, 0.58)
@@ -53,9 +53,9 @@ def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate],
     found = evaluate(
         model,
         dataset,
+        EvaluationOptions(progress=False),
         split="val",
         tasks=("retrieval", "composition"),
-        progress=False,
         settings={"retrieval": {"roles": ("overview",)}},
     )
     retrieval, composition = found

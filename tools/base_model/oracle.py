@@ -40,10 +40,10 @@ def bag_retrieval(world: World, batch: int = 128, batches: int = 16, split: str 
         scenes = [draw_scene(world, rng) for rng in streams]
         bags = [facts(scene) for scene in scenes]
         for scene, rng in zip(scenes, streams, strict=True):
-            said = overview(scene, rng)
-            words = content_words(said.text, world)
+            caption = overview(scene, rng)
+            words = content_words(caption.text, world)
             hits = np.array([len(words & bag) for bag in bags])
-            found.append(np.mean([holds(said.claim, scenes[i]) for i in np.flatnonzero(hits == hits.max())]))
+            found.append(np.mean([holds(caption.claim, scenes[i]) for i in np.flatnonzero(hits == hits.max())]))
     return float(np.mean(found))
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from wholegrain.evaluation.contract import EvaluatedModel
+    from wholegrain.evaluation.result import TaskResult
+    from wholegrain.evaluation.suite import EvaluationOptions
 
 
 def evaluate(
@@ -72,16 +77,17 @@ def evaluate(
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
+    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.features.named import load_any
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.statistics.averages import check_average
-    from wholegrain.training.distributed.processes import processes
+    from wholegrain.evaluation.suite import EvaluationOptions
+    from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
-    further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
-    wanted = [asked(text, images, further) for text in benchmark]
+    extras = BenchmarkExtras(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
+    wanted = [parse_benchmark(text, images, extras) for text in benchmark]
     suite_name = Path(suite).stem if suite.endswith(".toml") else ""
     if suite_name:
         wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
@@ -93,17 +99,18 @@ def evaluate(
     check_results_folder(out)
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
-    common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
-    results, facts = [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
-    with processes(None if device == "auto" else device) as place, sharing(place.group):
-        loaded = place.together(lambda: load_any(model))
-        loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
+    results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
+    with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
+        loaded = context.on_all_processes(lambda: load_any(model))
+        loaded = loaded.to(context.device) if hasattr(loaded, "to") else loaded
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": place.first})
+            options = EvaluationOptions(seed, batch, cache, context.is_main_process)
+            results, more = _on_data(loaded, data, split, suite, settings, options, left_out)
             facts |= more
-        found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
-    if not place.first:
+        if wanted:
+            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=context.is_main_process, left_out=left_out)
+    if not context.is_main_process:
         return
     results += [*found, *_averages(average, found, left_out)]
     overlap, trained_on = describe_overlap(results, training_pictures(model))
@@ -152,15 +159,21 @@ def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str])
 
 
 def _on_data(
-    model: Any, data: Path, split: str, suite: str, settings: dict[str, dict[str, Any]], common: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+    model: EvaluatedModel,
+    data: Path,
+    split: str,
+    suite: str,
+    settings: dict[str, dict[str, Any]],
+    options: EvaluationOptions,
+    left_out: dict[str, str],
+) -> tuple[list[TaskResult], dict[str, Any]]:
     """The tasks of a suite on a prepared data set, and what to keep beside the results."""
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.suite import evaluate as run
     from wholegrain.evaluation.suite import expand
 
     tasks, dataset = expand(suite), Dataset(data)
-    chosen = {task: {name: value for name, value in given.items() if value} for task, given in settings.items() if task in tasks}
-    chosen = {task: given for task, given in chosen.items() if given}
-    results = run(model, dataset, split=split, tasks=tasks, settings=chosen, **common)
+    chosen = {task: {name: value for name, value in own.items() if value} for task, own in settings.items() if task in tasks}
+    chosen = {task: own for task, own in chosen.items() if own}
+    results = run(model, dataset, options, split=split, tasks=tasks, settings=chosen, left_out=left_out)
     return results, {"dataset": str(data), "content_hash": dataset.content_hash, "settings": chosen}

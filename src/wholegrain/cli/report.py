@@ -143,7 +143,7 @@ class _Job:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
         from wholegrain.evaluation.result_folders import keep_results, results_folder, weights_of
-        from wholegrain.evaluation.suite import evaluate
+        from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 
         left_out: dict[str, str] = {}
         features = {}
@@ -151,7 +151,7 @@ class _Job:
             with suppress(NotSupportedError):  # without captions, which the tasks say
                 features[self.split] = self.features
         results = evaluate(
-            self.model, self.dataset, split=self.split, tasks=self.tasks, seed=self.seed, batch=self.batch, left_out=left_out,
+            self.model, self.dataset, EvaluationOptions(self.seed, self.batch), split=self.split, tasks=self.tasks, left_out=left_out,
             features=features,
         )  # fmt: skip
         facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
+import wholegrain.losses
 from wholegrain.errors import UserError
 from wholegrain.losses.core.contract import NEEDS, Loss
 from wholegrain.objectives.ranges import SETTING_RANGES
@@ -89,16 +90,20 @@ def _plain(hint: Any) -> bool:
     return hint in (int, float, bool, str, type(None), Ellipsis) or get_origin(hint) is Literal or (bool(inner) and all(map(_plain, inner)))
 
 
+def packaged() -> list[str]:
+    """The names of all losses of the package, in the alphabet's order: the files of ``losses/``."""
+    return sorted(file.stem for file in Path(wholegrain.losses.__path__[0]).glob("[a-z]*.py"))
+
+
+def class_name(name: str) -> str:
+    """``ce_rank`` -> ``CeRankLoss``."""
+    return "".join(part.capitalize() for part in name.split("_")) + "Loss"
+
+
 def _packaged(term: Term) -> Any:
-    folder = Path(importlib.import_module("wholegrain.losses").__path__[0])
-    known = sorted(file.stem for file in folder.glob("[a-z]*.py") if _class_name(file.stem) in file.read_text(encoding="utf-8"))
-    if term.loss not in known:
-        raise UserError(f'There is no loss "{term.loss}" (term "{term.name}"): {closest(term.loss, known)}')
-    return getattr(importlib.import_module(f"wholegrain.losses.{term.loss}"), _class_name(term.loss))
-
-
-def _class_name(stem: str) -> str:
-    return "".join(part.capitalize() for part in stem.split("_")) + "Loss"
+    if term.loss not in packaged():
+        raise UserError(f'There is no loss "{term.loss}" (term "{term.name}"): {closest(term.loss, packaged())}')
+    return getattr(importlib.import_module(f"wholegrain.losses.{term.loss}"), class_name(term.loss))
 
 
 def _outside(term: Term) -> Any:

@@ -41,8 +41,8 @@ def begin(
     fresh = needs_tokenizer(model) or (start.image_frozen and start.text_frozen)
     if fresh and not recipe.endswith(".toml"):  # a file of one's own means what it says
         chosen = load_recipe(recipe, [*(f"--optimiser.{key}={value}" for key, value in FROM_SCRATCH.items()), *overrides])
-        said = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
-        _say_once(f"What is trained has not been trained before: optimiser values for that, unless given ({said}).")
+        values = ", ".join(f"{key} {value}" for key, value in FROM_SCRATCH.items())
+        _say_once(f"What is trained has not been trained before: optimiser values for that, unless given ({values}).")
     return chosen, dataset, start
 
 

@@ -3,8 +3,9 @@
 * :func:`verify`: one loss, by name, ``module:Class`` or ``file.py:Class``.
 * :func:`verify_all`: every packaged loss with each of its variants.
 
-``cases`` makes the problems, ``references`` and ``closed_forms`` know answers, ``checks`` lists what is checked, ``legacy`` what
-is known to break, ``pool`` and ``processes`` run several processes, ``verdict`` says what was found, ``show`` prints it.
+``cases`` makes the problems; ``losses`` has a file for each packaged loss with its variants, its reference in loops (of what is in
+``reference``), its answers on paper (``closed_form``) and what it is known to break, found by name (``packaged``); ``checks`` lists what
+is checked; ``pool`` and ``processes`` run several processes; ``verdict`` says what was found, ``show`` prints it.
 """
 
 from wholegrain.verify.checks import CHECKS

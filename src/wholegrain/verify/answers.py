@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from wholegrain.losses.core.contract import LossOutput, State
-from wholegrain.verify.cases import Batch, alike, drawn_near, lean, make_batch, permuted
-from wholegrain.verify.closed_forms import closed_forms
+from wholegrain.verify.cases import BIAS, SCALE, Batch, alike, drawn_near, lean, make_batch, permuted
+from wholegrain.verify.packaged import definition_of
 from wholegrain.verify.seen import Seen, tensor
-from wholegrain.verify.subject import BIAS, SCALE, NotApplicable, Subject, evaluate
+from wholegrain.verify.subject import NotApplicable, Subject, evaluate
 
 EXACT = 1e-8  # the largest difference between a loss and its loops
 
@@ -46,13 +46,13 @@ def needs(subject: Subject, seen: Seen) -> None:
 
 def known_answers(subject: Subject, seen: Seen) -> None:
     """Problems that can be solved on paper."""
-    forms = closed_forms(subject.definition)
-    if not forms:
+    known = definition_of(subject.definition)
+    if known is None:
         result = evaluate(subject.loss, alike(4), state=subject.initial_state())
         raise NotApplicable(
             f"none is known for this loss; 4 images and all texts alike give exp(loss) = {result.value.exp():.4g}"
         )
-    for form in forms:
+    for form in known.closed_forms(subject.definition):
         state = subject.initial_state()
         if form.margin and state is not None:
             state = {name: torch.full_like(x, form.margin) for name, x in state.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.verify.small_match import small_match
 
+SCALE, BIAS = 7.0, -1.5  # of every problem that says no other
 HEAD = (2, 4, 3)  # attention heads, slots, width of each head
 PROTOTYPES = 5
 KINDS = ("relation", "attribute", "object")

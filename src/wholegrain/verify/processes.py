@@ -13,8 +13,8 @@ from wholegrain.losses.core.contract import Loss
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.verify import pool
-from wholegrain.verify.cases import Batch, drawn_near, make_batch, without_texts
-from wholegrain.verify.subject import BIAS, SCALE, Subject, evaluate
+from wholegrain.verify.cases import BIAS, SCALE, Batch, drawn_near, make_batch, without_texts
+from wholegrain.verify.subject import Subject, evaluate
 
 SPLITS = {1: [(0, 6)], 2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}
 SECONDS = 40.0  # a process that waits longer waits for a collective call that the others never make

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from wholegrain.losses.core.contract import State
-from wholegrain.verify.cases import Batch, drawn_near, make_batch
+from wholegrain.verify.cases import BIAS, SCALE, Batch, drawn_near, make_batch
 from wholegrain.verify.processes import join, summed
 from wholegrain.verify.seen import Seen, tensor
-from wholegrain.verify.subject import BIAS, SCALE, NotApplicable, Subject, evaluate
+from wholegrain.verify.subject import NotApplicable, Subject, evaluate
 
 STEP = 1e-6
 

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 
 from wholegrain.errors import UserError
-from wholegrain.objectives.resolve import resolve_loss
+from wholegrain.objectives.resolve import packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.progress import Show, each, nowhere
 from wholegrain.suggest import closest
 from wholegrain.verify.checks import CHECKS, NAMES, Check
+from wholegrain.verify.packaged import label, variants
 from wholegrain.verify.seen import Seen
 from wholegrain.verify.subject import NotApplicable, Subject, make_subject
-from wholegrain.verify.variants import label, packaged, variants
 
 Status = Literal["pass", "FAIL", "known to break", "not applicable", "note"]
 
@@ -157,7 +157,7 @@ def _variants_of(name: str) -> Iterable[Verdict]:
     except UserError as problem:
         yield Verdict(short, skipped=str(problem))
         return
-    for settings in variants(short, kind):
+    for settings in variants(kind):
         try:
             subject = make_subject(name, settings)
         except UserError as problem:

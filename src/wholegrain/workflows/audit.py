@@ -26,7 +26,7 @@ from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import disk_errors, write_text
 from wholegrain.report.audit_page import AuditPage, ScorecardRow, scorecard, write_audit_page
 from wholegrain.report.entry import Entry
@@ -121,8 +121,8 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS
     results = evaluate(
-        model, questions, split=split, tasks=tasks, seed=options.seed, batch=options.batch, cache=options.cache,
-        progress=options.progress, left_out=left_out, features=features,
+        model, questions, EvaluationOptions(options.seed, options.batch, options.cache, options.progress), split=split, tasks=tasks,
+        left_out=left_out, features=features,
     )  # fmt: skip
     facts = _facts(model, dataset, split, records)
     lines = scorecard(results)

@@ -31,7 +31,8 @@ from statistics import median
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.files import disk_errors, locked, write_json, write_text
+from wholegrain.files import disk_errors, write_json, write_text
+from wholegrain.locks import locked
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe
 from wholegrain.report.entry import read_history
@@ -39,9 +40,9 @@ from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints.run_folder import OtherRunError, read_recipe
-from wholegrain.training.loop import train
 from wholegrain.training.start import begin, starting_model
 from wholegrain.training.step import Outcome, seed_everything
+from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.workflows.entrants import entrants
 from wholegrain.workflows.runs import check_run, measured, trained
 from wholegrain.workflows.validation import validation
@@ -197,7 +198,8 @@ class _Competition:
 
         pilot = replace(recipe, optimiser=replace(recipe.optimiser, steps=PILOT))
         with tempfile.TemporaryDirectory() as folder:
-            train(pilot, self.dataset, model, Path(folder) / "pilot", on_step=stamp, quiet=True, cache=self.cache)
+            options = TrainOptions(Path(folder) / "pilot", quiet=True, cache=self.cache)
+            train(pilot, self.dataset, model, options, on_step=stamp)
         step = median(b - a for a, b in zip(stamps[PILOT // 2 - 1 :], stamps[PILOT // 2 :], strict=False))
         return max(1, int(self.rules.seconds / step))
 

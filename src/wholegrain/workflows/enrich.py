@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from wholegrain.enrich.runner.run import Made, Options
 from wholegrain.enrich.runner.run import enrich as run
 from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable
+from wholegrain.files import aside, disk_errors, keepable
 from wholegrain.suggest import closest
 
 _COPIED = (
@@ -222,9 +221,8 @@ def folder_for(data: Path, out: Path | None, making: Collection[str] = ()) -> Pa
             (out / "shards").symlink_to((data / "shards").resolve(), target_is_directory=True)
         for name in reversed(_COPIED):  # the manifest last: without it, the folder is no data set
             if (data / name).exists() and name.partition(".")[0] not in making:
-                part = out / f"{name}.part"
-                part.write_bytes((data / name).read_bytes())
-                os.replace(part, out / name)
+                with aside(out / name) as part:
+                    part.write_bytes((data / name).read_bytes())
     return out
 
 

@@ -14,8 +14,8 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.suite import expand
 from wholegrain.objectives.recipe import load_recipe
-from wholegrain.training.distributed.processes import Place, choose_device
-from wholegrain.training.run import assemble
+from wholegrain.training.distributed.processes import DistributedContext, choose_device
+from wholegrain.training.run import make_run
 from wholegrain.training.start import starting_model
 from wholegrain.workflows.validation import validation
 
@@ -48,11 +48,11 @@ def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[di
                 "or prepare one."
             )
     start = starting_model(rules.model, dataset, load_recipe(recipes[0], rules.overrides).data.split)
-    place, able, left_out = Place(choose_device()), {}, {}
+    context, able, left_out = DistributedContext(choose_device()), {}, {}
     for name, recipe in zip(names, recipes, strict=True):
         try:
             own = copy.deepcopy(start, {id(start.tokenizer): start.tokenizer})
-            assemble(load_recipe(recipe, rules.overrides), dataset, own, place)
+            make_run(load_recipe(recipe, rules.overrides), dataset, own, context)
             able[name] = recipe
         except UserError as problem:
             if name == names[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import folder_aside
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.identity import model_digest
@@ -24,10 +24,8 @@ from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import choose_device
 from wholegrain.training.loading.remembered import remembered
-from wholegrain.training.loop import Evaluate, train
-from wholegrain.training.memory.precision import resolve_precision
-from wholegrain.training.run import fit_model
-from wholegrain.training.step import seed_everything
+from wholegrain.training.run import fit
+from wholegrain.training.trainer import Evaluate, TrainOptions, train
 
 
 def drawn(folder: Path, world: World, counts: SceneCounts, tick: Callable[[int], None] | None = None) -> Dataset:
@@ -63,7 +61,7 @@ def trained(
     Args:
         start: makes the model to begin with.
         run: the run's folder.
-        origin: as in ``training.loop.train``; ``seconds`` is part of what the run is (:class:`RunIdentity`).
+        origin: as in ``training.trainer.train``; ``seconds`` is part of what the run is (:class:`RunIdentity`).
         evaluate, quiet, cache: as there.
 
     Raises:
@@ -74,17 +72,15 @@ def trained(
         check_run(run, recipe, first, dataset, origin.get("seconds", 0.0))
     if not (run / "finished").exists():
         model = load_model(str(run)) if begun else first
-        train(recipe, dataset, model, run, resume=begun, origin=origin, evaluate=evaluate, quiet=quiet, cache=cache)
+        options = TrainOptions(run, resume=begun, origin=origin, quiet=quiet, cache=cache)
+        train(recipe, dataset, model, options, evaluate=evaluate)
         (run / "finished").touch()
     return load_model(str(run))
 
 
 def check_run(run: Path, recipe: Recipe, start: Model, dataset: Dataset, seconds: float = 0.0) -> None:
     """Refuses to take the run in a folder for one of this recipe, starting model and data: :class:`OtherRunError` says what differs."""
-    precision = resolve_precision(recipe.optimiser.precision, choose_device())
-    recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
-    seed_everything(recipe.seed)
-    fit_model(start, recipe)
+    recipe = fit(start, recipe, choose_device())
     RunFolder(run, resume=True).check(RunIdentity(recipe, dataset.content_hash, model_digest(start), seconds))
 
 
@@ -117,7 +113,7 @@ def measured(
     }
     if _identity_of(folder) != identity:
         with remembered(model, cache):
-            results = evaluate(model, dataset, split=split, tasks=tasks, seed=seed, settings=chosen, progress=progress)
+            results = evaluate(model, dataset, EvaluationOptions(seed, progress=progress), split=split, tasks=tasks, settings=chosen)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}
         with folder_aside(folder) as part:
             save_results(results, part, {"dataset": str(dataset.folder), "weights": identity["model"], **facts, "identity": identity})

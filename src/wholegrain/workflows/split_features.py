@@ -16,7 +16,6 @@ from wholegrain.evaluation.features.encode import (
     encode_split,
     evaluating,
     split_keys,
-    to_cpu,
     with_captions,
 )
 from wholegrain.features import TextFeatures
@@ -48,7 +47,7 @@ def split_features(
         image = encode_keys(model, dataset, keys, needs, batch=batch)
     else:
         with evaluating(model):
-            image = to_cpu(model.project_images(seen.read(keys, model.device), needs))
+            image = model.project_images(seen.read(keys, model.device), needs).to_cpu()
 
     def texts(distinct: list[str]) -> tuple[TextFeatures, int]:
         read = freeze_texts(model, distinct, needs, "fp32", say, cache) if frozen[1] and distinct else None
@@ -56,7 +55,7 @@ def split_features(
             text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch)
             return text, int(cut_N.sum())
         with evaluating(model):
-            text = to_cpu(model.project_texts(read.read(distinct, model.device), needs))
+            text = model.project_texts(read.read(distinct, model.device), needs).to_cpu()
         return text, int(torch.as_tensor(model.tokenizer.encode(distinct).cut_N).sum())
 
     return with_captions(dataset, keys, image, texts)

@@ -14,8 +14,8 @@ import torch.distributed as dist
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.features.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
-from wholegrain.evaluation.features.sharing import of_all, sharing
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.features.sharing import all_gather, sharing
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
@@ -29,7 +29,7 @@ JOINT_IMAGES, SHORTLIST = 200, 16
 
 
 def validation(dataset: Dataset, recipe: Recipe, *, cache: Path | None = None) -> Validation | None:
-    """Retrieval on ``val`` for ``training.loop.train``; ``None`` without such a split, or if the recipe trains on it."""
+    """Retrieval on ``val`` for ``training.trainer.train``; ``None`` without such a split, or if the recipe trains on it."""
     if "val" not in dataset.splits or not dataset.keys("val") or recipe.data.split == "val":
         return None
     return Validation(dataset, cache)
@@ -64,8 +64,8 @@ class Validation:
         return partial(self._measured, model, encoded)
 
     def _measured(self, model: Model, encoded: Encoded) -> dict[str, float]:
-        joint = {"model": model, "shortlist": SHORTLIST} if model.score is not None else {}
-        found = retrieval(encoded, truths=self.dataset.truths, by_role=False, **joint).metrics
+        options = RetrievalOptions(by_role=False, shortlist=0 if model.score is None else SHORTLIST)
+        found = retrieval(encoded, options, truths=self.dataset.truths, model=model).metrics
         text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
         return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
 
@@ -83,7 +83,7 @@ class Validation:
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
             self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
-        if not all(of_all(self._images is not None)):  # a tower that is trained, or too little memory
+        if not all(all_gather(self._images is not None)):  # a tower that is trained, or too little memory
             return encode_keys(model, self.dataset, keys, needs, progress=Pace(self.say))
         assert self._images is not None
         with evaluating(model):
@@ -92,7 +92,7 @@ class Validation:
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
             self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
-        if not all(of_all(self._texts is not None)):
+        if not all(all_gather(self._texts is not None)):
             return encode_texts(model, texts, needs, progress=Pace(self.say))
         assert self._texts is not None
         with evaluating(model):

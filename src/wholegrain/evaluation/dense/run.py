@@ -13,7 +13,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.class_lists import class_list
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
-from wholegrain.evaluation.dense.segmentation import Windows, segmentation
+from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, segmentation
 from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.tasks.zero_shot import TEMPLATES
@@ -79,12 +79,9 @@ def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResu
     if task in ("sparc_segmentation", "sparc_segmentation_plain"):
         return sparc_segmentation(model, pictures, classes, patches="plain" if task.endswith("_plain") else "h_v", **common)
     windows = Windows(options.short or (listed.short if listed else 0), options.stride)
-    more = {
-        "scale": options.scale or (listed.scale if listed else 40.0),
-        "threshold": options.threshold,
-        "attention": options.attention,
-    }
-    return segmentation(model, pictures, classes, windows=windows, **common, **more)
+    scale = options.scale or (listed.scale if listed else 40.0)
+    how = SegmentationOptions(options.templates, windows, scale, options.threshold, options.attention)
+    return segmentation(model, pictures, classes, how, seed=options.seed, batch=options.batch)
 
 
 def _some(found: list, options: DenseOptions) -> list:

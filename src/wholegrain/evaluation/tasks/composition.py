@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.pair_scores import PairScores
@@ -35,7 +36,7 @@ CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6, "pick
 
 
 def composition(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """Twins of a split, by kind.
 
@@ -114,7 +115,7 @@ def _twin_blind(twins: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
 
 
 def hard_positives(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """Two true wordings against one false text, by kind: ``both_win`` (chance 1/3), ``_expected``, ``tie_rate``,
     ``blind_shorter``.
@@ -160,7 +161,7 @@ def hard_positives(
 
 
 def negatives(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """A caption against each false text made from it, by kind: ``accuracy`` (chance 50%), ``accuracy_expected``, ``tie_rate``,
     blind scores.
@@ -201,7 +202,7 @@ def negatives(
     return TaskResult("negatives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
-def split_negatives(dataset: Any, split: str) -> list[tuple[str, Any]]:
+def split_negatives(dataset: EvaluatedData, split: str) -> list[tuple[str, Any]]:
     """(true text, :class:`~wholegrain.data.record.Negative`) of all captions of a split, in the order of its keys."""
     if not dataset.negatives:
         return []
@@ -241,7 +242,7 @@ def _with_expected(chance: dict[str, float]) -> dict[str, float]:
 
 
 def _encoded(
-    model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
+    model: EvaluatedModel, dataset: EvaluatedData, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
 ) -> PairScores:
     """Everything encoded once."""
     keys, texts, needs = list(dict.fromkeys(keys)), list(dict.fromkeys(texts)), default_needs(model)

@@ -57,7 +57,7 @@ def dotted(tree: Any, prefix: str = "") -> dict[str, str]:
         {'seed': '0', 'terms.clip.name': '"clip"', 'terms.clip.weight': '1.0'}
     """
     if isinstance(tree, (list, tuple)) and tree and all(isinstance(part, dict) for part in tree):
-        tree = {str(part.get("name") or place): part for place, part in enumerate(tree)}
+        tree = {str(part.get("name") or index): part for index, part in enumerate(tree)}
     if not isinstance(tree, dict):
         return {prefix: json.dumps(tree)}
     found: dict[str, str] = {}
