@@ -221,24 +221,11 @@ def _processor_seconds() -> float:
     return spent + time.process_time()
 
 
-def loading(
-    data: tyro.conf.Positional[str],
-    *,
-    model: str = "",
-    image_size: int = 224,
-    split: str = "train",
-    workers: int = 2,
-    batch: int = 32,
-    seconds: float = 20.0,
-    rounds: int = 5,
-    out: Path | None = None,
-) -> int:
-    """Measures images a second of the loader (plan, draws, crops, tokens, batches), of bare decoding and resizing in as many
-    processes, and of open_clip's own loaders on the same pictures and captions, in turns.
+@dataclass(frozen=True, kw_only=True)
+class LoadingArguments:
+    """The words and options of ``python -m benchmarks.loading``.
 
-    python -m benchmarks.loading data/photos --workers 4
-
-    Args:
+    Attributes:
         data: a prepared data set.
         model: take preprocessing and tokeniser from this model; by default CLIP's at "--image-size".
         image_size: side of the square that pictures are resized to, without "--model".
@@ -249,29 +236,47 @@ def loading(
         rounds: turns of each rival.
         out: a JSON file for the figures.
     """
-    if min(workers, batch, rounds, seconds) <= 0:
+
+    data: tyro.conf.Positional[str]
+    model: str = ""
+    image_size: int = 224
+    split: str = "train"
+    workers: int = 2
+    batch: int = 32
+    seconds: float = 20.0
+    rounds: int = 5
+    out: Path | None = None
+
+
+def loading(args: LoadingArguments) -> int:
+    """Measures images a second of the loader (plan, draws, crops, tokens, batches), of bare decoding and resizing in as many
+    processes, and of open_clip's own loaders on the same pictures and captions, in turns.
+
+    python -m benchmarks.loading data/photos --workers 4
+    """
+    if min(args.workers, args.batch, args.rounds, args.seconds) <= 0:
         raise UserError("Workers, batch, rounds and seconds must be above 0; change the option that is not.")
-    if out is not None:
-        with disk_errors(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-    setting = LoadingSetting(split, workers, batch, seconds, rounds)
+    if args.out is not None:
+        with disk_errors(args.out):
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+    setting = LoadingSetting(args.split, args.workers, args.batch, args.seconds, args.rounds)
     with showing() as show:
         show("starting")
-        preprocess, tokenizer = Preprocess(image_size), ClipTokenizer()
-        if model:
-            loaded = load_model(model)
+        preprocess, tokenizer = Preprocess(args.image_size), ClipTokenizer()
+        if args.model:
+            loaded = load_model(args.model)
             preprocess, tokenizer = loaded.preprocess, loaded.tokenizer
 
         def say(sentence: str) -> None:
             show.clear()
             print(sentence, file=sys.stderr)
 
-        costs = measure_loading(Dataset(data), preprocess, tokenizer, setting, say, show)
+        costs = measure_loading(Dataset(args.data), preprocess, tokenizer, setting, say, show)
     console = Console()
     _print(costs, console)
-    if out is not None:
-        costs.save(out)
-        console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    if args.out is not None:
+        costs.save(args.out)
+        console.print(f"written: {args.out}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,26 +24,11 @@ BEST = ("--torchcompile",)
 FUSED = ("--opt-kwargs", "fused=True")  # where open_clip's trainer has that flag
 
 
-def step(
-    *,
-    data: str = "",
-    model: str = "ViT-B-32",
-    batch: int = 32,
-    precision: str = "auto",
-    device: str = "",
-    rounds: int = 3,
-    source: Path | None = None,
-    compile: bool = False,
-    workers: int | None = None,
-    only: tuple[str, ...] = (),
-    out: Path | None = None,
-) -> int:
-    """Measures training steps in turn with open_clip's trainer, at its defaults and at its best flags, and ours with each other:
-    CLIP, CE-CLIP with four negatives, Holistic CLIP with five texts, SPARC.
+@dataclass(frozen=True, kw_only=True)
+class StepArguments:
+    """The words and options of ``python -m benchmarks.step``.
 
-    python -m benchmarks.step --data data/photos --batch 32
-
-    Args:
+    Attributes:
         data: a prepared data set whose captions are used; without it some are made. Pictures are noise.
         model: an architecture of open_clip, from scratch.
         batch: images in a step.
@@ -55,27 +41,47 @@ def step(
         only: pairs, by their numbers in the table, from 1.
         out: a JSON file for the figures.
     """
-    if min(batch, rounds) < 1:
+
+    data: str = ""
+    model: str = "ViT-B-32"
+    batch: int = 32
+    precision: str = "auto"
+    device: str = ""
+    rounds: int = 3
+    source: Path | None = None
+    compile: bool = False
+    workers: int | None = None
+    only: tuple[str, ...] = ()
+    out: Path | None = None
+
+
+def step(args: StepArguments) -> int:
+    """Measures training steps in turn with open_clip's trainer, at its defaults and at its best flags, and ours with each other:
+    CLIP, CE-CLIP with four negatives, Holistic CLIP with five texts, SPARC.
+
+    python -m benchmarks.step --data data/photos --batch 32
+    """
+    if min(args.batch, args.rounds) < 1:
         raise UserError("Batch and rounds must be at least 1; change the option that is not.")
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if source is not None and not (source / "open_clip_train").is_dir():
-        raise UserError(f"{source} has no folder open_clip_train; give the folder src of open_clip's source.")
-    pairs = pairs_to_run(source, only)
+    place = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.source is not None and not (args.source / "open_clip_train").is_dir():
+        raise UserError(f"{args.source} has no folder open_clip_train; give the folder src of open_clip's source.")
+    pairs = pairs_to_run(args.source, args.only)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns of random weights, which are meant
     console = Console()
     setting = Setting(
-        model,
-        batch,
-        resolve_precision(precision, place),
+        args.model,
+        args.batch,
+        resolve_precision(args.precision, place),
         str(place),
-        rounds,
-        compile,
-        workers_by_default() if workers is None else workers,
+        args.rounds,
+        args.compile,
+        workers_by_default() if args.workers is None else args.workers,
     )
-    captions = Dataset(data) if data else None
-    costs = measure_steps(setting, pairs, captions, load_model(model), say=lambda said: console.print(f"[dim]{said} …"))
-    if out is not None:
-        costs.save(out)
+    captions = Dataset(args.data) if args.data else None
+    costs = measure_steps(setting, pairs, captions, load_model(args.model), say=lambda said: console.print(f"[dim]{said} …"))
+    if args.out is not None:
+        costs.save(args.out)
     _print(costs, console)
     return 0
 

@@ -6,7 +6,7 @@ import pytest
 from tiny_training import make_dataset
 
 from benchmarks import loading as bench_loading
-from benchmarks.loading import BARE, OURS, LoadingCosts, LoadingSetting, loading, measure_loading
+from benchmarks.loading import BARE, OURS, LoadingArguments, LoadingCosts, LoadingSetting, loading, measure_loading
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
@@ -21,7 +21,7 @@ def test_command_prints_a_table_and_writes_json(dataset, tmp_path, capsys, monke
     monkeypatch.setattr(bench_loading, "open_clip_loaders", lambda *_: {"open_clip, CSV": broken})
     out = tmp_path / "costs.json"
     settings = {"image_size": 32, "workers": 1, "batch": 8, "seconds": 0.4, "rounds": 2, "out": out}
-    assert loading(str(dataset.folder), **settings) == 0
+    assert loading(LoadingArguments(data=str(dataset.folder), **settings)) == 0
     found = json.loads(out.read_text())
     assert list(found["rates"]) == [BARE, "bare, Pillow", OURS]
     assert all(len(rates) == 2 and min(rates) > 0 for rates in (*found["rates"].values(), *found["cpu_rates"].values()))
@@ -54,4 +54,4 @@ def test_ratios_are_of_the_same_round():
 
 def test_bad_input_is_one_sentence(dataset):
     with pytest.raises(UserError, match="above 0"):
-        loading(str(dataset.folder), workers=0)
+        loading(LoadingArguments(data=str(dataset.folder), workers=0))

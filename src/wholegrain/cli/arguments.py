@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -31,11 +32,13 @@ def bind(function: Callable[..., Any], program: str, arguments: Sequence[str]) -
     """
     import tyro
 
+    options = _options_type(function)
+    makes = options or function
     rest, overrides = list(arguments), {}
-    if "overrides" in inspect.signature(function).parameters:
+    if "overrides" in inspect.signature(makes).parameters:
         rest, dotted = split_overrides(arguments)
         overrides = {"overrides": tuple(dotted)}
-    parameters = _parameters(function)
+    parameters = _parameters(makes)
     terminal = sys.stdout is not None and sys.stdout.isatty()
     said, shown = _Output(), _Output(getattr(sys.stdout, "encoding", None), terminal)
     try:
@@ -48,17 +51,36 @@ def bind(function: Callable[..., Any], program: str, arguments: Sequence[str]) -
     raise UserError(f"{_what_is_wrong(said.getvalue(), program, parameters, rest)} (see: {program} --help)")
 
 
+def _options_type(function: Callable[..., Any]) -> type | None:
+    """The dataclass whose fields are a command's words and options; ``None`` for one that takes them as parameters."""
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    alone = parameters[0].annotation if len(parameters) == 1 else None
+    return alone if isinstance(alone, type) and dataclasses.is_dataclass(alone) else None
+
+
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring of a command, with that of its options."""
+    text, options = inspect.cleandoc(function.__doc__ or ""), _options_type(function)
+    if options is None:
+        return text
+    return f"{text}\n\nArgs:\n" + inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")[2]
+
+
 def _parsed(
     function: Callable[..., Any], parameters: Sequence[inspect.Parameter], overrides: dict[str, Any]
 ) -> Callable[..., partial[Any]]:
     """What tyro calls in the place of the function."""
 
+    options = _options_type(function)
+
     def called(*args: Any, **kwargs: Any) -> partial[Any]:
+        if options is not None:
+            return partial(function, options(*args, **kwargs, **overrides))
         return partial(function, *args, **kwargs, **overrides)
 
     called.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))  # tyro would break the line there
+    called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", _help(function))  # tyro would break the line there
     called.__name__ = function.__name__
     return called
 

@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -116,7 +117,8 @@ def _given(call: partial[Any]) -> dict[str, Any]:
     """The command's arguments by name."""
     bound = signature(call.func).bind(*call.args, **call.keywords)
     bound.apply_defaults()
-    return bound.arguments
+    values = list(bound.arguments.values())
+    return vars(values[0]) if len(values) == 1 and is_dataclass(values[0]) else bound.arguments
 
 
 def _quiet_libraries() -> None:
