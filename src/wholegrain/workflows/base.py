@@ -31,8 +31,9 @@ from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.small import SmallConfig, at_image_size, small_model
 from wholegrain.training.step import seed_everything
+from wholegrain.training.trainer import TrainOptions
 from wholegrain.workflows.gates import weak_kinds
-from wholegrain.workflows.runs import drawn, trained
+from wholegrain.workflows.runs import drawn, train_once
 
 COUNTS = SceneCounts(train=40_000, val=1_000, test=0, crowded=0, twins=400)
 CONFIG = SmallConfig(image_size=32, image_layers=2, text_layers=2)
@@ -60,11 +61,12 @@ def make_base(
     seed_everything(seed)
     start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
-    learnt = trained(first, lambda: start, crops, work / "run-crops", origin={"command": "wholegrain base"})
+    origin = {"command": "wholegrain base"}
+    learnt = train_once(first, crops, start, TrainOptions(work / "run-crops", origin=origin))
     console.print(f"stage 2 of 2: {counts.train:,} pictures")
     grown = at_image_size(learnt, world.size)
     whiten_head(grown, _pooled(grown, whole, 5000))
-    grown = trained(second, lambda: grown, whole, work / "run-scenes", origin={"command": "wholegrain base"})
+    grown = train_once(second, whole, grown, TrainOptions(work / "run-scenes", origin=origin))
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},
