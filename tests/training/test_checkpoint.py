@@ -158,7 +158,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from wholegrain.cli import main as cli
-from wholegrain.training import checkpoint
+from wholegrain.training.checkpoints import checkpoint
 def command(_):
     big = checkpoint.Checkpoint(2, {"model/x": torch.zeros(100_000)}, {})
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
