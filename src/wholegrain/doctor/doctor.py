@@ -19,7 +19,7 @@ from wholegrain.progress import Show, nowhere
 from wholegrain.towers.io import needs_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.training.distributed.processes import choose_device
-from wholegrain.training.start import begin
+from wholegrain.training.start import load_inputs
 
 Say = Callable[[str], None]
 BATCH = 256
@@ -67,7 +67,7 @@ def examine(
         yield Finding("recipe", "look", said, f"wholegrain prepare {data} OUT, then wholegrain doctor OUT {recipe}")
     else:
         show("making the model", 0, 0)
-        fitted, dataset, start = begin(recipe, Path(data), model, overrides)
+        fitted, dataset, start = load_inputs(recipe, Path(data), model, overrides)
         yield from captions.cut_off(looked, start.tokenizer, show)
         show("comparing recipe, data and model", 0, 0)
         processes = fit.processes_of(os.environ)
