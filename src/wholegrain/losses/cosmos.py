@@ -56,7 +56,7 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, capped_scale, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, capped_scale, full_precision, unit
 from wholegrain.losses.core.contrastive import Rest, over_processes
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, row_counts
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue
@@ -79,6 +79,7 @@ class CosmosLoss:
     distillation: float = 1.0
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "views", "cross"})
+    ranges: ClassVar[Ranges] = {"contrast": (0, 1e6), "distillation": (0, 1e6)}
 
     @full_precision
     def __call__(
@@ -246,9 +247,9 @@ class _Contrasts:
     everyone: GlobalTexts
     duplicates: Duplicates
     slots: _Slots
-    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict)
-    pairs: dict[str, Tensor] = field(default_factory=dict)
-    columns: list[Tensor] = field(default_factory=list)
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict[str, list[tuple[Tensor, Tensor, Tensor]]])
+    pairs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    columns: list[Tensor] = field(default_factory=list[Tensor])
 
     def add(self, name: str, rows: Sequence[Side], columns: Sequence[Side], scale: Tensor) -> None:
         """Every view of ``rows`` (this process's) with every view of ``columns`` (all processes')."""
@@ -282,7 +283,7 @@ class _Contrasts:
             for x in row_counts(*(int(self.pairs[name]) for name in names), device=self.everyone.vectors_CD.device, group=group)
         ]
         merged = over_processes(Rest(torch.cat(self.columns, 1)), group).stats[0] if self.columns else None
-        shares = {}
+        shares: dict[str, Tensor] = {}
         for name, total in zip(names, counts, strict=True):
             share = 0 * self.everyone.vectors_CD.sum()
             for to_column, pair_P, column_P in self.found[name]:

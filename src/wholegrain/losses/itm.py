@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, takes_numbers, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, takes_numbers, unit
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
 from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
@@ -74,6 +74,7 @@ class ItmLoss:
     duplicates: Duplicates = "ignore"
     seed: int = 0
     needs: ClassVar[frozenset[str]] = NEEDED
+    ranges: ClassVar[Ranges] = {"seed": (0, 2**63 - 1)}
 
     def initial_state(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """``draw``: the seed, and how many steps were drawn: int64 ``[2]``."""

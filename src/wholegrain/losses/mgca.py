@@ -44,7 +44,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.gather import sum_over
 from wholegrain.losses.core.pair_scores import blocks, clean_tokens
 
@@ -65,6 +65,7 @@ class MgcaLoss:
     bidirectional: bool = True
     control: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens"})
+    ranges: ClassVar[Ranges] = {"temperature": (1e-12, 1e3)}
 
     def __post_init__(self) -> None:
         if self.variant not in ("own", "sparc"):

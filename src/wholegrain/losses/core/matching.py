@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import at_least_float32
+from wholegrain.losses.core.typed_torch import checkpoint
 
 CELLS = 2**26  # float32 numbers of one run's inputs: 256 MB
 
@@ -38,9 +38,9 @@ def log_odds(image: ImageFeatures, text: TextFeatures, image_M: Tensor, text_M: 
     step = max(1, CELLS // max(per_pair, 1))
     if len(image_M) <= step:
         return score(image_M, text_M)
-    runs = zip(image_M.split(step), text_M.split(step), strict=True)
+    runs = zip(torch.split(image_M, step), torch.split(text_M, step), strict=True)
     scores = [checkpoint(score, i, n, use_reentrant=False, preserve_rng_state=False) for i, n in runs]
-    return torch.cat(scores)  # pyright: ignore[reportArgumentType]
+    return torch.cat(scores)
 
 
 def own_log_odds(image: ImageFeatures, text: TextFeatures, pairing: Pairing) -> Tensor:
