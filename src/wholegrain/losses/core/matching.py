@@ -28,11 +28,11 @@ def log_odds(image: ImageFeatures, text: TextFeatures, image_M: Tensor, text_M: 
     match, patches, tokens = image.match, image.patches_BPD, text.tokens_NLD
     if match is None or patches is None or tokens is None or text.mask_NL is None:
         raise ValueError('scores of pairs need match, patches and tokens; set model.head to "fusion"')
-    seen = ImageFeatures(image.pooled_BD, patches_BPD=patches, grid=image.grid, learned=image.learned, match=match)
-    read = TextFeatures(text.pooled_ND, tokens, text.mask_NL)
+    image_parts = ImageFeatures(image.pooled_BD, patches_BPD=patches, grid=image.grid, learned=image.learned, match=match)
+    text_parts = TextFeatures(text.pooled_ND, tokens, text.mask_NL)
 
     def score(images: Tensor, texts: Tensor) -> Tensor:
-        return at_least_float32(match(seen.select(images), read.select(texts)))
+        return at_least_float32(match(image_parts.select(images), text_parts.select(texts)))
 
     per_pair = patches[:1].numel() + tokens[:1].numel()
     step = max(1, CELLS // max(per_pair, 1))
