@@ -120,7 +120,9 @@ class CmrLoss:
         parts = {f"margin/{name}": share[k] for k, name in enumerate(pairing.kinds)}
         return LossOutput(hinge_M.sum() / cells.clamp_min(1), parts, {"margin_K": next_K})
 
-    def _next_margin(self, margin_K: Tensor, true_N: Tensor, true_M: Tensor, false_M: Tensor, kind_M: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def _next_margin(
+        self, margin_K: Tensor, true_N: Tensor, true_M: Tensor, false_M: Tensor, kind_M: Tensor, group: dist.ProcessGroup | None
+    ) -> Tensor:
         """The next step's margins, the same in every process; a kind without negatives in the global batch keeps its own."""
         if self.margin == "fixed":
             return margin_K

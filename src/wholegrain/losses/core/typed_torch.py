@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     from torch.utils.checkpoint import checkpoint
 
-    vector_norm, disable, reduce_scatter_tensor = torch.linalg.vector_norm, torch.compiler.disable, dist.reduce_scatter_tensor
+    vector_norm, disable = torch.linalg.vector_norm, torch.compiler.disable
     integers = table = Tensor.tolist
     distinct = torch.unique
 
@@ -41,15 +41,9 @@ else:
         """The lengths of runs of equal values."""
         return torch.unique_consecutive(x, return_counts=True)[1]
 
+    def reduce_scatter_tensor(output, input, op, group):
+        """As torch's, which not every build has."""
+        dist.reduce_scatter_tensor(output, input, op, group)
 
-__all__ = [
-    "checkpoint",
-    "disable",
-    "distinct",
-    "groups",
-    "integers",
-    "reduce_scatter_tensor",
-    "run_lengths",
-    "table",
-    "vector_norm",
-]
+
+__all__ = ["checkpoint", "disable", "distinct", "groups", "integers", "reduce_scatter_tensor", "run_lengths", "table", "vector_norm"]
