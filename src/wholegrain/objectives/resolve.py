@@ -16,7 +16,6 @@ from typing import Literal, cast, get_args, get_origin, get_type_hints
 import wholegrain.losses
 from wholegrain.errors import UserError
 from wholegrain.losses.core.contract import NEEDS, Loss
-from wholegrain.objectives.ranges import SETTING_RANGES
 from wholegrain.objectives.schema import Term, closest
 from wholegrain.structure import StructureError, structure
 
@@ -60,23 +59,23 @@ def _settings(kind: Callable[..., object]) -> list[str] | None:
 
 
 def _typed(kind: Callable[..., object], settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings in the types of a loss's dataclass, as far as these are plain ones.
+    """Settings in the types of a loss's dataclass, as far as these are plain ones, and within its ``ranges``.
 
     Raises:
-        StructureError: names the first setting that is not of its type.
+        StructureError: names the first setting that is not of its type, or out of its range.
     """
     try:
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
     except (NameError, TypeError):  # of a user's own loss
         hints = {}
-    typed, ours = {}, str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
+    typed, ranges = {}, getattr(kind, "ranges", {})
     for name, value in settings.items():
         if name in hints and _plain(hints[name]):
             typed[name] = structure({name: _as_list(value)}, dict[str, hints[name]])[name]
         else:
             typed[name] = tuple(value) if isinstance(value, list) else value
-        least, most = SETTING_RANGES.get(name, (-math.inf, math.inf))
-        if ours and isinstance(value, int | float) and not least <= value <= most:
+        least, most = ranges.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not least <= value <= most:
             raise StructureError(f"{name} is {value}; it must be from {least} to {most:,}")
     return typed
 
