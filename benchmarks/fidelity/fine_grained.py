@@ -27,8 +27,9 @@ from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.towers.base import RawImage, RawText
-from wholegrain.towers.heads.pair_heads import FlairHead
-from wholegrain.towers.heads.registry import Widths
+from wholegrain.towers.heads.attention import AttentionSettings
+from wholegrain.towers.heads.base import Widths
+from wholegrain.towers.heads.flair import FlairHead
 
 FULL = Shape(padded=False)
 SEVERAL = Shape(captions=3)
@@ -327,7 +328,8 @@ def flair_ours(pool: Any, captions: int, others: Any = "first", both: bool = Fal
     def value(p: Problem) -> Tensor:
         width = p.image.shape[1]
         theirs: Any = flair_pool(pool, width, p.image.dtype)
-        head = FlairHead(Widths(width, width, width, "identity", "identity"), theirs.attn.num_heads).to(p.image.dtype)
+        settings = AttentionSettings(attention_heads=theirs.attn.num_heads)
+        head = FlairHead(Widths(width, width, width, "identity", "identity"), settings).to(p.image.dtype)
         maps = zip(
             (head.query, head.key, head.value),
             theirs.attn.in_proj_weight.chunk(3),

@@ -27,8 +27,7 @@ from wholegrain.report.figures import Line, line_chart
 from wholegrain.report.report import write_report
 from wholegrain.report.summary import summary
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers import save_model
-from wholegrain.towers.heads.registry import HeadConfig, convert_head
+from wholegrain.towers import HeadConfig, convert_head, save_model
 from wholegrain.towers.sources.small import SmallConfig, small_model
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "white": (240, 240, 240)}

@@ -21,7 +21,7 @@ from wholegrain.towers.export import export as towers_export
 from wholegrain.towers.export.export import export_model
 from wholegrain.towers.export.plain_form import _of_branches, approximated
 from wholegrain.towers.export.sameness import distance
-from wholegrain.towers.heads.registry import PlainHead, Widths
+from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.hf_text import HfTextTower
 from wholegrain.towers.sources.open_clip import split_open_clip

@@ -21,7 +21,7 @@ from wholegrain.losses.core import pair_scores
 from wholegrain.losses.itm import ItmLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.towers.heads.fusion import PREFIX, FusionEncoder, FusionHead, Match
+from wholegrain.towers.heads.fusion import PREFIX, FusionEncoder, FusionHead, FusionSettings, Match
 from wholegrain.towers.heads.registry import Widths, build_head
 from wholegrain.training.loop import train
 
@@ -217,7 +217,7 @@ def test_disk_and_cached_features(dataset, tmp_path):
 def test_impossible_sizes_are_refused(dataset):
     with pytest.raises(UserError, match=r"head_settings\.layers is 0"):
         convert_head(make_model(dataset), HeadConfig("fusion", layers=0))
-    assert FusionHead(Widths(6, 6, 6), heads=8).heads == 6
+    assert FusionHead(Widths(6, 6, 6), FusionSettings(attention_heads=8)).settings.attention_heads == 6
 
 
 # ---- several processes ------------------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_impossible_sizes_are_refused(dataset):
 def head_and_raw():
     from wholegrain.towers.base import RawImage, RawText
 
-    head = rough(FusionHead(Widths(5, 7, 6), width=8, layers=1, heads=2)).double()
+    head = rough(FusionHead(Widths(5, 7, 6), FusionSettings(layers=1, fusion_width=8, attention_heads=2))).double()
     torch.manual_seed(3)
     image = RawImage(torch.randn(4, 5).double(), torch.randn(4, 3, 5).double(), None, (1, 3))
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 0]], dtype=torch.bool)

@@ -11,9 +11,9 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
 from wholegrain.towers.base import RawImage, RawText, real_tokens
 from wholegrain.towers.heads.base import PlainHead, Widths
-from wholegrain.towers.heads.branches import BranchHead, BranchReadout
+from wholegrain.towers.heads.branches import BranchHead, BranchReadout, BranchSettings
 from wholegrain.towers.heads.registry import build_head
-from wholegrain.towers.heads.sparc import SparcHead
+from wholegrain.towers.heads.sparc import SparcHead, SparcSettings
 from wholegrain.towers.sources.small import SmallConfig, small_model
 
 ALL = frozenset({"patches", "tokens"})
@@ -49,7 +49,7 @@ def test_plain_head_is_one_matrix_a_side():
 
 
 def test_sparc_head_against_a_loop():
-    head, (image, text) = SparcHead(WIDTHS, hidden=7), raw_pair()
+    head, (image, text) = SparcHead(WIDTHS, SparcSettings(hidden=7)), raw_pair()
     torch.nn.init.normal_(head.global_out.weight)
     seen, read = head.project_image(image, ALL), head.project_text(text, ALL)
     gv, gt = head.image.weight, head.text.weight
@@ -66,7 +66,7 @@ def test_sparc_head_against_a_loop():
 
 
 def test_sparcs_patches_may_go_the_way_of_the_whole_image():
-    head, (image, _) = SparcHead(WIDTHS, hidden=7), raw_pair()
+    head, (image, _) = SparcHead(WIDTHS, SparcSettings(hidden=7)), raw_pair()
     start = head.patches_as_images(image)
     torch.testing.assert_close(start, head.project_image(image, ALL).patches_BPD)  # h_v starts as the identity
     torch.nn.init.normal_(head.global_out.weight)
@@ -86,7 +86,7 @@ def test_sparcs_patches_may_go_the_way_of_the_whole_image():
 
 
 def test_pooled_of_branches_gives_the_mean_of_their_cosines():
-    head, (image, _) = BranchHead(WIDTHS, 5), raw_pair()
+    head, (image, _) = BranchHead(WIDTHS, BranchSettings(branches=5)), raw_pair()
     seen = head.project_image(image)
     texts = normalize(torch.randn(6, 8), dim=-1)
     logits = torch.stack([normalize(seen.branches_BHD[:, h], dim=-1) @ texts.T for h in range(5)]).mean(0)
@@ -139,9 +139,9 @@ def test_auto_puts_branches_where_they_can_be_trained():
     model = model_of()
     model.image_tower.tune("none")
     convert_head(model, "branches")
-    assert model.head.source == "readout"
+    assert model.head.settings.source == "readout"
     assert model.image_frozen
-    assert convert_head(model_of(), "branches").head.source == "tokens"
+    assert convert_head(model_of(), "branches").head.settings.source == "tokens"
 
 
 def test_readout_weighs_patches_apart_per_branch_and_only_after_its_gates_open():
@@ -158,7 +158,13 @@ def test_readout_weighs_patches_apart_per_branch_and_only_after_its_gates_open()
 
 
 @pytest.mark.parametrize(
-    "head", [PlainHead(WIDTHS), SparcHead(WIDTHS, 5), BranchHead(WIDTHS, 3), BranchHead(WIDTHS, 2, "readout")]
+    "head",
+    [
+        PlainHead(WIDTHS),
+        SparcHead(WIDTHS, SparcSettings(hidden=5)),
+        BranchHead(WIDTHS, BranchSettings(branches=3, source="tokens")),
+        BranchHead(WIDTHS, BranchSettings(branches=2, source="readout")),
+    ],
 )
 def test_a_head_is_built_again_from_its_config(head):
     again = build_head(head.config())
@@ -215,8 +221,8 @@ def test_other_settings_make_what_was_asked_and_keep_the_weights_that_fit(kind, 
     for same in (HeadConfig(kind), HeadConfig(kind, **first)):
         assert convert_head(model, same).head is old  # what is not given stays
     convert_head(model, HeadConfig(kind, **other))
-    told = {**vars(old.settings(model)), **other}
-    assert vars(model.head.settings(model)) == told
+    wanted = {**vars(old.settings_with(model.image_tower)), **other}
+    assert vars(model.head.settings_with(model.image_tower)) == wanted
     assert build_head(model.head.config()).config() == model.head.config()
     after = model.head.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in (*kept, "image.weight", "text.weight"))
@@ -246,7 +252,7 @@ def test_conversions_that_are_refused_or_nothing():
             convert_head(model, HeadConfig("branches", **setting))
     assert convert_head(model, HeadConfig("branches", source="auto", noise=0.5, legacy_plus_one=False)).head is head
     mixed = convert_head(model_of(), HeadConfig("llip", mixtures=3))
-    assert convert_head(mixed, HeadConfig("llip", mixtures=3, attention_heads=8)).head.mixtures == 3
+    assert convert_head(mixed, HeadConfig("llip", mixtures=3, attention_heads=8)).head.settings.mixtures == 3
     for asked in (HeadConfig("llip", mixtures=4), HeadConfig("llip", pool_temperature=2.0), "sparc"):
         with pytest.raises(UserError, match=r"mixtures = 3|pool_temperature = 1\.0|mixture tokens"):
             convert_head(mixed, asked)

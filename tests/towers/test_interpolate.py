@@ -6,7 +6,7 @@ from tiny_training import make_dataset, make_model
 
 from wholegrain.cli import main as cli
 from wholegrain.errors import UserError
-from wholegrain.towers.heads.registry import HeadConfig, convert_head
+from wholegrain.towers import HeadConfig, convert_head
 from wholegrain.towers.interpolate import interpolate
 from wholegrain.towers.io import load_model, save_model
 

@@ -16,7 +16,7 @@ from wholegrain.text.tokenizer import ClipTokenizer
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, Model, convert_head, load_model, needs_tokenizer, save_model
 from wholegrain.towers import io as towers_io
-from wholegrain.towers.heads.registry import PlainHead, Widths
+from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.sources.hf_text import HfTextTower
 from wholegrain.towers.sources.small import SmallConfig, small_model, small_text_tower
 from wholegrain.towers.sources.timm import timm_tower

@@ -9,7 +9,7 @@ from tiny_training import make_dataset, make_model, make_recipe
 from wholegrain.errors import MachineError
 from wholegrain.evaluation.features.encode import encode_split
 from wholegrain.evaluation.tasks.retrieval import retrieval
-from wholegrain.towers.heads.registry import convert_head
+from wholegrain.towers.convert import convert_head
 from wholegrain.training import pace
 from wholegrain.training.loading import feature_files, frozen
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts

@@ -11,7 +11,7 @@ from tiny_training import make_dataset, make_model, make_recipe
 from wholegrain.data.dataset import Dataset
 from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.objectives.objective import Objective
-from wholegrain.towers.heads.registry import convert_head
+from wholegrain.towers.convert import convert_head
 from wholegrain.training.distributed.processes import Place
 from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder

@@ -23,8 +23,8 @@ from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.files import locked
 from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
+from wholegrain.towers.base_model import load_base
 from wholegrain.towers.io import save_model
-from wholegrain.towers.sources.base_model import load_base
 from wholegrain.towers.sources.small import SmallImageTower
 from wholegrain.workflows.compete import Rules, compete
 from wholegrain.workflows.runs import measured

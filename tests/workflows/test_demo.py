@@ -14,8 +14,8 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.report.entry import Entry
+from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.io import base_folder
-from wholegrain.towers.sources.base_model import load_base, load_weak_kinds
 from wholegrain.workflows.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
 
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))

@@ -24,8 +24,8 @@ def gates(*, data: Path | None = None, model: str | None = None, glyphs: str = "
     from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
     from wholegrain.data.scenes.world import World
     from wholegrain.progress import counted, showing
+    from wholegrain.towers.base_model import load_base
     from wholegrain.towers.io import load_model
-    from wholegrain.towers.sources.base_model import load_base
     from wholegrain.workflows.gates import run_gates
 
     world = World(glyphs=glyphs)

@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from wholegrain.towers.heads.registry import HeadConfig, convert_head
+    from wholegrain.towers.convert import convert_head
+    from wholegrain.towers.heads.registry import HeadConfig
     from wholegrain.towers.io import load_model, needs_tokenizer, save_model
     from wholegrain.towers.model import Model
 
 __all__ = ["HeadConfig", "Model", "convert_head", "load_model", "needs_tokenizer", "save_model"]
 
-_HOME = {"HeadConfig": "heads.registry", "convert_head": "heads.registry", "Model": "model"}
+_HOME = {"HeadConfig": "heads.registry", "convert_head": "convert", "Model": "model"}
 
 
 def __getattr__(name: str) -> Any:

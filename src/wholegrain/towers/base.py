@@ -6,14 +6,18 @@ token (its own V). What is learned between that and the shared width ``D`` belon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.towers.branch_tokens import BranchTokens
+
+if TYPE_CHECKING:
+    from wholegrain.towers.mlp_branches import MlpBranches
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -59,37 +63,6 @@ class RawText:
         return replace(self, **{f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)})
 
 
-class ImageTower(Protocol):
-    """Normalised float pixels ``[B, C, H, W]`` in, :class:`RawImage` out; ``needs`` may hold ``patches``."""
-
-    width: int
-    can_branch: bool
-
-    def __call__(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage: ...
-    def add_branches(self, count: int, *, patches_see: str, legacy_plus_one: bool, noise: float) -> None: ...
-    def add_mlp_branches(self, count: int, blocks: int = 3) -> None: ...
-    def tune(self, how: str) -> None: ...
-    def config(self) -> dict[str, Any]:
-        """JSON-able, with ``kind``; enough to build the same architecture again."""
-        ...
-
-
-class TextTower(Protocol):
-    """Token rows ``[N, L]`` (trimmed) and their lengths in, :class:`RawText` out; ``needs`` may hold ``tokens``.
-
-    ``true_length`` says that a row gives the same result however far it is padded, so that trimmed rows may be run as they are.
-    A tower without it pads every call to ``context_length`` itself and returns tokens for the given L only.
-    """
-
-    width: int
-    true_length: bool
-    context_length: int
-
-    def __call__(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText: ...
-    def tune(self, how: str) -> None: ...
-    def config(self) -> dict[str, Any]: ...
-
-
 def real_tokens(length_N: Tensor, count: int) -> Tensor:
     """bool ``[N, count]``, True at the first ``length_N`` positions of each row.
 
@@ -117,11 +90,27 @@ class TunedModule(nn.Module):
 
     Frozen stages also stay in eval mode (no dropout, fixed BatchNorm statistics), so a frozen tower gives the same features in
     every epoch and they may be cached. With ``fixed_batchnorm``, BatchNorm stays in eval mode in tuned stages, too.
+
+    Attributes:
+        width: V.
+        tuned: what is trained, as :meth:`tune` takes it.
+        retired: names of parameters that are kept but no longer used.
     """
 
+    width: int
     fixed_batchnorm = False
     tuned = "all"
-    retired: tuple[str, ...] = ()  # parameters that are kept but no longer used
+    retired: tuple[str, ...] = ()
+    _config: dict[str, Any]  # what :meth:`config` says beside what may change later
+
+    def config(self) -> dict[str, Any]:
+        """JSON-able, with ``kind``; enough for :mod:`wholegrain.towers.io` to build the same architecture again."""
+        return {**self._config, "tune": self.tuned}
+
+    @property
+    def frozen(self) -> bool:
+        """No parameter is trained, so what the tower gives may be cached."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
 
     def stages(self) -> list[nn.Module]:
         """The parts of the tower from input to output; whatever is in none of them counts as before the first."""
@@ -165,6 +154,101 @@ class TunedModule(nn.Module):
         return self
 
 
+class ImageTower(TunedModule):
+    """Normalised float pixels ``[B, C, H, W]`` in, :class:`RawImage` out.
+
+    Attributes:
+        can_branch: it can hold class tokens (:meth:`add_branches`).
+        fixed_size: it takes pictures of one size alone.
+        branches: the class tokens that it holds, if any.
+        mlp_branches: into which streams its last blocks were split, if they were.
+    """
+
+    can_branch = False
+    fixed_size = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branches: BranchTokens | None = None
+        self.mlp_branches: MlpBranches | None = None
+
+    if TYPE_CHECKING:
+
+        def __call__(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage: ...
+
+    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
+        """Patches come if ``needs`` holds them; ``kept_BK``: from these patches alone, of a tower that is ``droppable``."""
+        raise NotImplementedError
+
+    @property
+    def droppable(self) -> int:
+        """How many patches there are of which some may be left out; 0 if none may."""
+        return 0
+
+    def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
+        """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branch_tokens`.
+
+        Raises:
+            UserError: it cannot hold them, or has branches.
+        """
+        raise UserError("this image tower cannot have branches; choose a Vision Transformer for this recipe")
+
+    def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
+        """Splits the last blocks into H streams; see :mod:`wholegrain.towers.mlp_branches`.
+
+        Raises:
+            UserError: it has no such blocks, or has branches.
+        """
+        self.add_branches(count)
+
+    def branch_config(self) -> dict[str, Any]:
+        """The part of :meth:`config` that says which branches were added."""
+        branches = None if self.branches is None else self.branches.settings
+        streams = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}
+        return {"branches": branches, **streams}
+
+    def resize(self, image_size: int) -> None:
+        """Brings the tower to pictures of another size, by interpolated positions.
+
+        Raises:
+            UserError: it cannot be changed, or not to that size.
+        """
+        raise UserError(f"the picture size of a {type(self).__name__} cannot be changed; choose a Vision Transformer")
+
+
+class TextTower(TunedModule):
+    """Token rows ``[N, L]`` (trimmed) and their lengths in, :class:`RawText` out.
+
+    Attributes:
+        context_length: the longest row.
+        true_length: a row gives the same result however far it is padded, so that trimmed rows may be run as they are. A tower
+            without it pads every call to ``context_length`` itself and returns tokens for the given L only.
+    """
+
+    context_length: int
+    true_length: bool
+
+    if TYPE_CHECKING:
+
+        def __call__(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText: ...
+
+    def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
+        """Tokens come if ``needs`` holds them."""
+        raise NotImplementedError
+
+    def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
+        """Brings the tower to rows of another length.
+
+        Args:
+            context: the new length.
+            resample: makes of the table of positions ``[L, V]`` one of ``context`` rows, for towers that have a table.
+
+        Raises:
+            UserError: the tower cannot have that context.
+        """
+        raise NotImplementedError
+
+
 @torch.no_grad()
 def keeps_true_length(tower: TextTower, end_id: int, pad_id: int, tolerance: float = 1e-4) -> bool:
     """Whether a text tower gives the same for trimmed and for fully padded rows; the test that grants ``true_length``.
@@ -172,11 +256,10 @@ def keeps_true_length(tower: TextTower, end_id: int, pad_id: int, tolerance: flo
     Runs two short random rows at their true length and padded to the context, in eval mode, and compares pooled and token
     features relative to their size. ``end_id`` is the token that ends a text.
     """
-    module = cast(nn.Module, tower)
-    was_training, granted = module.training, tower.true_length
-    module.eval()
+    was_training, granted = tower.training, tower.true_length
+    tower.eval()
     tower.true_length = True
-    device = next(module.parameters()).device
+    device = next(tower.parameters()).device
     length = min(7, tower.context_length - 1)
     random = torch.Generator().manual_seed(0)
     rows = torch.randint(3, max(4, end_id), (2, length), generator=random)
@@ -187,7 +270,7 @@ def keeps_true_length(tower: TextTower, end_id: int, pad_id: int, tolerance: flo
     try:
         pairs = [tower(x.to(device), lengths, frozenset({"tokens"})) for x in (rows, padded)]
     finally:
-        module.train(was_training)
+        tower.train(was_training)
         tower.true_length = granted
     return all(_close(a, b, tolerance) for a, b in _compared(pairs[0], pairs[1], length))
 

@@ -34,9 +34,10 @@ from wholegrain.files import digest, read_json, sha256, shown
 from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import Tokenizer, load_tokenizer
-from wholegrain.towers.base import TunedModule
+from wholegrain.towers.base import ImageTower, TextTower
 from wholegrain.towers.bounds import check_finite, check_numbers, dry
-from wholegrain.towers.heads.registry import HeadConfig, build_head, convert_head
+from wholegrain.towers.convert import convert_head
+from wholegrain.towers.heads.registry import HeadConfig, build_head
 from wholegrain.towers.lora import plain_state
 from wholegrain.towers.model import Model
 from wholegrain.towers.positions import fitted, split_options
@@ -83,7 +84,7 @@ def load_model(
 
             Behind it may stand ``,context=248``, ``,positions=interpolate`` and ``,image_size=336``.
         tokenizer: for ``small``; other models bring theirs.
-        head: converts the head after loading (:func:`wholegrain.towers.heads.registry.convert_head`).
+        head: converts the head after loading (:func:`wholegrain.towers.convert.convert_head`).
         context_length, positions, image_size: a longer or shorter context, and another picture size, by interpolated positions; see
             :mod:`wholegrain.towers.positions`.
 
@@ -196,17 +197,17 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     return small_model(SmallConfig(**settings), tokenizer)
 
 
-def build_image_tower(config: dict[str, Any]) -> TunedModule:
+def build_image_tower(config: dict[str, Any]) -> ImageTower:
     """The image tower of a saved configuration, with random weights."""
     config = dict(config)
     tune, branches, fixed = config.pop("tune", "all"), config.pop("branches", None), config.pop("fixed_batchnorm", False)
     streams = config.pop("mlp_branches", None)
-    makers: dict[str, Callable[[], TunedModule]] = {
+    makers: dict[str, Callable[[], ImageTower]] = {
         "small": lambda: SmallImageTower(structure(config["small"], SmallConfig)),
         "timm": lambda: timm_tower(config["name"], config["image_size"], config["kwargs"], fixed_batchnorm=fixed),
         "open_clip": lambda: build_open_clip_image(config),
     }
-    tower: Any = makers[config["kind"]]()
+    tower = makers[config["kind"]]()
     if branches is not None:
         tower.add_branches(**branches)
     if streams is not None:
@@ -215,11 +216,11 @@ def build_image_tower(config: dict[str, Any]) -> TunedModule:
     return tower
 
 
-def build_text_tower(config: dict[str, Any]) -> TunedModule:
+def build_text_tower(config: dict[str, Any]) -> TextTower:
     """The text tower of a saved configuration, with random weights."""
     config = dict(config)
     tune, pad_id, true_length = config.pop("tune", "all"), config.pop("pad_id", 0), config.pop("true_length", True)
-    makers: dict[str, Callable[[], TunedModule]] = {
+    makers: dict[str, Callable[[], TextTower]] = {
         "small": lambda: small_text_tower(structure(config["small"], SmallConfig), config["vocab_size"]),
         "hf": lambda: build_hf_text(config),
         "open_clip": lambda: build_open_clip_text(config, pad_id, true_length),
@@ -245,8 +246,8 @@ def save_model(model: Model, folder: str | Path) -> None:
         model.tokenizer.save(aside)
         record: dict[str, Any] = {
             "format": FORMAT,
-            "image": model.image_tower.config(),  # type: ignore[operator]
-            "text": model.text_tower.config(),  # type: ignore[operator]
+            "image": model.image_tower.config(),
+            "text": model.text_tower.config(),
             "head": model.head.config(),
             "bias": model.bias is not None,
             "preprocess": model.preprocess.to_json(),

@@ -13,7 +13,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.base import NOTHING, RawImage, RawText, TunedModule
+from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText, TextTower
 from wholegrain.towers.heads.base import PlainHead
 
 
@@ -33,8 +33,8 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        image_tower: TunedModule,
-        text_tower: TunedModule,
+        image_tower: ImageTower,
+        text_tower: TextTower,
         head: PlainHead,
         preprocess: Preprocess,
         tokenizer: Tokenizer,
@@ -43,8 +43,8 @@ class Model(nn.Module):
         bias: float | None = None,
     ) -> None:
         super().__init__()
-        self.image_tower: TunedModule = image_tower
-        self.text_tower: TunedModule = text_tower
+        self.image_tower: ImageTower = image_tower
+        self.text_tower: TextTower = text_tower
         self.head: PlainHead = head
         self.preprocess = preprocess
         self.tokenizer = tokenizer
@@ -90,7 +90,7 @@ class Model(nn.Module):
     @property
     def score(self) -> Callable[[ImageFeatures, TextFeatures], Tensor] | None:
         """How a head that scores pairs jointly does so, ``score(images, texts) -> [B, N]``; ``None`` where the cosine is meant."""
-        return self.head.score
+        return self.head.score if self.head.scores_pairs else None
 
     @property
     def score_needs(self) -> frozenset[str]:
@@ -100,17 +100,16 @@ class Model(nn.Module):
     @property
     def image_frozen(self) -> bool:
         """No parameter of the image tower is trained, so raw image features may be cached."""
-        return not any(p.requires_grad for p in self.image_tower.parameters())
+        return self.image_tower.frozen
 
     @property
     def text_frozen(self) -> bool:
         """No parameter of the text tower is trained, so raw text features may be cached."""
-        return not any(p.requires_grad for p in self.text_tower.parameters())
+        return self.text_tower.frozen
 
     def raw_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         """uint8 pixels of the model's size to what its head needs of the image tower; ``kept_BK``: from these patches alone."""
-        some = () if kept_BK is None else (kept_BK,)
-        return self.image_tower(self.preprocess.normalise(pixels_BCHW), self.head.raw_needs(needs), *some)
+        return self.image_tower(self.preprocess.normalise(pixels_BCHW), self.head.raw_needs(needs), kept_BK)
 
     def raw_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """Token rows to what the head needs of the text tower."""

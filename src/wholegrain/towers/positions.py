@@ -22,18 +22,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
-from torch import Tensor, nn
+from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.hf_text import HfTextTower
-from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower
-from wholegrain.towers.sources.small import RecurrentTextTower, SmallTextTower, at_image_size
-from wholegrain.towers.sources.timm import TimmImageTower
+from wholegrain.towers.sources.small import SmallImageTower, at_image_size
 
 KEPT = 20
 MOST = {"context": 2**13, "image_size": 4096}
@@ -109,59 +104,32 @@ def _read_at(table_LV: Tensor, place_N: Tensor) -> Tensor:
 
 
 def _set_context(model: Model, context: int, positions: str) -> None:
-    tower: Any = model.text_tower
-    old = tower.context_length
+    tower, old = model.text_tower, model.text_tower.context_length
     if context == old:
         return
     if context < old and not tower.true_length:
         raise UserError(f"the text tower reads its padding up to {old} tokens, so a context of {context} would change every text")
 
-    def table(old_LV: Tensor) -> nn.Parameter:
+    def resample(table_LV: Tensor) -> Tensor:
         if context < old:
-            return nn.Parameter(old_LV.detach()[:context].clone())
-        return nn.Parameter(stretched(old_LV, context) if positions == "stretch" else interpolated(old_LV, context))
+            return table_LV.detach()[:context].clone()
+        return stretched(table_LV, context) if positions == "stretch" else interpolated(table_LV, context)
 
-    if isinstance(tower, OpenClipTextTower):
-        tower.set_positions(table(tower.net.positional_embedding))
-    elif isinstance(tower, SmallTextTower):
-        tower.set_positions(table(tower.positions_LV))
-    elif isinstance(tower, RecurrentTextTower):
-        tower.set_context(context)  # it has no positions
-    elif isinstance(tower, HfTextTower):
-        limit = getattr(tower.net.config, "max_position_embeddings", context)
-        if context > limit:
-            raise UserError(
-                f"the text tower ({tower.net.config.model_type}) has {limit} positions and they cannot be stretched here; set context={limit} or less"
-            )
-        tower.context_length = context
+    tower.set_context(context, resample)
     tower.tune(tower.tuned)
     room = old - model.tokenizer.context_length  # CLIPA's tokeniser leaves one place empty
     model.tokenizer = model.tokenizer.with_context(context - room)
 
 
 def _with_image_size(model: Model, size: int) -> Model:
-    tower: Any = model.image_tower
-    if getattr(tower, "branches", None) is not None:
+    tower = model.image_tower
+    if tower.branches is not None:
         raise UserError(
             "the image tower has branches, whose mask belongs to its picture size; change the size of the model that they start from"
         )
-    if isinstance(tower, OpenClipImageTower):
-        _resize_open_clip(tower, size)
-    elif isinstance(tower, TimmImageTower) and tower.config()["kind"] == "small":
+    if isinstance(tower, SmallImageTower):
         return at_image_size(model, size)
-    elif isinstance(tower, TimmImageTower) and tower.is_vit:
-        tower.set_image_size(size)
-    else:
-        raise UserError(f"the picture size of a {type(tower).__name__} cannot be changed; choose a Vision Transformer")
+    tower.resize(size)
     tower.tune(tower.tuned)
     model.preprocess = replace(model.preprocess, size=size)
     return model
-
-
-def _resize_open_clip(tower: OpenClipImageTower, size: int) -> None:
-    patch = int(tower.net.patch_size[0])
-    if size % patch:
-        raise UserError(f"a picture of {size} pixels does not fall into patches of {patch}; use a multiple of it")
-    side = size // patch
-    table_1SV = resample_abs_pos_embed(tower.net.positional_embedding.detach()[None], [side, side], num_prefix_tokens=1)
-    tower.set_positions(nn.Parameter(table_1SV[0].clone()), size)

@@ -8,7 +8,6 @@ from typing import Any, NotRequired, TypedDict
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.tensor_files import Header
 
 AGAIN = "save the model again"
@@ -68,12 +67,11 @@ def check_fits(model: Model, header: Header, path: Path) -> None:
 
 
 def _check_parts(model: Model, path: Path) -> None:
-    config: Any = model.image_tower.config()  # type: ignore[operator]
+    config = model.image_tower.config()
     places = (config, config.get("small"), config.get("model", {}).get("vision_cfg"))
     stated = next((place["image_size"] for place in places if place and "image_size" in place), None)
-    fixed = getattr(model.image_tower, "is_vit", False) or isinstance(model.image_tower, OpenClipImageTower)  # others take any size
-    size = stated if fixed and isinstance(stated, int) else model.preprocess.size
-    rows, context = model.tokenizer.context_length, getattr(model.text_tower, "context_length", model.tokenizer.context_length)
+    size = stated if model.image_tower.fixed_size and isinstance(stated, int) else model.preprocess.size
+    rows, context = model.tokenizer.context_length, model.text_tower.context_length
     for what, one, other in (
         ("sizes of pictures", model.preprocess.size, size),
         ("widths of images", model.head.widths.image, model.image_tower.width),

@@ -13,7 +13,8 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
-from wholegrain.towers.heads.registry import HeadConfig, convert_head
+from wholegrain.towers.convert import convert_head
+from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.lora import add_lora
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint

@@ -26,10 +26,10 @@ from wholegrain.evaluation.suite import evaluate
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.progress import counted, showing
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.heads.whiten import whiten_head
 from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.small import SmallConfig, at_image_size, small_model
+from wholegrain.towers.whiten import whiten_head
 from wholegrain.training.step import seed_everything
 from wholegrain.workflows.gates import weak_kinds
 from wholegrain.workflows.runs import drawn, trained

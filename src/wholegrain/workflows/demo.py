@@ -25,8 +25,8 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.progress import counted, showing
 from wholegrain.report.report import Entry, write_report
 from wholegrain.report.terminal import show_twin
+from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.base_model import load_base, load_weak_kinds
 from wholegrain.workflows.runs import drawn, measured, trained
 
 METHODS = ("clip", "negclip", "sparc", "ce_clip", "holistic", "wholegrain")

@@ -6,7 +6,7 @@ With q[g] a text's query, k[s,g] and w[s,g] an image's keys and values in attent
     z          = M concat_g(u[g]) + m
     score(i,n) = cos( z(i, n), t(n) )
 
-What is learned lies in a head (:mod:`wholegrain.towers.heads.pair_heads`): keys and values are made once an image, queries once a text,
+What is learned lies in a head (:mod:`wholegrain.towers.heads.attention`): keys and values are made once an image, queries once a text,
 so a pair costs the attention and M alone. Released code of FLAIR normalises and projects a text anew for every image that it
 meets (17 times at 128 images and 8 texts each).
 """

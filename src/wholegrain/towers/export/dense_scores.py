@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
@@ -46,7 +45,7 @@ def _pacl(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
     assert image.patches_BPD is not None
     patches_BPD, text_ND = unit(image.patches_BPD), unit(text.pooled_ND)
     near_BNP = torch.einsum("bpd,nd->bnp", patches_BPD, text_ND)
-    pooled_BND = (near_BNP / head.temperature).softmax(-1) @ image.patches_BPD
+    pooled_BND = (near_BNP / head.settings.pool_temperature).softmax(-1) @ image.patches_BPD
     return torch.einsum("bnd,nd->bn", unit(pooled_BND), text_ND)
 
 
@@ -73,9 +72,6 @@ def _fusion(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
     def columns(x: Tensor) -> Tensor:
         return x[None].expand(B, *x.shape).flatten(0, 1)
 
-    here = ImageFeatures(rows(image.pooled_BD), patches_BPD=rows(patches))
-    there = TextFeatures(columns(text.pooled_ND), columns(tokens), columns(mask))
-    score = head.fusion(here, there)
-    if head.cosine:
-        score = score + head.cosine * cosine_similarity(here.pooled_BD, there.pooled_ND)
-    return score.view(B, N)
+    images = ImageFeatures(rows(image.pooled_BD), patches_BPD=rows(patches))
+    texts = TextFeatures(columns(text.pooled_ND), columns(tokens), columns(mask))
+    return head.with_cosine(head.fusion(images, texts), images, texts).view(B, N)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.base import NOTHING, RawImage, RawText
-
-if TYPE_CHECKING:
-    from wholegrain.towers.model import Model
+from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText
 
 PROJECTIONS = ("linear", "linear_bias", "identity")
 
@@ -32,19 +29,23 @@ class Widths:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What is asked of a head: its own keys of a recipe's ``model.head_settings``. The plain head has none."""
+    """The settings of a head: its own keys of a recipe's ``model.head_settings``. The plain head has none.
+
+    Raises:
+        UserError: a number outside its range in ``ranges``, name -> (least, greatest).
+    """
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in self.ranges.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise UserError(f"head_settings.{name} is {value:,}; it must be a number from {least} to {most:,}")
 
     def resolved(self, widths: Widths) -> Self:
         """The same with what each default means for these widths."""
         return self
-
-
-def within(settings: HeadSettings, **ranges: tuple[float, float]) -> None:
-    """Raises :class:`UserError` for a number outside its range (least, greatest)."""
-    for name, (least, most) in ranges.items():
-        value = getattr(settings, name)
-        if not least <= value <= most:
-            raise UserError(f"head_settings.{name} is {value:,}; it must be a number from {least} to {most:,}")
 
 
 def _projection(form: str, width: int, shared: int) -> nn.Module:
@@ -62,31 +63,39 @@ def _projection(form: str, width: int, shared: int) -> nn.Module:
 class PlainHead(nn.Module):
     """One projection per side: image V -> D, text V -> D.
 
-    Other heads may give losses more than patches and tokens (``gives``, out of ``losses.contract.NEEDS``), and may score pairs
-    jointly: then ``score(images, texts) -> [B, N]`` is not ``None`` and ``score_needs`` says what of the features it needs. ``Settings`` is
-    the class of what may be asked of a head of this kind.
+    What a head is, by its class:
+
+    * ``Settings``: its settings; ``saved`` has the name of each in :meth:`config`, and so in saved models.
+    * ``gives``: what it gives losses beside patches and tokens, out of ``losses.contract.NEEDS``.
+    * ``scores_pairs``: whether it scores pairs jointly, by :meth:`score`; ``score_needs`` says what of the features that needs.
+
+    Args:
+        widths: sizes.
+        settings: of the class ``Settings``; ``None`` means the defaults.
     """
 
     kind = "plain"
     Settings: ClassVar[type[HeadSettings]] = HeadSettings
+    saved: ClassVar[dict[str, str]] = {}
     gives: frozenset[str] = NOTHING
+    scores_pairs = False
     score_needs: frozenset[str] = NOTHING
-    score: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
 
-    def __init__(self, widths: Widths) -> None:
+    def __init__(self, widths: Widths, settings: HeadSettings | None = None) -> None:
         super().__init__()
         self.widths = widths
+        self.settings = (self.Settings() if settings is None else settings).resolved(widths)
         self.image = _projection(widths.image_projection, widths.image, widths.shared)
         self.text = _projection(widths.text_projection, widths.text, widths.shared)
 
     @classmethod
-    def asked(cls, model: Model, widths: Widths, settings: Any) -> PlainHead:
-        """A new head of this kind for a model, whose image tower gets what the head needs of it."""
-        return cls(widths)
+    def from_settings(cls, widths: Widths, settings: Any, tower: ImageTower) -> Self:
+        """A new head of this kind for a model with this image tower, which gets what the head needs of it."""
+        return cls(widths, settings)
 
-    def settings(self, model: Model) -> HeadSettings:
-        """What this head, in its model, was asked for (:meth:`HeadSettings.resolved`)."""
-        return HeadSettings()
+    def settings_with(self, tower: ImageTower) -> HeadSettings:
+        """The settings by which :meth:`from_settings` makes this head and what it has put into its model's image tower."""
+        return self.settings
 
     @property
     def width(self) -> int:
@@ -114,28 +123,43 @@ class PlainHead(nn.Module):
 
     def patches_as_images(self, raw: RawImage) -> Tensor:
         """Raw patches to ``[B, P, D]`` by the way that a pooled vector goes; where that has no layer of its own, as patches always."""
-        return self.image(there(raw.patches_BPV))
+        return self.image(required(raw.patches_BPV))
 
     def _patches(self, raw: RawImage, needs: frozenset[str]) -> tuple[Tensor | None, tuple[int, int] | None]:
-        return (self.image(there(raw.patches_BPV)), raw.grid) if "patches" in needs else (None, None)
+        return (self.image(required(raw.patches_BPV)), raw.grid) if "patches" in needs else (None, None)
 
     def _tokens(self, raw: RawText, needs: frozenset[str]) -> tuple[Tensor | None, Tensor | None]:
-        return (self.text(there(raw.tokens_NLV)), raw.mask_NL) if "tokens" in needs else (None, None)
+        return (self.text(required(raw.tokens_NLV)), raw.mask_NL) if "tokens" in needs else (None, None)
 
     def keep_in_range(self) -> None:
         """Called after every optimiser step, for heads that learn what has bounds."""
 
+    def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Joint scores ``[B, N]`` of all images with all texts, on the device of the features; of heads with ``scores_pairs``."""
+        raise NotImplementedError(f"pairs of a {self.kind} head are scored by the cosine")
+
     def config(self) -> dict[str, Any]:
         """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
-        return {"kind": self.kind, "widths": asdict(self.widths)}
+        saved = {key: getattr(self.settings, name) for name, key in self.saved.items()}
+        return {"kind": self.kind, "widths": asdict(self.widths), **saved}
 
-    def start_from(self, other: nn.Module) -> None:
+    def start_from(self, other: PlainHead) -> None:
         """Takes another head's projections."""
-        for side in ("image", "text"):
-            getattr(self, side).load_state_dict(getattr(other, side).state_dict())
+        self.image.load_state_dict(other.image.state_dict())
+        self.text.load_state_dict(other.text.state_dict())
 
 
-def there(part: Tensor | None) -> Tensor:
+def required(part: Tensor | None) -> Tensor:
+    """Raw patches, tokens or class tokens that a head cannot do without.
+
+    Raises:
+        ValueError: the tower was not told to give them.
+    """
     if part is None:
         raise ValueError("the raw features lack patches or tokens that were asked for; ask the tower for them with raw_needs")
     return part
+
+
+def without_patches(image: ImageFeatures, needs: frozenset[str]) -> ImageFeatures:
+    """The same features, whose patches go where only the head itself had a use for them."""
+    return image if "patches" in needs else replace(image, patches_BPD=None, grid=None)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures
-from wholegrain.towers.base import NOTHING, RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, there, within
-
-if TYPE_CHECKING:
-    from wholegrain.towers.model import Model
+from wholegrain.towers.base import NOTHING, ImageTower, RawImage
+from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required
 
 
 class BranchReadout(nn.Module):
@@ -45,7 +42,7 @@ class BranchReadout(nn.Module):
 
 @dataclass(frozen=True)
 class TokenSettings(HeadSettings):
-    """What heads with several vectors an image are asked for.
+    """The settings of heads with several vectors an image.
 
     Attributes:
         source: where they come from: ``tokens`` (class tokens inside the image tower), ``readout`` (learned attention read-outs of the
@@ -59,11 +56,12 @@ class TokenSettings(HeadSettings):
     patches_see: str = "auto"
     legacy_plus_one: bool = False
     noise: float = 0.02
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"noise": (0, 100)}
 
     def __post_init__(self) -> None:
         if self.source not in ("auto", "tokens", "readout", "mlp"):
             raise UserError(f"head_settings.source is {self.source!r}; use auto, tokens, readout or mlp")
-        within(self, noise=(0, 100))
+        super().__post_init__()
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,7 @@ class BranchSettings(TokenSettings):
 
     branches: int = 5
     branch_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        within(self, branches=(1, 1024), branch_blocks=(0, 1024))
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {**TokenSettings.ranges, "branches": (1, 1024), "branch_blocks": (0, 1024)}
 
 
 class BranchHead(PlainHead):
@@ -92,24 +87,25 @@ class BranchHead(PlainHead):
 
     kind = "branches"
     Settings = BranchSettings
+    saved: ClassVar[dict[str, str]] = {"branches": "branches", "source": "source"}
+    settings: BranchSettings
+
+    def __init__(self, widths: Widths, settings: BranchSettings | None = None) -> None:
+        super().__init__(widths, settings)
+        settings = self.settings
+        readout = settings.source == "readout"
+        self.readout = BranchReadout(widths.image, settings.branches, settings.noise) if readout else None
 
     @classmethod
-    def asked(cls, model: Model, widths: Widths, settings: BranchSettings) -> BranchHead:
+    def from_settings(cls, widths: Widths, settings: BranchSettings, tower: ImageTower) -> Self:
         """A new head; class tokens or streams are put into the image tower where branches come from there."""
-        source = branch_source(model, settings, settings.branches, settings.branch_blocks)
-        return cls(widths, settings.branches, source, settings.noise)
+        source = prepare_tower(tower, settings, settings.branches, settings.branch_blocks)
+        return cls(widths, replace(settings, source=source))
 
-    def settings(self, model: Model) -> BranchSettings:
-        """What it was asked for."""
-        streams = getattr(model.image_tower, "mlp_branches", None)
-        blocks = 0 if streams is None else streams.blocks
-        return BranchSettings(**token_settings(model, self.source), branches=self.branches, branch_blocks=blocks)
-
-    def __init__(self, widths: Widths, branches: int = 5, source: str = "tokens", noise: float = 0.02) -> None:
-        super().__init__(widths)
-        self.branches = branches
-        self.source = source
-        self.readout = BranchReadout(widths.image, branches, noise) if source == "readout" else None
+    def settings_with(self, tower: ImageTower) -> BranchSettings:
+        """With what the tower says of its tokens or streams."""
+        blocks = 0 if tower.mlp_branches is None else tower.mlp_branches.blocks
+        return replace(self.settings, **tokens_in(tower), branch_blocks=blocks)
 
     def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
         """Read-outs need patches; class tokens come with the tower."""
@@ -118,30 +114,25 @@ class BranchHead(PlainHead):
     def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
         """All branches, always; patches if asked for."""
         if self.readout is not None:
-            classes_BHV = self.readout(raw.pooled_BV, there(raw.patches_BPV))
+            classes_BHV = self.readout(raw.pooled_BV, required(raw.patches_BPV))
         else:
-            classes_BHV = there(raw.classes_BHV)
+            classes_BHV = required(raw.classes_BHV)
         branches_BHD = self.image(classes_BHV)
         pooled_BD = nn.functional.normalize(branches_BHD.float(), dim=-1).mean(1).to(branches_BHD.dtype)
         return ImageFeatures(pooled_BD, branches_BHD, *self._patches(raw, needs))
 
-    def config(self) -> dict[str, Any]:
-        """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
-        return {**super().config(), "branches": self.branches, "source": self.source}
 
-
-def branch_source(model: Model, settings: TokenSettings, count: int, blocks: int | None = None) -> str:
-    """Puts ``count`` class tokens, or streams, into the image tower where they belong there, and says where branches come from.
+def prepare_tower(tower: ImageTower, settings: TokenSettings, count: int, blocks: int | None = None) -> str:
+    """Puts ``count`` class tokens, or streams, into an image tower where they belong there, and says where branches come from.
 
     ``blocks``: in how many blocks streams part; ``None`` for a head that cannot have streams.
     """
-    tower: Any = model.image_tower
     source, see, legacy = settings.source, settings.patches_see, settings.legacy_plus_one
-    if source == "mlp" and (blocks is None or model.image_frozen):
+    if source == "mlp" and (blocks is None or tower.frozen):
         why = "the head's tokens are no branches" if blocks is None else "the image tower is frozen"
         raise UserError(f"source = 'mlp' makes branches of the image tower's own blocks, and {why}; use source = 'auto'")
     if source == "auto":
-        source = "tokens" if tower.can_branch and not model.image_frozen else "readout"
+        source = "tokens" if tower.can_branch and not tower.frozen else "readout"
     if source != "tokens" and (see != "auto" or legacy):
         raise UserError(f"patches_see and legacy_plus_one are of class tokens, and here source is '{source}'; leave them out")
     if source != "mlp" and blocks:
@@ -153,8 +144,6 @@ def branch_source(model: Model, settings: TokenSettings, count: int, blocks: int
     return source
 
 
-def token_settings(model: Model, source: str) -> dict[str, Any]:
-    """What the class tokens in a model's image tower were asked for: fields of :class:`TokenSettings`."""
-    tokens = getattr(model.image_tower, "branches", None)
-    made = {} if tokens is None else {k: v for k, v in tokens.settings.items() if k != "count"}
-    return {"source": source, **made}
+def tokens_in(tower: ImageTower) -> dict[str, Any]:
+    """How the class tokens in an image tower were made: fields of :class:`TokenSettings`; empty for a tower without any."""
+    return {} if tower.branches is None else {k: v for k, v in tower.branches.settings.items() if k != "count"}

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,8 @@ from torch import Tensor, nn
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import MAX_SCALE
 from wholegrain.towers.base import NOTHING, RawImage, RawText
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, within
-from wholegrain.towers.heads.pair_heads import split_heads
-
-if TYPE_CHECKING:
-    from wholegrain.towers.model import Model
+from wholegrain.towers.heads.attention import split_heads
+from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required, without_patches
 
 
 class CrossAttention(nn.Module):
@@ -46,12 +43,12 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.mix.weight)
         nn.init.zeros_(self.mix.bias)
 
-    def ask(self, vector_ND: Tensor) -> Tensor:
+    def queries(self, vector_ND: Tensor) -> Tensor:
         """Scaled queries ``[N, G, E]``."""
         query = self.query(self.norm_query(vector_ND)).unflatten(-1, (self.heads, -1))
         return query / query.shape[-1] ** 0.5
 
-    def offer(self, slots_NSD: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, slots_NSD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values ``[N, S, G, E]``."""
         slots_NSD = self.norm_slot(slots_NSD)
         return self.key(slots_NSD).unflatten(-1, (self.heads, -1)), self.value(slots_NSD).unflatten(-1, (self.heads, -1))
@@ -64,9 +61,7 @@ class CosmosSettings(HeadSettings):
     """
 
     attention_heads: int = 8
-
-    def __post_init__(self) -> None:
-        within(self, attention_heads=(1, 1024))
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"attention_heads": (1, 1024)}
 
     def resolved(self, widths: Widths) -> Self:
         """A number of heads that divides the width."""
@@ -78,20 +73,13 @@ class CosmosHead(PlainHead):
 
     kind = "cosmos"
     Settings = CosmosSettings
+    saved: ClassVar[dict[str, str]] = {"attention_heads": "heads"}
     gives = frozenset({"cross"})
+    settings: CosmosSettings
 
-    @classmethod
-    def asked(cls, model: Model, widths: Widths, settings: CosmosSettings) -> CosmosHead:
-        """A new head."""
-        return cls(widths, settings.attention_heads)
-
-    def settings(self, model: Model) -> CosmosSettings:
-        """What it was asked for."""
-        return CosmosSettings(self.to_words.heads)
-
-    def __init__(self, widths: Widths, heads: int = 8) -> None:
-        super().__init__(widths)
-        heads = split_heads(widths.shared, heads)
+    def __init__(self, widths: Widths, settings: CosmosSettings | None = None) -> None:
+        super().__init__(widths, settings)
+        heads = self.settings.attention_heads
         self.to_words, self.to_patches = CrossAttention(widths.shared, heads), CrossAttention(widths.shared, heads)
         self.log_scale_1 = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
@@ -104,13 +92,10 @@ class CosmosHead(PlainHead):
         if "cross" not in needs:
             return super().project_image(raw, needs)
         image = super().project_image(raw, needs | {"patches"})
-        assert image.patches_BPD is not None
-        keys_BPGE, values_BPGE = self.to_patches.offer(image.patches_BPD)
-        if "patches" not in needs:
-            image = replace(image, patches_BPD=None, grid=None)
+        keys_BPGE, values_BPGE = self.to_patches.keys_values(required(image.patches_BPD))
         return replace(
-            image,
-            query_BGE=self.to_words.ask(image.pooled_BD),
+            without_patches(image, needs),
+            query_BGE=self.to_words.queries(image.pooled_BD),
             keys_BGSE=keys_BPGE.transpose(1, 2),
             values_BGSE=values_BPGE.transpose(1, 2),
             learned={
@@ -127,19 +112,13 @@ class CosmosHead(PlainHead):
         if "cross" not in needs:
             return super().project_text(raw, needs)
         text = super().project_text(raw, needs | {"tokens"})
-        assert text.tokens_NLD is not None
-        keys_NLGE, values_NLGE = self.to_words.offer(text.tokens_NLD)
+        keys_NLGE, values_NLGE = self.to_words.keys_values(required(text.tokens_NLD))
         if "tokens" not in needs:
             text = replace(text, tokens_NLD=None)
-        query_NGE = self.to_patches.ask(text.pooled_ND)
+        query_NGE = self.to_patches.queries(text.pooled_ND)
         return replace(text, query_NGE=query_NGE, keys_NLGE=keys_NLGE, values_NLGE=values_NLGE)
 
     @torch.no_grad()
     def keep_in_range(self) -> None:
         """The distillation's scale stays in 1 .. 100, as the model's."""
         self.log_scale_1.clamp_(0.0, math.log(MAX_SCALE))
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
-        return {**super().config(), "heads": self.to_words.heads}
-

@@ -20,7 +20,7 @@ outputs, which is what the loss learns.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,8 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import unit
 from wholegrain.losses.core.pair_scores import blocks, joined
 from wholegrain.towers.base import NOTHING, RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, within
-from wholegrain.towers.heads.pair_heads import split_heads
-
-if TYPE_CHECKING:
-    from wholegrain.towers.model import Model
+from wholegrain.towers.heads.attention import split_heads
+from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
 
 PREFIX = "fusion."
 
@@ -78,7 +75,8 @@ class FusionEncoder(nn.Module):
         self.token.weight.copy_(self.patch.weight)
         same = torch.eye(len(self.ask_F))
         for layer in self.layers:
-            across: Any = layer.multihead_attn
+            assert isinstance(layer, nn.TransformerDecoderLayer)
+            across = layer.multihead_attn
             across.in_proj_weight.copy_(same.repeat(3, 1))
             across.out_proj.weight.copy_(-same / len(self.layers))
 
@@ -92,8 +90,8 @@ class FusionEncoder(nn.Module):
             return torch.stack([part.sum().to(self.ask_F.dtype) for part in parts]).sum().expand(0)
         tokens = torch.where(mask[..., None], tokens, 0.0)
         seen_MPF = self.norm_patch(self.patch(self._even(torch.cat([image.pooled_BD[:, None], patches], 1))))
-        said_MLF = self.token(self._even(torch.cat([text.pooled_ND[:, None], tokens], 1)))
-        x = torch.cat([said_MLF[:, :1] + self.ask_F.to(said_MLF.dtype), said_MLF[:, 1:]], 1)
+        read_MLF = self.token(self._even(torch.cat([text.pooled_ND[:, None], tokens], 1)))
+        x = torch.cat([read_MLF[:, :1] + self.ask_F.to(read_MLF.dtype), read_MLF[:, 1:]], 1)
         empty = pad(~mask, (1, 0))
         for layer in self.layers:
             x = layer(x, seen_MPF, tgt_key_padding_mask=empty)
@@ -130,9 +128,12 @@ class FusionSettings(HeadSettings):
     fusion_width: int = 0
     attention_heads: int = 8
     score_cosine: float = 0.0
-
-    def __post_init__(self) -> None:
-        within(self, layers=(1, 100), fusion_width=(0, 2**14), attention_heads=(1, 1024), score_cosine=(-1000, 1000))
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+        "layers": (1, 100),
+        "fusion_width": (0, 2**14),
+        "attention_heads": (1, 1024),
+        "score_cosine": (-1000, 1000),
+    }
 
     def resolved(self, widths: Widths) -> Self:
         """A width, and a number of heads that divides it."""
@@ -143,29 +144,27 @@ class FusionSettings(HeadSettings):
 class FusionHead(PlainHead):
     """The plain projections, and a :class:`FusionEncoder` on projected patches and tokens.
 
-    ``score(images, texts) -> [B, N]`` is the log-odds, plus ``cosine`` times the cosine (BLIP adds them with weight 1, ALBEF and X-VLM
+    ``score(images, texts) -> [B, N]`` is the log-odds, plus ``score_cosine`` times the cosine (BLIP adds them with weight 1, ALBEF and X-VLM
     do not). The towers and the contrastive loss start as the base model; the network starts from nothing.
     """
 
     kind = "fusion"
     Settings = FusionSettings
+    saved: ClassVar[dict[str, str]] = {
+        "fusion_width": "width",
+        "layers": "layers",
+        "attention_heads": "heads",
+        "score_cosine": "cosine",
+    }
     gives = frozenset({"match"})
+    scores_pairs = True
     score_needs = frozenset({"patches", "tokens"})
+    settings: FusionSettings
 
-    @classmethod
-    def asked(cls, model: Model, widths: Widths, settings: FusionSettings) -> FusionHead:
-        """A new head."""
-        return cls(widths, settings.fusion_width, settings.layers, settings.attention_heads, settings.score_cosine)
-
-    def settings(self, model: Model) -> FusionSettings:
-        """What it was asked for."""
-        return FusionSettings(len(self.fusion.layers), self.inner, self.heads, self.cosine)
-
-    def __init__(self, widths: Widths, width: int = 0, layers: int = 3, heads: int = 8, cosine: float = 0.0) -> None:
-        super().__init__(widths)
-        self.inner, self.cosine = width or widths.shared, cosine
-        self.heads = split_heads(self.inner, heads)
-        self.fusion = FusionEncoder(widths.shared, self.inner, layers, self.heads)
+    def __init__(self, widths: Widths, settings: FusionSettings | None = None) -> None:
+        super().__init__(widths, settings)
+        settings = self.settings
+        self.fusion = FusionEncoder(widths.shared, settings.fusion_width, settings.layers, settings.attention_heads)
 
     def raw_needs(self, needs: frozenset[str]) -> frozenset[str]:
         """Matching is made here."""
@@ -176,8 +175,8 @@ class FusionHead(PlainHead):
         learned = {PREFIX + name: x for name, x in self.fusion.named_parameters()}
         return replace(super().project_image(raw, needs), learned=learned, match=Match(self.fusion))
 
-    def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """``[B, N]``, on the device of the features; a rectangle of pairs at a time."""
+    def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """A rectangle of pairs at a time."""
         device = image.pooled_BD.device
         learned = {PREFIX + name: x.to(device) for name, x in self.fusion.named_parameters()}
         image = ImageFeatures(image.pooled_BD, patches_BPD=image.patches_BPD, learned=learned)
@@ -186,23 +185,19 @@ class FusionHead(PlainHead):
         def block(rows: slice, columns: slice) -> Tensor:
             row, column = torch.arange(rows.start, rows.stop), torch.arange(columns.start, columns.stop)
             pair = torch.cartesian_prod(row, column).view(-1, 2).to(device)
-            here, there = image.select(pair[:, 0]), text.select(pair[:, 1])
-            score = match(here, there)
-            if self.cosine:
-                score = score + self.cosine * cosine_similarity(here.pooled_BD, there.pooled_ND)
-            return score.view(len(row), len(column))
+            images, texts = image.select(pair[:, 0]), text.select(pair[:, 1])
+            return self.with_cosine(match(images, texts), images, texts).view(len(row), len(column))
 
         return joined(blocks(block, len(image.pooled_BD), len(text.pooled_ND), self._cost(image, text)))
+
+    def with_cosine(self, score_M: Tensor, image: ImageFeatures, text: TextFeatures) -> Tensor:
+        """Log-odds ``[M]`` of M images with M texts, row by row, plus their weighted cosine."""
+        weight = self.settings.score_cosine
+        return score_M + weight * cosine_similarity(image.pooled_BD, text.pooled_ND) if weight else score_M
 
     def _cost(self, image: ImageFeatures, text: TextFeatures) -> int:
         """Numbers in memory for each pair, about."""
         patches = 0 if image.patches_BPD is None else image.patches_BPD.shape[1]
         tokens = 0 if text.tokens_NLD is None else text.tokens_NLD.shape[1] + 1
-        width = self.inner + self.widths.shared
-        return 3 * patches * width + 8 * tokens * width + self.heads * tokens * (tokens + patches)
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
-        inner = {"width": self.inner, "layers": len(self.fusion.layers), "heads": self.heads, "cosine": self.cosine}
-        return {**super().config(), **inner}
-
+        width = self.settings.fusion_width + self.widths.shared
+        return 3 * patches * width + 8 * tokens * width + self.settings.attention_heads * tokens * (tokens + patches)

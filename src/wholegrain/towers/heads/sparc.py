@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.base import NOTHING, RawImage, RawText, masked_mean
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, there, within
-
-if TYPE_CHECKING:
-    from wholegrain.towers.model import Model
+from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required
 
 
 @dataclass(frozen=True)
@@ -22,9 +19,7 @@ class SparcSettings(HeadSettings):
     """
 
     hidden: int = 0
-
-    def __post_init__(self) -> None:
-        within(self, hidden=(0, 2**14))
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"hidden": (0, 2**14)}
 
     def resolved(self, widths: Widths) -> Self:
         """0 is the tower's width."""
@@ -44,21 +39,14 @@ class SparcHead(PlainHead):
 
     kind = "sparc"
     Settings = SparcSettings
+    saved: ClassVar[dict[str, str]] = {"hidden": "hidden"}
+    settings: SparcSettings
 
-    @classmethod
-    def asked(cls, model: Model, widths: Widths, settings: SparcSettings) -> SparcHead:
-        """A new head."""
-        return cls(widths, settings.hidden)
-
-    def settings(self, model: Model) -> SparcSettings:
-        """What it was asked for."""
-        return SparcSettings(self.hidden)
-
-    def __init__(self, widths: Widths, hidden: int = 0) -> None:
-        super().__init__(widths)
-        self.hidden = hidden or widths.image
-        self.global_in = nn.Linear(widths.image, self.hidden)
-        self.global_out = nn.Linear(self.hidden, widths.image)
+    def __init__(self, widths: Widths, settings: SparcSettings | None = None) -> None:
+        super().__init__(widths, settings)
+        hidden = self.settings.hidden
+        self.global_in = nn.Linear(widths.image, hidden)
+        self.global_out = nn.Linear(hidden, widths.image)
         nn.init.zeros_(self.global_out.weight)
         nn.init.zeros_(self.global_out.bias)
 
@@ -68,12 +56,12 @@ class SparcHead(PlainHead):
 
     def project_image(self, raw: RawImage, needs: frozenset[str] = NOTHING) -> ImageFeatures:
         """As above; needs raw patches."""
-        pooled_BD = self.image(self._global(there(raw.patches_BPV).mean(1)))
+        pooled_BD = self.image(self._global(required(raw.patches_BPV).mean(1)))
         return ImageFeatures(pooled_BD, None, *self._patches(raw, needs))
 
     def patches_as_images(self, raw: RawImage) -> Tensor:
         """``g_v(h_v(F_p))``: what the paper's segmentation reads (appendix D.7), so that patches meet texts as whole images do."""
-        return self.image(self._global(there(raw.patches_BPV)))
+        return self.image(self._global(required(raw.patches_BPV)))
 
     def _global(self, x: Tensor) -> Tensor:
         """h_v."""
@@ -81,8 +69,4 @@ class SparcHead(PlainHead):
 
     def project_text(self, raw: RawText, needs: frozenset[str] = NOTHING) -> TextFeatures:
         """As above; needs raw tokens."""
-        return TextFeatures(self.text(masked_mean(there(raw.tokens_NLV), raw.mask_NL)), *self._tokens(raw, needs))
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
-        return {**super().config(), "hidden": self.hidden}
+        return TextFeatures(self.text(masked_mean(required(raw.tokens_NLV), raw.mask_NL)), *self._tokens(raw, needs))

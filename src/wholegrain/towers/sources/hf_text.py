@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import MOST_CONTEXT
-from wholegrain.towers.base import NOTHING, RawText, TunedModule, masked_mean, real_tokens
+from wholegrain.towers.base import NOTHING, RawText, TextTower, masked_mean, real_tokens
 from wholegrain.towers.bounds import check_numbers, dry, first_line, without_code
 from wholegrain.towers.tensor_files import read_header, safetensors_of, size_of
 
@@ -32,7 +33,7 @@ def _transformers() -> Any:
     return transformers
 
 
-class HfTextTower(TunedModule):
+class HfTextTower(TextTower):
     """A Hugging Face encoder.
 
     Args:
@@ -53,11 +54,20 @@ class HfTextTower(TunedModule):
         self.width = int(getattr(net.config, "hidden_size", None) or net.config.dim)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
-        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        """See :class:`TextTower`."""
         mask_NL = real_tokens(length_N, tokens_NL.shape[1])
         x = self.net(input_ids=tokens_NL, attention_mask=mask_NL.long()).last_hidden_state
         pooled = masked_mean(x, mask_NL) if self.pool == "mean" else x[:, 0]
         return RawText(pooled, x if "tokens" in needs else None, mask_NL)
+
+    def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
+        """As long as the encoder's own positions reach."""
+        limit = getattr(self.net.config, "max_position_embeddings", context)
+        if context > limit:
+            raise UserError(
+                f"the text tower ({self.net.config.model_type}) has {limit} positions and they cannot be stretched here; set context={limit} or less"
+            )
+        self.context_length = context
 
     def stages(self) -> list[nn.Module]:
         """The encoder's layers."""

@@ -12,6 +12,7 @@ towers from Hugging Face inside open_clip (a pair in TOML serves those). Release
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -19,19 +20,22 @@ import torch
 from open_clip.model import CustomTextCLIP, _build_text_tower, _build_vision_tower
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.towers.base import NOTHING, RawImage, RawText, TunedModule, keep_patches, keeps_true_length, real_tokens
+from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText, TextTower, keep_patches, keeps_true_length, real_tokens
 from wholegrain.towers.blocks import Grid, Packed, spare
 from wholegrain.towers.branch_tokens import BranchTokens
 from wholegrain.towers.heads.base import PlainHead, Widths
-from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
+from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.sources.timm import TimmImageTower
 
 
-class OpenClipImageTower(TunedModule):
+class OpenClipImageTower(ImageTower):
     """open_clip's own Vision Transformer, without its projection."""
+
+    fixed_size = True
 
     def __init__(self, visual: VisionTransformer, config: dict[str, Any]) -> None:
         super().__init__()
@@ -39,8 +43,6 @@ class OpenClipImageTower(TunedModule):
             raise UserError("image towers with open_clip's attentional pooling (CoCa) cannot be used; choose another model")
         visual.proj = None
         self.net: Any = visual
-        self.branches: BranchTokens | None = None
-        self.mlp_branches: MlpBranches | None = None
         self._config = config
         self.width = int(visual.class_embedding.shape[0])
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
@@ -48,12 +50,12 @@ class OpenClipImageTower(TunedModule):
 
     @property
     def droppable(self) -> int:
-        """How many patches there are of which some may be left out; 0 if none may."""
+        """All patches of an ordinary tower."""
         plain = self.branches is None and self.mlp_branches is None and isinstance(self.net.patch_dropout, nn.Identity)
         return int(self.net.grid_size[0] * self.net.grid_size[1]) if plain else 0
 
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
-        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them; from the patches ``kept_BK`` alone if given."""
+        """See :class:`ImageTower`."""
         net, branches, H = self.net, self.branches, 0
         if branches is None:
             x = net._embeds(pixels_BCHW)
@@ -106,15 +108,20 @@ class OpenClipImageTower(TunedModule):
             x = torch.cat([own, x], dim=1)
         return net.ln_pre(branches.prepend(x))
 
-    def set_positions(self, table_SV: nn.Parameter, image_size: int) -> None:
-        """Another table of positions, class token first, for pictures of another size."""
-        net, side = self.net, image_size // int(self.net.patch_size[0])
-        net.positional_embedding, net.image_size, net.grid_size = table_SV, (image_size, image_size), (side, side)
+    def resize(self, image_size: int) -> None:
+        """With positions interpolated bicubically; the class token keeps its own."""
+        net, patch = self.net, int(self.net.patch_size[0])
+        if image_size % patch:
+            raise UserError(f"a picture of {image_size} pixels does not fall into patches of {patch}; use a multiple of it")
+        side = image_size // patch
+        table_1SV = resample_abs_pos_embed(net.positional_embedding.detach()[None], [side, side], num_prefix_tokens=1)
+        net.positional_embedding = nn.Parameter(table_1SV[0].clone())
+        net.image_size, net.grid_size = (image_size, image_size), (side, side)
         self._config = deepcopy(self._config)
         self._config["model"]["vision_cfg"]["image_size"] = image_size
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
-        """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branch_tokens`."""
+        """See :class:`ImageTower`."""
         if not self.can_branch or self.branches is not None or self.mlp_branches is not None:
             raise UserError(
                 "this image tower cannot take class tokens (it drops patches, or has branches); use source = 'readout'"
@@ -131,7 +138,7 @@ class OpenClipImageTower(TunedModule):
         self.tune(self.tuned)
 
     def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
-        """Splits the last blocks into H streams; see :mod:`wholegrain.towers.mlp_branches`."""
+        """See :class:`ImageTower`."""
         if self.branches is not None or self.mlp_branches is not None:
             raise UserError("this image tower cannot be split into branches (it has some); use source = 'readout'")
         self.mlp_branches = split_blocks(self.net.transformer.resblocks, count, blocks)
@@ -145,18 +152,14 @@ class OpenClipImageTower(TunedModule):
 
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
-        branches = None if self.branches is None else self.branches.settings
-        made = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}
-        return {**self._config, "tune": self.tuned, "branches": branches, **made}
+        return {**super().config(), **self.branch_config()}
 
 
-class OpenClipPooledTower(TunedModule):
+class OpenClipPooledTower(ImageTower):
     """open_clip image towers with their own pooling and projection: ResNets, attention-pooled or MLP-headed timm models.
 
     One vector, no patches. BatchNorm stays in eval mode.
     """
-
-    can_branch = False
 
     def __init__(self, visual: nn.Module, width: int, config: dict[str, Any]) -> None:
         super().__init__()
@@ -165,30 +168,18 @@ class OpenClipPooledTower(TunedModule):
         self._config = config
         self.fixed_batchnorm = True
 
-    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING) -> RawImage:
-        """Normalised pixels to pooled vectors; refuses patches."""
+    def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
+        """Pooled vectors; refuses patches."""
         if "patches" in needs:
             raise UserError("this image tower has no patches in the shared space; choose a Vision Transformer for this recipe")
         return RawImage(self.net(pixels_BCHW))
-
-    def add_branches(self, count: int, **_: Any) -> None:
-        """Not possible."""
-        raise UserError("this image tower cannot have branches; choose a Vision Transformer for this recipe")
-
-    def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
-        """Not possible."""
-        self.add_branches(count)
 
     def stages(self) -> list[nn.Module]:
         """One stage: all or nothing."""
         return [self.net]
 
-    def config(self) -> dict[str, Any]:
-        """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
-        return {**self._config, "tune": self.tuned}
 
-
-class OpenClipTextTower(TunedModule):
+class OpenClipTextTower(TextTower):
     """open_clip's text transformer, without its projection.
 
     Args:
@@ -215,20 +206,20 @@ class OpenClipTextTower(TunedModule):
         self._spares = self.true_length and ends and spare(net.transformer)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
-        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
-        net, given = self.net, tokens_NL.shape[1]
-        mask_NL = real_tokens(length_N, given)
+        """See :class:`TextTower`."""
+        net, length = self.net, tokens_NL.shape[1]
+        mask_NL = real_tokens(length_N, length)
         if self._spares:
             return self._packed(tokens_NL, length_N, needs)
         if not self.true_length:
-            tokens_NL = nn.functional.pad(tokens_NL, (0, self.context_length - given), value=self.pad_id)
+            tokens_NL = nn.functional.pad(tokens_NL, (0, self.context_length - length), value=self.pad_id)
         L = tokens_NL.shape[1]
         dtype = net.transformer.get_cast_dtype()
         x = net.token_embedding(tokens_NL).to(dtype) + net.positional_embedding[:L].to(dtype)
         x = net.transformer(x, attn_mask=None if net.attn_mask is None else net.attn_mask[:L, :L])
         x = net.ln_final(x)
         pooled = text_global_pool(x, tokens_NL, pool_type=net.pool_type, eos_token_id=net.eos_id)
-        return RawText(pooled, x[:, :given] if "tokens" in needs else None, mask_NL)
+        return RawText(pooled, x[:, :length] if "tokens" in needs else None, mask_NL)
 
     def _packed(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str]) -> RawText:
         """The same without padding; only the ends in the last block if nobody reads the other tokens."""
@@ -245,15 +236,15 @@ class OpenClipTextTower(TunedModule):
             return RawText(x, None, packed.real_NL)
         return RawText(packed.wanted(x), packed.pad(x).masked_fill(~packed.real_NL[..., None], 0.0), packed.real_NL)
 
-    def set_positions(self, table_LV: nn.Parameter) -> None:
-        """Another table of positions, and with it another context."""
+    def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
+        """Another table of positions, and its mask."""
         net = self.net
-        net.positional_embedding = table_LV
-        self.context_length = net.context_length = net.num_pos = len(table_LV)
+        net.positional_embedding = nn.Parameter(resample(net.positional_embedding))
+        self.context_length = net.context_length = net.num_pos = context
         if net.attn_mask is not None:
-            net.attn_mask = net.build_causal_mask().to(table_LV.device)
+            net.attn_mask = net.build_causal_mask().to(net.positional_embedding.device)
         self._config = deepcopy(self._config)
-        self._config["model"]["text_cfg"]["context_length"] = self.context_length
+        self._config["model"]["text_cfg"]["context_length"] = context
 
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm belongs to the last."""
@@ -262,7 +253,7 @@ class OpenClipTextTower(TunedModule):
 
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
-        return {**self._config, "pad_id": self.pad_id, "true_length": self.true_length, "tune": self.tuned}
+        return {**super().config(), "pad_id": self.pad_id, "true_length": self.true_length}
 
 
 def _linear_of(projection: Any) -> tuple[str, dict[str, Tensor]]:
@@ -275,7 +266,7 @@ def _linear_of(projection: Any) -> tuple[str, dict[str, Tensor]]:
     return "linear", {"weight": projection.detach().T.clone()}
 
 
-def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[TunedModule, Any]:
+def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[ImageTower, Any]:
     """A tower and the projection that stood behind it."""
     if isinstance(visual, VisionTransformer):
         projection = visual.proj
@@ -289,7 +280,7 @@ def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[TunedModule,
     return OpenClipPooledTower(visual, int(config["model"]["embed_dim"]), config), None
 
 
-def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[TunedModule, TunedModule, PlainHead]:
+def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
     """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
     assert isinstance(clip.text, TextTransformer), "the loader refuses others"
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}
@@ -297,7 +288,7 @@ def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int
     text_projection = clip.text.text_projection
     text_tower = OpenClipTextTower(clip.text, config, pad_id)
     (image_form, image_state), (text_form, text_state) = _linear_of(image_projection), _linear_of(text_projection)
-    head = PlainHead(Widths(image_tower.width, text_tower.width, int(model_cfg["embed_dim"]), image_form, text_form))  # type: ignore[arg-type]
+    head = PlainHead(Widths(image_tower.width, text_tower.width, int(model_cfg["embed_dim"]), image_form, text_form))
     head.image.load_state_dict(image_state)
     head.text.load_state_dict(text_state)
     return image_tower, text_tower, head
@@ -315,15 +306,15 @@ def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def build_open_clip_image(config: dict[str, Any]) -> TunedModule:
+def build_open_clip_image(config: dict[str, Any]) -> ImageTower:
     """The image tower of a saved configuration, random weights."""
     model = config["model"]
     vision: Any = {**model["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False
     tower = _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
-    if isinstance(tower, TimmImageTower):
-        tower.set_image_size(vision["image_size"])  # open_clip builds timm's networks at timm's size
+    if tower.fixed_size and isinstance(tower, TimmImageTower):
+        tower.resize(vision["image_size"])  # open_clip builds timm's networks at timm's size
     return tower
 
 

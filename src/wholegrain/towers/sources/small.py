@@ -13,6 +13,7 @@ Speed, forward and backward, float32, batch 128, defaults: about 100 images/s pe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import Tokenizer
-from wholegrain.towers.base import NOTHING, RawText, TunedModule, masked_mean, real_tokens
+from wholegrain.towers.base import NOTHING, RawText, TextTower, masked_mean, real_tokens
 from wholegrain.towers.bounds import bounded, room
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
@@ -189,7 +190,7 @@ def small_text_tower(config: SmallConfig, vocab_size: int) -> SmallTextTower | R
     return (RecurrentTextTower if config.reader == "gru" else SmallTextTower)(config, vocab_size)
 
 
-class RecurrentTextTower(TunedModule):
+class RecurrentTextTower(TextTower):
     """Reads a text from both ends, and takes what each word *is* times what its context makes of it: ``[N, L]`` rows to ``[N, V]``.
 
     A token's vector is ``value(word) * gate(context)``, with a linear value of the word's embedding alone and a linear gate of a
@@ -215,15 +216,15 @@ class RecurrentTextTower(TunedModule):
         nn.init.ones_(self.gate.bias)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
-        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        """See :class:`TextTower`."""
         L, words = tokens_NL.shape[1], self.embedding(tokens_NL)
         packed = nn.utils.rnn.pack_padded_sequence(words, length_N.cpu(), batch_first=True, enforce_sorted=False)
         read, _ = nn.utils.rnn.pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=L)
         x, mask_NL = self.value(words) * self.gate(self.norm(read)), real_tokens(length_N, L)
         return RawText(masked_mean(x, mask_NL), x if "tokens" in needs else None, mask_NL)
 
-    def set_context(self, context: int) -> None:
-        """Reads rows of another length; there is no table of positions."""
+    def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
+        """There is no table of positions."""
         self.context_length = context
         self._config = {**self._config, "small": {**self._config["small"], "context": context}}
 
@@ -231,12 +232,8 @@ class RecurrentTextTower(TunedModule):
         """The reader and its gated read-out, as one stage."""
         return [nn.ModuleList([self.reader, self.norm, self.value, self.gate])]
 
-    def config(self) -> dict[str, Any]:
-        """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
-        return {**self._config, "tune": self.tuned}
 
-
-class SmallTextTower(TunedModule):
+class SmallTextTower(TextTower):
     """The preset's text tower: ``[N, L]`` rows at their true length to ``[N, V]`` (and ``[N, L, V]``)."""
 
     true_length = True  # by its masks; tests check it
@@ -259,7 +256,7 @@ class SmallTextTower(TunedModule):
         self.norm = nn.LayerNorm(self.width)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
-        """Token rows to :class:`RawText`; tokens if ``needs`` holds them."""
+        """See :class:`TextTower`."""
         L = tokens_NL.shape[1]
         mask_NL = real_tokens(length_N, L)
         x = self.embedding(tokens_NL) + self.positions_LV[:L]
@@ -277,19 +274,15 @@ class SmallTextTower(TunedModule):
             pooled = masked_mean(x, mask_NL)
         return RawText(pooled, x if "tokens" in needs else None, mask_NL)
 
-    def set_positions(self, table_LV: nn.Parameter) -> None:
-        """Another table of positions, and with it another context."""
-        self.positions_LV = table_LV
-        self.context_length = len(table_LV)
-        self._config = {**self._config, "small": {**self._config["small"], "context": self.context_length}}
+    def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
+        """Another table of positions."""
+        self.positions_LV = nn.Parameter(resample(self.positions_LV))
+        self.context_length = context
+        self._config = {**self._config, "small": {**self._config["small"], "context": context}}
 
     def stages(self) -> list[nn.Module]:
         """The blocks; the last LayerNorm belongs to the last."""
         return [*self.blocks[:-1], nn.ModuleList([self.blocks[-1], self.norm])]
-
-    def config(self) -> dict[str, Any]:
-        """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
-        return {**self._config, "tune": self.tuned}
 
 
 def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:

@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import nearest
-from wholegrain.towers.base import NOTHING, RawImage, TunedModule, keep_patches
+from wholegrain.towers.base import NOTHING, ImageTower, RawImage, keep_patches
 from wholegrain.towers.bounds import check_numbers, dry, room, without_code
 from wholegrain.towers.branch_tokens import BranchTokens
-from wholegrain.towers.mlp_branches import MlpBranches, split_blocks
+from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.tensor_files import read_weights
 
 
-class TimmImageTower(TunedModule):
+class TimmImageTower(ImageTower):
     """A timm network without its classifier.
 
     Args:
@@ -41,25 +41,21 @@ class TimmImageTower(TunedModule):
         super().__init__()
         self.net: Any = net
         self.fixed_batchnorm = fixed_batchnorm
-        self.branches: BranchTokens | None = None
-        self.mlp_branches: MlpBranches | None = None
-        self.near_SS: Tensor | None
-        self.register_buffer(
-            "near_SS", None, persistent=False
-        )  # an additive attention mask of towers whose patches do not see everything
+        self.near_SS: Tensor | None  # an additive attention mask of towers whose patches do not see everything
+        self.register_buffer("near_SS", None, persistent=False)
         self._config = config
-        self.is_vit = isinstance(net, VisionTransformer)
+        self.is_vit = self.fixed_size = isinstance(net, VisionTransformer)
         self.can_branch = self.is_vit and isinstance(self.net.patch_drop, nn.Identity)
         self.width = int(getattr(net, "head_hidden_size", None) or self.net.num_features)
 
     @property
     def droppable(self) -> int:
-        """How many patches there are of which some may be left out; 0 if none may."""
+        """All patches of an ordinary Vision Transformer."""
         plain = self.can_branch and self.branches is None and self.mlp_branches is None and self.near_SS is None
         return int(self.net.patch_embed.num_patches) if plain and not isinstance(self.net.norm, nn.Sequential) else 0
 
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
-        """Normalised pixels to :class:`RawImage`; patches if ``needs`` holds them; from the patches ``kept_BK`` alone if given."""
+        """See :class:`ImageTower`."""
         if self.is_vit:
             return self._vit(pixels_BCHW, needs, kept_BK)
         features = self.net.forward_features(pixels_BCHW)
@@ -120,9 +116,11 @@ class TimmImageTower(TunedModule):
             patches = self.mlp_branches.apart(patches).mean(1)
         return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
 
-    def set_image_size(self, image_size: int) -> None:
-        """Brings a Vision Transformer to pictures of another size, with its positions interpolated; other networks take any size."""
-        if not self.is_vit or self.net.patch_embed.img_size == (image_size, image_size):
+    def resize(self, image_size: int) -> None:
+        """As timm does it; networks that are no Vision Transformer take any size, and are refused."""
+        if not self.is_vit:
+            super().resize(image_size)
+        if self.net.patch_embed.img_size == (image_size, image_size):
             return
         self.net.set_input_size(img_size=(image_size, image_size))
         self._config = deepcopy(self._config)
@@ -130,7 +128,7 @@ class TimmImageTower(TunedModule):
         place["image_size"] = image_size
 
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
-        """Puts H class tokens into a Vision Transformer; see :mod:`wholegrain.towers.branch_tokens`."""
+        """See :class:`ImageTower`."""
         if not self.can_branch or self.branches is not None or self.mlp_branches is not None:
             raise UserError(
                 "this image tower cannot take class tokens (no Vision Transformer, or has some); use source = 'readout'"
@@ -148,7 +146,7 @@ class TimmImageTower(TunedModule):
         self.tune(self.tuned)
 
     def add_mlp_branches(self, count: int, blocks: int = 3) -> None:
-        """Splits the last blocks of a Vision Transformer into H streams; see :mod:`wholegrain.towers.mlp_branches`."""
+        """See :class:`ImageTower`."""
         if not self.is_vit or self.branches is not None or self.mlp_branches is not None:
             raise UserError(
                 "this image tower cannot be split into branches (no Vision Transformer, or has some); use source = 'readout'"
@@ -170,9 +168,7 @@ class TimmImageTower(TunedModule):
 
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
-        branches = None if self.branches is None else self.branches.settings
-        made = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}
-        return {**self._config, "tune": self.tuned, "fixed_batchnorm": self.fixed_batchnorm, "branches": branches, **made}
+        return {**super().config(), "fixed_batchnorm": self.fixed_batchnorm, **self.branch_config()}
 
 
 def timm_tower(

@@ -26,7 +26,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import FileTokenizer
-from wholegrain.towers.base import TunedModule
+from wholegrain.towers.base import ImageTower
 from wholegrain.towers.bounds import bounded, check_numbers, dry, first_line
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
@@ -122,7 +122,7 @@ def _most(folder: Path, state: dict[str, Tensor]) -> tuple[int, str, str]:
 
 def _clip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
-) -> tuple[TunedModule, OpenClipTextTower, PlainHead]:
+) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
     vision, text, shared = config.vision_config, config.text_config, int(config.projection_dim)
     sizes = {
         "image_size": _square(folder, vision.image_size),
@@ -147,7 +147,7 @@ def _clip_parts(
 
 def _siglip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
-) -> tuple[TunedModule, OpenClipTextTower, PlainHead]:
+) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
     vision, text = config.vision_config, config.text_config
     if not vision.vision_use_head or vision.layer_norm_eps != 1e-6:
         part = "no attention pooling" if not vision.vision_use_head else f"layer_norm_eps {vision.layer_norm_eps}"

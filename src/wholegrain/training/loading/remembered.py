@@ -29,10 +29,10 @@ def remembered(model: Model, folder: Path | None) -> Iterator[None]:
     Args:
         folder: may be that of ``--cache``; ``None`` changes nothing.
     """
-    towers = (("image", model.image_tower, model.image_frozen, RawImage), ("text", model.text_tower, model.text_frozen, RawText))
+    towers: list[tuple[str, TunedModule, type]] = [("image", model.image_tower, RawImage), ("text", model.text_tower, RawText)]
     with ExitStack() as stack:
-        for name, tower, frozen, kind in towers:
-            if folder is not None and frozen:
+        for name, tower, kind in towers:
+            if folder is not None and tower.frozen:
                 calls = _Calls(tower, folder, f"{name}-calls", kind)
                 tower.forward = calls
                 stack.callback(delattr, tower, "forward")
