@@ -32,7 +32,7 @@ def special_part(model: Model) -> str | None:
     """What of the model no ordinary CLIP holds; ``None`` if nothing."""
     head, tower = model.head, model.image_tower
     if head.kind == "branches":
-        return f"its {head.branches} branches"  # type: ignore[attr-defined]
+        return f"its {head.settings.branches} branches"  # type: ignore[attr-defined]
     if head.kind == "sparc":
         return "its SPARC adapters"
     if head.kind == "llip":
@@ -100,7 +100,7 @@ def approximated(model: Model, pixels_BCHW: Tensor) -> Approximation:
 def _of_branches(model: Model) -> dict[str, Callable[[], Model]]:
     tower: Any = model.image_tower
     head: Any = model.head
-    count: int = head.branches
+    count: int = head.settings.branches
     if tower.mlp_branches is not None:
         return {f"branch {h + 1} of {count}": lambda h=h: _with_stream(model, h) for h in range(count)}
     if tower.branches is not None and tower.branches.replaces_class:
