@@ -21,18 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import _build_text_tower
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.base import NOTHING, RawText, real_tokens
+from wholegrain.towers.export.comparison import Sample, distance
 from wholegrain.towers.export.dense_scores import dense_score
-from wholegrain.towers.export.sameness import Sample, distance
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.open_clip import OpenClipTextTower
+from wholegrain.towers.sources.open_clip import OpenClipTextTower, text_net
 from wholegrain.towers.sources.small import RecurrentTextTower
+from wholegrain.towers.tensor_files import uncompiled
 
 SETTINGS_FILE = "wholegrain_onnx.json"
 NAMES = {"pooled_BD": "image", "branches_BHD": "branches", "patches_BPD": "patches", "keys_BGSE": "keys", "values_BGSE": "values"}
@@ -40,7 +40,7 @@ NAMES |= {"pooled_ND": "text", "tokens_NLD": "token_vectors", "mask_NL": "mask",
 
 
 class ImageGraph(nn.Module):
-    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of :func:`given`."""
+    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of :func:`tensors_of`."""
 
     scale: Tensor
     shift: Tensor
@@ -57,11 +57,11 @@ class ImageGraph(nn.Module):
         seen = pixels.float() * self.scale + self.shift
         model = self.model
         raw = model.image_tower(seen, model.head.raw_needs(self.needs))
-        return tuple(given(model.project_images(raw, self.needs)).values())
+        return tuple(tensors_of(model.project_images(raw, self.needs)).values())
 
 
 class TextGraph(nn.Module):
-    """Token rows to the tensors of :class:`TextFeatures`, in the order of :func:`given`."""
+    """Token rows to the tensors of :class:`TextFeatures`, in the order of :func:`tensors_of`."""
 
     def __init__(self, model: Model, needs: frozenset[str]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TextGraph(nn.Module):
         """See the class."""
         head = self.model.head
         raw = self.tower(tokens, length, head.raw_needs(self.needs))
-        return tuple(given(head.project_text(raw, self.needs)).values())
+        return tuple(tensors_of(head.project_text(raw, self.needs)).values())
 
 
 class PaddedText(nn.Module):
@@ -82,26 +82,25 @@ class PaddedText(nn.Module):
 
     def __init__(self, tower: OpenClipTextTower) -> None:
         super().__init__()
-        own = tower.config()["model"]
-        self.net: Any = _build_text_tower(own["embed_dim"], dict(own["text_cfg"]), own["quick_gelu"])  # type: ignore[arg-type]
+        self.net: Any = text_net(tower.config()["model"])
         self.net.text_projection = None
-        self.net.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in tower.net.state_dict().items()})
+        self.net.load_state_dict(uncompiled(tower.net.state_dict()))
         self.true_length, self.context, self.pad_id = tower.true_length, tower.context_length, tower.pad_id
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """As :class:`OpenClipTextTower`."""
-        net, given_length = self.net, tokens_NL.shape[1]
-        mask_NL = real_tokens(length_N, given_length)
+        net, length = self.net, tokens_NL.shape[1]
+        mask_NL = real_tokens(length_N, length)
         tokens_NL = torch.where(mask_NL, tokens_NL, self.pad_id)
         if not self.true_length:
             filled = torch.full((tokens_NL.shape[0], self.context), self.pad_id, dtype=tokens_NL.dtype)
-            tokens_NL = torch.cat([tokens_NL, filled[:, given_length:]], 1)
+            tokens_NL = torch.cat([tokens_NL, filled[:, length:]], 1)
         L = tokens_NL.shape[1]
         x = net.token_embedding(tokens_NL) + net.positional_embedding[:L]
         x = net.transformer(x, attn_mask=None if net.attn_mask is None else net.attn_mask[:L, :L])
         x = net.ln_final(x)
         pooled = text_global_pool(x, tokens_NL, pool_type=net.pool_type, eos_token_id=net.eos_id)
-        return RawText(pooled, x[:, :given_length] if "tokens" in needs else None, mask_NL)
+        return RawText(pooled, x[:, :length] if "tokens" in needs else None, mask_NL)
 
 
 class ScoreGraph(nn.Module):
@@ -119,7 +118,7 @@ class ScoreGraph(nn.Module):
         return dense_score(self.head, ImageFeatures(**seen), TextFeatures(**read))
 
 
-def given(features: ImageFeatures | TextFeatures) -> dict[str, Tensor]:
+def tensors_of(features: ImageFeatures | TextFeatures) -> dict[str, Tensor]:
     """The tensors of features, by the name of their field."""
     return {f.name: value for f in fields(features) if isinstance(value := getattr(features, f.name), Tensor)}
 
@@ -141,8 +140,8 @@ def write_onnx(model: Model, folder: Path) -> None:
     images = ImageGraph(model, needs).eval()
     texts = TextGraph(model, needs).eval()
     with torch.no_grad():
-        image = dict(zip(given(_encode_images(model, sample)), images(sample.pixels_BCHW), strict=True))
-        text = dict(zip(given(_encode_texts(model, sample)), texts(rows, length), strict=True))
+        image = dict(zip(tensors_of(_encode_images(model, sample)), images(sample.pixels_BCHW), strict=True))
+        text = dict(zip(tensors_of(_encode_texts(model, sample)), texts(rows, length), strict=True))
     batch, count, long = (torch.export.Dim.DYNAMIC,) * 3
     _export(images, (sample.pixels_BCHW,), ["pixels"], image, folder / "image.onnx", ({0: batch},), "image tower")
     _export(
@@ -178,8 +177,8 @@ def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
         sample = Sample.of(model, images)
         tokens, length = sample.tokens.tokens_NL[:texts], sample.tokens.length_N[:texts]
         tokens = tokens[:, : int(length.max())]
-        image = given(model.encode_images(sample.pixels_BCHW, model.score_needs))
-        text = given(model.encode_texts(tokens, length, model.score_needs))
+        image = tensors_of(model.encode_images(sample.pixels_BCHW, model.score_needs))
+        text = tensors_of(model.encode_texts(tokens, length, model.score_needs))
         inputs = {"pixels": sample.pixels_BCHW.numpy(), "tokens": tokens.numpy(), "length": length.numpy()}
         out = _run(runtime, folder / "image.onnx", inputs) | _run(runtime, folder / "text.onnx", inputs)
         mask = text.get("mask_NL")
