@@ -38,24 +38,24 @@ def export(
         push: org/name on the Hugging Face Hub.
         private: for a repository that is made now.
     """
-    from wholegrain.workflows.export import Wish
+    from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
-    done = run(Wish(model, out, to, approximate, data, split, results, push, private))
-    if done.approximation:
+    result = run(ExportOptions(model, out, to, approximate, data, split, results, push, private))
+    if result.approximation:
         where = "on the data's pictures" if data is not None else "on pictures of noise; --data measures retrieval"
-        print(f"exported is an approximation: {done.approximation}")
-        print(f"mean cosine of its image vectors with the model's own: {done.agreement:.4f} ({where})")
-        for name, (exact, ours) in done.recalls.items():
+        print(f"exported is an approximation: {result.approximation}")
+        print(f"mean cosine of its image vectors with the model's own: {result.agreement:.4f} ({where})")
+        for name, (exact, ours) in result.recalls.items():
             print(f"  {name:26}  exact {exact:6.1%}   exported {ours:6.1%}   {100 * (ours - exact):+.1f} points")
     print(f"read back with {to} and compared; largest difference as a share of the largest number:")
-    for part, far in done.differences.items():
+    for part, far in result.differences.items():
         print(f"  {part:16} {far:.1e}")
-    for place in (done.folder, done.url):
+    for place in (result.folder, result.url):
         if place:
             print(place)
-    if done.folder is not None:
-        print(f"{_LOADED[to].format(folder=done.folder)} (README.md there says more)", file=sys.stderr)
+    if result.folder is not None:
+        print(f"{_LOADED[to].format(folder=result.folder)} (README.md there says more)", file=sys.stderr)
     return 0
 
 
