@@ -102,7 +102,7 @@ def evaluate(
     results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
     with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
         loaded = context.on_all_processes(lambda: load_any(model))
-        loaded = loaded.to(context.device) if hasattr(loaded, "to") else loaded
+        loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
             options = EvaluationOptions(seed, batch, cache, context.is_main_process)

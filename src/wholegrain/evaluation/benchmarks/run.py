@@ -279,6 +279,8 @@ def _extra_results(
     found: Found, model: EvaluatedModel, store: FeatureStore, seed: int, extras: BenchmarkExtras, reasons: dict[str, str]
 ) -> Iterator[TaskResult]:
     """What was asked for beside a set's own protocol; what it cannot give is left out with the reason."""
+    if isinstance(found, TaskResult):
+        return
     steps: dict[str, Callable[[], list[TaskResult]]] = {}
     if isinstance(found, LabelledSet) and (extras.probe or extras.shots):
         steps["probe"] = lambda: score_probes(found, store, linear=extras.probe, shots=extras.shots, seed=seed)

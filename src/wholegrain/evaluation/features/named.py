@@ -147,8 +147,7 @@ class Foreign:
 
     def parameters(self) -> Iterator[Tensor]:
         """The foreign model's, or none."""
-        own = getattr(self.model, "parameters", None)
-        return own() if callable(own) else iter(())
+        return self.model.parameters() if callable(getattr(self.model, "parameters", None)) else iter(())
 
     def to(self, device: torch.device | str) -> Foreign:
         """Moves the foreign model, if it can be moved."""
