@@ -3,7 +3,7 @@
 Plain CLIP, two transformers of equal width from random weights, texts of 5 to 32 tokens. Memory is the peak of what torch's CPU
 allocator hands out during a step, beyond weights and inputs: graph, features, gradients. Time is the processor's.
 
-OMP_NUM_THREADS=1 python benchmarks/accumulation.py --batch 256 --micro 64 16
+OMP_NUM_THREADS=1 python -m benchmarks.accumulation --batch 256 --micro 64 16
 """
 
 import argparse
@@ -11,6 +11,7 @@ import time
 
 import torch
 
+from benchmarks.peak_memory import with_peak_megabytes
 from wholegrain.data.batch import Batch, View
 from wholegrain.features import Pairing
 from wholegrain.objectives.objective import Objective
@@ -19,8 +20,7 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.memory.recompute import recomputed
-from wholegrain.training.step import take_step
-from wholegrain.workflows.bench_losses import _with_peak_megabytes
+from wholegrain.training.step import StepOptions, take_step
 
 
 class Still(torch.optim.SGD):
@@ -51,11 +51,11 @@ def measured(model, batch, micro, again):
 
     def step():
         objective = Objective(load_recipe("clip").terms)
-        take_step(encoder, objective, optimiser, batch, step=0, lr=0.0, micro_batch=micro)
+        take_step(encoder, objective, optimiser, batch, step=0, lr=0.0, options=StepOptions(micro_batch=micro))
         return torch.zeros((), requires_grad=True)
 
     with recomputed(model, again):
-        _, megabytes = _with_peak_megabytes(step, [])
+        _, megabytes = with_peak_megabytes(step, [])
         seconds = []
         for _ in range(2):
             begun = time.process_time()

@@ -18,7 +18,7 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.saver import Saver
-from wholegrain.training.distributed.processes import Place, choose_device
+from wholegrain.training.distributed.processes import DistributedContext, choose_device
 from wholegrain.training.step import make_optimiser
 
 
@@ -59,7 +59,7 @@ def main():
     )
     for name, asynchronous in (("at once", False), ("beside the training", True)):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            seconds = measured(Saver(Path(folder), 1, Place(device), asynchronous), pack, args.times)
+            seconds = measured(Saver(Path(folder), 1, DistributedContext(device), asynchronous), pack, args.times)
         print(
             f"{name:20} training stands still for {statistics.median(seconds):6.2f} s  ({', '.join(f'{s:.2f}' for s in seconds)})"
         )

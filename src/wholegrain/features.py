@@ -12,18 +12,74 @@ caption is a shorter or longer list; :class:`Pairing` says what each text is. No
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-Features = TypeVar("Features", "ImageFeatures", "TextFeatures")
+_RAGGED = frozenset({"tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"})
+"""Fields whose second dimension is as long as the longest text needs."""
 
 
 @dataclass(frozen=True)
-class ImageFeatures:
+class FeatureRows:
+    """Tensors with one row for each image or each text, and what belongs to no row."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same with ``change`` applied to every tensor that has rows, those of views and of a teacher included."""
+        changed: dict[str, Any] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Tensor):
+                changed[part.name] = change(value)
+            elif isinstance(value, FeatureRows):
+                changed[part.name] = value.map(change)
+            elif part.name == "views":
+                changed[part.name] = tuple(view.map(change) for view in value)
+        return replace(self, **changed)
+
+    def select(self, index: Tensor | slice) -> Self:
+        """The rows at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""
+        return self.map(lambda rows: rows[index])
+
+    def to_cpu(self) -> Self:
+        """float32 copies on the CPU that are ordinary tensors, not inference tensors; masks keep their type."""
+        return self.map(lambda rows: rows.to("cpu", torch.float32 if rows.is_floating_point() else rows.dtype).clone())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that have rows, by the name of their field; without those of views and of a teacher."""
+        return {part.name: value for part in fields(self) if isinstance(value := getattr(self, part.name), Tensor)}
+
+
+Features = TypeVar("Features", bound=FeatureRows)
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """Features of one kind as one, row after row; what belongs to no row is the first part's.
+
+    Tokens and phrases are padded with zeros to the longest.
+    """
+    joined: dict[str, Any] = {}
+    for part in fields(parts[0]):
+        values = [getattr(one, part.name) for one in parts]
+        if isinstance(values[0], Tensor):
+            joined[part.name] = torch.cat(_padded(values) if part.name in _RAGGED else values)
+        elif isinstance(values[0], FeatureRows):
+            joined[part.name] = join(values)
+        elif part.name == "views":
+            joined[part.name] = tuple(join(same) for same in zip(*values, strict=True))
+    return replace(parts[0], **joined)
+
+
+def _padded(values: Sequence[Tensor]) -> list[Tensor]:
+    longest = max(value.shape[1] for value in values)
+    return [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
+
+
+@dataclass(frozen=True)
+class ImageFeatures(FeatureRows):
     """What the image tower saw, projected to the width that images and texts share.
 
     Attributes:
@@ -46,19 +102,15 @@ class ImageFeatures:
     grid: tuple[int, int] | None = None
     keys_BGSE: Tensor | None = None
     values_BGSE: Tensor | None = None
-    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    learned: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     query_BGE: Tensor | None = None
     teacher: ImageFeatures | None = None
     views: tuple[ImageFeatures, ...] = ()
 
-    def select(self, index: Tensor | slice) -> ImageFeatures:
-        """The images at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""
-        return _select(self, index)
-
 
 @dataclass(frozen=True)
-class TextFeatures:
+class TextFeatures(FeatureRows):
     """What the text tower read.
 
     Attributes:
@@ -81,10 +133,6 @@ class TextFeatures:
     teacher: TextFeatures | None = None
     phrases_NKD: Tensor | None = None
     phrase_weight_NK: Tensor | None = None
-
-    def select(self, index: Tensor | slice) -> TextFeatures:
-        """The texts at ``index`` (int64 or bool, one-dimensional, or a slice), in that order."""
-        return _select(self, index)
 
 
 @dataclass(frozen=True)
@@ -149,16 +197,3 @@ class Pairing:
         zero = torch.zeros(count, dtype=torch.int64, device=device)
         place = torch.arange(count, device=device)
         return cls(owner_N=place, negative_of_N=zero - 1, role_N=zero, kind_N=zero - 1, text_id_N=place, image_id_B=place)
-
-
-def _select(features: Features, index: Tensor | slice) -> Features:
-    chosen: dict[str, Any] = {}
-    for part in fields(features):
-        value = getattr(features, part.name)
-        if isinstance(value, Tensor):
-            chosen[part.name] = value[index]
-        elif isinstance(value, (ImageFeatures, TextFeatures)):
-            chosen[part.name] = value.select(index)
-        elif part.name == "views":
-            chosen[part.name] = tuple(view.select(index) for view in value)
-    return replace(features, **chosen)

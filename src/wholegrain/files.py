@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import stat
 import tomllib
@@ -48,7 +49,7 @@ _KINDS = (
     (stat.S_ISCHR, "is a device, not a file"),
     (stat.S_ISBLK, "is a device, not a file"),
 )
-_SAID = {
+_PROBLEMS = {
     errno.ENOENT: "does not exist",
     errno.ENOTDIR: "does not exist",
     errno.ELOOP: "is a link that leads to itself",
@@ -91,14 +92,14 @@ def open_file(path: Path | str, advice: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
-        problem = _SAID.get(error.errno or 0, f"cannot be read ({error.strerror})")
+        problem = _PROBLEMS.get(error.errno or 0, f"cannot be read ({error.strerror})")
         raise UnreadableError(path, problem, advice, missing=error.errno in (errno.ENOENT, errno.ENOTDIR)) from None
     except ValueError:  # a NUL byte, or half a surrogate pair
         raise UnreadableError(path, "cannot be the name of a file", advice) from None
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise UnreadableError(path, next((said for is_kind, said in _KINDS if is_kind(mode)), "is not a file"), advice)
+        raise UnreadableError(path, next((problem for is_kind, problem in _KINDS if is_kind(mode)), "is not a file"), advice)
     return descriptor
 
 
@@ -244,8 +245,8 @@ def disk_errors(place: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            said = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
-            raise MachineError(said) from error
+            sentence = f"the disk that holds {shown(place)} is full; free some space and run the same command again"
+            raise MachineError(sentence) from error
         if error.errno in _FORBIDDEN:
             raise UserError(f"{shown(place)} cannot be written ({error.strerror}); choose another folder") from error
         raise
@@ -277,7 +278,7 @@ def aside(path: Path | str) -> Iterator[Path]:
         [('note.txt', 'whole')]
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f"{_stem(path)}{os.getpid()}.part")
     _sweep(path)
     try:
         yield part
@@ -288,12 +289,18 @@ def aside(path: Path | str) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def _stem(path: Path) -> str:
+    """How this machine's parts of a file begin: on a disk that machines share, only a machine of its own knows which process is alive."""
+    return f".{path.name}.{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+
 def _sweep(path: Path) -> None:
-    """Removes what killed processes left of earlier writing."""
+    """Removes what killed processes of this machine left of earlier writing."""
+    stem = _stem(path)
     with suppress(OSError):
         for name in os.listdir(path.parent):
-            owner = name.removeprefix(f".{path.name}.").removesuffix(".part")
-            if name == f".{path.name}.{owner}.part" and owner.isdecimal() and not _alive(int(owner)):
+            process = name.removeprefix(stem).removesuffix(".part")
+            if name == f"{stem}{process}.part" and process.isdecimal() and not _alive(int(process)):
                 path.with_name(name).unlink(missing_ok=True)
 
 
@@ -322,9 +329,9 @@ def write_json(path: Path | str, value: object, *, indent: int | None = 1) -> No
 def folder_aside(final: Path) -> Iterator[Path]:
     """A folder to fill beside ``final`` that takes its place, whole, when the block ends well, and vanishes when it does not.
 
-    A kill between the two renames leaves what was there before under the name ``.NAME.old``.
+    A kill between the two renames leaves what was there before at :func:`replaced`.
     """
-    part, old = final.with_name(f".{final.name}.part"), final.with_name(f".{final.name}.old")
+    part = final.with_name(f".{final.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
@@ -332,14 +339,25 @@ def folder_aside(final: Path) -> Iterator[Path]:
         for file in part.rglob("*"):
             if file.is_file():
                 sync(file)
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(final, old)
-        os.replace(part, final)
-        sync(final.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        rename_folder(part, final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def rename_folder(part: Path, final: Path) -> None:
+    """Gives a finished folder its name; a folder that had it goes only when the new one is there."""
+    old = replaced(final)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(part, final)
+    sync(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def replaced(final: Path) -> Path:
+    """Where a folder lies while another takes its name: ``.NAME.old`` beside it."""
+    return final.absolute().with_name(f".{final.absolute().name}.old")
 
 
 def sync(path: Path) -> None:
@@ -349,52 +367,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
-    """Keeps other processes out of a folder that exists, by ``.lock`` in it, until the block ends or the process dies.
-
-    Args:
-        doing: what the holder is doing, for the sentence that another process prints, such as ``"training"``.
-
-    Raises:
-        UserError: another process has it; the sentence names its number.
-    """
-    import fcntl
-
-    with disk_errors(folder):
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
-    _LOCKS.add(handle)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise UserError(f"{shown(folder)} is in use ({holder}); wait for it, stop it, or choose another folder.") from None
-        except OSError:
-            pass  # a file system without locks
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()}, {doing}".encode(), 0)
-        yield
-    finally:
-        if handle in _LOCKS:
-            _LOCKS.remove(handle)
-            os.close(handle)
-
-
-_LOCKS: set[int] = set()
-"""Descriptors of the locks that this process holds."""
-
-
-def _let_go() -> None:
-    """In a forked process: a lock lasts as long as any descriptor of it, and a child may outlive its parent for a while."""
-    while _LOCKS:
-        os.close(_LOCKS.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 # ---- identity ---------------------------------------------------------------------------------------------------------------

@@ -191,15 +191,15 @@ def _sentence(problem: BaseException) -> str:
         return f'has no key "{".".join([*path, str(problem)])}"'
     if isinstance(problem, KeyError) and path:  # cattrs' own: the path ends with the missing key already
         return f'has no key "{dotted}"'
-    said = str(problem).rstrip(".") or type(problem).__name__
-    return f"has a wrong value{within}: {said}"
+    text = str(problem).rstrip(".") or type(problem).__name__
+    return f"has a wrong value{within}: {text}"
 
 
 def _short(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    said = repr(value)
-    return said if len(said) <= 60 else f"{said[:57]}…"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 CONVERTER = make_converter()

@@ -1,4 +1,4 @@
-"""``wholegrain bench losses``: what is measured is what was run."""
+"""``python -m benchmarks.losses``: what is measured is what was run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from wholegrain.cli import bench_losses as command
+from benchmarks import losses as bench_losses
+from benchmarks.losses import Cost, LossCosts, losses, measure_losses, step_ratio
+from benchmarks.peak_memory import with_peak_megabytes
 from wholegrain.errors import UserError
-from wholegrain.workflows import bench_losses
-from wholegrain.workflows.bench_losses import Cost, LossCosts, measure_losses, step_ratio
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def test_peak_memory_counts_what_is_held_at_once():
         large = x[:, None] * x.detach()  # 4,000,000 bytes, and the gradient's as many
         return large.sum()
 
-    assert 4e6 / 2**20 < bench_losses._with_peak_megabytes(loss, [x])[1] < 13e6 / 2**20
-    assert bench_losses._with_peak_megabytes(lambda: x.sum(), [x])[1] < 0.1
+    assert 4e6 / 2**20 < with_peak_megabytes(loss, [x])[1] < 13e6 / 2**20
+    assert with_peak_megabytes(lambda: x.sum(), [x])[1] < 0.1
     assert x.grad is None
 
 
 def test_command_prints_a_table_and_writes_json(quick, tmp_path, capsys):
     out = tmp_path / "costs.json"
-    assert command.bench_losses(sizes=(600,), images=2, rounds=1, out=out) == 0
+    assert losses(sizes=(600,), images=2, rounds=1, out=out) == 0
     found = json.loads(out.read_text())
     assert [row["name"] for row in found["core"]] == ["softmax, dense", "softmax, tiled", "sigmoid, dense", "sigmoid, tiled"]
     assert all(row["seconds"] > 0 and row["cpu_seconds"] > 0 and row["size"] == 600 for row in found["core"])
@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_left_out(quick, monkeypatch):
 
 def test_bad_input_is_one_sentence(quick, tmp_path):
     with pytest.raises(UserError, match="at least 1"):
-        command.bench_losses(sizes=(0,))
+        losses(sizes=(0,))
     with pytest.raises(UserError, match="cannot be written"):
         LossCosts((), (), 1.0, 1, (0.0, 0.0), "2").save(tmp_path / "nowhere" / "costs.json")
 

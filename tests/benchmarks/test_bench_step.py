@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from wholegrain.cli.bench_step import bench_step, pairs_to_run
+from benchmarks.step.__main__ import StepArguments, pairs_to_run, step
+from benchmarks.step.count import recipe_work
+from benchmarks.step.data import ROLES, captions_of, made_captions, write_data
+from benchmarks.step.measure import Pair, Setting, StepCosts, Turns
 from wholegrain.errors import MachineError, UserError
-from wholegrain.workflows.bench_step.count import recipe_work
-from wholegrain.workflows.bench_step.data import ROLES, captions_of, made_captions, write_data
-from wholegrain.workflows.bench_step.measure import Pair, Setting, StepCosts, Turns
 
 ANSWERS = """
 import json, sys
@@ -70,7 +70,7 @@ def test_pairs_are_chosen_by_number(tmp_path):
     with pytest.raises(UserError, match="--only 9 is no pair"):
         pairs_to_run(None, ("9",))
     with pytest.raises(UserError, match="has no folder open_clip_train"):
-        bench_step(source=tmp_path)
+        step(StepArguments(source=tmp_path))
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_the_command_measures_both_trainers(tmp_path, capsys, monkeypatch):
     pytest.importorskip("open_clip_train.main", exc_type=ImportError)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    bench_step(model=SMALL, batch=2, rounds=1, only=("1",), out=tmp_path / "out.json", device="cpu", precision="fp32")
+    step(StepArguments(model=SMALL, batch=2, rounds=1, only=("1",), out=tmp_path / "out.json", device="cpu", precision="fp32"))
     costs = json.loads((tmp_path / "out.json").read_text())
     [[ours, theirs]] = costs["pairs"][0]["seconds"]
     assert ours > 0 < theirs

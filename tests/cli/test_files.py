@@ -24,7 +24,6 @@ from wholegrain.files import (
     digest,
     disk_errors,
     folder_aside,
-    locked,
     read_bytes,
     read_json,
     read_parquet,
@@ -33,6 +32,7 @@ from wholegrain.files import (
     sha256,
     write_json,
 )
+from wholegrain.locks import locked
 from wholegrain.structure import StructureError, structure
 
 
@@ -215,12 +215,14 @@ def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path) -
     gone = multiprocessing.get_context("fork").Process(target=int)
     gone.start()
     gone.join()
-    left, own = tmp_path / f".a.json.{gone.pid}.part", tmp_path / f".a.json.{os.getppid()}.part"
-    other = tmp_path / f".b.json.{gone.pid}.part"
-    for path in (left, own, other):
+    with aside(tmp_path / "a.json") as part:
+        part.write_text("")
+    left, own = (part.with_name(part.name.replace(f"{os.getpid()}.part", f"{pid}.part")) for pid in (gone.pid, os.getppid()))
+    other, elsewhere = left.with_name(left.name.replace(".a.", ".b.")), tmp_path / f".a.json.another-{gone.pid}.part"  # of another machine
+    for path in (left, own, other, elsewhere):
         path.write_text("half")
     write_json(tmp_path / "a.json", 1)
-    assert sorted(tmp_path.iterdir()) == sorted([own, other, tmp_path / "a.json"])
+    assert sorted(tmp_path.iterdir()) == sorted([own, other, elsewhere, tmp_path / "a.json"])
 
 
 def test_an_error_is_one_sentence_whatever_is_quoted(tmp_path: Path) -> None:
@@ -249,3 +251,21 @@ def test_a_digest_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
 def test_a_digest_is_of_whatever_json_can_hold() -> None:
     values = [None, "a", "\ud800", {"a": "\ud800"}, {"\ud800": 1}, [1, 2], [2, 1], 10**400]
     assert len({digest(value) for value in values}) == len(values)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe", "socket"])
+def test_what_stands_where_a_lock_should_is_refused_and_left_alone(tmp_path, kind):
+    lock, other = tmp_path / ".lock", tmp_path / "letter"
+    other.write_text("dear")
+    if kind == "link":
+        lock.symlink_to(other)
+    elif kind == "folder":
+        lock.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(lock))
+    with pytest.raises(UserError, match=r"\.lock is not an ordinary file, and so no lock; delete it"), locked(tmp_path, "training"):
+        pass
+    assert other.read_text() == "dear"

@@ -5,11 +5,10 @@ import re
 import pytest
 import torch
 from test_model_io import open_clip_folder, small
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.cli import main as cli
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.training.loop import train
 
 
 def inspect(capsys, *args, code=0):

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from base_model.__main__ import base, gates
 from caption_server import serving
 from PIL import Image
 from tiny_models import save_transformers, transformers_clip
 
+from benchmarks.loading import loading
+from benchmarks.losses import losses
+from benchmarks.step.__main__ import step
 from wholegrain.cli import main as cli
 from wholegrain.cli.arguments import bind
 from wholegrain.errors import UserError
@@ -40,7 +44,6 @@ PARSED_ALONE = {  # why a command of the pages that are run is not
     "wholegrain dense MODEL FOLDER": "needs masks",
     "wholegrain compare A B": "A and B are any two",
     "wholegrain verify LOSS": "tests/verify/test_verify.py",
-    "wholegrain bench losses": "tests/benchmarks/test_bench_losses.py",
     "wholegrain evaluate MODEL --benchmark sugarcrepe=FOLDER": "needs the benchmark's files",
 }
 
@@ -64,10 +67,8 @@ def words(command):
 def parsed(command):
     """Raises :class:`UserError` for a command that does not exist, or options that are wrong."""
     _, name, *rest = words(command)
-    if name in cli.GROUPS:
-        name, rest = f"{name}_{rest[0]}", rest[1:]
-    assert name in cli.COMMANDS or name.partition("_")[0] in cli.GROUPS, name
-    call = bind(cli._function(name), name, rest)
+    assert name in cli.COMMANDS, name
+    call = bind(cli._function(name), f"wholegrain {name}", rest)
     given = cli._given(call)
     for recipe in [given["recipe"]] if given.get("recipe") else given.get("recipes", ()):
         if recipe in recipe_names():
@@ -86,6 +87,30 @@ def test_every_command_of_the_docs_exists_with_its_options(page, command):
     except UserError as error:
         if " needs " not in str(error) or f"`{command}`" not in page.read_text(encoding="utf-8"):
             raise  # running text may name a command or an option alone
+
+
+PROGRAMS = {  # of developers: their functions
+    "benchmarks.losses": losses,
+    "benchmarks.loading": loading,
+    "benchmarks.step": step,
+    "base_model": base,
+    "base_model gates": gates,
+}
+FOR_DEVELOPERS = [
+    found for page in PAGES for found in re.findall(r"python -m ((?:benchmarks\.\w+|base_model)(?: gates)?)([^`\n]*)", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("program", "rest"), FOR_DEVELOPERS)
+def test_every_program_of_developers_in_the_docs_exists_with_its_options(program, rest):
+    if program in PROGRAMS:
+        bind(PROGRAMS[program], f"python -m {program}", shlex.split(rest, comments=True))
+    else:
+        assert (HOME / program.replace(".", "/")).with_suffix(".py").is_file(), program
+
+
+def test_programs_of_developers_are_in_the_docs():
+    assert set(PROGRAMS) <= {program for program, _ in FOR_DEVELOPERS}
 
 
 def test_a_command_that_does_not_exist_would_be_found(tmp_path):

@@ -31,7 +31,6 @@ def base(data, tmp_path_factory):
     [
         ("trian", "train"),
         ("methodes", "methods"),
-        ("bench stpe", "step"),
         ("train CE-CLIP --data DATA", "ce_clip"),
         ("train Wholegrian --data DATA", "wholegrain"),
         ("train clip --data DATA --optimizer.lr 1", "optimiser"),

@@ -11,12 +11,12 @@ from PIL import Image
 
 from wholegrain.enrich.captions.prompting import load_prompts
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.run import Asked, _read, asked, suite_file
+from wholegrain.evaluation.benchmarks.run import BenchmarkSpec, _read, parse_benchmark, suite_file
 from wholegrain.evaluation.dense.folder import boxed, class_set
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.report.entry import Entry
 from wholegrain.report.figures import training_charts
-from wholegrain.training.loading.feature_files import read_features, write_features
+from wholegrain.towers.feature_files import read_features, write_features
 
 ROW = {"filename": "1.jpg", "caption": "A cat naps.", "negative_caption": "A dog naps."}
 BENCHMARKS = {
@@ -47,10 +47,10 @@ def put(folder, files):
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_annotations_of_another_form_are_one_sentence(name, tmp_path):
     folder = put(tmp_path / "b", BENCHMARKS[name])
-    assert _read(asked(f"{name}={folder}"), None)
+    assert _read(parse_benchmark(f"{name}={folder}"), None)
 
     def read(copy):
-        _read(asked(f"{name}={copy}"), None)
+        _read(parse_benchmark(f"{name}={copy}"), None)
 
     bad = [met_badly(what, read, copy) for what, copy in damaged_files(folder, lambda path: path.suffix == ".json", every=2)]
     bad += [met_badly(what, read, copy) for what, copy in damaged_json_files(folder, every=3)]
@@ -62,12 +62,12 @@ def test_tables_and_settings_of_benchmarks(tmp_path):
     folder = put(tmp_path / "b", {})
     for text in ("", "image,caption\n1.jpg\n", "image,caption\n1.jpg,a,b,c\n", "x\0y,caption\n", 'image,caption\n"1.jpg,a' + "x" * 200_000):
         (folder / "t.csv").write_text(text)
-        assert met_badly(text[:30], _read, Asked("captions", folder / "t.csv"), None) is None
+        assert met_badly(text[:30], _read, BenchmarkSpec("captions", folder / "t.csv"), None) is None
     (folder / "t.jsonl").write_text("[1]\n")
     with pytest.raises(UserError, match=r"t\.jsonl, line 1: .*is not a table"):
-        _read(Asked("captions", folder / "t.jsonl"), None)
+        _read(BenchmarkSpec("captions", folder / "t.jsonl"), None)
     with pytest.raises(UserError, match="sugarcrepe has no setting 'limt'"):
-        _read(Asked("sugarcrepe", put(tmp_path / "s", BENCHMARKS["sugarcrepe"]), settings={"limt": 1}), None)
+        _read(BenchmarkSpec("sugarcrepe", put(tmp_path / "s", BENCHMARKS["sugarcrepe"]), settings={"limt": 1}), None)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.mixture import Mixture, absolute, open_data
@@ -14,7 +14,6 @@ from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints.run_folder import read_recipe
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from base_model.oracle import bag_retrieval, bag_twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from wholegrain.data.scenes.build import run_lengths
 from wholegrain.data.scenes.captions import ROLES, plural, say
 from wholegrain.data.scenes.draw import draw, masks
 from wholegrain.data.scenes.glyphs import GLYPHS, mask
-from wholegrain.data.scenes.oracle import bag_retrieval, bag_twins
 from wholegrain.data.scenes.twins import (
     NEGATIVE_KINDS,
     TRANSFER_KINDS,

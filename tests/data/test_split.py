@@ -13,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from wholegrain.cli.inspect import print_manifest
+from wholegrain.cli.prepare import PrepareArguments
 from wholegrain.cli.prepare import prepare as prepare_command
 from wholegrain.data import prepare as preparing
 from wholegrain.data.dataset import Dataset
@@ -127,7 +128,7 @@ def test_stated_splits_are_kept_and_shares_beside_them_refused(tmp_path):
         made(source, tmp_path / "other", "80/10/10")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     with pytest.raises(UserError, match="not both"):
-        prepare_command(str(source), tmp_path / "x", split="dev", split_by="none")
+        prepare_command(PrepareArguments(source=str(source), out=tmp_path / "x", split="dev", split_by="none"))
 
 
 def test_every_kind_of_source(tmp_path):

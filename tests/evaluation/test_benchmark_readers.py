@@ -13,7 +13,7 @@ from wholegrain.cli.evaluate import evaluate
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.aro import aro, plain, shuffled_forms
 from wholegrain.evaluation.benchmarks.pictures import Pictures
-from wholegrain.evaluation.benchmarks.run import READERS, asked, run_benchmarks, suite_file
+from wholegrain.evaluation.benchmarks.run import READERS, parse_benchmark, run_benchmarks, suite_file
 from wholegrain.evaluation.features.named import load_foreign
 from wholegrain.evaluation.result import save_results
 
@@ -228,9 +228,9 @@ def test_an_empty_folder_is_answered_by_where_to_get_the_files(tmp_path, name):
 
 def test_names_are_checked():
     with pytest.raises(UserError, match="sugarcrepe"):
-        asked("sugarcreep=x")
+        parse_benchmark("sugarcreep=x")
     with pytest.raises(UserError, match="--benchmark sugarcrepe=FOLDER"):
-        asked("sugarcrepe")
+        parse_benchmark("sugarcrepe")
 
 
 MINE = """
@@ -268,12 +268,12 @@ def test_a_function_and_a_model_of_the_users_own(tmp_path):
         photo(tmp_path / "p" / f"{n}.png", 40 + n)
     put(tmp_path / "suite.toml", '[[benchmark]]\nname = "mine.py:items"\nfolder = "p"\ncount = 3\n')
     model = load_foreign(f"{tmp_path / 'foreign.py'}:tiny")
-    wanted = [*suite_file(tmp_path / "suite.toml"), asked(f"{tmp_path / 'mine.py'}:items={tmp_path / 'p'}")]
+    wanted = [*suite_file(tmp_path / "suite.toml"), parse_benchmark(f"{tmp_path / 'mine.py'}:items={tmp_path / 'p'}")]
     found = run_benchmarks(model, wanted, progress=False, cache=tmp_path / "cache")
     assert [(r.task, r.figure("accuracy").count) for r in found] == [("items", 3), ("items-2", 2)]
     assert found[0].metrics["accuracy_expected"] == 0.5
     with pytest.raises(UserError, match="int"):
-        run_benchmarks(model, [asked(f"{tmp_path / 'mine.py'}:nothing")], progress=False)
+        run_benchmarks(model, [parse_benchmark(f"{tmp_path / 'mine.py'}:nothing")], progress=False)
     with pytest.raises(UserError, match="encode_texts"):
         load_foreign(f"{tmp_path / 'foreign.py'}:broken")
 
@@ -282,7 +282,7 @@ def test_results_can_be_read_by_clip_benchmark(tmp_path):
     for n in range(3):
         photo(tmp_path / f"{n}.jpg", n)
     put(tmp_path / "t.jsonl", "\n".join(json.dumps({"image": f"{n}.jpg", "true": "a", "false": "b"}) for n in range(3)))
-    results = run_benchmarks(FakeModel(lambda key: vector("x"), vector), [asked(f"pairs={tmp_path / 't.jsonl'}")], progress=False)
+    results = run_benchmarks(FakeModel(lambda key: vector("x"), vector), [parse_benchmark(f"pairs={tmp_path / 't.jsonl'}")], progress=False)
     save_results(results, tmp_path / "out", {"model": "mine", "datasets": {"t": "t"}})
     row = json.loads((tmp_path / "out" / "clip_benchmark" / "t.json").read_text())
     assert set(row) == {"dataset", "model", "pretrained", "task", "metrics", "language"}
@@ -303,7 +303,7 @@ def test_long_texts_say_what_share_was_cut(tmp_path):
         return tokens
 
     model.tokenizer.encode = cutting
-    found = run_benchmarks(model, [asked(f"urban1k={tmp_path}")], progress=False)[0]
+    found = run_benchmarks(model, [parse_benchmark(f"urban1k={tmp_path}")], progress=False)[0]
     assert found.metrics["texts_cut"] == 0.5
     assert found.figure("image_retrieval_recall@1").chance == 0.25
 

@@ -10,8 +10,8 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.dense import class_lists
 from wholegrain.evaluation.dense.class_lists import class_list, list_names
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented, segmented
-from wholegrain.evaluation.dense.segmentation import Windows, labels_of, segmentation
-from wholegrain.workflows.dense import DenseOptions, dense
+from wholegrain.evaluation.dense.run import DenseOptions, dense
+from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, segmentation
 
 SIZES = {
     "voc20": (20, None), "voc21": (20, 0), "context59": (59, None), "context60": (59, 0), "coco_object": (80, 0), "coco_stuff": (171, None),
@@ -59,7 +59,8 @@ def test_words_of_the_background_win_pixels_for_it(tmp_path):
     picture = [Segmented("a", tmp_path / "images" / "a.png", tmp_path / "masks" / "a.png")]
     without = ClassSet(("red", "green"), (("red",), ("green",)), (1, 2), (True, True), background=0)
     spoken = ClassSet(without.names, without.words, without.ids, without.things, 0, without.ignore, ("blue sky", "something"))
-    run = lambda classes: segmentation(ColourModel(), picture, classes, windows=Windows(short=32), threshold=0.0).metrics  # noqa: E731
+    options = SegmentationOptions(windows=Windows(short=32), threshold=0.0)
+    run = lambda classes: segmentation(ColourModel(), picture, classes, options).metrics  # noqa: E731
     assert run(spoken)["pixel_accuracy"] > 0.9
     assert run(without)["pixel_accuracy"] < 0.6  # without a threshold nothing else makes background
 

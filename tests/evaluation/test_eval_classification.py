@@ -18,7 +18,7 @@ from wholegrain.evaluation.benchmarks.classification import score_classes, score
 from wholegrain.evaluation.benchmarks.corrupted import Corruptions, corrupted_captions, corrupted_classes
 from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
-from wholegrain.evaluation.benchmarks.run import Asked, Further, run_benchmarks, suite_averages, suite_file
+from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, BenchmarkSpec, run_benchmarks, suite_averages, suite_file
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.average_precision import average_precision, mean_average_precision
@@ -439,7 +439,7 @@ def test_every_set_has_sentences_and_the_averages_are_of_sets():
 def test_what_cannot_be_probed_is_still_classified(tmp_path):
     label = folders(tmp_path)
     reasons = {}
-    wanted = Asked("classes", tmp_path, further=Further(probe=True))
+    wanted = BenchmarkSpec("classes", tmp_path, extras=BenchmarkExtras(probe=True))
     found = run_benchmarks(knows(label.__getitem__), [wanted], progress=False, left_out=reasons)
     assert [r.task for r in found] == [tmp_path.name]
     assert "no training part" in reasons[f"{tmp_path.name} (probe)"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from wholegrain.evaluation.dense.segmentation import labels_of
 from wholegrain.evaluation.statistics.average_precision import mean_average_precision
 from wholegrain.evaluation.tasks.few_shot import few_shot
-from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.linear_probe import LabelledFeatures, ProbeOptions, probe
 from wholegrain.evaluation.tasks.retrieval import retrieval
 from wholegrain.evaluation.tasks.zero_shot import classified
 
@@ -83,14 +83,13 @@ def test_probes_of_constant_features_score_the_most_frequent_class(seed, classes
     rng = np.random.default_rng(seed)
     train, test = (torch.from_numpy(np.concatenate([np.arange(classes), rng.integers(0, classes, 20)])) for _ in range(2))
     train = torch.cat([train, torch.zeros(30, dtype=train.dtype)])  # one class is clearly the most frequent
-    ones = {"train": torch.ones(len(train), 3), "test": torch.ones(len(test), 3)}
+    parts = {name: LabelledFeatures(torch.ones(len(part), 3), part) for name, part in (("train", train), ("test", test))}
     names, keys = [str(c) for c in range(classes)], [str(n) for n in range(len(test))]
-    figure = probe("p", ones, {"train": train, "test": test}, names, keys, sweep=(1e-2,), seed=seed).figure("acc1")
+    figure = probe("p", parts, names, keys, options=ProbeOptions(sweep=(1e-2,)), seed=seed).figure("acc1")
     assert figure.value == pytest.approx(figure.chance)
     even = torch.arange(classes).repeat(6)
-    shots = few_shot(
-        "f", even[:, None] * 0.0, even, even[:, None] * 0.0, even, names, [str(n) for n in range(len(even))], shots=(2,), draws=2
-    )
+    same = LabelledFeatures(even[:, None] * 0.0, even)
+    shots = few_shot("f", same, same, names, [str(n) for n in range(len(even))], shots=(2,), draws=2)
     assert shots.metrics["2_shot/acc1"] == pytest.approx(shots.figure("2_shot/acc1").chance)
 
 

@@ -18,14 +18,14 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.correlative import attend, correlative
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
-from wholegrain.evaluation.dense.segmentation import Windows, labels_of, mean_iou, segmentation
+from wholegrain.evaluation.dense.run import DenseOptions, dense
+from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, mean_iou, segmentation
 from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.tasks.templates import templates_of
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.sources.timm import timm_tower
-from wholegrain.workflows.dense import DenseOptions, dense
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
@@ -82,7 +82,7 @@ def folder(tmp_path):
 
 
 def test_an_oracle_segments_and_another_pictures_map_does_not(folder):
-    found = segmentation(ColourModel(), segmented(folder), class_set(folder), windows=Windows(short=48))
+    found = segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48)))
     miou, right = found.figure("miou"), found.figure("pixel_accuracy")
     assert miou.value > 0.8
     assert miou.low <= miou.value <= miou.high
@@ -144,7 +144,7 @@ def test_a_class_takes_the_best_of_its_words(folder):
     names = {"1": {"name": "warm", "plain": "nothing, red"}, "2": "green", "3": "blue"}
     (folder / "classes.json").write_text(json.dumps(names))
     assert (
-        segmentation(ColourModel(), segmented(folder), class_set(folder), windows=Windows(short=48)).figure("warm/iou").value
+        segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48))).figure("warm/iou").value
         > 0.7
     )
 

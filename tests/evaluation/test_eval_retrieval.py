@@ -11,7 +11,7 @@ from wholegrain.data.record import caption_id
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.scores.similarity import Scorer, index_vectors, similarity
-from wholegrain.evaluation.tasks.retrieval import count_ranks, retrieval, true_pairs
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, count_ranks, retrieval, true_pairs
 from wholegrain.features import ImageFeatures, TextFeatures
 
 OWNER = [0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4, 5, 5]  # 1, 3, 5, 1, 1, 2 captions
@@ -100,7 +100,7 @@ def test_degenerate_models_expect_chance(kind):
 def test_random_models_and_shuffled_images_score_chance_on_average():
     values, controls, chance = [], [], None
     for seed in range(60):
-        figure = retrieval(random_case(seed), seed=seed, by_role=False).figure("text_retrieval_recall@1")
+        figure = retrieval(random_case(seed), RetrievalOptions(by_role=False), seed=seed).figure("text_retrieval_recall@1")
         values.append(figure.value)
         controls.append(figure.shuffled)
         chance = figure.chance
@@ -136,7 +136,7 @@ def test_the_same_text_under_two_images_is_true_of_both():
     image, text = torch.eye(3), torch.tensor([[0.9, 1.0, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
     case = encoded(image, text, [0, 1, 2], texts=["a cup", "a cup", "a star"])
     assert retrieval(case).metrics["image_retrieval_recall@1"] == 1
-    assert retrieval(case, owner_only=True).metrics["image_retrieval_recall@1"] == pytest.approx(2 / 3)
+    assert retrieval(case, RetrievalOptions(owner_only=True)).metrics["image_retrieval_recall@1"] == pytest.approx(2 / 3)
 
 
 def test_truths_count_and_keys_outside_are_passed_over():
@@ -151,18 +151,18 @@ def test_truths_count_and_keys_outside_are_passed_over():
 def test_one_caption_and_subset_and_roles():
     case = encoded(torch.eye(3), torch.eye(3)[[0, 1, 1, 2]], [0, 0, 1, 2], roles=["web", "detail", "web", "web"])
     assert (
-        retrieval(case, by_role=False).metrics["image_retrieval_recall@1"] == 0.75
+        retrieval(case, RetrievalOptions(by_role=False)).metrics["image_retrieval_recall@1"] == 0.75
     )  # the second caption of image 0 describes image 1
-    single = retrieval(case, one_caption=True, by_role=False)
+    single = retrieval(case, RetrievalOptions(one_caption=True, by_role=False))
     assert single.metrics["image_retrieval_recall@1"] == 1
     assert single.figure("image_retrieval_recall@1").count == 3
     roles = retrieval(case)
     assert roles.metrics["detail/image_retrieval_recall@1"] == 0
     assert roles.metrics["web/image_retrieval_recall@1"] == 1
     assert roles.figure("detail/text_retrieval_recall@1").count == 1  # images without such a caption ask nothing
-    assert retrieval(case, subset=2).figure("text_retrieval_recall@1").count == 2
+    assert retrieval(case, RetrievalOptions(subset=2)).figure("text_retrieval_recall@1").count == 2
     with pytest.raises(UserError, match="role"):
-        retrieval(case, roles=["style"])
+        retrieval(case, RetrievalOptions(["style"]))
 
 
 def test_branches_score_by_the_mean_of_their_cosines():

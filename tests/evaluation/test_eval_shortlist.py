@@ -7,7 +7,7 @@ import torch
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
-from wholegrain.evaluation.tasks.retrieval import count_ranks, retrieval, true_pairs
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, count_ranks, retrieval, true_pairs
 from wholegrain.evaluation.tasks.shortlist import Shortlist
 from wholegrain.features import ImageFeatures, TextFeatures
 
@@ -71,16 +71,16 @@ def test_ranks_are_those_of_sorted_lists(size):
 
 def test_a_list_of_everything_is_the_joint_score_itself():
     encoded, model = case(), Joint()
-    plain, listed = (retrieval(encoded, model=model, shortlist=size) for size in (0, 9))
+    plain, listed = (retrieval(encoded, RetrievalOptions(shortlist=size), model=model) for size in (0, 9))
     assert [f.value for f in plain.figures] == [f.value for f in listed.figures]
     assert [f.shuffled for f in plain.figures] == [f.shuffled for f in listed.figures]
 
 
 def test_the_protocol_says_so_and_a_model_without_a_joint_score_is_refused():
     encoded = case()
-    assert "first 2 candidates by cosine" in retrieval(encoded, model=Joint(), shortlist=2).protocol
+    assert "first 2 candidates by cosine" in retrieval(encoded, RetrievalOptions(shortlist=2), model=Joint()).protocol
     assert "cosine" not in retrieval(encoded, model=Joint()).protocol
     with pytest.raises(UserError, match="shortlist = 5"):
-        retrieval(encoded, shortlist=5)
+        retrieval(encoded, RetrievalOptions(shortlist=5))
     with pytest.raises(UserError, match="shortlist = -1"):
-        retrieval(encoded, model=Joint(), shortlist=-1)
+        retrieval(encoded, RetrievalOptions(shortlist=-1), model=Joint())

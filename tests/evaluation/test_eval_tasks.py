@@ -7,11 +7,13 @@ from eval_fakes import FakeDataset, FakeModel, caption, encoded, record, vector
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import encode_keys, encode_split, encode_texts
-from wholegrain.evaluation.suite import evaluate, expand
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate, expand
 from wholegrain.evaluation.tasks.branches import branches, specialisation
 from wholegrain.evaluation.tasks.linear_probe import fit_logistic, linear_probe
 from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.features import TextFeatures
+
+QUIET = EvaluationOptions(progress=False)
 
 
 def small_data():
@@ -225,7 +227,7 @@ def test_linear_probe():
 
 def test_the_suite_runs_what_it_can_and_says_what_it_cannot():
     data, reasons = small_data(), {}
-    results = evaluate(FakeModel(vector, vector), data, progress=False, left_out=reasons)
+    results = evaluate(FakeModel(vector, vector), data, QUIET, left_out=reasons)
     assert [r.task for r in results] == ["retrieval", "branches"]
     assert set(reasons) == {"composition", "hard_positives", "negatives", "grounding", "zero_shot", "linear_probe"}
     assert "twins" in reasons["composition"]
@@ -238,20 +240,22 @@ def test_the_suite_runs_what_it_can_and_says_what_it_cannot():
 
 def test_images_are_decoded_once_for_all_tasks():
     data = labelled_data()
-    evaluate(FakeModel(sees_labels(data), reads_labels), data, tasks="retrieval,zero_shot", progress=False)
+    evaluate(FakeModel(sees_labels(data), reads_labels), data, QUIET, tasks="retrieval,zero_shot")
     assert data.decoded == 30
 
 
 def test_same_seed_same_result_and_settings_reach_their_task():
     data = small_data()
-    first, again = (evaluate(FakeModel(vector, vector), data, tasks=("retrieval",), seed=3, progress=False)[0] for _ in range(2))
+    first, again = (
+        evaluate(FakeModel(vector, vector), data, EvaluationOptions(seed=3, progress=False), tasks=("retrieval",))[0] for _ in range(2)
+    )
     assert first == again
     single = evaluate(
-        FakeModel(vector, vector), data, tasks="retrieval", settings={"retrieval": {"one_caption": True}}, progress=False
+        FakeModel(vector, vector), data, QUIET, tasks="retrieval", settings={"retrieval": {"one_caption": True}}
     )[0]
     assert single.figure("image_retrieval_recall@1").count == 5
     with pytest.raises(UserError, match="settings for zero_shot"):
-        evaluate(FakeModel(vector, vector), data, tasks="retrieval", settings={"zero_shot": {}}, progress=False)
+        evaluate(FakeModel(vector, vector), data, QUIET, tasks="retrieval", settings={"zero_shot": {}})
 
 
 def test_names_are_checked():
@@ -259,7 +263,7 @@ def test_names_are_checked():
     with pytest.raises(UserError, match="'recall'"):
         expand("recall")
     with pytest.raises(UserError, match="No task"):
-        evaluate(FakeModel(vector, vector), small_data(), tasks="grounding", progress=False)
+        evaluate(FakeModel(vector, vector), small_data(), QUIET, tasks="grounding")
 
 
 def test_a_model_that_refuses_patches_is_left_out_of_grounding_alone():
@@ -271,6 +275,6 @@ def test_a_model_that_refuses_patches_is_left_out_of_grounding_alone():
 
     regions = [((0, 0, 8, 8), "cup", ()), ((8, 8, 16, 16), "star", ())]
     data, reasons = FakeDataset([record(n, [f"x {n}"], regions=regions) for n in range(3)]), {}
-    results = evaluate(Pooled(vector, vector), data, tasks="retrieval,grounding", progress=False, left_out=reasons)
+    results = evaluate(Pooled(vector, vector), data, QUIET, tasks="retrieval,grounding", left_out=reasons)
     assert [r.task for r in results] == ["retrieval"]
     assert reasons == {"grounding": "this tower has no patches"}

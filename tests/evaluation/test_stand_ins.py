@@ -15,7 +15,7 @@ from test_benchmark_scoring import photos
 from test_eval_dense import COLOURS, ColourModel
 
 from wholegrain.data.record import HardPositive, Negative, Twin
-from wholegrain.evaluation.benchmarks.classification import judged
+from wholegrain.evaluation.benchmarks.classification import classification_result
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, LabelledSet, Picture, Statement, Statements
 from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import score_statements
@@ -31,7 +31,7 @@ from wholegrain.evaluation.tasks.composition import composition, hard_positives,
 from wholegrain.evaluation.tasks.faithfulness import faithfulness
 from wholegrain.evaluation.tasks.few_shot import few_shot
 from wholegrain.evaluation.tasks.grounding import grounding
-from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.linear_probe import LabelledFeatures, probe
 from wholegrain.evaluation.tasks.retrieval import retrieval
 from wholegrain.evaluation.tasks.zero_shot import classified
 
@@ -146,10 +146,9 @@ def test_classification_and_probes(seed):
     for name in ("acc1", "mean_per_class_recall"):
         figure = classified("t", keys, scores, true, classes, "a test.", seed).figure(name)
         assert (figure.value, figure.shuffled) == (1, 0)
-    train = torch.eye(3).repeat(5, 1), torch.arange(3).repeat(5)
-    x, y = {"train": train[0], "test": scores}, {"train": train[1], "test": true}
-    assert probe("t", x, y, classes, keys, seed=seed).figure("acc1").shuffled == 0
-    assert few_shot("t", *train, scores, true, classes, keys, shots=(1,), draws=1, seed=seed).figure("1_shot/acc1").shuffled == 0
+    train, test = LabelledFeatures(torch.eye(3).repeat(5, 1), torch.arange(3).repeat(5)), LabelledFeatures(scores, true)
+    assert probe("t", {"train": train, "test": test}, classes, keys, seed=seed).figure("acc1").shuffled == 0
+    assert few_shot("t", train, test, classes, keys, shots=(1,), draws=1, seed=seed).figure("1_shot/acc1").shuffled == 0
     for figure in mean_average_precision(scores.numpy(), scores.numpy(), scores.numpy(), keys, seed=seed):
         assert figure.value == 1
         assert figure.shuffled <= 2 / 3  # the picture of each class is never the first
@@ -159,7 +158,7 @@ def test_classification_and_probes(seed):
 def test_area_under_the_curve(seed, tmp_path):
     pictures = tuple(photos(tmp_path, 2))
     hateful = LabelledSet("memes", pictures, ((0,), (1,)), ("no", "yes"), ("{}",), "roc_auc", "a test")
-    figure = judged(hateful, torch.eye(2), ["p", "q"], seed).figure("roc_auc")
+    figure = classification_result(hateful, torch.eye(2), ["p", "q"], seed).figure("roc_auc")
     assert (figure.value, figure.shuffled) == (1, 0)
     says = FakeModel(lambda key: torch.tensor([float(key.endswith("1")), 1.0]), lambda text: torch.tensor([1.0, 0.0]))
     items = tuple(Statement(str(n), "g", picture, f"text {n}", n == 1) for n, picture in enumerate(pictures))

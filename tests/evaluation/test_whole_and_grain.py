@@ -12,7 +12,7 @@ from wholegrain.evaluation.features.named import load_any
 from wholegrain.evaluation.scores.similarity import similarity
 from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, choose, grain
 from wholegrain.evaluation.tasks.composition import composition
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers import load_model, save_model
 
@@ -92,7 +92,7 @@ def test_phrases_bind_what_a_mean_cannot_hold():
 def test_tasks_and_shortlists_use_it(model, data):
     wrapped = WholeAndGrain(model, 2.0)
     encoded = encode_split(wrapped, data, "val")
-    full, listed = (retrieval(encoded, model=wrapped, shortlist=size) for size in (0, len(encoded.texts)))
+    full, listed = (retrieval(encoded, RetrievalOptions(shortlist=size), model=wrapped) for size in (0, len(encoded.texts)))
     assert full.metrics == listed.metrics
     assert full.metrics != retrieval(encoded).metrics
     assert composition(wrapped, data, "test").items["s00"] != composition(model, data, "test").items["s00"]
@@ -114,7 +114,7 @@ def test_weight_and_temperature_are_chosen_on_development_data(model, data):
     assert set(found.tried) == {(0.0, 0.1), (1.0, 0.1), (1.0, 0.5)}
     assert found.tried[found.weight, found.temperature] == max(found.tried.values())
     wrapped = WholeAndGrain(model, 1.0, 0.5)
-    figures = retrieval(encode_split(wrapped, data, "val"), model=wrapped, by_role=False)
+    figures = retrieval(encode_split(wrapped, data, "val"), RetrievalOptions(by_role=False), model=wrapped)
     both = [figures.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")]
     assert found.tried[1.0, 0.5] == pytest.approx(sum(both) / 2)
 

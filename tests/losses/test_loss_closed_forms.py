@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_losses import KINDS, ROLES, make_batch
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.clip import ClipLoss
@@ -19,6 +18,7 @@ from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.siglip import SiglipLoss
 from wholegrain.losses.sparc import SparcLoss, minmax_weights
 from wholegrain.losses.text_conditioned import TextConditionedLoss, text_conditioned_scores
+from wholegrain.verify.cases import KINDS, ROLES, make_batch
 
 TEN = torch.tensor(10.0, dtype=torch.float64)
 

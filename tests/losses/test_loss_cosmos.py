@@ -8,7 +8,7 @@ import gloo
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch.nn.functional import cross_entropy, normalize
 
 from wholegrain.data.record import Caption, Record, caption_id
@@ -21,13 +21,11 @@ from wholegrain.objectives.schema import CaptionDraw, DataRecipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.training.loading.draw import draw_texts, sentences_of
 from wholegrain.training.loading.streams import stream
-from wholegrain.training.loop import train
 from wholegrain.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.references import reference
-from wholegrain.verify.variants import TEACHERS
+from wholegrain.verify.definitions import definition, reference
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
-NAMES = [name for name in TEACHERS if name.startswith("cosmos")]
+VARIANTS = definition("cosmos").variants
 CROSS = frozenset({"cross"})
 
 
@@ -103,10 +101,10 @@ def test_it_is_the_released_arithmetic_where_nothing_is_missing():
     assert set(output.parts) == {"contrast", "image_image", "image_text", "text_image", "text_text"}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("captions", [(1, 3, 2, 1, 2, 1), (2,), (1, 0, 3)])
 def test_ragged_batches_agree_with_loops(name, captions):
-    batch, loss = make_batch(len(captions), captions=captions, duplicates=len(captions) > 2).fresh(), TEACHERS[name]
+    batch, loss = make_batch(len(captions), captions=captions, duplicates=len(captions) > 2).fresh(), VARIANTS[name]
     value = call(loss, batch).value
     expected, _ = reference(loss, batch, SCALE, SCALE)
     torch.testing.assert_close(value, expected)
@@ -192,7 +190,7 @@ def in_process(rank, group, batch, names):
     found = {}
     for name in names:
         fresh = batch.fresh()
-        output = call(TEACHERS[name], fresh, group=group)
+        output = call(VARIANTS[name], fresh, group=group)
         output.value.backward()
         grads = {key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in fresh.leaves().items()}
         found[name] = output.value.detach(), grads
@@ -202,9 +200,9 @@ def in_process(rank, group, batch, names):
 @pytest.mark.parametrize("bounds", [((0, 2), (2, 6)), ((0, 5), (5, 6))])
 def test_two_processes_equal_one(bounds):
     batch = make_batch(20)
-    alone = in_process(0, None, batch, NAMES)
-    shares = gloo.run(2, in_process, [(batch.part(*bound), NAMES) for bound in bounds])
-    for name in NAMES:
+    alone = in_process(0, None, batch, VARIANTS)
+    shares = gloo.run(2, in_process, [(batch.part(*bound), VARIANTS) for bound in bounds])
+    for name in VARIANTS:
         torch.testing.assert_close(shares[0][name][0] + shares[1][name][0], alone[name][0])
         for key, expected in alone[name][1].items():
             grads = [share[name][1][key] for share in shares]

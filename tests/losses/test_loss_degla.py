@@ -7,7 +7,8 @@ from dataclasses import replace
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from loss_variants import variants_of
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -16,13 +17,11 @@ from wholegrain.losses.distillation import DistillationLoss
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.tgc import TgcLoss
 from wholegrain.towers.io import load_model
-from wholegrain.training.loop import train
 from wholegrain.verify.cases import make_batch, permuted, without_texts
-from wholegrain.verify.references import reference
-from wholegrain.verify.variants import TEACHERS
+from wholegrain.verify.definitions import reference
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
-NAMES = [name for name in TEACHERS if name.startswith(("tgc", "distillation"))]
+VARIANTS = variants_of("tgc", "distillation")
 
 
 def call(loss, batch, scale=SCALE, group=None):
@@ -82,9 +81,9 @@ def test_tgc_with_the_model_as_its_own_teacher_is_imc():
         torch.testing.assert_close(call(TgcLoss(0.0, duplicates), plain).value, call(ImcLoss(), plain).value)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", VARIANTS)
 def test_values_gradients_and_order_agree_with_loops(name):
-    batch, loss = make_batch(0).fresh(), TEACHERS[name]
+    batch, loss = make_batch(0).fresh(), VARIANTS[name]
     value = call(loss, batch).value
     expected, _ = reference(loss, batch, SCALE, SCALE)
     torch.testing.assert_close(value, expected)
@@ -107,15 +106,15 @@ def test_gradcheck():
         return of
 
     inputs = [x.clone().requires_grad_() for x in (batch.image.pooled_BD, batch.text.pooled_ND)]
-    for name in NAMES:
-        assert torch.autograd.gradcheck(value(TEACHERS[name]), inputs), name
+    for name in VARIANTS:
+        assert torch.autograd.gradcheck(value(VARIANTS[name]), inputs), name
 
 
 def in_process(rank, group, batch, names):
     found = {}
     for name in names:
         fresh = batch.fresh()
-        output = call(TEACHERS[name], fresh, group=group)
+        output = call(VARIANTS[name], fresh, group=group)
         if output.value.requires_grad:
             output.value.backward()
         grad = fresh.text.pooled_ND.grad
@@ -125,9 +124,9 @@ def in_process(rank, group, batch, names):
 
 def test_two_processes_equal_one():
     batch = make_batch(20)
-    alone = in_process(0, None, batch, NAMES)
-    shares = gloo.run(2, in_process, [(batch.part(0, 2), NAMES), (batch.part(2, 6), NAMES)])
-    for name in NAMES:
+    alone = in_process(0, None, batch, VARIANTS)
+    shares = gloo.run(2, in_process, [(batch.part(0, 2), VARIANTS), (batch.part(2, 6), VARIANTS)])
+    for name in VARIANTS:
         torch.testing.assert_close(shares[0][name][0] + shares[1][name][0], alone[name][0])
         torch.testing.assert_close(torch.cat([share[name][1] for share in shares]), alone[name][1])
 
@@ -139,18 +138,18 @@ def test_little_or_nothing_there():
         assert call(TgcLoss(), batch).value == 0
     assert call(DistillationLoss(), without_texts(make_batch(3))).value.isfinite()
     zero = make_batch(3).map(torch.zeros_like).fresh()
-    for name in NAMES:
-        output = call(TEACHERS[name], zero)
+    for name in VARIANTS:
+        output = call(VARIANTS[name], zero)
         output.value.backward()
         assert output.value.isfinite(), name
     assert zero.text.pooled_ND.grad.isfinite().all()
     rounded = make_batch(9).map(lambda x: x.bfloat16())
     exact = rounded.map(lambda x: x.double())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        for name in NAMES:
-            got = call(TEACHERS[name], rounded, SCALE.float()).value
+        for name in VARIANTS:
+            got = call(VARIANTS[name], rounded, SCALE.float()).value
             assert got.dtype == torch.float32
-            torch.testing.assert_close(got.double(), call(TEACHERS[name], exact).value, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(got.double(), call(VARIANTS[name], exact).value, rtol=1e-5, atol=1e-5)
 
 
 def test_a_missing_teacher_is_said():

@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_losses import Batch, make_batch
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.fsc_local import FscLocalLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss
-from wholegrain.verify.cases import padded_with
+from wholegrain.verify.cases import Batch, make_batch, padded_with
 
 SCALE = torch.tensor(20.0, dtype=torch.float64)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import gloo
 import pytest
 import torch
+from loss_variants import MATCHING
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses import itm
@@ -16,9 +17,8 @@ from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.itm import ItmLoss
 from wholegrain.verify.cases import as_type, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.references import reference
+from wholegrain.verify.definitions import reference
 from wholegrain.verify.subject import evaluate
-from wholegrain.verify.variants import MATCHING
 
 ITM = [name for name in MATCHING if name.startswith("itm")]
 

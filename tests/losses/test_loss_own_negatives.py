@@ -8,7 +8,7 @@ from dataclasses import replace
 import gloo
 import pytest
 import torch
-from reference_losses import Batch, make_batch, reference
+from loss_variants import NEGATIVES_AND_POSITIVES as CASES
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.clip import ClipLoss
@@ -17,8 +17,8 @@ from wholegrain.losses.multi_positive import MultiPositiveLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss, choice
 from wholegrain.losses.paraphrases import ParaphrasesLoss
-from wholegrain.verify.cases import without_texts
-from wholegrain.verify.variants import NEGATIVES_AND_POSITIVES as CASES
+from wholegrain.verify.cases import Batch, make_batch, without_texts
+from wholegrain.verify.definitions import reference
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 

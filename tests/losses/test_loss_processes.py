@@ -5,9 +5,10 @@ from __future__ import annotations
 import gloo
 import pytest
 import torch
-from reference_losses import CASES, Batch, make_batch
+from loss_variants import USUAL as CASES
 
 from wholegrain.losses.core.gather import all_reduce_rows, gather_rows, reduce_scatter_rows, row_counts, sum_over, world
+from wholegrain.verify.cases import Batch, make_batch
 
 SPLITS = {2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference_losses import CASES, Batch, make_batch
+from loss_variants import USUAL as CASES
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import NEEDS, unit
+from wholegrain.verify.cases import Batch, make_batch
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 NOT_A_GRADIENT = ("sparc-detached",)  # the gradient leaves something out on purpose

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from reference_losses import CASES, make_batch, reference
+from loss_variants import USUAL as CASES
 
 from wholegrain.losses.core import contrastive, tiles
+from wholegrain.verify.cases import make_batch
+from wholegrain.verify.definitions import reference
 
 
 def knobs() -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import gloo
 import pytest
 import torch
-from reference_fine_grained import CASES, Batch, make_batch, reference
-from tiny_training import make_dataset, make_model, make_recipe
+from loss_variants import FINE_GRAINED as CASES
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -21,12 +21,26 @@ from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss, balanced
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
-from wholegrain.training.loop import train
+from wholegrain.verify import cases
+from wholegrain.verify.cases import OF_TOKENS, Batch, as_type, lean, padded_with, permuted
+from wholegrain.verify.definitions import reference
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 DETACHED = ("sparc-images-detached",)  # the gradient leaves something out on purpose
 READS_ORDER = ("flair", "flair-negative", "dreamlip-released")  # the place in the list of texts counts
 FROZEN_TARGET = ("prototypes", "prototypes-one")  # targets have no gradient
+
+
+def make_batch(seed: int = 0, captions=(1, 3, 2, 1, 2, 1), width=5, patches=4, tokens=4, **settings) -> Batch:
+    """Small, for loops over words and patches."""
+    return cases.make_batch(seed, captions, width=width, patches=patches, tokens=tokens, **settings)
+
+
+def trimmed(batch: Batch, first: int, last: int) -> Batch:
+    """The images ``first`` to ``last`` (exclusive) and their texts, these trimmed to the longest."""
+    part = batch.part(first, last)
+    longest = int(part.text.mask_NL.sum(1).max()) if len(part.pairing.owner_N) else 1
+    return replace(part, text=replace(part.text, **{name: getattr(part.text, name)[:, :longest] for name in (*OF_TOKENS, "mask_NL")}))
 
 
 def call(loss, batch: Batch, scale=SCALE, bias=BIAS, group=None):
@@ -47,7 +61,7 @@ def gradients(value, batch, scale, bias):
 def compare(loss, batch):
     (a_scale, a_bias), (b_scale, b_bias) = knobs(), knobs()
     ours, theirs = batch.fresh(), batch.fresh()
-    output, value = call(loss, ours, a_scale, a_bias), reference(loss, theirs, b_scale, b_bias)
+    output, value = call(loss, ours, a_scale, a_bias), reference(loss, theirs, b_scale, b_bias)[0]
     torch.testing.assert_close(output.value, value, rtol=1e-9, atol=1e-11)
     got, expected = gradients(output.value, ours, a_scale, a_bias), gradients(value, theirs, b_scale, b_bias)
     for name in expected:
@@ -77,12 +91,12 @@ def test_one_image(name):
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in DETACHED + FROZEN_TARGET])
 def test_gradcheck(name):
-    batch = make_batch(5, captions=(2, 1), patches=3, tokens=3, width=4).fresh()
+    batch = lean(make_batch(5, captions=(2, 1), patches=3, tokens=3, width=4), CASES[name].needs).fresh()
     leaves = batch.leaves()
     scale, bias = knobs()
 
     def value(scale, bias, *inputs):
-        return call(CASES[name], batch.given(dict(zip(leaves, inputs, strict=True))), scale, bias).value
+        return call(CASES[name], batch.with_leaves(dict(zip(leaves, inputs, strict=True))), scale, bias).value
 
     assert torch.autograd.gradcheck(value, (scale, bias, *leaves.values()), fast_mode=True)
 
@@ -97,28 +111,21 @@ def test_order_of_images_texts_and_patches_does_not_matter(name):
         texts = torch.arange(len(texts))
     if name == "dreamlip-released":  # known: a text's patches follow from both orders
         images = torch.arange(len(images))
-    pairing = batch.pairing.select_texts(texts)
-    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N], image_id_B=pairing.image_id_B[images])
-    image = batch.image.select(images)
-    patches = image.patches_BPD[:, torch.randperm(image.patches_BPD.shape[1], generator=draw)]
-    moved = Batch(replace(image, patches_BPD=patches), batch.text.select(texts), pairing)
+    moved = permuted(batch, images, texts)
+    patches = moved.image.patches_BPD[:, torch.randperm(moved.image.patches_BPD.shape[1], generator=draw)]
+    moved = moved.with_leaves({"patches_BPD": patches})
     torch.testing.assert_close(call(CASES[name], moved).value, call(CASES[name], batch).value, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "tokens" in CASES[name].needs])
 @pytest.mark.parametrize("filling", [1e6, float("nan")])
 def test_padding_is_never_read(name, filling):
-    plain, batch = make_batch(7).fresh(), make_batch(7)
-    tokens, mask = batch.text.tokens_NLD, batch.text.mask_NL
-    more = torch.full((len(tokens), 3, tokens.shape[2]), filling, dtype=tokens.dtype)
-    tokens = torch.cat([torch.where(mask[..., None], tokens, filling), more], 1)
-    text = replace(batch.text, tokens_NLD=tokens, mask_NL=torch.nn.functional.pad(mask, (0, 3)))
-    padded = replace(batch, text=text).fresh()
+    plain, padded = make_batch(7).fresh(), padded_with(make_batch(7), filling).fresh()
     value, other = call(CASES[name], plain).value, call(CASES[name], padded).value
     torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
     value.backward()
     other.backward()
-    real, length = plain.text.mask_NL, mask.shape[1]
+    real, length = plain.text.mask_NL, plain.text.mask_NL.shape[1]
     torch.testing.assert_close(padded.text.tokens_NLD.grad[:, :length][real], plain.text.tokens_NLD.grad[real])
     assert (padded.text.tokens_NLD.grad[~padded.text.mask_NL] == 0).all()
     torch.testing.assert_close(padded.image.patches_BPD.grad, plain.image.patches_BPD.grad)
@@ -128,26 +135,17 @@ def test_padding_is_never_read(name, filling):
 def test_reads_no_more_than_it_says(name):
     batch, needs = make_batch(8), CASES[name].needs
     assert needs <= NEEDS
-    learned = {k: v for k, v in batch.image.learned.items() if ("prototypes" in needs) == (k == "prototypes_KD")}
-    kept = {"patches_BPD": "patches", "keys_BGSE": "slots", "values_BGSE": "slots"}
-    image = replace(batch.image, learned=learned, **{field: None for field, need in kept.items() if need not in needs})
-    kept = {"tokens_NLD": "tokens", "mask_NL": "tokens", "query_NGE": "slots"}
-    text = replace(batch.text, **{field: None for field, need in kept.items() if need not in needs})
-    lean = call(CASES[name], Batch(image, text, batch.pairing), bias=BIAS if "bias" in needs else None).value
-    assert lean == call(CASES[name], batch).value
+    slim = call(CASES[name], lean(batch, needs), bias=BIAS if "bias" in needs else None).value
+    assert slim == call(CASES[name], batch).value
     lacking = Batch(ImageFeatures(batch.image.pooled_BD), TextFeatures(batch.text.pooled_ND), batch.pairing)
     with pytest.raises(ValueError, match="needs"):
         call(CASES[name], lacking)
 
 
-def cast(batch: Batch, dtype: torch.dtype) -> Batch:
-    return batch.given({name: x.to(dtype) for name, x in batch.leaves().items()})
-
-
 @pytest.mark.parametrize("name", [name for name in CASES if name != "filip-quarter"])  # ranks of rounded numbers may tie
 def test_low_precision_inputs_are_computed_in_float32(name):
-    rounded = cast(make_batch(9), torch.bfloat16)
-    exact = call(CASES[name], cast(rounded, torch.float64)).value
+    rounded = as_type(make_batch(9), torch.bfloat16)
+    exact = call(CASES[name], as_type(rounded, torch.float64)).value
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = call(CASES[name], rounded, SCALE.float(), BIAS.float())
     assert output.value.dtype == torch.float32
@@ -155,10 +153,10 @@ def test_low_precision_inputs_are_computed_in_float32(name):
 
 
 def edge_batches() -> dict[str, Batch]:
-    usual = cast(make_batch(3), torch.float32)
+    usual = as_type(make_batch(3), torch.float32)
 
     def filled(number: float) -> Batch:
-        return usual.given({name: torch.full_like(x, number) for name, x in usual.leaves().items()})
+        return usual.map(lambda x: torch.full_like(x, number))
 
     lone = Batch(usual.image.select(torch.tensor([0])), usual.text.select(torch.tensor([0])), Pairing.one_to_one(1))
     copies = replace(usual.pairing, text_id_N=usual.pairing.text_id_N * 0, image_id_B=usual.pairing.image_id_B * 0)
@@ -188,7 +186,7 @@ def test_finite_at_the_edge(edge):
 
 def results(loss, batch: Batch, group=None) -> dict[str, torch.Tensor]:
     scale, bias = knobs()
-    batch = batch.fresh()
+    batch = lean(batch, loss.needs).fresh()
     output = call(loss, batch, scale, bias, group)
     found = {f"grad {name}": g for name, g in gradients(output.value, batch, scale, bias).items()}
     found |= {f"part {name}": x for name, x in output.parts.items() if name != "shuffled"}
@@ -203,11 +201,11 @@ def all_results(rank, group, batch: Batch, names: list[str]):
 def test_processes_equal_one(size):
     bounds = {2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}[size]
     batch = make_batch(20)
-    parts = [batch.part(*b) for b in bounds]
+    parts = [trimmed(batch, *b) for b in bounds]
     assert len({part.text.mask_NL.shape[1] for part in parts}) > 1, "the processes should hold texts of unequal lengths"
     names = list(CASES) if size == 2 else ["filip", "prototypes", "flair"]
     by_rank = gloo.run(size, all_results, [(part, names) for part in parts])
-    spread = ("value", "part", "grad scale", "grad bias", "grad mix_D", "grad prototypes_KD")  # shares sum to the whole
+    spread = ("value", "part", "grad scale", "grad bias", "grad learned.")  # shares sum to the whole
     for name in names:
         for key, expected in results(CASES[name], batch).items():
             shares = [found[name][key] for found in by_rank]
@@ -223,7 +221,7 @@ def test_a_process_without_texts_takes_part():
     kept = (whole.pairing.owner_N > 0).nonzero().squeeze(1)
     whole = Batch(whole.image, whole.text.select(kept), whole.pairing.select_texts(kept))
     names = [name for name in CASES if name not in DETACHED]
-    by_rank = gloo.run(2, all_results, [(whole.part(0, 1), names), (whole.part(1, 6), names)])
+    by_rank = gloo.run(2, all_results, [(trimmed(whole, 0, 1), names), (trimmed(whole, 1, 6), names)])
     for name in names:
         total = sum(found[name]["value"] for found in by_rank)
         torch.testing.assert_close(total, results(CASES[name], whole)["value"], msg=lambda m, name=name: f"{name}: {m}")

@@ -6,12 +6,11 @@ from itertools import permutations
 
 import pytest
 import torch
-from reference_losses import ROLES, Batch, make_batch
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import unit
 from wholegrain.losses.many_to_many import ManyToManyLoss
-from wholegrain.verify.cases import permuted
+from wholegrain.verify.cases import ROLES, Batch, make_batch, permuted
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 

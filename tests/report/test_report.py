@@ -20,11 +20,11 @@ from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report import examples, tables
 from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
-from wholegrain.report.report import write_report
+from wholegrain.report.report import Report, write_report
 from wholegrain.report.summary import summary
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers import HeadConfig, convert_head, save_model
@@ -89,14 +89,14 @@ def entries(dataset, tmp_path_factory):
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 5, "lo')
     tasks = ("retrieval", "compositional", "grounding", "branches")
     one, two = make_model(dataset, 0), make_model(dataset, 1, branches=2)
-    results = [evaluate(model, dataset, tasks=tasks, progress=False) for model in (one, two)]
+    results = [evaluate(model, dataset, EvaluationOptions(progress=False), tasks=tasks) for model in (one, two)]
     return [Entry("one & only", None, one, results[0]), Entry("<b>two</b>", run, two, results[1])]
 
 
 @pytest.fixture(scope="module")
 def page(dataset, entries, tmp_path_factory):
     path = tmp_path_factory.mktemp("out") / "deep" / "report.html"
-    assert write_report(path, entries=entries, dataset=dataset, split="test", title="A <title>", notes="A note.") == path
+    assert write_report(path, Report(entries, dataset, title="A <title>", notes=["A note."])) == path
     assert [file.name for file in path.parent.iterdir()] == ["report.html"]
     return path.read_text(encoding="utf-8")
 
@@ -182,16 +182,16 @@ def test_every_part_is_there(page, entries):
 
 def test_heat_maps_are_left_out_without_models(dataset, entries, tmp_path):
     bare = [Entry(entry.name, None, None, entry.results) for entry in entries]
-    text = write_report(tmp_path / "r.html", entries=bare, dataset=dataset).read_text()
+    text = write_report(tmp_path / "r.html", Report(bare, dataset)).read_text()
     assert 'class="heat"' not in text
     assert 'class="matrix' in text  # scores come from the results
 
 
 def test_faults_are_named(dataset, entries, tmp_path):
     with pytest.raises(UserError, match="nothing to report"):
-        write_report(tmp_path / "r.html", entries=[Entry("a", None, None, [])], dataset=dataset)
+        write_report(tmp_path / "r.html", Report([Entry("a", None, None, [])], dataset))
     with pytest.raises(UserError, match="'one & only'"):
-        write_report(tmp_path / "r.html", entries=[entries[0], entries[0]], dataset=dataset)
+        write_report(tmp_path / "r.html", Report([entries[0], entries[0]], dataset))
     assert not list(tmp_path.iterdir())
 
 
@@ -335,12 +335,12 @@ def test_scores_say_which_cells_keep_to_their_side():
     scores = examples.Scores("m", ((0.5, 0.4), (0.6, 0.7)))
     assert not scores.group
     assert [[scores.right(i, j) for j in (0, 1)] for i in (0, 1)] == [[False, True], [False, True]]
-    assert examples.Scores("m", ((0.50001, 0.5), (0.4, 0.6))).said(0, 0) == "0.50001"
+    assert examples.Scores("m", ((0.50001, 0.5), (0.4, 0.6))).shown(0, 0) == "0.50001"
     assert not examples.Scores("m", ((0.5, 0.5), (0.4, 0.6))).group  # a tie is not told apart
 
 
 def test_the_worst_negatives_are_mistakes_with_their_edits(dataset, entries):
-    cards = examples.fooled(entries, dataset, per_kind=3)
+    cards = examples.worst_negatives(entries, dataset, per_kind=3)
     items = entries[1].result("negatives").items
     margins = sorted(items["s_true"].to_numpy() - items["s_false"].to_numpy())
     found = sorted(dict(card["margins"])["<b>two</b>"] for card in cards)

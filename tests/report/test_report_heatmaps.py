@@ -135,7 +135,7 @@ def test_a_twin_on_the_terminal(twin_world):
         assert twin.captions[i] in text
         for j in (0, 1):
             assert scores.values[i][j] == pytest.approx(float(vector(twin.keys[i]) @ vector(twin.captions[j])), abs=1e-6)
-            assert scores.said(i, j) in text
+            assert scores.shown(i, j) in text
     assert "a blue star" in text
     assert "told apart" in text
     assert ("not told apart" in text) != scores.group

@@ -112,7 +112,7 @@ SLIPS: dict[str, Slip] = {
     ),
     **_of(
         "clip",
-        ("contrastive",),
+        ("core.contrastive",),
         one_side=(_SHARES, "return LossOutput(to_text, parts)"),
         sum_of_sides=(_SHARES, "return LossOutput(to_text + to_image, parts)"),
         local_mean=(_TEXTS, "pairs = pairing.true_N.sum().clamp_min(1)"),
@@ -122,7 +122,7 @@ SLIPS: dict[str, Slip] = {
         neighbours_text=(_TARGETS, "row_P, column_P = pairing.owner_N[pair_P], (pair_P + 1) % len(pairing.owner_N) + everyone.texts_before"),
         not_normalised=("unit(image_BD), unit(text_ND), at_least", "unit(image_BD), at_least_float32(text_ND), at_least"),
     ),
-    **_of("siglip", ("contrastive",), mean_over_cells=("share, of_positive = total / images", "share, of_positive = total / images / columns")),
+    **_of("siglip", ("core.contrastive",), mean_over_cells=("share, of_positive = total / images", "share, of_positive = total / images / columns")),
     **_of(
         "siglip",
         scale_7=(_SIGMOID, "everyone.vectors_CD, 0 * scale + 7.0, bias)"),
@@ -259,7 +259,7 @@ def source(name: str) -> str:
 
 
 def _body(module: str, here: tuple[str, ...]) -> str:
-    text = (FOLDER / f"{module}.py").read_text(encoding="utf-8").replace("from __future__ import annotations\n", "")
+    text = (FOLDER / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8").replace("from __future__ import annotations\n", "")
     for other in here:
-        text = re.sub(rf"^from wholegrain\.losses\.{other} import [^\n]*\n", "", text, flags=re.MULTILINE)
+        text = re.sub(rf"^from wholegrain\.losses\.{re.escape(other)} import [^\n]*\n", "", text, flags=re.MULTILINE)
     return text

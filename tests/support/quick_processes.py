@@ -12,11 +12,11 @@ FORK.set_forkserver_preload(
         "pandas",  # which pyarrow imports when it first makes an array
         "torch.utils.tensorboard",
         "wholegrain.workflows.export",
-        "wholegrain.workflows.results",
+        "wholegrain.evaluation.result_folders",
         "wholegrain.evaluation.benchmarks.run",
         "wholegrain.evaluation.suite",
         "wholegrain.text.trained",
         "wholegrain.towers.interpolate",
-        "wholegrain.training.loop",
+        "wholegrain.training.trainer",
     ]
 )

@@ -12,6 +12,7 @@ from wholegrain.data.sidecars import write_sidecar
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.sources.small import SmallConfig, small_model
+from wholegrain.training import trainer
 from wholegrain.training.step import seed_everything
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "white": (240, 240, 240)}
@@ -58,6 +59,11 @@ def make_model(dataset, seed=0, **sizes):
     small = {"image_size": 16, "patch": 8, "image_width": 16, "image_layers": 1, "heads": 2, "text_width": 16, "text_layers": 1}
     config = SmallConfig(**{**small, "context": 12, "width": 8, **sizes})
     return small_model(config, train_tokenizer(texts, 100, 12))
+
+
+def train(recipe, dataset, model, folder, *, evaluate=None, on_step=None, **options):
+    """Training with a run's folder and further options by name."""
+    return trainer.train(recipe, dataset, model, trainer.TrainOptions(folder, **options), evaluate=evaluate, on_step=on_step)
 
 
 def make_recipe(name="clip", *overrides):

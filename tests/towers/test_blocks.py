@@ -6,14 +6,13 @@ import shutil
 import pytest
 import torch
 from test_towers import TEXT, clip_and_config
-from tiny_training import make_dataset, make_recipe
+from tiny_training import make_dataset, make_recipe, train
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.blocks import Packed, ResidualBlock
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.open_clip import build_open_clip_text, split_open_clip
-from wholegrain.training.loop import train
 from wholegrain.training.step import seed_everything
 
 END = TEXT["vocab_size"] - 1

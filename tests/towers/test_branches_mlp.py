@@ -5,14 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from test_branches import MEAN, PATCHES, PIXELS, TOKEN, timm_vit
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.towers.mlp_branches import BranchLinear
 from wholegrain.towers.sources.small import SmallConfig, SmallImageTower
 from wholegrain.towers.sources.timm import timm_tower
-from wholegrain.training.loop import train
 
 ALL = {**{f"{k}-token": v for k, v in TOKEN.items()}, **{f"{k}-mean": v for k, v in MEAN.items()}}
 ALL["small"] = lambda: SmallImageTower(SmallConfig(image_size=32, image_width=32, image_layers=3, heads=2)).eval()

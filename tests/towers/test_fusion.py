@@ -10,7 +10,7 @@ from functools import cache
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
 
 from wholegrain.errors import UserError
@@ -23,7 +23,6 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.towers.heads.fusion import PREFIX, FusionEncoder, FusionHead, FusionSettings, Match
 from wholegrain.towers.heads.registry import Widths, build_head
-from wholegrain.training.loop import train
 
 
 def rough(module, seed=0):

@@ -4,13 +4,12 @@ import copy
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
 
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.lora import LowRank, adapters, plain_state
-from wholegrain.training.loop import train
 from wholegrain.training.run import fit_model
 from wholegrain.training.step import make_optimiser
 

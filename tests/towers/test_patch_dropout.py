@@ -6,13 +6,12 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.sources.timm import timm_tower
-from wholegrain.training.loop import train
 from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.run import fit_model
 

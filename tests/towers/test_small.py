@@ -1,10 +1,9 @@
-"""The preset small: places that enter as products, a reader that reads order, growing from crops to pictures; and region crops."""
+"""The preset small: places that enter as products, a reader that reads order, growing from crops to pictures."""
 
 import numpy as np
 import pytest
 import torch
 
-from wholegrain.data.regions import crop_regions
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, vocabulary
 from wholegrain.data.scenes.world import World
@@ -128,20 +127,6 @@ def test_vocabulary_holds_held_out_words():
     words = {word for text in vocabulary(WORLD) for word in text.split()}
     needed = {w for t in (*HELD_OUT_PLAIN, *HELD_OUT_RELATION) for w in t.split() if "{" not in w}
     assert needed <= words
-
-
-def test_region_crops_show_their_object(tmp_path):
-    scenes = build_scenes(tmp_path / "scenes", WORLD, SceneCounts(12, 0, 0, 0, 0), workers=1)
-    crops = crop_regions(scenes, tmp_path / "crops", side=32)
-    wanted = sum(len(r.regions) for r in scenes.records("train"))
-    assert 0 < len(crops) <= wanted
-    for record in crops.records("train"):
-        assert record.size == (32, 32)
-        assert {c.role for c in record.captions} == {"phrase"}
-        assert len({c.text.rsplit(" ", 1)[-1] for c in record.captions}) == 1
-        assert crops.pixels(record.key).std() > 1
-    again = crop_regions(scenes, tmp_path / "again", side=32)
-    assert again.content_hash == crops.content_hash
 
 
 def test_scenes_data_set_is_a_function_of_its_settings(tmp_path):

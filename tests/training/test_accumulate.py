@@ -3,23 +3,22 @@
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
+from wholegrain.features import join
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.towers.sources.timm import timm_tower
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
-from wholegrain.training.memory import accumulate
 from wholegrain.training.memory.accumulate import split
 from wholegrain.training.run import fit_model, offers
-from wholegrain.training.step import seed_everything, take_step
+from wholegrain.training.step import StepOptions, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
 OWN = {
@@ -71,12 +70,12 @@ def step_of(dataset, name, micro, rank=0, world=1, group=None, prepare=None, **s
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     loader = make_loader(samples, PlanSampler(Plan(dataset.keys("train"), 14, 0), 0, 2, rank, world), model.tokenizer, names)
     inner = Encoder(model, teacher=make_teacher(model_of(dataset, recipe, seed=1), recipe.teacher))
-    encoder = inner if group is None else DistributedDataParallel(inner, process_group=group)
+    encoder = DistributedContext(torch.device("cpu"), rank, world, group).wrap(inner)
     objective, optimiser = Objective(terms), Catch(model.parameters(), lr=1.0)
     seen = []
     for step, batch in enumerate(loader):
         seed_everything(0, step, rank)
-        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1.0, micro_batch=micro, group=group)
+        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1.0, options=StepOptions(micro_batch=micro, group=group))
         seen += [torch.tensor([outcome.loss, outcome.grad_norm, outcome.scale, *outcome.parts.values()]), *optimiser.seen]
     return seen + list(objective.state_dict().values())
 
@@ -131,7 +130,7 @@ def one_graph(encoder, objective, batch, size, *, cast, root, group):
     """What parts must equal with dropout: the same parts, encoded once, and one ordinary graph through all of them."""
     parts, place_U = split(batch, size)
     seen = [encoder(part.batch, objective.needs) for part in parts]
-    image, text = accumulate._join([s[0] for s in seen]), accumulate._join([s[1] for s in seen])
+    image, text = join([s[0] for s in seen]), join([s[1] for s in seen])
     output = objective(image, text.select(place_U[batch.row_N]), batch.pairing, seen[0][2], seen[0][3], group=group)
     root(output.value).backward()
     return output, seen[0][2]

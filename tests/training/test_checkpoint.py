@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.loop import train
 from wholegrain.training.step import make_optimiser
 
 
@@ -132,7 +131,7 @@ def test_checkpoints_of_all_formats_are_read(dataset, tmp_path, number):
     """Each was written by the version that had that format, after three steps of CE-CLIP with a teacher."""
     recipe = make_recipe("ce_clip", "--optimiser.steps", "4", "--teacher.kind", "ema")
     model = make_model(dataset, **SMALL)
-    RunFolder(tmp_path / "run", resume=False).begin(recipe, model, dataset, {})
+    RunFolder(tmp_path / "run", resume=False).create(recipe, model, dataset, {})
     shutil.copytree(OLD / f"format-{number}", tmp_path / "run" / "checkpoints")
     found, notes = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
     assert (found.step, found.facts["format"], notes) == (3, checkpoint.FORMAT, ())
@@ -159,7 +158,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from wholegrain.cli import main as cli
-from wholegrain.training import checkpoint
+from wholegrain.training.checkpoints import checkpoint
 def command(_):
     big = checkpoint.Checkpoint(2, {"model/x": torch.zeros(100_000)}, {})
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

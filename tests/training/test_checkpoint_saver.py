@@ -14,10 +14,10 @@ from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.saver import Saver
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 
 BESIDE = ("--saving.asynchronous", "true", "--saving.every", "3")
-ALONE = Place(torch.device("cpu"))
+ALONE = DistributedContext(torch.device("cpu"))
 
 
 def test_it_is_a_copy_and_training_does_not_wait(tmp_path, monkeypatch):

@@ -4,16 +4,16 @@ import errno
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import MachineError
 from wholegrain.evaluation.features.encode import encode_split
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
+from wholegrain.towers import feature_files
 from wholegrain.towers.convert import convert_head
 from wholegrain.training import pace
-from wholegrain.training.loading import feature_files, frozen
+from wholegrain.training.loading import frozen
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
-from wholegrain.training.loop import train
 from wholegrain.workflows.validation import SHORTLIST, Validation, validation
 
 NOTHING = frozenset()
@@ -146,7 +146,7 @@ def test_validation_is_retrieval_on_val_with_frozen_towers_run_once(dataset, tmp
     calls = counted(model)
     evaluate = Validation(dataset, say=lambda _: None)
     found = evaluate(model)
-    expected = retrieval(encode_split(model, dataset, "val"), truths=dataset.truths, by_role=False).metrics
+    expected = retrieval(encode_split(model, dataset, "val"), RetrievalOptions(by_role=False), truths=dataset.truths).metrics
     for way in ("text", "image"):
         assert found[f"{way}_retrieval_recall@1"] == pytest.approx(expected[f"{way}_retrieval_recall@1_expected"], abs=1e-6)
     with torch.no_grad():
@@ -162,10 +162,10 @@ def test_a_model_that_scores_pairs_is_validated_by_its_own_score(dataset):
     model = convert_head(frozen_model(dataset), "filip")
     found = Validation(dataset, say=lambda _: None)(model)
     encoded = encode_split(model, dataset, "val")
-    own = retrieval(encoded, truths=dataset.truths, by_role=False, model=model, shortlist=SHORTLIST).metrics
+    own = retrieval(encoded, RetrievalOptions(by_role=False, shortlist=SHORTLIST), truths=dataset.truths, model=model).metrics
     for way in ("text", "image"):
         assert found[f"{way}_retrieval_recall@1"] == pytest.approx(own[f"{way}_retrieval_recall@1_expected"], abs=1e-6)
-    cosine = retrieval(encoded, truths=dataset.truths, by_role=False).metrics
+    cosine = retrieval(encoded, RetrievalOptions(by_role=False), truths=dataset.truths).metrics
     differs = [found[f"{way}_retrieval_recall@1"] - cosine[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image")]
     assert any(abs(gap) > 1e-6 for gap in differs)
 

@@ -99,7 +99,7 @@ def test_prepare_after_ctrl_c_says_how_to_go_on_and_goes_on(tmp_path, monkeypatc
 FAULTS = """
 import resource, sys
 import numpy as np
-from wholegrain.workflows.memory import keep_freed_memory
+from wholegrain.training.memory.malloc import keep_freed_memory
 keep_freed_memory()
 def fill(): np.empty(2**26, np.uint8).fill(1)
 fill()

@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from quick_processes import FORK
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.towers.io import load_model
-from wholegrain.training import loop
+from wholegrain.training import trainer
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.loop import train
 
 STEPS = 16
 EMA = ("--teacher.kind", "ema")
@@ -33,7 +32,7 @@ def train_here(data, folder, operation, delay, place):
     Operations are those of Python alone: opening, renaming, removing, making folders. ``place`` is rank, world, port.
     """
     torch.set_num_threads(1)
-    loop.matrix_peak = lambda *_: 0.0  # takes half a second, and only its share would be logged
+    trainer.matrix_peak = lambda *_: 0.0  # takes half a second, and only its share would be logged
     if place[1] > 1:
         os.environ |= {"RANK": str(place[0]), "LOCAL_RANK": "0", "WORLD_SIZE": str(place[1])}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(place[2])}

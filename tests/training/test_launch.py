@@ -14,7 +14,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.training.distributed import processes as distributed
 from wholegrain.training.distributed.agreement import facts_to_agree_on
 from wholegrain.training.distributed.launch import Launch, first_host, launch
-from wholegrain.training.distributed.processes import Place, choose_device
+from wholegrain.training.distributed.processes import DistributedContext, choose_device
 
 TASK = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "90017"}
 
@@ -32,13 +32,13 @@ def test_slurm():
     own = {"SLURM_NODELIST": "a1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1234"}
     assert (launch(TASK | own).address, launch(TASK | own).port) == ("10.0.0.1", 1234)
     step = {"SLURM_JOB_NODELIST": "a[1-4]", "SLURM_STEP_NODELIST": "a[3-4]", "SLURM_STEP_NUM_TASKS": "2"}
-    assert (launch(TASK | step).address, launch(TASK | step).world) == ("a3", 2)
+    assert (launch(TASK | step).address, launch(TASK | step).world_size) == ("a3", 2)
     assert launch(TASK | {"SLURM_RESTART_COUNT": "1"}).may_restart
 
 
 @pytest.mark.parametrize("given", [{}, TASK | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, {"SLURM_NTASKS": "4"}])
 def test_alone(given):
-    assert launch(given).world == 1
+    assert launch(given).world_size == 1
 
 
 def test_nonsense_is_named():
@@ -87,20 +87,20 @@ def test_what_must_be_alike(tmp_path):
     assert odd(facts(total=11)) == ["number of steps"]
 
 
-class Three(Place):
+class Three(DistributedContext):
     """One of three processes, of which the others told something before."""
 
-    def of_all(self, value):
+    def all_gather(self, value):
         return [value, *OTHERS]
 
 
 def test_disagreement_names_what_and_who():
     global OTHERS
     OTHERS = [{"a": "1", "b": "2"}, {"a": "1", "b": "3"}]
-    place = Three(torch.device("cpu"), 0, 3)
-    place.agree({"a": "1"})
+    context = Three(torch.device("cpu"), 0, 3)
+    context.agree({"a": "1"})
     with pytest.raises(UserError, match=r"do not agree on the b: 3 in process 2, 2 in process 0 and the others"):
-        place.agree({"a": "1", "b": "2"})
+        context.agree({"a": "1", "b": "2"})
 
 
 PROCESS = """
@@ -136,45 +136,45 @@ def ends(processes, seconds=250):
 
 
 def behaves():
-    """In each of two processes: what Place promises."""
-    with distributed.processes("cpu", timeout=20) as place:
-        assert place.of_all(place.rank) == [0, 1]
-        assert place.together(lambda: place.rank) == place.rank
+    """In each of two processes: what DistributedContext promises."""
+    with distributed.init_distributed("cpu", timeout=20) as context:
+        assert context.all_gather(context.rank) == [0, 1]
+        assert context.on_all_processes(lambda: context.rank) == context.rank
         for kind in (UserError, MachineError):
 
             def fail(kind=kind):
-                if place.rank == 1:
+                if context.rank == 1:
                     raise kind("it is wrong")
 
             with pytest.raises(kind, match=r"^Process 1: it is wrong$"):
-                place.together(fail)
+                context.on_all_processes(fail)
 
         def long():
             time.sleep(3)
             return 7
 
-        place.store.set_timeout(distributed.timedelta(seconds=1))  # a wait without a limit is no wait in the store
-        assert place.first_alone(long) == (7 if place.first else None)
+        context.store.set_timeout(distributed.timedelta(seconds=1))  # a wait without a limit is no wait in the store
+        assert context.on_main_process(long) == (7 if context.is_main_process else None)
         with pytest.raises(UserError, match="Process 0: no"):
-            place.first_alone(lambda: (_ for _ in ()).throw(UserError("no")))
+            context.on_main_process(lambda: (_ for _ in ()).throw(UserError("no")))
         with pytest.raises(UserError, match="do not agree on the data"):
-            place.agree({"data": str(place.rank)})
+            context.agree({"data": str(context.rank)})
 
 
 def loses():
     """The second process dies without a word while the first waits for it."""
-    with distributed.processes("cpu", timeout=20) as place:
-        place.wait()
-        if place.rank == 1:
+    with distributed.init_distributed("cpu", timeout=20) as context:
+        context.barrier()
+        if context.rank == 1:
             os._exit(9)
-        place.wait()
+        context.barrier()
 
 
 def waits_for_ever():
     """The first process dies while the second waits for it without a limit."""
-    with distributed.processes("cpu", timeout=20) as place:
-        place.wait()
-        place.first_alone(lambda: os._exit(9))
+    with distributed.init_distributed("cpu", timeout=20) as context:
+        context.barrier()
+        context.on_main_process(lambda: os._exit(9))
 
 
 @pytest.mark.slow
@@ -200,7 +200,7 @@ def test_processes_that_never_meet(free_port, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with (
         pytest.raises(MachineError, match=r"Process 1 of 2 did not meet the others at 127.0.0.1:\d+ \(in a batch script, start"),
-        distributed.processes("cpu", timeout=2),
+        distributed.init_distributed("cpu", timeout=2),
     ):
         pass
 

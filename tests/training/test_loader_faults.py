@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.cli.main import main
 from wholegrain.data.dataset import BrokenImageError, Dataset
@@ -15,7 +15,6 @@ from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.loading.loader import DrawnSamples, OnDevice, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
 
 ALL = ("--data.broken_share", "0.2")
 
@@ -37,11 +36,11 @@ def spoil(dataset, keys):
     return Dataset(dataset.folder)
 
 
-def loader_of(dataset, recipe, stop=6, workers=0, rank=0, world=1, tell=None):
+def loader_of(dataset, recipe, stop=6, workers=0, rank=0, world=1, on_broken=None):
     model, names = make_model(dataset), names_of(dataset, recipe.data)
     plan = Plan(dataset.layout("train"), 8, 0)
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0, plan.keys)
-    return make_loader(samples, PlanSampler(plan, 0, stop, rank, world), model.tokenizer, names, workers=workers, tell=tell)
+    return make_loader(samples, PlanSampler(plan, 0, stop, rank, world), model.tokenizer, names, workers=workers, on_broken=on_broken)
 
 
 def test_another_image_takes_the_place_of_a_broken_one_the_same_for_all(dataset):
@@ -51,7 +50,7 @@ def test_another_image_takes_the_place_of_a_broken_one_the_same_for_all(dataset)
     with pytest.raises(BrokenImageError, match=rf"image {bad[0]} in .* cannot be decoded .* prepare the data set again"):
         spoiled.pixels(bad[0])
     recipe = make_recipe("ce_clip", *ALL)
-    loader = loader_of(spoiled, recipe, tell=lambda new, known: told.append((dict(new), dict(known))))
+    loader = loader_of(spoiled, recipe, on_broken=lambda new, known: told.append((dict(new), dict(known))))
     alone = list(loader)
     assert set(loader.broken) == set(bad)
     assert [set(new) for new, _ in told] in ([set(bad)], [{bad[0]}, {bad[1]}], [{bad[1]}, {bad[0]}])

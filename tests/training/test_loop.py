@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture
+from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture, train
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
@@ -18,7 +18,6 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loop import train
 from wholegrain.training.run import fit_model
 
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
@@ -149,7 +148,7 @@ def test_cached_features_of_frozen_towers_give_the_same_features_and_run(dataset
     live = make_model(dataset)
     losses = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("wholegrain.training.loop.make_encoder", lambda model, *_: Encoder(model))
+        patch.setattr("wholegrain.training.trainer.make_encoder", lambda run, *_: Encoder(run.model))
         run(dataset, tmp_path / "live", chosen, live, on_step=lambda outcome: losses.append(outcome.loss) and None)
     assert said == pytest.approx(losses, rel=1e-3)
 
@@ -246,6 +245,18 @@ def test_interrupts_finish_the_step_save_and_end(dataset, tmp_path, number, work
     run(dataset, tmp_path / "run", make_recipe(), load_model(tmp_path / "run"), resume=True)
     run(dataset, tmp_path / "whole", make_recipe())
     same_weights(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_an_evaluation_that_was_due_when_the_signal_came_is_made_on_resuming(dataset, tmp_path):
+    recipe = make_recipe("clip", "--optimiser.steps", "8", "--saving.evaluate_every", "4")
+    evaluate = lambda model: {"score": -model.log_scale.item()}  # noqa: E731
+    run(dataset, tmp_path / "whole", recipe, evaluate=evaluate)
+    on_step = lambda outcome: os.kill(os.getpid(), signal.SIGINT) if outcome.step == 3 else None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, tmp_path / "cut", recipe, evaluate=evaluate, on_step=on_step)
+    run(dataset, tmp_path / "cut", recipe, load_model(tmp_path / "cut"), evaluate=evaluate, resume=True)
+    assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
+    same_weights(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
 
 
 def test_a_run_killed_after_an_evaluation_and_before_its_first_checkpoint_begins_anew_as_it_began(dataset, tmp_path):

@@ -18,7 +18,7 @@ from wholegrain.cli.main import main
 from wholegrain.cli.train import train
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
-from wholegrain.training import loop
+from wholegrain.training import trainer
 
 TWO_NODES = Path(__file__).parents[2] / "benchmarks" / "two_nodes.sh"
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
@@ -46,7 +46,7 @@ def two_of_which_one_dies(arguments):
 def command(arguments, one_dies=False):
     """The command in this process; where one dies, the second of two kills itself, once, before its step 8."""
     torch.set_num_threads(1)
-    taken = loop.take_step
+    taken = trainer.take_step
 
     def dying(*args, step, **kwargs):
         if step == 7 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
@@ -55,7 +55,7 @@ def command(arguments, one_dies=False):
         return taken(*args, step=step, **kwargs)
 
     if one_dies:
-        loop.take_step = dying
+        trainer.take_step = dying
     sys.argv = ["wholegrain", *arguments]
     try:
         main()

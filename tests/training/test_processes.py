@@ -14,12 +14,12 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.training.checkpoints import checkpoint
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.run import offers
-from wholegrain.training.step import make_optimiser, seed_everything, take_step
+from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
 RECIPES = ("clip", "siglip", "ce_clip", "sparc", "holistic", "wholegrain")
@@ -58,7 +58,7 @@ def train_here(rank, group, world, data, name, start=0, stop=STEPS, here=None, t
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     plan = PlanSampler(Plan(dataset.keys("train"), 12, 0), start, stop, rank, world)
     inner = Encoder(model, teacher=teacher)
-    encoder = inner if world == 1 else Place(torch.device("cpu"), rank, world, group).wrap(inner)
+    encoder = inner if world == 1 else DistributedContext(torch.device("cpu"), rank, world, group).wrap(inner)
     seen = Seen([], [], torch.zeros(0), torch.zeros(0), torch.zeros(0))
     numbers, gradients = [], []
 
@@ -69,7 +69,7 @@ def train_here(rank, group, world, data, name, start=0, stop=STEPS, here=None, t
     optimiser.register_step_pre_hook(keep)
     for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names), start):
         seed_everything(0, step, rank)
-        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, grad_clip=1.0, group=group)
+        outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, options=StepOptions(1.0, group=group))
         if teacher is not None:
             teacher.follow(model)
         seen.keys.append(list(batch.keys))

@@ -19,13 +19,13 @@ from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.saver import Saver
 from wholegrain.training.distributed import sharded
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.run import offers
-from wholegrain.training.step import make_optimiser, seed_everything, take_step
+from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
 
 RECIPES = ("clip", "siglip", "holistic")
 DEEP = {"image_layers": 3, "reader": "transformer", "text_layers": 2}
@@ -42,21 +42,21 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=20, here=Non
     model = model_of(dataset, recipe, **DEEP)
     names = names_of(dataset, recipe.data)
     objective = Objective(choose_terms(recipe, names.roles, offers(recipe, dataset, model))[0])
-    place, inner = Place(torch.device("cpu"), rank, world, group if world > 1 else None), Encoder(model)
+    context, inner = DistributedContext(torch.device("cpu"), rank, world, group if world > 1 else None), Encoder(model)
     shared = shard and world > 1
     if shared:
-        shards = sharded.Shards(inner, place)
+        shards = sharded.Shards(inner, context)
         assert sum(isinstance(p, DTensor) for p in model.parameters()) > 20
         assert sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor)) < 0.7 * sum(
             p.numel() for p in model.parameters()
         )
     optimiser = make_optimiser(model, recipe.optimiser)
     if here is not None:
-        saved, notes = checkpoint.load_newest(here, sharded.load_shards(place))
+        saved, notes = checkpoint.load_newest(here, sharded.load_shards(context))
         assert saved.step == start
         assert notes == ()
-        checkpoint.unpack(sharded.read_shards(saved, here, model, place), model, optimiser, objective)
-    encoder = inner if shared else place.wrap(inner)
+        checkpoint.unpack(sharded.read_shards(saved, here, model, context), model, optimiser, objective)
+    encoder = inner if shared else context.wrap(inner)
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     plan = PlanSampler(Plan(dataset.keys("train"), 12, 0), start, stop, rank, world)
     numbers, gradients = [], []
@@ -69,12 +69,11 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=20, here=Non
     with recomputed(model, recipe.optimiser.recompute):
         for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names), start):
             seed_everything(0, step, rank)
-            outcome = take_step(
-                encoder, objective, optimiser, batch, step=step, lr=1e-3, grad_clip=1.0, group=group, micro_batch=micro
-            )
+            options = StepOptions(1.0, micro_batch=micro, group=group)
+            outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, options=options)
             numbers.append([outcome.loss, outcome.grad_norm, outcome.scale, *outcome.parts.values()])
     if there is not None:
-        saver = Saver(there, 2, place, asynchronous=beside, shared=shared)
+        saver = Saver(there, 2, context, asynchronous=beside, sharded=shared)
         saver.save(lambda: checkpoint.pack(stop, model, optimiser, objective))
         if beside:
             with torch.no_grad():
@@ -164,27 +163,27 @@ def test_going_on_with_as_many_is_bit_for_bit(data, tmp_path):
 
 def damaged(rank, group, folder):
     """Of two checkpoints the newer is broken in one file that only one process verifies; then the disk is full in one process."""
-    place = Place(torch.device("cpu"), rank, 2, group)
+    context = DistributedContext(torch.device("cpu"), rank, 2, group)
     mesh = sharded.DeviceMesh.from_group(group, "cpu")
     whole = torch.arange(6.0)
     for step in (1, 2):
         part = sharded.distribute_tensor(whole * step, mesh, [Shard(0)])
-        sharded.save_shards(checkpoint.Checkpoint(step, {"model/x": part, "objective/y": torch.ones(1)}, {}), folder, 2, place)
-    if place.first:
+        sharded.save_shards(checkpoint.Checkpoint(step, {"model/x": part, "objective/y": torch.ones(1)}, {}), folder, 2, context)
+    if context.is_main_process:
         victim = max((folder / "step-00000002" / "shards").iterdir())
         victim.write_bytes(victim.read_bytes()[:-1] + b"\x07")
-    place.wait()
-    found, notes = checkpoint.load_newest(folder, sharded.load_shards(place))
+    context.barrier()
+    found, notes = checkpoint.load_newest(folder, sharded.load_shards(context))
     assert found.step == 1
     assert "checksum of shards/" in notes[0]
     if rank == 1:
         FileSystemWriter._write_data = full
     problem = None
     try:
-        sharded.save_shards(checkpoint.Checkpoint(3, {"model/x": part}, {}), folder, 2, place)
+        sharded.save_shards(checkpoint.Checkpoint(3, {"model/x": part}, {}), folder, 2, context)
     except MachineError as error:
         problem = str(error)
-    place.wait()  # the first one tidies up
+    context.barrier()  # the first one tidies up
     return problem, sorted(path.name for path in folder.iterdir())
 
 

@@ -15,14 +15,17 @@ from test_loop import KilledError, kill_at, lines, run, same_weights, weights
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import UserError
-from wholegrain.files import digest, locked, sha256
+from wholegrain.files import digest, sha256
+from wholegrain.locks import locked
 from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.distributed.processes import Place
-from wholegrain.training.run import assemble, go_on, take_up
+from wholegrain.training.distributed.processes import DistributedContext
+from wholegrain.training.meters import Silent
+from wholegrain.training.run import find_checkpoint, make_run
+from wholegrain.training.trainer import Trainer, TrainOptions
 
 RECIPE = ("ce_clip", "--optimiser.steps", "4", "--saving.every", "1", "--teacher.kind", "ema")
-ALONE = Place(torch.device("cpu"))
+ALONE = DistributedContext(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +50,11 @@ def copied(interrupted, tmp_path):
 
 def resumed(folder, dataset):
     """The step that a resumed run goes on from, and what it says."""
-    made = assemble(make_recipe(*RECIPE), dataset, load_model(folder), ALONE)
-    saved = go_on(made, RunFolder(folder, resume=True), dataset, ALONE)
-    take_up(made, saved, RunFolder(folder, resume=True), ALONE)
-    return made.step, made.notes
+    made, opened = make_run(make_recipe(*RECIPE), dataset, load_model(folder), ALONE), RunFolder(folder, resume=True)
+    saved, notes = find_checkpoint(made, opened, ALONE)
+    trainer = Trainer(made, opened, ALONE, Silent(), TrainOptions(folder))
+    trainer.load_state_dict(saved)
+    return trainer.progress.step, notes
 
 
 def garbled(folder, **values):

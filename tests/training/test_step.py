@@ -14,6 +14,7 @@ from wholegrain.training.loading.loader import DrawnSamples, names_of
 from wholegrain.training.memory.precision import resolve_precision
 from wholegrain.training.step import (
     NonFiniteLossError,
+    StepOptions,
     learning_rate,
     make_optimiser,
     seed_everything,
@@ -38,7 +39,7 @@ def step_of(dataset, name="clip", *overrides, lr=1e-3, precision="fp32", **kwarg
     model, recipe = make_model(dataset), make_recipe(name, *overrides)
     optimiser = make_optimiser(model, recipe.optimiser)
     batch = batch_of(dataset, recipe, model)
-    outcome = take_step(Encoder(model), Objective(recipe.terms), optimiser, batch, step=0, lr=lr, precision=precision, **kwargs)
+    outcome = take_step(Encoder(model), Objective(recipe.terms), optimiser, batch, step=0, lr=lr, options=StepOptions(precision=precision, **kwargs))
     return model, outcome
 
 
@@ -93,7 +94,7 @@ def test_clipping_bounds_the_update(dataset):
     sgd = torch.optim.SGD(model.parameters(), lr=1.0)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     batch = batch_of(dataset, recipe, model)
-    clipped = take_step(Encoder(model), Objective(recipe.terms), sgd, batch, step=0, lr=1.0, grad_clip=free.grad_norm / 4)
+    clipped = take_step(Encoder(model), Objective(recipe.terms), sgd, batch, step=0, lr=1.0, options=StepOptions(free.grad_norm / 4))
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert (after - before).norm().item() == pytest.approx(free.grad_norm / 4, rel=1e-3)
     assert clipped.grad_norm == pytest.approx(free.grad_norm, rel=1e-5)  # the norm before clipping is what is logged

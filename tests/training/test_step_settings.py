@@ -6,7 +6,7 @@ import math
 import open_clip
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
@@ -17,10 +17,9 @@ from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
 from wholegrain.training.memory.recompute import blocks_of, recomputed
 from wholegrain.training.run import fit_model
-from wholegrain.training.step import NonFiniteLossError, make_optimiser, take_step
+from wholegrain.training.step import NonFiniteLossError, StepOptions, make_optimiser, take_step
 
 DEEP = {"image_layers": 3, "text_layers": 2, "reader": "transformer"}
 
@@ -220,7 +219,7 @@ def test_a_scaler_halves_its_factor_until_the_gradients_fit(dataset, micro):
     for step, batch in enumerate(list(batches_of(dataset, recipe, model, 3)) * 8):
         outcome = take_step(
             *(Encoder(model), objective, optimiser, batch),
-            **{"step": step, "lr": 1e-3, "precision": "fp16", "scaler": scaler, "micro_batch": micro},
+            **{"step": step, "lr": 1e-3, "options": StepOptions(precision="fp16", scaler=scaler, micro_batch=micro)},
         )
         if not math.isfinite(outcome.grad_norm):
             assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())

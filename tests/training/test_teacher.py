@@ -7,7 +7,7 @@ from typing import ClassVar
 import gloo
 import pytest
 import torch
-from tiny_training import SIZE, make_dataset, make_model, make_recipe
+from tiny_training import SIZE, make_dataset, make_model, make_recipe, train
 from torch.nn.parallel import DistributedDataParallel
 
 from wholegrain.data.dataset import Dataset
@@ -24,8 +24,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
-from wholegrain.training.step import make_optimiser, seed_everything, take_step
+from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import Teacher
 
 
@@ -297,7 +296,7 @@ def steps_here(rank, group, world, data):
     objective, optimiser = Objective(terms), make_optimiser(model, recipe.optimiser)
     seen = []
     for step, batch in enumerate(loader):
-        outcome = take_step(wrapped, objective, optimiser, batch, step=step, lr=1e-2, grad_clip=1.0, group=group)
+        outcome = take_step(wrapped, objective, optimiser, batch, step=step, lr=1e-2, options=StepOptions(1.0, group=group))
         teacher.follow(model)
         seen += [outcome.loss, outcome.grad_norm]
     return seen, {name: value.tolist() for name, value in teacher.state_dict().items()}

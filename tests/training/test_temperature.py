@@ -12,13 +12,13 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.objectives.objective import Objective
 from wholegrain.towers.convert import convert_head
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.run import fit_model
-from wholegrain.training.step import take_step
+from wholegrain.training.step import StepOptions, take_step
 
 AT_CAP = torch.tensor(math.log(100.0)).item()  # float32's ln 100, whose exponential is above 100: OpenAI's weights have it
 
@@ -46,7 +46,7 @@ def steps(dataset, model, recipe, *, lr, count=4, encoder=None, rank=0, world=1,
     seen = []
     for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names)):
         make = encoder or Encoder(model)
-        take_step(make, Objective(recipe.terms), optimiser, batch, step=step, lr=lr, micro_batch=micro, group=group)
+        take_step(make, Objective(recipe.terms), optimiser, batch, step=step, lr=lr, options=StepOptions(micro_batch=micro, group=group))
         seen.append(model.log_scale.item())
     return seen
 
@@ -103,10 +103,10 @@ def test_the_scale_of_cosmos_is_not_caught_either(dataset):
 def in_a_process(rank, group, data, shard):
     dataset = Dataset(data)
     model, recipe = model_at(dataset, AT_CAP)
-    place, inner = Place(torch.device("cpu"), rank, 2, group), Encoder(model)
+    context, inner = DistributedContext(torch.device("cpu"), rank, 2, group), Encoder(model)
     if shard:
-        Shards(inner, place)
-    encoder = inner if shard else place.wrap(inner)
+        Shards(inner, context)
+    encoder = inner if shard else context.wrap(inner)
     return steps(dataset, model, recipe, lr=1e-3, encoder=encoder, rank=rank, world=2, group=group)
 
 

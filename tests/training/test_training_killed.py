@@ -8,15 +8,14 @@ import torch
 from every_file_operation import outcomes
 from quick_processes import FORK
 from safetensors.torch import load_file
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.cli.evaluate import evaluate
 from wholegrain.cli.export import export
 from wholegrain.cli.interpolate import interpolate
 from wholegrain.data.dataset import Dataset
 from wholegrain.towers.io import load_model, save_model
-from wholegrain.training import loop
-from wholegrain.training.loop import train
+from wholegrain.training import trainer
 
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 RECIPE = ("clip", "--optimiser.steps", "3", "--saving.every", "1", "--saving.evaluate_every", "1", "--saving.keep", "1")
@@ -29,7 +28,7 @@ def falling(model):
 
 def training(place):
     torch.set_num_threads(1)
-    loop.matrix_peak = lambda *_: 0.0  # takes half a second, and only its share would be logged
+    trainer.matrix_peak = lambda *_: 0.0  # takes half a second, and only its share would be logged
     dataset, run = Dataset(place.parent / "data"), place / "run"
     resume = (run / "run.json").is_file()
     model = load_model(run) if resume else make_model(dataset)

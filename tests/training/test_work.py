@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_accumulate import OWN, model_of
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_dataset, make_model, make_recipe, train
 from torch.utils.flop_counter import FlopCounterMode
 
 from wholegrain.errors import UserError
@@ -18,7 +18,6 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.loop import train
 from wholegrain.training.memory.precision import autocast
 from wholegrain.training.run import offers
 from wholegrain.training.teacher import make_teacher

@@ -14,11 +14,10 @@ import torch
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
 from wholegrain.losses.clip import ClipLoss
-from wholegrain.objectives.resolve import resolve_loss
+from wholegrain.objectives.resolve import packaged, resolve_loss
 from wholegrain.objectives.schema import Term
-from wholegrain.verify import CHECKS, Seen, processes, verify, verify_all
-from wholegrain.verify.legacy import known_breaks
-from wholegrain.verify.variants import CASES, label, packaged, settings_of, variants
+from wholegrain.verify import CHECKS, Differences, processes, verify, verify_all
+from wholegrain.verify.definitions import definition, definition_of, label, settings_of, variants
 
 SUPPORT = Path(__file__).parents[1] / "support"
 DOCS = Path(__file__).parents[2] / "docs" / "verify.md"
@@ -64,16 +63,13 @@ def test_breaking_any_loss_turns_it_red(name, breaking, monkeypatch):
 
 def test_every_variant_of_the_table_is_verified():
     for name in packaged():
-        of_name = [settings_of(loss) for loss in CASES.values() if type(loss).__module__.endswith(f".{name}")]
-        assert all(
-            settings in variants(name, type(next(iter(CASES.values())))) or settings in _variants(name) for settings in of_name
-        )
+        assert all(settings_of(loss) in _variants(name) for loss in definition(name).variants.values())
     assert label("imc", {"variant": "released"}) == "imc variant=released"
-    assert {"duplicates": "negative"} in variants("clip", type("Other", (ClipLoss,), {}))  # without a table: every choice once
+    assert {"duplicates": "negative"} in variants(type("Other", (ClipLoss,), {}))  # without a table: every choice once
 
 
 def _variants(name):
-    return variants(name, type(next(loss for loss in CASES.values() if type(loss).__module__.endswith(f".{name}"))))
+    return variants(type(resolve_loss(Term(name))))
 
 
 @pytest.mark.parametrize("name", planted_bugs.FOUND_BY)
@@ -168,8 +164,9 @@ def test_what_is_declared_as_broken_must_break(tmp_path):
     assert verdict.failed == ["text_order", "padding"]
     with pytest.raises(UserError, match='"pading", which is no check'):
         verify(f"{tmp_path}/mine.py:Unknown")
-    assert known_breaks(CASES["imc-released"])
-    assert not known_breaks(CASES["clip"])
+    assert definition("imc").known_breaks(definition("imc").variants["imc-released"])
+    assert not definition("clip").known_breaks(ClipLoss())
+    assert definition_of(type("Other", (ClipLoss,), {})()) is None
     released = verify("imc", {"variant": "released"}, checks=["text_order", "image_order"])
     assert [finding.status for finding in released.findings] == ["pass", "known to break"]
 
@@ -200,12 +197,12 @@ def test_a_loss_that_waits_for_ever_is_found(tmp_path, monkeypatch):
     assert verify("clip", checks=["processes"]).right  # with new processes
 
 
-def test_seen_keeps_the_worst():
-    seen = Seen()
-    seen.compare("near", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.002]))
-    seen.compare("far", torch.tensor(100.0), torch.tensor(200.0))
-    seen.compare("same", torch.ones(3), torch.ones(3))
-    assert seen.worst == pytest.approx(0.5)
-    assert seen.where == "far: 100 where 200 is expected"
-    seen.compare("gone", torch.tensor([0.0, torch.nan]), torch.zeros(2))
-    assert (seen.worst, seen.where) == (float("inf"), "gone: nan where 0 is expected")
+def test_differences_keep_the_worst():
+    differences = Differences()
+    differences.compare("near", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.002]))
+    differences.compare("far", torch.tensor(100.0), torch.tensor(200.0))
+    differences.compare("same", torch.ones(3), torch.ones(3))
+    assert differences.worst == pytest.approx(0.5)
+    assert differences.where == "far: 100 where 200 is expected"
+    differences.compare("gone", torch.tensor([0.0, torch.nan]), torch.zeros(2))
+    assert (differences.worst, differences.where) == (float("inf"), "gone: nan where 0 is expected")

@@ -11,7 +11,7 @@ from eval_fakes import FakeDataset, FakeModel, record, vector
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.evaluation.statistics.blind import words
-from wholegrain.workflows.audit import Asked, AuditOptions, audit
+from wholegrain.workflows.audit import AuditOptions, SplitWithQuestions, audit
 
 COLOURS = ("white", "brown", "black")
 THINGS = ("dog", "cat", "horse", "cow")
@@ -93,7 +93,7 @@ def test_too_little_or_a_wrong_split_is_refused(model, data, tmp_path):
 
 
 def test_what_is_asked_leaves_the_data_set_as_it_is(data):
-    asked = Asked(data, "test", ["key00001"], {}, ())
+    asked = SplitWithQuestions(data, "test", ["key00001"], {}, ())
     assert asked.keys("test") == ["key00001"]
     assert asked.record("key00001") == data.record("key00001")
     assert len(data.keys("test")) == 48

@@ -20,14 +20,14 @@ from wholegrain.evaluation.result import TaskResult, load_results
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 from wholegrain.evaluation.statistics.intervals import bootstrap_mean, bootstrap_over_seeds
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
-from wholegrain.files import locked
+from wholegrain.locks import locked
 from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.base_model import load_base
 from wholegrain.towers.io import save_model
 from wholegrain.towers.sources.small import SmallImageTower
 from wholegrain.workflows.compete import Rules, compete
-from wholegrain.workflows.runs import measured
+from wholegrain.workflows.runs import Suite, evaluate_once
 
 RULES = Rules(
     "base",
@@ -93,12 +93,12 @@ def test_results_of_another_split_are_measured_and_kept_beside(finished, scenes)
 
 def test_results_of_other_tasks_are_not_taken_for_these(scenes, tmp_path):
     model = load_base()
-    first = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval",), progress=False)
-    second = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval", "composition"), progress=False)
+    first = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval",)), progress=False)
+    second = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval", "composition")), progress=False)
     assert [[result.task for result in results] for results in (first, second)] == [["retrieval"], ["retrieval", "composition"]]
     with torch.no_grad():
         model.head.text.weight.neg_()
-    third = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval", "composition"), progress=False)
+    third = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval", "composition")), progress=False)
     assert third[0].metrics != second[0].metrics, "another model"
 
 
@@ -141,12 +141,12 @@ def test_the_page_has_every_figure_with_interval_difference_and_seeds(finished):
     out, standings, _ = finished
     page = (out / "standings.html").read_text(encoding="utf-8")
     assert page.count('<tr><th scope="row">negclip') == -(-len(standings.columns) // 6)
-    for (name, column), place in standings.places.items():
+    for (name, column), cell in standings.cells.items():
         assert column.title in page
-        shown = [f"{100 * place.mean.low:.1f} – {100 * place.mean.high:.1f}", *(f"{100 * v:.1f}" for v in place.mean.by_seed)]
-        if place.gap is not None:
+        shown = [f"{100 * cell.mean.low:.1f} – {100 * cell.mean.high:.1f}", *(f"{100 * v:.1f}" for v in cell.mean.by_seed)]
+        if cell.difference is not None:
             shown.append(
-                f"{100 * place.gap.value:+.1f} ({100 * place.gap.low:+.1f} to {100 * place.gap.high:+.1f})".replace("-", "−")
+                f"{100 * cell.difference.value:+.1f} ({100 * cell.difference.low:+.1f} to {100 * cell.difference.high:+.1f})".replace("-", "−")
             )
         assert all(text in page for text in shown), name
     assert "src=" not in page  # nothing is fetched
@@ -292,7 +292,7 @@ def test_bold_is_what_nothing_can_be_told_apart_from(tmp_path):
     standings = Standings(rows, "a")
     (column,) = standings.columns
     assert standings.best[column] == {"a", "b"}  # one item of 300 is luck
-    assert standings.places["start", column].gap.high < 0  # one seed against two
+    assert standings.cells["start", column].difference.high < 0  # one seed against two
     page = write_standings_page(standings, tmp_path / "s.html").read_text()
     assert page.count('class="best"') == 2
     assert Standings(rows[1:], "a").best[column] == set()

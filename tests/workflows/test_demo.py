@@ -92,7 +92,7 @@ def test_the_pair_is_shown_repaired_only_by_a_model_that_repairs_it(folder):
 def test_the_base_knows_its_world():
     origin = json.loads((base_folder() / "origin.json").read_text())
     assert origin["world"]["hash"] == World().hash
-    with pytest.raises(UserError, match="wholegrain base"):
+    with pytest.raises(UserError, match="make a base for it as docs/base"):
         load_base(World(glyphs="B"))
 
 

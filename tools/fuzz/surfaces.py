@@ -77,11 +77,11 @@ def _sidecars(folder: Path) -> None:
 
 def _model_and_run(place: Path) -> None:
     from wholegrain.evaluation.result import save_results
-    from wholegrain.evaluation.suite import evaluate
+    from wholegrain.evaluation.suite import EvaluationOptions, evaluate
     from wholegrain.text.trained import train_tokenizer
     from wholegrain.towers.io import save_model
     from wholegrain.towers.sources.small import SmallConfig, small_model
-    from wholegrain.training.loop import train
+    from wholegrain.training.trainer import TrainOptions, train
 
     model = small_model(SmallConfig(**SIZES, context=12, width=8), train_tokenizer(CAPTIONS, 100, 12))
     save_model(model, place / "model")
@@ -95,13 +95,11 @@ def _model_and_run(place: Path) -> None:
             recipe,
             dataset,
             model,
-            place / name,
-            origin=origin,
-            quiet=True,
+            TrainOptions(place / name, origin=origin, quiet=True),
             on_step=lambda _, stop=stop, count=count: (count.append(1), len(count) >= stop)[1],
         )
     for name in ("a", "b"):
-        results = evaluate(model, dataset, split="test", tasks=("retrieval", "composition"), left_out={}, progress=False)
+        results = evaluate(model, dataset, EvaluationOptions(progress=False), split="test", tasks=("retrieval", "composition"), left_out={})
         save_results(results, place / name, {"dataset": "data", "split": "test", "model": name})
 
 

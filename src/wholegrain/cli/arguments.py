@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -19,8 +20,11 @@ from wholegrain.suggest import closest, nearest
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def bind(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> partial[Any]:
+def bind(function: Callable[..., Any], program: str, arguments: Sequence[str]) -> partial[Any]:
     """The call of a command's function that its arguments ask for; nothing of it has run yet.
+
+    Args:
+        program: the words before the arguments, such as ``wholegrain train``.
 
     Raises:
         UserError: an unknown option, a wrong or missing value.
@@ -28,21 +32,38 @@ def bind(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> p
     """
     import tyro
 
+    options = _options_type(function)
+    makes = options or function
     rest, overrides = list(arguments), {}
-    if "overrides" in inspect.signature(function).parameters:
+    if "overrides" in inspect.signature(makes).parameters:
         rest, dotted = split_overrides(arguments)
         overrides = {"overrides": tuple(dotted)}
-    parameters = _parameters(function)
+    parameters = _parameters(makes)
     terminal = sys.stdout is not None and sys.stdout.isatty()
     said, shown = _Output(), _Output(getattr(sys.stdout, "encoding", None), terminal)
     try:
         with redirect_stderr(said), redirect_stdout(shown):
-            return tyro.cli(_parsed(function, parameters, overrides), args=rest, prog=f"wholegrain {name}")
+            return tyro.cli(_parsed(function, parameters, overrides), args=rest, prog=program)
     except SystemExit as stop:
         if not stop.code:
             print(_wrapped(shown.getvalue()), end="")
             raise
-    raise UserError(f"{_what_is_wrong(said.getvalue(), name, parameters, rest)} (see: wholegrain {name} --help)")
+    raise UserError(f"{_what_is_wrong(said.getvalue(), program, parameters, rest)} (see: {program} --help)")
+
+
+def _options_type(function: Callable[..., Any]) -> type | None:
+    """The dataclass whose fields are a command's words and options; ``None`` for one that takes them as parameters."""
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    alone = parameters[0].annotation if len(parameters) == 1 else None
+    return alone if isinstance(alone, type) and dataclasses.is_dataclass(alone) else None
+
+
+def _help(function: Callable[..., Any]) -> str:
+    """The docstring of a command, with that of its options."""
+    text, options = inspect.cleandoc(function.__doc__ or ""), _options_type(function)
+    if options is None:
+        return text
+    return f"{text}\n\nArgs:\n" + inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")[2]
 
 
 def _parsed(
@@ -50,12 +71,16 @@ def _parsed(
 ) -> Callable[..., partial[Any]]:
     """What tyro calls in the place of the function."""
 
+    options = _options_type(function)
+
     def called(*args: Any, **kwargs: Any) -> partial[Any]:
+        if options is not None:
+            return partial(function, options(*args, **kwargs, **overrides))
         return partial(function, *args, **kwargs, **overrides)
 
     called.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", inspect.cleandoc(function.__doc__ or ""))  # tyro would break the line there
+    called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", _help(function))  # tyro would break the line there
     called.__name__ = function.__name__
     return called
 
@@ -82,7 +107,7 @@ def _wrapped(shown: str, width: int = 80) -> str:
         if len(line) <= width or "│" in line:
             lines.append(line)
             continue
-        example = line.startswith("wholegrain ")
+        example = line.startswith(("wholegrain ", "python -m ", "PYTHONPATH="))
         parts = textwrap.wrap(
             line, width - 2, subsequent_indent="    " if example else "", break_long_words=False, break_on_hyphens=False
         )
@@ -130,7 +155,7 @@ def _shown(parameter: inspect.Parameter) -> str:
     return parameter.name.upper() if _is_word(parameter) else "--" + parameter.name.replace("_", "-")
 
 
-def _what_is_wrong(said: str, name: str, parameters: Sequence[inspect.Parameter], arguments: Sequence[str]) -> str:
+def _what_is_wrong(said: str, program: str, parameters: Sequence[inspect.Parameter], arguments: Sequence[str]) -> str:
     """The sentence, without its end, out of the box that tyro drew."""
     drawn = [line for line in said.splitlines() if not re.search("─|-{8}", line)]
     lines = [" ".join(_COLOUR.sub("", line).replace("│", " ").split()) for line in drawn]
@@ -141,14 +166,14 @@ def _what_is_wrong(said: str, name: str, parameters: Sequence[inspect.Parameter]
         if unknown:
             wrong = unknown.partition("=")[0]
             near = nearest(wrong, options)
-            return f"wholegrain {name} has no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
+            return f"{program} has no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
         surplus = re.search(r"Unrecognized options: (.*?)(?:,| For full|$)", text)
         if surplus:
             takes = " ".join(_shown(parameter) for parameter in parameters if _is_word(parameter)) or "no word"
-            return f'"{surplus[1]}" is one word too many: wholegrain {name} takes {takes}, and options'
+            return f'"{surplus[1]}" is one word too many: {program} takes {takes}, and options'
     missing = [_shown(p) for p in parameters if p.default is p.empty and any(_begins(line, _shown(p)) for line in lines)]
     if "Missing from" in text and missing:
-        return f"wholegrain {name} needs {' and '.join(missing)}"
+        return f"{program} needs {' and '.join(missing)}"
     wrong = next((p for p in parameters if not _is_word(p) and re.search(rf"{_shown(p)}(?![\w-])", text)), None)
     if wrong is not None:
         given = re.search(r"from \[(.*?)\]|choice '(.*?)' for", text)

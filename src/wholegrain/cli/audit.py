@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 
-def audit(
-    model: Positional[str],
-    photos: Positional[str],
-    /,
-    *,
-    out: Path = Path("audit"),
-    split: str = "",
-    images: int = 1000,
-    per_kind: int = 250,
-    pictures: int = 6,
-    seed: int = 0,
-    batch: int = 64,
-    device: str = "auto",
-    cache: Path | None = None,
-    image_column: str = "",
-    caption_column: str = "",
-    caption_columns: str = "",
-    split_column: str = "",
-    image_root: Path | None = None,
-) -> None:
-    """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
+@dataclass(frozen=True, kw_only=True)
+class AuditArguments:
+    """The words and options of ``wholegrain audit``.
 
-    wholegrain audit ViT-B-32:openai photos.csv
-
-    From your captions false texts are made (another colour, number, thing, direction, who does what) and rewordings that stay true; the
-    model is asked which is right. Retrieval, cut texts and heat maps stand beside.
-
-    Args:
+    Attributes:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run.
         photos: a prepared data set, or anything that prepare takes: a table, a folder, shards.
         out: a folder for audit.html, audit.json, results.json and the items.
@@ -52,6 +30,33 @@ def audit(
         split_column: column with the split.
         image_root: folder that image paths are relative to and may not leave, as in prepare.
     """
+
+    model: Positional[str]
+    photos: Positional[str]
+    out: Path = Path("audit")
+    split: str = ""
+    images: int = 1000
+    per_kind: int = 250
+    pictures: int = 6
+    seed: int = 0
+    batch: int = 64
+    device: str = "auto"
+    cache: Path | None = None
+    image_column: str = ""
+    caption_column: str = ""
+    caption_columns: str = ""
+    split_column: str = ""
+    image_root: Path | None = None
+
+
+def audit(args: AuditArguments) -> None:
+    """Audit a model on your own photos: a scorecard page, with controls beside every figure. Nothing is trained.
+
+    wholegrain audit ViT-B-32:openai photos.csv
+
+    From your captions false texts are made (another colour, number, thing, direction, who does what) and rewordings that stay true; the
+    model is asked which is right. Retrieval, cut texts and heat maps stand beside.
+    """
     import sys
 
     from rich.console import Console
@@ -66,17 +71,17 @@ def audit(
     from wholegrain.workflows.audit import AuditOptions, open_photos
     from wholegrain.workflows.audit import audit as run
 
-    if min(images, per_kind, batch) < 1 or pictures < 0:
+    if min(args.images, args.per_kind, args.batch) < 1 or args.pictures < 0:
         raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")
-    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
-    dataset = open_photos(photos, out, SourceOptions(image_column, columns, split_column, image_root=image_root))
-    place = choose_device(None if device == "auto" else device)
+    columns = ((args.caption_column, ""),) if args.caption_column else column_roles(args.caption_columns)
+    dataset = open_photos(args.photos, args.out, SourceOptions(args.image_column, columns, args.split_column, image_root=args.image_root))
+    place = choose_device(None if args.device == "auto" else args.device)
     found = run(
-        load_model(model).to(place),
+        load_model(args.model).to(place),
         dataset,
-        out,
-        name=model,
-        options=AuditOptions(split, images, per_kind, pictures, seed, batch, cache),
+        args.out,
+        name=args.model,
+        options=AuditOptions(args.split, args.images, args.per_kind, args.pictures, args.seed, args.batch, args.cache),
     )
     console = Console()
     console.print(scorecard_table(found.lines))

@@ -33,9 +33,9 @@ def compare(
 
     from wholegrain.errors import UserError
     from wholegrain.evaluation.result import finite, load_results
+    from wholegrain.evaluation.result_folders import results_to_compare
     from wholegrain.evaluation.statistics.comparisons import compare_all, print_comparison
     from wholegrain.files import disk_errors, write_json
-    from wholegrain.workflows.results import results_to_compare
 
     if len(models) < 2:
         raise UserError("compare needs two runs or folders of results, or more; the first is the reference.")

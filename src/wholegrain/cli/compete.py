@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
 
 
-def compete(
-    recipes: Positional[tuple[str, ...]],
-    /,
-    *,
-    data: Path,
-    model: str = "small",
-    out: Path = Path("compete"),
-    seeds: tuple[int, ...] = (0,),
-    rates: tuple[float, ...] = (),
-    seconds: float = 0.0,
-    steps: int | None = None,
-    batch: int | None = None,
-    lr: float | None = None,
-    split: str = "test",
-    suite: str = "",
-    roles: tuple[str, ...] = (),
-    shortlist: int = 0,
-    cache: Path | None = None,
-    overrides: tuple[str, ...] = (),
-) -> None:
-    """Trains methods from one model on the same data and seeds, measures them, and prints one table; interrupted, the same line
-    goes on. Any key of the recipes may be set for all of them by its dotted name, such as --optimiser.warmup_steps 10.
+@dataclass(frozen=True, kw_only=True)
+class CompeteArguments:
+    """The words and options of ``wholegrain compete``.
 
-    wholegrain compete clip negclip ce_clip --data data/photos --seeds 0 1 2
-
-    Args:
+    Attributes:
         recipes: names (see "wholegrain methods") or TOML files; "all" is every packaged one. The others are compared with the first.
         data: a prepared data set.
         model: where all start: small (from scratch), base, ViT-B-32:openai, a run, ...
@@ -51,6 +31,31 @@ def compete(
         shortlist: models that score pairs jointly re-rank that many candidates of each query, found by the cosine; 0 is all.
         cache: a folder for what frozen towers make of pictures and texts; by default features/ in OUT.
     """
+
+    recipes: Positional[tuple[str, ...]]
+    data: Path
+    model: str = "small"
+    out: Path = Path("compete")
+    seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
+    seconds: float = 0.0
+    steps: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    split: str = "test"
+    suite: str = ""
+    roles: tuple[str, ...] = ()
+    shortlist: int = 0
+    cache: Path | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def compete(args: CompeteArguments) -> None:
+    """Trains methods from one model on the same data and seeds, measures them, and prints one table; interrupted, the same line
+    goes on. Any key of the recipes may be set for all of them by its dotted name, such as --optimiser.warmup_steps 10.
+
+    wholegrain compete clip negclip ce_clip --data data/photos --seeds 0 1 2
+    """
     from functools import partial
 
     from rich.console import Console
@@ -61,18 +66,21 @@ def compete(
     from wholegrain.workflows.compete import Rules
     from wholegrain.workflows.compete import compete as run
 
-    if not recipes:
+    if not args.recipes:
         raise UserError("A competition needs recipes, such as: wholegrain compete clip negclip ce_clip --data data/photos")
-    chosen = ("clip", *(name for name in recipe_names() if name != "clip")) if recipes == ("all",) else recipes
-    shortcuts = {"optimiser.steps": steps, "optimiser.batch": batch, "optimiser.lr": lr}
-    dotted = (*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None))
-    rules = Rules(model, seeds, rates, seconds, dotted, split, expand(suite) if suite else (), roles, shortlist, cache)
+    chosen = ("clip", *(name for name in recipe_names() if name != "clip")) if args.recipes == ("all",) else args.recipes
+    shortcuts = {"optimiser.steps": args.steps, "optimiser.batch": args.batch, "optimiser.lr": args.lr}
+    dotted = (*args.overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None))
+    tasks = expand(args.suite) if args.suite else ()
+    rules = Rules(
+        args.model, args.seeds, args.rates, args.seconds, dotted, args.split, tasks, args.roles, args.shortlist, args.cache
+    )
     console = Console()
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
-    standings, left_out = run(chosen, data, out, rules, say)
+    standings, left_out = run(chosen, args.data, args.out, rules, say)
     console.print(standings.as_table(console.width))
     for name, why in left_out.items():
         say(f"left out: {name}. {why}")
-    runs = " ".join(str(out / f"{row.name}-{seeds[0]}") for row in standings.rows[1:])
-    say(f"The table with intervals: {out / 'standings.html'} (and .csv, .md, .tex)")
-    say(f"Look at what the models see: wholegrain report {runs} --data {data} --split {split}")
+    runs = " ".join(str(args.out / f"{row.name}-{args.seeds[0]}") for row in standings.rows[1:])
+    say(f"The table with intervals: {args.out / 'standings.html'} (and .csv, .md, .tex)")
+    say(f"Look at what the models see: wholegrain report {runs} --data {args.data} --split {args.split}")

@@ -4,54 +4,25 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from wholegrain.errors import UserError
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def enrich(
-    data: Positional[Path],
-    /,
-    *,
-    negatives: tuple[str, ...] | None = None,
-    per_kind: int = 1,
-    method: str = "rules",
-    tagger: str = "",
-    hard_positives: bool = False,
-    captions: tuple[str, ...] = (),
-    prompts: tuple[str, ...] = (),
-    out: Path | None = None,
-    splits: tuple[str, ...] = (),
-    seed: int = 0,
-    workers: int = 0,
-    ray: str = "",
-    gpus: float | None = None,
-    max_failed: float = 0.05,
-    replace: bool = False,
-    budget: str = "",
-    prices: tuple[float, float] | None = None,
-    concurrency: int = 16,
-    per_minute: float = 0.0,
-    timeout: float = 120.0,
-    key: str = "OPENAI_API_KEY",
-    max_side: int = 1024,
-    extra: str = "",
-    batch: int = 16,
-    device: str = "auto",
-    audit: bool = False,
-) -> None:
-    """Make hard negatives, hard positives and captions for a data set, and keep them as sidecars beside it.
+    from wholegrain.workflows.enrich import Enriched
 
-    wholegrain enrich data/photos --negatives --hard-positives --audit
 
-    wholegrain enrich data/photos --captions http://localhost:8000/v1 --prompts detail background nouns
+@dataclass(frozen=True, kw_only=True)
+class EnrichArguments:
+    """The words and options of ``wholegrain enrich``.
 
-    The same line goes on after an interruption, and asks nothing twice that was paid for.
-
-    Args:
+    Attributes:
         data: a prepared data set in a folder.
         negatives: hard negatives of these kinds, such as object attribute count; of all kinds where none is named.
         per_kind: hard negatives of each kind for each caption, at most; with negclip of all kinds together.
@@ -81,38 +52,82 @@ def enrich(
         device: of a local model, such as cpu or cuda:0; "auto" takes the GPU if there is one.
         audit: look at the quality: counts, coverage, what the texts alone give away, samples on a page.
     """
+
+    data: Positional[Path]
+    negatives: tuple[str, ...] | None = None
+    per_kind: int = 1
+    method: str = "rules"
+    tagger: str = ""
+    hard_positives: bool = False
+    captions: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    out: Path | None = None
+    splits: tuple[str, ...] = ()
+    seed: int = 0
+    workers: int = 0
+    ray: str = ""
+    gpus: float | None = None
+    max_failed: float = 0.05
+    replace: bool = False
+    budget: str = ""
+    prices: tuple[float, float] | None = None
+    concurrency: int = 16
+    per_minute: float = 0.0
+    timeout: float = 120.0
+    key: str = "OPENAI_API_KEY"
+    max_side: int = 1024
+    extra: str = ""
+    batch: int = 16
+    device: str = "auto"
+    audit: bool = False
+
+
+def enrich(args: EnrichArguments) -> None:
+    """Make hard negatives, hard positives and captions for a data set, and keep them as sidecars beside it.
+
+    wholegrain enrich data/photos --negatives --hard-positives --audit
+
+    wholegrain enrich data/photos --captions http://localhost:8000/v1 --prompts detail background nouns
+
+    The same line goes on after an interruption, and asks nothing twice that was paid for.
+    """
     from rich.console import Console
 
     from wholegrain.enrich.captions.endpoint import Endpoint
     from wholegrain.enrich.captions.spending import Limit
     from wholegrain.enrich.runner.progress import Shown
     from wholegrain.enrich.runner.run import Options
-    from wholegrain.workflows.enrich import Captioning, Wanted
+    from wholegrain.workflows.enrich import Captioning, EnrichRequest
     from wholegrain.workflows.enrich import enrich as run
 
-    if negatives is None and not hard_positives and not captions and not audit:
+    if args.negatives is None and not args.hard_positives and not args.captions and not args.audit:
         raise UserError("Say what to make: --negatives, --hard-positives, --captions MODEL, or --audit to look at what is there.")
     console = Console()
-    limit = Limit.of(budget, prices)
-    further = _fields(extra)
-    endpoint = Endpoint("", "", concurrency, per_minute, timeout, limit=limit, key=key, max_side=max_side, extra=further)
-    wanted = Wanted(
-        negatives,
-        per_kind,
-        method,
-        hard_positives,
-        captions,
-        Captioning(prompts, seed, endpoint, batch, device),
-        splits,
-        seed,
-        tagger,
+    limit = Limit.of(args.budget, args.prices)
+    further = _fields(args.extra)
+    endpoint = Endpoint("", "", args.concurrency, args.per_minute, args.timeout, limit=limit, key=args.key, max_side=args.max_side, extra=further)
+    request = EnrichRequest(
+        args.negatives,
+        args.per_kind,
+        args.method,
+        args.hard_positives,
+        args.captions,
+        Captioning(args.prompts, args.seed, endpoint, args.batch, args.device),
+        args.splits,
+        args.seed,
+        args.tagger,
     )
-    options = Options(workers, ray, gpus, max_failed, replace, Shown(console))
+    options = Options(args.workers, args.ray, args.gpus, args.max_failed, args.replace, Shown(console))
     try:
-        made = run(data, wanted, out, options, audit=audit)
+        made = run(args.data, request, args.out, options, audit=args.audit)
     except KeyboardInterrupt:
         print("What is done is kept; the same command goes on from there.", file=sys.stderr)
         raise
+    _print(made, console)
+
+
+def _print(made: Enriched, console: Console) -> None:
+    """What was made, where it lies, and the next command."""
     for table in made.tables:
         done = f"{table.table}: {table.rows:,} rows of {table.records:,} records"
         failed = f"; {len(table.failures):,} failures are listed in {made.folder / 'enrich' / f'failures-{table.table}.jsonl'}"

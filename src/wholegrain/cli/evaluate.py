@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from wholegrain.evaluation.contract import EvaluatedModel
+    from wholegrain.evaluation.result import TaskResult
+    from wholegrain.evaluation.suite import EvaluationOptions
 
 
 def evaluate(
@@ -71,20 +76,18 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
-    import sys
-
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import Further, asked, run_benchmarks, suite_averages, suite_file
-    from wholegrain.evaluation.features.named import is_function, load_any
+    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, run_benchmarks, suite_averages, suite_file
+    from wholegrain.evaluation.features.named import load_any
     from wholegrain.evaluation.features.sharing import sharing
-    from wholegrain.evaluation.show import left_out_lines, print_results
-    from wholegrain.evaluation.statistics.averages import averaged, check_average
-    from wholegrain.training.distributed.processes import processes
-    from wholegrain.workflows.results import check_place, keep_results, results_place, weights_of
-    from wholegrain.workflows.seen import say_seen, trained_on
+    from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
+    from wholegrain.evaluation.statistics.averages import check_average
+    from wholegrain.evaluation.suite import EvaluationOptions
+    from wholegrain.training.distributed.processes import init_distributed
+    from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
-    further = Further(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
-    wanted = [asked(text, images, further) for text in benchmark]
+    extras = BenchmarkExtras(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
+    wanted = [parse_benchmark(text, images, extras) for text in benchmark]
     suite_name = Path(suite).stem if suite.endswith(".toml") else ""
     if suite_name:
         wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
@@ -92,37 +95,60 @@ def evaluate(
         check_average(name, [one.name for one in wanted])
     if data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    out = out or results_place(model, _what(data, split, suite_name, [one.name for one in wanted]))
-    check_place(out)
+    out = out or results_folder(model, _what(data, split, suite_name, [one.name for one in wanted]))
+    check_results_folder(out)
     retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
     left_out: dict[str, str] = {}
-    common = {"seed": seed, "batch": batch, "cache": cache, "left_out": left_out}
-    results, facts = [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
-    with processes(None if device == "auto" else device) as place, sharing(place.group):
-        loaded = place.together(lambda: load_any(model))
-        loaded = loaded.to(place.device) if hasattr(loaded, "to") else loaded
+    results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
+    with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
+        loaded = context.on_all_processes(lambda: load_any(model))
+        loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
         if data is not None:
             settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            results, more = _on_data(loaded, data, split, suite, settings, {**common, "progress": place.first})
+            options = EvaluationOptions(seed, batch, cache, context.is_main_process)
+            results, more = _on_data(loaded, data, split, suite, settings, options, left_out)
             facts |= more
-        found = run_benchmarks(loaded, wanted, progress=place.first, **common) if wanted else []
-    if not place.first:
+        if wanted:
+            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=context.is_main_process, left_out=left_out)
+    if not context.is_main_process:
         return
-    results += found
-    for name in dict.fromkeys(average):
+    results += [*found, *_averages(average, found, left_out)]
+    overlap, trained_on = describe_overlap(results, training_pictures(model))
+    facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
+    _print_results(results, left_out, overlap)
+    print(f"written: {keep_results(results, out, facts)}")
+    print(f"next: {_report_command(model, data, split)}beside another model's results: wholegrain compare OTHER {out}")
+
+
+def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
+    """The averages over benchmarks that can be taken; what cannot is added to ``left_out``."""
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.statistics.averages import averaged
+
+    found = []
+    for name in dict.fromkeys(names):
         try:
-            results += averaged(name, found)
+            found += averaged(name, results)
         except UserError as reason:  # a set could not be done
             left_out[name] = str(reason)
+    return found
+
+
+def _report_command(model: str, data: Path | None, split: str) -> str:
+    from wholegrain.evaluation.features.named import is_function
+
+    return f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
+
+
+def _print_results(results: list[Any], left_out: dict[str, str], overlap: str) -> None:
+    import sys
+
+    from wholegrain.evaluation.show import left_out_lines, print_results
+
     print_results(results)
     for line in left_out_lines([left_out]):
         print(line, file=sys.stderr)
-    said, facts["trained_on"] = say_seen(results, trained_on(model))
-    print(said)
-    facts |= {"weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
-    print(f"written: {keep_results(results, out, facts)}")
-    page = f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
-    print(f"next: {page}beside another model's results: wholegrain compare OTHER {out}")
+    print(overlap)
 
 
 def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
@@ -133,15 +159,21 @@ def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str])
 
 
 def _on_data(
-    model: Any, data: Path, split: str, suite: str, settings: dict[str, dict[str, Any]], common: dict[str, Any]
-) -> tuple[list[Any], dict[str, Any]]:
+    model: EvaluatedModel,
+    data: Path,
+    split: str,
+    suite: str,
+    settings: dict[str, dict[str, Any]],
+    options: EvaluationOptions,
+    left_out: dict[str, str],
+) -> tuple[list[TaskResult], dict[str, Any]]:
     """The tasks of a suite on a prepared data set, and what to keep beside the results."""
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.suite import evaluate as run
     from wholegrain.evaluation.suite import expand
 
     tasks, dataset = expand(suite), Dataset(data)
-    chosen = {task: {name: value for name, value in given.items() if value} for task, given in settings.items() if task in tasks}
-    chosen = {task: given for task, given in chosen.items() if given}
-    results = run(model, dataset, split=split, tasks=tasks, settings=chosen, **common)
+    chosen = {task: {name: value for name, value in own.items() if value} for task, own in settings.items() if task in tasks}
+    chosen = {task: own for task, own in chosen.items() if own}
+    results = run(model, dataset, options, split=split, tasks=tasks, settings=chosen, left_out=left_out)
     return results, {"dataset": str(data), "content_hash": dataset.content_hash, "settings": chosen}

@@ -66,12 +66,15 @@ def _less(batch: int) -> str:
     return "choose a smaller model or smaller pictures" if batch == 1 else "close other programs, or use a larger machine"
 
 
-def unforeseen(error: BaseException, arguments: Sequence[str]) -> str:
+def unforeseen(error: BaseException, words: Sequence[str]) -> str:
     """A sentence about an error that nobody thought of; its trace goes into a file, as it would only hide what happened.
 
     ``WHOLEGRAIN_DEBUG=1`` prints the trace instead.
+
+    Args:
+        words: of the command, its program's name first.
     """
-    command = shlex.join(["wholegrain", *arguments])
+    command = shlex.join(words)
     trace = "".join(traceback.format_exception(error))
     if os.environ.get("WHOLEGRAIN_DEBUG", "0") not in ("", "0"):
         print(trace, file=sys.stderr, end="")

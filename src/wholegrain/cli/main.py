@@ -18,6 +18,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import is_dataclass
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -44,37 +45,49 @@ COMMANDS = {
     "report": "a self-contained HTML report of results and failures",
     "demo": "see a model fail, see why, see it repaired",
     "methods": "list the packaged recipes",
-    "gates": "check that the scenes are what the comparison needs them to be",
     "verify": "is this loss right? ours, or your own",
-    "bench": "measure what losses and loading cost on this machine",
-    "base": "make the demo's base model anew",
 }
-GROUPS = {  # commands of two words: "bench data" is the function bench_data in cli/bench_data.py
-    "bench": {
-        "losses": "time and memory of the losses, against dense autograd and against CLIP's",
-        "step": "a training step, beside open_clip's own trainer",
-        "data": "images a second of the loader, beside bare decoding and open_clip's loaders",
-    },
+MOVED = {  # commands of version 0.1 that are for developers -> what to run in a checkout of the source; gone in 0.3
+    "bench": "python -m benchmarks.losses (or benchmarks.loading, benchmarks.step)",
+    "bench losses": "python -m benchmarks.losses",
+    "bench data": "python -m benchmarks.loading DATA",
+    "bench step": "python -m benchmarks.step",
+    "gates": "PYTHONPATH=tools python -m base_model gates",
+    "base": "PYTHONPATH=tools python -m base_model OUT",
 }
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
+    _run_and_exit(_parse, "wholegrain", args)
+
+
+def main_of(function: Callable[..., Any], program: str) -> None:
+    """:func:`main` for a program of ``benchmarks/`` or ``tools/``: one function, with the options, messages and exit codes of a command.
+
+    Args:
+        function: its annotations are the options.
+        program: what is typed to run it, such as ``python -m benchmarks.losses``.
+    """
+    _run_and_exit(partial(bind, function, program), program, None)
+
+
+def _run_and_exit(parse: Callable[[list[str]], partial[Any]], program: str, args: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     if args is None:
         _quiet_libraries()
     call: partial[Any] | None = None
     try:
-        call = _asked(arguments)
+        call = parse(arguments)
         code = _run(call)
         if sys.stdout is not None:  # as with >&-
             sys.stdout.flush()
     except BaseException as error:
-        code = _failed(error, arguments, call)
+        code = _failed(error, [*program.split(), *arguments], call)
     sys.exit(code)
 
 
-def _failed(error: BaseException, arguments: Sequence[str], call: partial[Any] | None) -> int:
+def _failed(error: BaseException, command: Sequence[str], call: partial[Any] | None) -> int:
     """Says in one sentence what ended the command; gives the exit code."""
     if isinstance(error, BrokenPipeError) and _reader_left():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at its end
@@ -88,7 +101,7 @@ def _failed(error: BaseException, arguments: Sequence[str], call: partial[Any] |
     if isinstance(error, KeyboardInterrupt):
         return _tell("Interrupted.", 130)
     found = foreseen(error, lambda: 0 if call is None else batch_of(_given(call)))
-    return _tell(*found) if found is not None else _tell(unforeseen(error, arguments), UNFORESEEN)
+    return _tell(*found) if found is not None else _tell(unforeseen(error, command), UNFORESEEN)
 
 
 def _reader_left() -> bool:
@@ -104,7 +117,8 @@ def _given(call: partial[Any]) -> dict[str, Any]:
     """The command's arguments by name."""
     bound = signature(call.func).bind(*call.args, **call.keywords)
     bound.apply_defaults()
-    return bound.arguments
+    values = list(bound.arguments.values())
+    return vars(values[0]) if len(values) == 1 and is_dataclass(values[0]) else bound.arguments
 
 
 def _quiet_libraries() -> None:
@@ -120,7 +134,7 @@ def _quiet_libraries() -> None:
             stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _asked(arguments: list[str]) -> partial[Any]:
+def _parse(arguments: list[str]) -> partial[Any]:
     """The call that the command line asks for."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return partial(print, _overview())
@@ -131,28 +145,20 @@ def _asked(arguments: list[str]) -> partial[Any]:
     name, *rest = arguments
     if name.startswith("-"):
         raise UserError(f"There is no option {name} before a command; write: wholegrain COMMAND {name} ...")
+    if name in MOVED:
+        old = next(old for old in (" ".join(arguments[:2]), name) if old in MOVED)
+        raise UserError(f"wholegrain {old} is for developers and has left the package; in a checkout of its source: {MOVED[old]}")
     if name not in COMMANDS:
         raise UserError(f'There is no command "{name}"; {closest(name, COMMANDS)}')
-    if name in GROUPS:
-        if not rest or rest[0] not in GROUPS[name]:
-            return _group(name, rest)
-        name, rest = f"{name}_{rest[0]}", rest[1:]
-    return bind(_function(name), name.replace("_", " "), rest)
+    return bind(_function(name), f"wholegrain {name}", rest)
 
 
 def _run(call: partial[Any]) -> int:
-    from wholegrain.workflows.memory import keep_freed_memory
+    from wholegrain.training.memory.malloc import keep_freed_memory
 
     keep_freed_memory()
     result = call()
     return result if isinstance(result, int) else 0
-
-
-def _group(group: str, rest: list[str]) -> partial[Any]:
-    """The second word of a command is missing, or wrong."""
-    if rest and rest[0] not in ("-h", "--help"):
-        raise UserError(f'There is no "{group} {rest[0]}"; {closest(rest[0], GROUPS[group])}')
-    return partial(print, "\n".join(f"  wholegrain {group} {word:8}  {said}" for word, said in GROUPS[group].items()))
 
 
 def _function(name: str) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -11,33 +12,11 @@ from tyro.conf import Positional
 from wholegrain.errors import UserError
 
 
-def prepare(
-    source: Positional[str],
-    out: Positional[Path],
-    /,
-    *,
-    image_column: str = "",
-    caption_column: str = "",
-    caption_columns: str = "",
-    split_column: str = "",
-    label_column: str = "",
-    role_column: str = "",
-    role: str = "web",
-    split: str = "",
-    split_by: str = "",
-    image_root: Path | None = None,
-    max_broken: float = 0.1,
-    shard_mib: int = 256,
-    workers: int = 0,
-    overwrite: bool = False,
-) -> None:
-    """Prepare a data set: decode every image, join equal ones, list what is wrong, write shards and a manifest.
+@dataclass(frozen=True, kw_only=True)
+class PrepareArguments:
+    """The words and options of ``wholegrain prepare``.
 
-    wholegrain prepare photos.csv data/photos --caption-column title
-
-    The same command after an interruption goes on where it was.
-
-    Args:
+    Attributes:
         source: a .csv, .tsv, .jsonl or .parquet file, a folder of images, name-{000000..000009}.tar, or hf:NAME[:split].
         out: folder of the data set to be made.
         image_column: column or field with the image, if it has an unusual name.
@@ -56,31 +35,57 @@ def prepare(
         workers: decoding threads; 0 is one a core.
         overwrite: replace a data set that is there already.
     """
+
+    source: Positional[str]
+    out: Positional[Path]
+    image_column: str = ""
+    caption_column: str = ""
+    caption_columns: str = ""
+    split_column: str = ""
+    label_column: str = ""
+    role_column: str = ""
+    role: str = "web"
+    split: str = ""
+    split_by: str = ""
+    image_root: Path | None = None
+    max_broken: float = 0.1
+    shard_mib: int = 256
+    workers: int = 0
+    overwrite: bool = False
+
+
+def prepare(args: PrepareArguments) -> None:
+    """Prepare a data set: decode every image, join equal ones, list what is wrong, write shards and a manifest.
+
+    wholegrain prepare photos.csv data/photos --caption-column title
+
+    The same command after an interruption goes on where it was.
+    """
     from rich.console import Console
 
     from wholegrain.data.prepare import PrepareOptions
     from wholegrain.data.prepare import prepare as run
     from wholegrain.data.sources import SourceOptions
 
-    if caption_column and caption_columns:
+    if args.caption_column and args.caption_columns:
         raise UserError("give --caption-column or --caption-columns, not both")
-    if split and split_by:
+    if args.split and args.split_by:
         raise UserError("give --split or --split-by, not both")
-    if not 0 <= max_broken <= 1 or shard_mib < 1 or workers < 0:
+    if not 0 <= args.max_broken <= 1 or args.shard_mib < 1 or args.workers < 0:
         raise UserError("--max-broken must be from 0 to 1, --shard-mib at least 1 and --workers at least 0")
-    columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
-    told = SourceOptions(image_column, columns, split_column, label_column, role_column, role, split, image_root)
+    columns = ((args.caption_column, ""),) if args.caption_column else column_roles(args.caption_columns)
+    told = SourceOptions(args.image_column, columns, args.split_column, args.label_column, args.role_column, args.role, args.split, args.image_root)
     try:
         manifest = run(
-            source,
-            out,
+            args.source,
+            args.out,
             options=PrepareOptions(
                 told,
-                split_by=split_by,
-                max_broken=max_broken,
-                shard_bytes=shard_mib * 2**20,
-                workers=workers,
-                overwrite=overwrite,
+                split_by=args.split_by,
+                max_broken=args.max_broken,
+                shard_bytes=args.shard_mib * 2**20,
+                workers=args.workers,
+                overwrite=args.overwrite,
             ),
         )
     except KeyboardInterrupt:
@@ -91,7 +96,7 @@ def prepare(
     print_manifest(manifest, Console(markup=False))
     counts = ", ".join(f"{its['images']:,} images in {name}" for name, its in manifest["splits"].items())
     Console(markup=False).print(
-        f"\n{out} is ready: {counts}. Look at it with: wholegrain inspect {shlex.quote(str(out))}",
+        f"\n{args.out} is ready: {counts}. Look at it with: wholegrain inspect {shlex.quote(str(args.out))}",
         highlight=False,
         soft_wrap=True,
     )

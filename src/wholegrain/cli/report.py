@@ -13,29 +13,11 @@ from tyro.conf import Positional
 from wholegrain.errors import UserError
 
 
-def report(
-    runs: Positional[tuple[str, ...]],
-    /,
-    *,
-    data: Path,
-    split: str = "test",
-    out: Path = Path("report.html"),
-    names: tuple[str, ...] = (),
-    reference: str = "",
-    title: str = "",
-    notes: tuple[str, ...] = (),
-    suite: str = "all",
-    fresh: bool = False,
-    seed: int = 0,
-    batch: int = 64,
-    device: str = "auto",
-    cache: Path = Path("results/features"),
-) -> None:
-    """Compare models in one self-contained HTML page; runs that were not evaluated on this split are evaluated first.
+@dataclass(frozen=True, kw_only=True)
+class ReportArguments:
+    """The words and options of ``wholegrain report``.
 
-    wholegrain report runs/base runs/latest --data data/photos --out report.html
-
-    Args:
+    Attributes:
         runs: folders of runs or models, or names such as ViT-B-32:openai; before and after are the first and the last.
         data: a prepared data set.
         split: the split to report on.
@@ -51,44 +33,65 @@ def report(
         device: "auto" takes the GPU if there is one.
         cache: a folder to keep features in; models with the same frozen towers share them.
     """
-    if not runs:
+
+    runs: Positional[tuple[str, ...]]
+    data: Path
+    split: str = "test"
+    out: Path = Path("report.html")
+    names: tuple[str, ...] = ()
+    reference: str = ""
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    suite: str = "all"
+    fresh: bool = False
+    seed: int = 0
+    batch: int = 64
+    device: str = "auto"
+    cache: Path = Path("results/features")
+
+
+def report(args: ReportArguments) -> None:
+    """Compare models in one self-contained HTML page; runs that were not evaluated on this split are evaluated first.
+
+    wholegrain report runs/base runs/latest --data data/photos --out report.html
+    """
+    if not args.runs:
         raise UserError(
             "A report needs at least one run or model, such as: wholegrain report runs/base runs/latest --data data/photos"
         )
-    if names and len(names) != len(runs):
-        raise UserError(f"There are {len(names)} names for {len(runs)} runs; give one each, or leave --names out.")
+    if args.names and len(args.names) != len(args.runs):
+        raise UserError(f"There are {len(args.names)} names for {len(args.runs)} runs; give one each, or leave --names out.")
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"reading {data} and {len(runs)} model{'s' if len(runs) > 1 else ''}", markup=False)
+    console.print(f"reading {args.data} and {len(args.runs)} model{'s' if len(args.runs) > 1 else ''}", markup=False)
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.features.encode import split_keys
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
-    from wholegrain.report.report import Entry, write_report
+    from wholegrain.report.report import Entry, Report, write_report
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
 
-    dataset, tasks, place = Dataset(data), expand(suite), choose_device(None if device == "auto" else device)
-    split_keys(dataset, split)
+    dataset, tasks, place = Dataset(args.data), expand(args.suite), choose_device(None if args.device == "auto" else args.device)
+    split_keys(dataset, args.split)
     entries = []
-    for number, (spec, name) in enumerate(zip(runs, names or _names(runs), strict=True), 1):
-        console.print(f"{name} ({number} of {len(runs)})", markup=False)
+    for number, (spec, name) in enumerate(zip(args.runs, args.names or _names(args.runs), strict=True), 1):
+        console.print(f"{name} ({number} of {len(args.runs)})", markup=False)
         with console.status("loading"):
             model = load_model(spec).to(place)
-        job = _Job(spec, model, dataset, data, split, tasks, seed, batch, cache, console)
-        results, left_out = (None if fresh else job.saved()) or job.measured()
-        lost = number == len(runs) and any(result.task == "retrieval" for result in results)  # the page shows what the last one lost
+        job = _Job(spec, model, dataset, args.data, args.split, tasks, args.seed, args.batch, args.cache, console)
+        results, left_out = (None if args.fresh else job.saved()) or job.measured()
+        lost = number == len(args.runs) and any(result.task == "retrieval" for result in results)  # the page shows what the last one lost
         entries.append(Entry(name, _folder(spec), model, results, left_out, job.features if lost else None))
     for line in left_out_lines([entry.left_out for entry in entries]):
         console.print(line, markup=False)
-    title = title or f"{data.resolve().name}: {', '.join(entry.name for entry in entries)}"
+    title = args.title or f"{args.data.resolve().name}: {', '.join(entry.name for entry in entries)}"
     with console.status("writing the page: twins, heat maps, charts"):
-        page = write_report(
-            out, entries=entries, dataset=dataset, split=split, title=title, notes=notes, reference=reference, seed=seed
-        )
+        page = write_report(args.out, Report(entries, dataset, args.split, title, args.notes, args.reference, seed=args.seed))
     print(f"written: {page}")
-    others = f"wholegrain compare {' '.join(runs)}" if len(runs) > 1 else f"wholegrain report OTHER {' '.join(runs)} --data {data}"
+    runs = " ".join(args.runs)
+    others = f"wholegrain compare {runs}" if len(args.runs) > 1 else f"wholegrain report OTHER {runs} --data {args.data}"
     print(f"next: open {page} in a browser; which differences are no luck: {others}")
 
 
@@ -125,7 +128,7 @@ class _Job:
     def saved(self) -> tuple[list[Any], dict[str, str]] | None:
         """Saved results of this model, data and split that hold all tasks, done as they are by default."""
         from wholegrain.evaluation.result import load_results
-        from wholegrain.workflows.results import is_fresh, results_of
+        from wholegrain.evaluation.result_folders import is_fresh, results_of
 
         for place in results_of(self.spec).values():
             results, meta = load_results(place)
@@ -139,8 +142,8 @@ class _Job:
     def measured(self) -> tuple[list[Any], dict[str, str]]:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
-        from wholegrain.evaluation.suite import evaluate
-        from wholegrain.workflows.results import keep_results, results_place, weights_of
+        from wholegrain.evaluation.result_folders import keep_results, results_folder, weights_of
+        from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 
         left_out: dict[str, str] = {}
         features = {}
@@ -148,12 +151,12 @@ class _Job:
             with suppress(NotSupportedError):  # without captions, which the tasks say
                 features[self.split] = self.features
         results = evaluate(
-            self.model, self.dataset, split=self.split, tasks=self.tasks, seed=self.seed, batch=self.batch, left_out=left_out,
+            self.model, self.dataset, EvaluationOptions(self.seed, self.batch), split=self.split, tasks=self.tasks, left_out=left_out,
             features=features,
         )  # fmt: skip
         facts = {"dataset": str(self.data), "content_hash": self.dataset.content_hash, "model": self.spec, "split": self.split}
         facts |= {"seed": self.seed, "weights": weights_of(self.model), "left_out": left_out, "settings": {}}
-        path = keep_results(results, results_place(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
+        path = keep_results(results, results_folder(self.spec, f"{self.data.resolve().name}-{self.split}"), facts)
         self.console.print(f"written: {path}", markup=False)
         return results, left_out
 

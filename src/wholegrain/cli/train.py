@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -15,8 +15,6 @@ from wholegrain.errors import UserError
 
 if TYPE_CHECKING:
     from wholegrain.data.dataset import Dataset
-    from wholegrain.objectives.schema import Recipe
-    from wholegrain.towers.model import Model
 
 
 def train(
@@ -69,15 +67,16 @@ def train(
     """
     from wholegrain.data.mixture import absolute
     from wholegrain.training.distributed.launch import launch
-    from wholegrain.training.loop import train as run_training
-    from wholegrain.training.start import begin
+    from wholegrain.training.start import load_inputs, load_run_inputs
     from wholegrain.training.trackers import require_tracker
+    from wholegrain.training.trainer import TrainOptions
+    from wholegrain.training.trainer import train as run_training
     from wholegrain.workflows.validation import validation
 
     if tracker:
         require_tracker(tracker)
-    start, command = launch(), shlex.join(["wholegrain", *sys.argv[1:]])
-    if start.may_restart and out is None and resume is None:
+    launched, command = launch(), shlex.join(["wholegrain", *sys.argv[1:]])
+    if launched.may_restart and out is None and resume is None:
         raise UserError("The launcher may start this run anew (--max-restarts): name its folder with --out, so that it is found.")
     shortcuts = {"seed": seed, "optimiser.steps": steps, "optimiser.epochs": epochs, "optimiser.batch": batch, "optimiser.lr": lr}
     dotted = [*overrides, *(f"--{key}={value}" for key, value in shortcuts.items() if value is not None)]
@@ -85,34 +84,32 @@ def train(
         dotted.append("--optimiser.steps=0")
     if resume is not None and (recipe or data or out or dotted or model != "small"):
         raise UserError("--resume goes on with a run as it began; leave out the recipe, --data, --model, --out and recipe options.")
-    if start.may_restart and out is not None and _is_of(out, command):
+    if launched.may_restart and out is not None and _is_of(out, command):
         resume = out
     if resume is not None:
-        chosen, dataset, begun, folder = _resumed(resume)
+        folder = resume.resolve()  # runs/latest may point elsewhere by the end
+        chosen, dataset, start = load_run_inputs(folder)
         origin = {}
     else:
         if not recipe or not data:
             raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
-        chosen, dataset, begun = begin(recipe, data, model, dotted)
+        chosen, dataset, start = load_inputs(recipe, data, model, dotted)
         folder = out or Path("runs") / f"{chosen.name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         named = [absolute(source) for source in data]
         origin = {"command": command, "data": named if len(named) > 1 else named[0], "model": model}
-    trained = run_training(
-        chosen,
-        dataset,
-        begun,
+    options = TrainOptions(
         folder,
-        evaluate=validation(dataset, chosen, cache=cache),
         resume=resume is not None,
-        workers=workers_by_default() if workers is None else workers,
         device=device,
-        origin=origin,
-        quiet=quiet,
-        cache=cache,
+        workers=workers_by_default() if workers is None else workers,
         timeout=timeout,
+        cache=cache,
+        quiet=quiet,
         tracker=(tracker, project) if tracker else None,
+        origin=origin,
     )
-    if start.rank == 0:
+    trained = run_training(chosen, dataset, start, options, evaluate=validation(dataset, chosen, cache=cache))
+    if launched.rank == 0:
         print(trained)
         print(f"The trained model is in {trained}; measure it with: {_next(folder, dataset)}", file=sys.stderr)
     return 0
@@ -132,21 +129,6 @@ def _is_of(folder: Path, command: str) -> bool:
     from wholegrain.training.checkpoints.run_folder import read_run
 
     return (folder / "run.json").exists() and read_run(folder).get("command") == command
-
-
-def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
-    from wholegrain.data.mixture import open_data
-    from wholegrain.towers.io import load_model
-    from wholegrain.training.checkpoints.run_folder import read_recipe, read_run
-
-    run = run.resolve()  # runs/latest may point elsewhere by the end
-    data: Any = read_run(run).get("data")
-    sources: list[str] = data if isinstance(data, list) else [data]
-    if not sources or not all(isinstance(source, str) for source in sources):
-        raise UserError(
-            f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.loop.train."
-        )
-    return read_recipe(run), open_data(sources), load_model(run), run
 
 
 def workers_by_default() -> int:

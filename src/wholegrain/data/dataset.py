@@ -276,8 +276,8 @@ class Dataset:
 
     def _sidecar(self, name: str) -> pa.Table:
         path = self.folder / f"{name}.parquet"
-        there = os.path.lexists(path) if self.remote is None else self.remote.refresh(path.name)
-        return read_sidecar(path, name) if there else SIDECARS[name].empty_table()
+        exists = os.path.lexists(path) if self.remote is None else self.remote.refresh(path.name)
+        return read_sidecar(path, name) if exists else SIDECARS[name].empty_table()
 
     @cached_property
     def records_hash(self) -> str:

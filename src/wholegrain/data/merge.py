@@ -37,7 +37,7 @@ class Arrivals:
         default_factory=lambda: {"samples": 0, "broken": 0, "uncaptioned": 0, "empty": 0, "captions": 0}
     )
 
-    def see(self, rows: list[Row]) -> None:
+    def add(self, rows: list[Row]) -> None:
         """Takes in one chunk."""
         self.numbers.append(np.array([int(row["key"][:16], 16) if usable(row) else 0 for row in rows], dtype=np.uint64))
         self.counts["samples"] += len(rows)

@@ -200,8 +200,8 @@ class Mixture(Dataset):
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 (hex) of the data sets' hashes, names and weights."""
-        said = [[name, dataset.content_hash] for name, dataset in self._of.items()]
-        return hashlib.sha256(json.dumps([said, list(self.weights)]).encode()).hexdigest()
+        hashes = [[name, dataset.content_hash] for name, dataset in self._of.items()]
+        return hashlib.sha256(json.dumps([hashes, list(self.weights)]).encode()).hexdigest()
 
     @cached_property
     def negatives(self) -> Mapping[tuple[str, str], tuple[Negative, ...]]:

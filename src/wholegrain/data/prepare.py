@@ -35,7 +35,7 @@ from wholegrain.data.sources.sample import InsideFolder
 from wholegrain.data.split import NONE, USUAL, Split, shares_of, split_by_key
 from wholegrain.data.statistics import CaptionStatistics, clip_tokenizer, name_duplicates
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable, read_text, shown, sync, write_json, write_text
+from wholegrain.files import disk_errors, keepable, read_text, rename_folder, replaced, shown, write_json, write_text
 
 _EARLY = 5000
 _NOTE = "identity"
@@ -90,7 +90,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
     identity = _identity(str(source), opened, options)
     finished = _finished(target, identity, options.overwrite)
     if finished is not None:
-        shutil.rmtree(_old(target), ignore_errors=True)  # a kill may have left it
+        shutil.rmtree(replaced(target), ignore_errors=True)  # a kill may have left it
         return finished
     work = target.absolute().parent / f".{target.absolute().name}.unfinished"
     missing = [folder for folder in work.parents if not folder.exists()]
@@ -99,7 +99,8 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
             if not (work / "manifest.json").exists():
                 manifest = _build(opened, work, options, {"source": shown(source), "identity": identity, **_pictures(opened, options)})
                 write_json(work / "manifest.json", manifest)
-            _move(work, target)
+            _clear(work, kept=_PARTS)
+            rename_folder(work, target)
     except _BusyError:
         raise
     except UserError:
@@ -114,7 +115,7 @@ def prepare(source: str | Path, out: str | Path, *, options: PrepareOptions | No
 def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
     """Says where pictures are taken from, if nobody told."""
     inside = getattr(source, "inside", None)
-    folder = inside.said if isinstance(inside, InsideFolder) else ""
+    folder = inside.description if isinstance(inside, InsideFolder) else ""
     if folder and options.progress:
         print(f"pictures are taken from {folder}", file=sys.stderr)
     return {"pictures": folder} if folder else {}
@@ -122,9 +123,9 @@ def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
 
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
     """A hash of everything that the outcome depends on."""
-    said = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
-    said |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
-    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()
+    facts = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
+    facts |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _finished(target: Path, identity: str, overwrite: bool) -> Manifest | None:
@@ -183,7 +184,7 @@ class _BusyError(UserError):
     """Another process has the work folder, so it must not be removed."""
 
 
-def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, Any]) -> Manifest:
+def _build(source: Source, work: Path, options: PrepareOptions, facts: dict[str, Any]) -> Manifest:
     with ExitStack() as stack:
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
@@ -192,7 +193,7 @@ def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, 
         looking = bar.add_task("looking at images", total=None)
 
         def seen(rows: list[Row]) -> None:
-            arrivals.see(rows)
+            arrivals.add(rows)
             bar.advance(looking, len(rows))
             _check_stated(arrivals, options)
             _check_broken(arrivals, options.max_broken, early=True)
@@ -208,8 +209,8 @@ def _build(source: Source, work: Path, options: PrepareOptions, said: dict[str, 
         rows = _rows(work, split)
         counted = _write(source, work, rows, merged, statistics, options, lambda done: bar.update(writing, completed=done))
         bar.update(writing, completed=total)
-        said = {**said, "split_by": split.said, "captions": statistics.lengths(tokenizer.result())}
-    return _manifest(said, counted, statistics, arrivals, merged, work)
+        facts = {**facts, "split_by": split.description, "captions": statistics.lengths(tokenizer.result())}
+    return _manifest(facts, counted, statistics, arrivals, merged, work)
 
 
 def _workers(options: PrepareOptions) -> int:
@@ -270,7 +271,7 @@ def _write(
             if not usable(row):
                 return False
             record = record_of(row)
-            statistics.see(record)
+            statistics.add(record)
             left[record.split] -= 1
             if left[record.split] >= 0:
                 return False
@@ -298,7 +299,7 @@ def record_of(row: Row) -> Record:
 
 
 def _manifest(
-    said: dict[str, Any],
+    facts: dict[str, Any],
     counted: dict[str, Any],
     statistics: CaptionStatistics,
     arrivals: Arrivals,
@@ -313,7 +314,7 @@ def _manifest(
         "schema": SCHEMA,
         "wholegrain": version("wholegrain"),
         **{name: counted[name] for name in ("splits", "captions_per_image", "roles")},
-        **said,
+        **facts,
         "duplicates": {
             "captions": {**repeats, "listed": named},
             "images_inside_splits": {"count": len(merged.inside), "listed": merged.inside[:LISTED]},
@@ -325,23 +326,6 @@ def _manifest(
         "images_without_captions": {"count": counts["uncaptioned"], "listed": arrivals.uncaptioned},
         "shards": counted["shards"],
     }
-
-
-def _old(target: Path) -> Path:
-    """Where a data set is that is being replaced."""
-    return target.absolute().with_name(f".{target.absolute().name}.old")
-
-
-def _move(work: Path, target: Path) -> None:
-    """Renames finished work to its place; a data set that is replaced is gone only when the new one is there."""
-    _clear(work, kept=_PARTS)
-    old = _old(target)
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(work, target)
-    sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _progress(show: bool) -> Progress:

@@ -27,8 +27,6 @@ from wholegrain.structure import StructureError, structure
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of SigLIP and of others that map 0..255 to -1..1."""
 
@@ -161,9 +159,9 @@ class Preprocess:
         try:
             return structure(values, cls)
         except StructureError as error:
-            said = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
-            if said.startswith("preprocessing"):
-                raise UserError(said) from None
+            problem = str(error).removeprefix("has a wrong value: ")  # of __post_init__, a sentence by itself
+            if problem.startswith("preprocessing"):
+                raise UserError(problem) from None
             names = ", ".join(f.name for f in fields(cls))
             raise UserError(f"preprocessing record: it {error}; its fields are {names}") from None
 

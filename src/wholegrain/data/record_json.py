@@ -54,8 +54,8 @@ def record_from_json(values: Mapping[str, Any]) -> Record:
     if not isinstance(values, dict) or type(values.get("schema")) is not int:
         structure(values, _JsonRecord)
     if values["schema"] != SCHEMA:
-        said = f"record {values.get('key')}: its schema is {values.get('schema')!r}"
-        raise UserError(f"{said}, this version reads {SCHEMA}; prepare the data again")
+        problem = f"record {values.get('key')}: its schema is {values.get('schema')!r}"
+        raise UserError(f"{problem}, this version reads {SCHEMA}; prepare the data again")
     try:  # a record is read for every picture of every step, so types are looked at by hand, and the slow way says what is wrong
         record = Record(
             key=values["key"],

@@ -18,11 +18,9 @@ import http.client
 import json
 import os
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +28,7 @@ from typing import IO, Any, Protocol, TypeVar
 
 from wholegrain.data.manifest import parse_manifest
 from wholegrain.errors import MachineError, UserError
-from wholegrain.files import MOST_BYTES, disk_errors
+from wholegrain.files import MOST_BYTES, aside, disk_errors
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts; one more attempt than there are waits."""
@@ -139,7 +137,7 @@ class Remote:
         self.folder = self.cache / "data" / name
         with disk_errors(self.cache):
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
-            with self._aside(self.folder / "manifest.json") as part:
+            with self._locked("manifest.json"), aside(self.folder / "manifest.json") as part:
                 part.write_bytes(manifest)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +185,7 @@ class Remote:
         return target
 
     def _fetch(self, name: str, target: Path, expected: str) -> None:
-        with self._aside(target) as part:
+        with aside(target) as part:
 
             def copy(store: _Store) -> None:
                 digest = hashlib.sha256()
@@ -220,10 +218,10 @@ class Remote:
         raise AssertionError
 
     def _given_up(self, name: str, problem: Exception) -> UserError | MachineError:
-        said = f"{self.url}/{name} could not be read, {len(WAITS) + 1} times ({str(problem) or type(problem).__name__})"
+        sentence = f"{self.url}/{name} could not be read, {len(WAITS) + 1} times ({str(problem) or type(problem).__name__})"
         if isinstance(problem, _AnswerError) and "manifest" in str(problem):
-            return UserError(f"{said}; it was cut short or changed: upload the data set again.")
-        return MachineError(f"{said}; look at the connection, and go on with --resume.")
+            return UserError(f"{sentence}; it was cut short or changed: upload the data set again.")
+        return MachineError(f"{sentence}; look at the connection, and go on with --resume.")
 
     def _opened(self) -> _Store:
         """This process's own connection: most do not survive a fork."""
@@ -239,15 +237,6 @@ class Remote:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def _aside(self, target: Path) -> Iterator[Path]:
-        part = target.with_name(f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            yield part
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
-
     def _make_room(self, newest: Path) -> None:
         """Removes shards until all are within the limit; open ones stay readable to those who have them open."""
         found = []
@@ -262,10 +251,6 @@ class Remote:
             if file != newest:
                 file.unlink(missing_ok=True)
                 held -= size
-
-    def forget(self) -> None:
-        """Removes the mirror."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _whole(store: _Store, name: str) -> bytes:

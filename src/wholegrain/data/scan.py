@@ -65,8 +65,8 @@ def _reason(error: Exception) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def scan(source: Source, folder: Path, workers: int, seen: Callable[[list[Row]], None]) -> int:
-    """Looks at every sample; ``seen`` is called with the rows of each chunk, in order.
+def scan(source: Source, folder: Path, workers: int, on_rows: Callable[[list[Row]], None]) -> int:
+    """Looks at every sample; ``on_rows`` is called with the rows of each chunk, in order.
 
     Returns:
         the number of samples.
@@ -83,7 +83,7 @@ def scan(source: Source, folder: Path, workers: int, seen: Callable[[list[Row]],
                 with disk_errors(folder):
                     write_text(path, f"{_digest(text)}\n{text}")
             count += len(rows)
-            seen(rows)
+            on_rows(rows)
     return count
 
 
@@ -116,14 +116,14 @@ def all_rows(folder: Path) -> Iterator[Row]:
 
 
 def read_ahead(
-    source: Source, rows: Iterator[Row], wanted: Callable[[int, Row], bool], workers: int
+    source: Source, rows: Iterator[Row], chosen_row: Callable[[int, Row], bool], workers: int
 ) -> Iterator[tuple[int, bytes]]:
     """The places (numbers in the source) of all wanted rows with their images' bytes, in order, reading a window of files ahead.
 
     Raises:
         UserError: the source is no longer what was scanned.
     """
-    chosen = ((place, row, sample) for place, (sample, row) in enumerate(_together(source, rows)) if wanted(place, row))
+    chosen = ((place, row, sample) for place, (sample, row) in enumerate(_together(source, rows)) if chosen_row(place, row))
     with ThreadPoolExecutor(workers) as pool:
         while window := list(islice(chosen, 128)):
             images = pool.map(_read_again, window)

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.record import SCHEMA, Record, content_key
 from wholegrain.data.record_json import record_to_json
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable, open_file, parse_json, read_parquet, shown, write_json
+from wholegrain.files import aside, disk_errors, keepable, open_file, parse_json, read_parquet, shown, write_json
 from wholegrain.structure import structure
 
 SHARD_BYTES = 256 * 2**20
@@ -101,9 +101,9 @@ class ShardWriter:
                 shutil.rmtree(self.folder / "shards", ignore_errors=True)
             (self.folder / "shards").mkdir(parents=True, exist_ok=True)
             notes.mkdir(exist_ok=True)
-            self._take_over(notes)
+            self._resume(notes)
 
-    def _take_over(self, notes: Path) -> None:
+    def _resume(self, notes: Path) -> None:
         """Keeps the shards whose notes are whole, up to the first of each split that is not."""
         kept = set()
         for note in sorted(notes.glob("*.parquet")):
@@ -172,21 +172,18 @@ class ShardWriter:
         splits: dict[str, dict[str, int]] = {}
         per_image: Counter[int] = Counter()
         roles: Counter[str] = Counter()
-        target = self.folder / "index.parquet"
-        part = target.with_name(target.name + ".part")
-        with pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
+        with aside(self.folder / "index.parquet") as part, pq.ParquetWriter(part, INDEX_SCHEMA, compression="zstd") as writer:
             for note in sorted((self.folder / UNFINISHED).glob("*.parquet")):
                 table = read_parquet(note, INDEX_SCHEMA, _AGAIN)
-                said = _metadata(table, note)
+                metadata = _metadata(table, note)
                 writer.write_table(table.replace_schema_metadata(None))
-                hashes[f"{note.stem}.tar"] = said["sha256"]
-                roles.update(said["roles"])
+                hashes[f"{note.stem}.tar"] = metadata["sha256"]
+                roles.update(metadata["roles"])
                 counts = table["captions"].to_pylist()
                 per_image.update(counts)
                 split = splits.setdefault(table["split"][0].as_py(), {"images": 0, "captions": 0})
                 split["images"] += len(counts)
                 split["captions"] += sum(counts)
-        os.replace(part, target)
         histogram = {str(n): count for n, count in sorted(per_image.items())}
         return {"splits": splits, "captions_per_image": histogram, "roles": dict(sorted(roles.items())), "shards": hashes}
 
@@ -251,11 +248,9 @@ class _Shard:
         os.replace(self.part, self.part.with_suffix(""))
         columns = zip(*self.rows, strict=True)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, INDEX_SCHEMA, strict=True)], schema=INDEX_SCHEMA)
-        note = self.folder / UNFINISHED / f"{self.name}.parquet"
-        part = note.with_suffix(".part")
-        said = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
-        pq.write_table(table.replace_schema_metadata(said), part)
-        os.replace(part, note)
+        metadata = {"sha256": self.hash.hexdigest(), "roles": json.dumps(self.roles)}
+        with aside(self.folder / UNFINISHED / f"{self.name}.parquet") as part:
+            pq.write_table(table.replace_schema_metadata(metadata), part)
 
     def drop(self) -> None:
         with suppress(OSError):
@@ -269,9 +264,9 @@ class _Metadata(TypedDict):
 
 
 def _metadata(table: pa.Table, note: Path) -> _Metadata:
-    said = table.schema.metadata or {}
+    metadata = table.schema.metadata or {}
     try:
-        return structure({"sha256": said[b"sha256"].decode(), "roles": parse_json(said[b"roles"], dict)}, _Metadata)
+        return structure({"sha256": metadata[b"sha256"].decode(), "roles": parse_json(metadata[b"roles"], dict)}, _Metadata)
     except (KeyError, ValueError):
         raise UserError(f"{shown(note)} does not say what its shard holds; {_AGAIN}.") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.index import plain_names
 from wholegrain.data.record import Caption, GeneratedCaption, HardPositive, Negative, Twin
 from wholegrain.errors import UserError
-from wholegrain.files import UnreadableError, disk_errors, parse_json, read_parquet
+from wholegrain.files import UnreadableError, aside, disk_errors, parse_json, read_parquet
 from wholegrain.structure import StructureError
 from wholegrain.suggest import closest
 
@@ -166,36 +165,30 @@ def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made
         the number of rows written.
     """
     schema, target = _known(name), Path(folder) / f"{name}.parquet"
-    part, count, waiting = target.with_name(target.name + ".part"), 0, schema.empty_table()
+    count, waiting = 0, schema.empty_table()
     if made is not None:
         schema = schema.with_metadata({_MADE: json.dumps(made, sort_keys=True, ensure_ascii=False).encode()})
-    try:
-        with disk_errors(folder), pq.ParquetWriter(part, schema, compression="zstd") as writer:
+    with disk_errors(folder), aside(target) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
 
-            def write(table: pa.Table) -> None:
-                writer.write_table(table.combine_chunks().cast(schema), row_group_size=_GROUP)
+        def write(table: pa.Table) -> None:
+            writer.write_table(table.combine_chunks().cast(schema), row_group_size=_GROUP)
 
-            for table in tables:
-                count += table.num_rows
-                waiting = pa.concat_tables([waiting, table.replace_schema_metadata(None)])
-                if whole := waiting.num_rows // _GROUP * _GROUP:
-                    write(waiting.slice(0, whole))
-                    waiting = waiting.slice(whole)
-            if waiting.num_rows or not count:
-                write(waiting)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+        for table in tables:
+            count += table.num_rows
+            waiting = pa.concat_tables([waiting, table.replace_schema_metadata(None)])
+            if whole := waiting.num_rows // _GROUP * _GROUP:
+                write(waiting.slice(0, whole))
+                waiting = waiting.slice(whole)
+        if waiting.num_rows or not count:
+            write(waiting)
     return count
 
 
 def made_by(path: Path) -> dict[str, Any] | None:
     """How a sidecar's rows were made, as its writer said; ``None`` for one that does not say."""
-    said = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
+    made = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
     try:
-        return parse_json(said, dict) if said else None
+        return parse_json(made, dict) if made else None
     except StructureError:
         return None
 

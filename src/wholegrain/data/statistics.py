@@ -35,7 +35,7 @@ class CaptionStatistics:
         self._split_of = array("H")
         self._count = 0
 
-    def see(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Takes in one record."""
         split = self.splits.setdefault(record.split, len(self.splits))
         texts = dict.fromkeys(caption.text for caption in record.captions)  # one text in two roles is no duplicate

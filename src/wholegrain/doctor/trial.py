@@ -23,7 +23,7 @@ from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.patch_dropout import make_dropping
 from wholegrain.training.memory.precision import autocast, resolve_precision
 from wholegrain.training.run import offers
-from wholegrain.training.step import NonFiniteLossError, Outcome, make_optimiser, seed_everything, take_step
+from wholegrain.training.step import NonFiniteLossError, Outcome, StepOptions, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
 SEARCHED = 4000
@@ -126,16 +126,8 @@ class Stepper:
         precision = "bf16" if settings.precision == "fp16" else settings.precision  # without a scaler
         seed_everything(seed, self.taken)
         try:
-            outcome = take_step(
-                self.encoder,
-                self.objective,
-                self.optimiser,
-                batch,
-                step=self.taken,
-                lr=lr,
-                grad_clip=settings.grad_clip,
-                precision=precision,
-            )
+            options = StepOptions(settings.grad_clip, precision)
+            outcome = take_step(self.encoder, self.objective, self.optimiser, batch, step=self.taken, lr=lr, options=options)
         except NonFiniteLossError:
             return None
         if self.encoder.teacher is not None:

@@ -67,7 +67,7 @@ class HardPositivesStage(Stage):
             if caption.role == NEGATED or caption.id not in false:
                 continue
             for made in paraphrases(source.tagged):
-                if made.kind in self.kinds and made.text.lower() not in source.said.texts:
+                if made.kind in self.kinds and made.text.lower() not in source.picture.texts:
                     wrong = stream(self.seed, record.key, caption.id, made.kind).choice(false[caption.id])
                     item = f"{record.key}:{caption.id}:{made.kind}"
                     found.append(HardPositive(item, made.kind, record.key, (caption.text, made.text), wrong, record.split))

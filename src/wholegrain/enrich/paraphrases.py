@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from wholegrain.enrich.words.lexicon import word_set
 from wholegrain.enrich.words.morphology import FORMS, verb_forms
-from wholegrain.enrich.words.source import Source, said_of
+from wholegrain.enrich.words.source import Source, picture_words
 from wholegrain.enrich.words.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
 from wholegrain.enrich.words.text import Change, Edited, edited, phrase_places
 
@@ -27,7 +27,7 @@ def paraphrases(caption: str | Tagged) -> list[Edited]:
         ['A cat is to the right of a dog.']
     """
     tagged = BuiltinTagger().tag([caption])[0] if isinstance(caption, str) else caption
-    source = Source(tagged, said_of([tagged])[0])
+    source = Source(tagged, picture_words([tagged])[0])
     found = {
         "exchange_and": _exchange_and, "exchange_colours": _colours, "converse": _converse, "number_form": _number, "synonym": _synonym,
         "verb_form": _verb_form,

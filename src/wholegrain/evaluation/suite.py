@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from rich.console import Console
+from rich.status import Status
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import Encoded, encode_split, split_keys
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, PatchModel
+from wholegrain.evaluation.features.encode import Encoded, Progress, encode_split, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.tasks.branches import branches
 from wholegrain.evaluation.tasks.composition import composition, hard_positives, negatives
 from wholegrain.evaluation.tasks.faithfulness import faithfulness
 from wholegrain.evaluation.tasks.grounding import grounding
-from wholegrain.evaluation.tasks.linear_probe import linear_probe
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.linear_probe import ProbeOptions, linear_probe
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.suggest import closest
 
@@ -51,16 +54,30 @@ def expand(tasks: Sequence[str] | str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task for name in names for task in SUITES.get(name, (name,))))
 
 
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How all tasks are done.
+
+    Attributes:
+        seed: of resamples, permutations and draws; same seed, same result.
+        batch: images per step; texts take four times as many.
+        cache: a folder for features; see :func:`~wholegrain.evaluation.features.encode.encode_split`.
+        progress: show what is being done, and say on standard error which task was left out and why, unless ``left_out`` takes it.
+    """
+
+    seed: int = 0
+    batch: int = 64
+    cache: str | Path | None = None
+    progress: bool = True
+
+
 def evaluate(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: EvaluatedData,
+    options: EvaluationOptions = EvaluationOptions(),
     *,
     split: str = "test",
     tasks: Sequence[str] | str = "all",
-    seed: int = 0,
-    progress: bool = True,
-    batch: int = 64,
-    cache: str | Path | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     left_out: dict[str, str] | None = None,
     features: dict[str, Encoded] | None = None,
@@ -68,12 +85,9 @@ def evaluate(
     """Evaluates a model on a split.
 
     Args:
-        model, dataset: see ``docs/architecture.md``.
+        model, dataset: see :mod:`wholegrain.evaluation.contract`.
         tasks: names of tasks or of :data:`SUITES`, a sequence or one string with commas.
-        seed: of resamples, permutations and draws; same seed, same result.
-        progress: show what is being done, and say on standard error which task was left out and why, unless ``left_out`` takes it.
-        cache: a folder for features; see :func:`~wholegrain.evaluation.features.encode.encode_split`.
-        settings: task -> further arguments of its function, e.g. ``{"retrieval": {"one_caption": True}}``.
+        settings: task -> what its function takes beside, or the fields of its options, e.g. ``{"retrieval": {"one_caption": True}}``.
         left_out: is filled with task -> reason, for the caller to tell.
         features: split -> its features: those in it are not made again, and those that a task made are put there.
 
@@ -88,85 +102,115 @@ def evaluate(
             f"There are settings for {', '.join(stray)}, which is not among the tasks {', '.join(names)}; add it or drop them."
         )
     console = Console(stderr=True)
-    room = _Room(model, dataset, split, seed, batch, cache)
-    known = (features or {}).get(split)
-    if known is not None:
-        room.encoded = known
+    subject = Subject(model, dataset, split, options)
+    if features is not None and split in features:
+        subject.encoded = features[split]
     results, reasons = [], {} if left_out is None else left_out
     for name in names:
-        with console.status(f"{name} …") if progress else nullcontext() as status:
-            room.say = (lambda text, status=status, name=name: status.update(f"{name}: {text}")) if status is not None else None
+        with console.status(f"{name} …") if options.progress else nullcontext() as status:
+            subject.show = partial(_show, status, name)
             try:
-                results.append(getattr(room, name)(dict(settings.get(name, {}))))
+                results.append(TASKS[name](subject, settings.get(name, {})))
             except NotSupportedError as reason:
                 reasons[name] = str(reason)
-                if progress and left_out is None:
+                if options.progress and left_out is None:
                     console.print(f"left out: {name}. {reason}", highlight=False, markup=False, soft_wrap=True)
-    if features is not None and "encoded" in vars(room):
-        features[split] = room.encoded
+    if features is not None and subject.known is not None:
+        features[split] = subject.known
     if not results:
-        said = [f"{name}: {reason}" for name, reason in reasons.items()]
-        others = f" (likewise {', '.join(list(reasons)[2:])})" if len(said) > 2 else ""
-        raise UserError("No task could be done: " + " ".join(said[:2]) + others)
+        problems = [f"{name}: {reason}" for name, reason in reasons.items()]
+        others = f" (likewise {', '.join(list(reasons)[2:])})" if len(problems) > 2 else ""
+        raise UserError("No task could be done: " + " ".join(problems[:2]) + others)
     return results
 
 
-class _Room:
-    """What the tasks share: the split's features, made when the first task asks for them; one method per task."""
+def _show(status: Status | None, task: str, what: str, done: int, total: int) -> None:
+    if status is not None:
+        status.update(f"{task}: {done:,} of {total:,} {what}")
 
-    def __init__(self, model: Any, dataset: Any, split: str, seed: int, batch: int, cache: str | Path | None) -> None:
-        self.model, self.dataset, self.split, self.seed, self.batch, self.cache = model, dataset, split, seed, batch, cache
-        self.say: Callable[[str], None] | None = None
+
+@dataclass
+class Subject:
+    """What is evaluated, and the split's features, which are made when the first task asks for them.
+
+    Attributes:
+        show: is called as features are made.
+    """
+
+    model: EvaluatedModel
+    dataset: EvaluatedData
+    split: str
+    options: EvaluationOptions
+    show: Progress = lambda what, done, total: None
 
     @cached_property
     def encoded(self) -> Encoded:
-        def show(what: str, done: int, total: int) -> None:
-            if self.say is not None:
-                self.say(f"{done:,} of {total:,} {what}")
-
-        return encode_split(self.model, self.dataset, self.split, batch=self.batch, cache=self.cache, progress=show)
+        """Features of the split."""
+        options = self.options
+        return encode_split(self.model, self.dataset, self.split, batch=options.batch, cache=options.cache, progress=self.show)
 
     @property
-    def _known(self) -> Encoded | None:
+    def known(self) -> Encoded | None:
         """Features of the split if a task has made them; no task makes them only for the sake of another."""
         return self.__dict__.get("encoded")
 
-    def _on_data(self, task: Callable[..., TaskResult], settings: dict[str, Any], **more: Any) -> TaskResult:
-        return task(self.model, self.dataset, self.split, **{"seed": self.seed, "batch": self.batch, **more, **settings})
 
-    def retrieval(self, settings: dict[str, Any]) -> TaskResult:
-        if len(split_keys(self.dataset, self.split)) < 2:
-            raise NotSupportedError(
-                f"The split {self.split!r} has a single image, so there is nothing to choose from; choose another split."
-            )
-        more = {"truths": self.dataset.truths, "model": self.model, "seed": self.seed}
-        return retrieval(self.encoded, **{**more, **settings})
+class Task(Protocol):
+    """A task on a subject. Raises :class:`NotSupportedError` where the data or the model lack what it needs."""
 
-    def composition(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(composition, settings, known=self._known)
+    def __call__(self, subject: Subject, settings: Mapping[str, Any], /) -> TaskResult: ...
 
-    def hard_positives(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(hard_positives, settings, known=self._known)
 
-    def negatives(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(negatives, settings, known=self._known)
+def _retrieval(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+    if len(split_keys(subject.dataset, subject.split)) < 2:
+        raise NotSupportedError(
+            f"The split {subject.split!r} has a single image, so there is nothing to choose from; choose another split."
+        )
+    options, seed = RetrievalOptions(**settings), subject.options.seed
+    return retrieval(subject.encoded, options, truths=subject.dataset.truths, model=subject.model, seed=seed)
 
-    def grounding(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(grounding, settings)
 
-    def branches(self, settings: dict[str, Any]) -> TaskResult:
-        encoded = self.encoded
-        if len(set(encoded.role_N)) < 2 and Scorer(encoded.image, encoded.text).branches < 2:
-            raise NotSupportedError(
-                "The captions have one role and the model has one vector per image, so the table would repeat retrieval."
-            )
-        return branches(encoded, **{"truths": self.dataset.truths, "model": self.model, "seed": self.seed, **settings})
+def _branches(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+    encoded = subject.encoded
+    if len(set(encoded.role_N)) < 2 and Scorer(encoded.image, encoded.text).branches < 2:
+        raise NotSupportedError(
+            "The captions have one role and the model has one vector per image, so the table would repeat retrieval."
+        )
+    return branches(encoded, truths=subject.dataset.truths, model=subject.model, seed=subject.options.seed, **settings)
 
-    def faithfulness(self, settings: dict[str, Any]) -> TaskResult:
-        return faithfulness(self.encoded, **{"model": self.model, "seed": self.seed, **settings})
 
-    def zero_shot(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(zero_shot, settings, known=self._known)
+def _faithfulness(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+    return faithfulness(subject.encoded, model=subject.model, seed=subject.options.seed, **settings)
 
-    def linear_probe(self, settings: dict[str, Any]) -> TaskResult:
-        return self._on_data(linear_probe, settings, known=self._known)
+
+def _grounding(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+    model = cast("PatchModel", subject.model)  # one that is none is refused before its preprocessing is asked
+    return grounding(model, subject.dataset, subject.split, seed=subject.options.seed, batch=subject.options.batch, **settings)
+
+
+def _linear_probe(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+    return _with_known(linear_probe)(subject, {"options": ProbeOptions(**settings)})
+
+
+def _with_known(task: Callable[..., TaskResult]) -> Task:
+    """A task that encodes what it needs and is not there yet."""
+
+    def run(subject: Subject, settings: Mapping[str, Any], /) -> TaskResult:
+        common = {"known": subject.known, "seed": subject.options.seed, "batch": subject.options.batch}
+        return task(subject.model, subject.dataset, subject.split, **common, **settings)
+
+    return run
+
+
+TASKS: dict[str, Task] = {
+    "retrieval": _retrieval,
+    "composition": _with_known(composition),
+    "hard_positives": _with_known(hard_positives),
+    "negatives": _with_known(negatives),
+    "grounding": _grounding,
+    "branches": _branches,
+    "zero_shot": _with_known(zero_shot),
+    "linear_probe": _linear_probe,
+    "faithfulness": _faithfulness,
+}
+"""Name -> task, in the order in which they are done."""

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import cattrs
 import tomli_w
@@ -57,7 +56,7 @@ __all__ = [
 ]
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from the package, a TOML file or a dict, with overrides.
 
     Args:
@@ -72,26 +71,26 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> load_recipe("clip", ["--optimiser.lr", "1e-5"]).optimiser.lr
         1e-05
     """
-    place = "The recipe"
+    source_name = "The recipe"
     try:
-        table, place, name = _read(source)
+        table, source_name, name = _read(source)
         for key, value in _pairs(overrides):
             _override(table, key, value)
         recipe = _checked(table)
     except (StructureError, RecursionError) as problem:
-        said = "is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        raise UserError(f"{place} {said}; correct it.") from None
+        reason = "is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise UserError(f"{source_name} {reason}; correct it.") from None
     return recipe if recipe.name else replace(recipe, name=name)
 
 
 def recipe_names(folder: str = "") -> tuple[str, ...]:
     """The packaged recipes, sorted; with ``folder="scenes"`` those for scenes alone, as ``scenes/NAME``."""
-    place = resources.files("wholegrain.recipes").joinpath(folder)
-    names = [file.name.removesuffix(".toml") for file in place.iterdir() if file.name.endswith(".toml")]
+    packaged = resources.files("wholegrain.recipes").joinpath(folder)
+    names = [file.name.removesuffix(".toml") for file in packaged.iterdir() if file.name.endswith(".toml")]
     return tuple(sorted(f"{folder}/{name}" if folder else name for name in names))
 
 
-def to_table(recipe: Recipe) -> dict[str, Any]:
+def to_table(recipe: Recipe) -> dict[str, object]:
     """The recipe as nested dicts and lists of plain values; ``load_recipe(to_table(recipe)) == recipe``."""
     return _CONVERTER.unstructure(recipe)
 
@@ -104,10 +103,10 @@ def to_toml(recipe: Recipe) -> str:
 # ---- reading ----------------------------------------------------------------------------------------------------------------
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+def _read(source: str | Path | Mapping[str, object]) -> tuple[dict[str, object], str, str]:
     """The raw table, where it comes from (for messages), and a name."""
     if isinstance(source, Mapping):
-        return _copied(source), "The recipe", "recipe"
+        return {key: _copied(value) for key, value in source.items()}, "The recipe", "recipe"
     text = str(source)
     path = Path(text)
     if not text.endswith(".toml"):
@@ -118,7 +117,7 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     return read_toml(path, "give a .toml file of a recipe, or a packaged recipe's name"), f"The recipe {shown(source)}", path.stem
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: object) -> object:
     if isinstance(value, Mapping):
         return {key: _copied(inner) for key, inner in value.items()}
     return [_copied(inner) for inner in value] if isinstance(value, (list, tuple)) else value
@@ -136,11 +135,11 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _override(table: dict[str, Any], dotted: str, text: str) -> None:
+def _override(table: dict[str, object], dotted: str, text: str) -> None:
     """Sets one dotted key; ``terms.NAME.…`` finds the term of that name, ``captions.0.…`` counts."""
     value = toml_value(text)
     *path, last = dotted.split(".")
-    spot: Any = table
+    spot: object = table
     for depth, part in enumerate(path):
         spot = _step_into(spot, part, ".".join(path[: depth + 1]))
     if not isinstance(spot, dict):
@@ -148,7 +147,7 @@ def _override(table: dict[str, Any], dotted: str, text: str) -> None:
     spot[last.replace("-", "_")] = value
 
 
-def toml_value(text: str) -> Any:
+def toml_value(text: str) -> object:
     """A value as it is written on a command line: TOML, or else the text itself.
 
     Example:
@@ -162,13 +161,13 @@ def toml_value(text: str) -> Any:
     return found["value"] if len(found) == 1 else text
 
 
-def _step_into(spot: Any, part: str, dotted: str) -> Any:
+def _step_into(spot: object, part: str, dotted: str) -> object:
     if isinstance(spot, dict):
         inner = spot.setdefault(part, {})
         if isinstance(inner, (dict, list)):
             return inner
     if isinstance(spot, list):
-        named = {str(place): item for place, item in enumerate(spot)}
+        named = {str(index): item for index, item in enumerate(spot)}
         losses = [item for item in spot if isinstance(item, dict) and "loss" in item]
         named |= {str(item.get("name") or str(item["loss"]).rpartition(":")[2]): item for item in losses}
         if part in named:
@@ -192,7 +191,7 @@ def _converter() -> cattrs.Converter:
 _CONVERTER = _converter()
 
 
-def _checked(table: dict[str, Any]) -> Recipe:
+def _checked(table: dict[str, object]) -> Recipe:
     """The recipe of a table.
 
     Raises:
@@ -210,7 +209,7 @@ def _checked(table: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def _numbers(values: Any, dotted: str) -> Iterator[tuple[str, float]]:
+def _numbers(values: object, dotted: str) -> Iterator[tuple[str, float]]:
     """Every number, with its dotted key."""
     pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, inner in pairs:

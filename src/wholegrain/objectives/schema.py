@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
 
 
-def require(fine: bool, key: str, value: Any, wanted: str) -> None:
+def require(fine: bool, key: str, value: object, wanted: str) -> None:
     if not fine:
         raise ValueError(f"{key} = {value!r} is not allowed; it must be {wanted}")
 

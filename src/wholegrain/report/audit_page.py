@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wholegrain.enrich.words.lexicon import lexicon
-from wholegrain.evaluation.features.encode import Encoded, split_keys
+from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
@@ -21,7 +21,7 @@ from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, o
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
 
-ASKED = {
+QUESTIONS = {
     "object_being": ("Who", "a man for a woman, a dog for a horse"),
     "object_thing": ("Thing", "a bench for a table, a guitar for a violin"),
     "object_clothing": ("Clothing", "a hat for a helmet"),
@@ -50,7 +50,7 @@ NOUNS = sorted(lexicon().nouns)
 
 
 @dataclass(frozen=True)
-class Line:
+class ScorecardRow:
     """One ability on the scorecard.
 
     Attributes:
@@ -75,7 +75,7 @@ class Line:
         return asdict(self)
 
 
-def scorecard(results: Sequence[TaskResult]) -> list[Line]:
+def scorecard(results: Sequence[TaskResult]) -> list[ScorecardRow]:
     """A line per kind of question, the least seen first; kinds with few items last."""
     lines = []
     for task, metric in (("negatives", "accuracy_expected"), ("hard_positives", "both_win_expected")):
@@ -95,8 +95,8 @@ def scorecard(results: Sequence[TaskResult]) -> list[Line]:
     return sorted(lines, key=lambda line: (line.verdict == "few", line.even))
 
 
-def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> Line:
-    title, hint = ASKED.get(kind, (kind.replace("_", " "), ""))
+def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> ScorecardRow:
+    title, hint = QUESTIONS.get(kind, (kind.replace("_", " "), ""))
     chance = figure.chance or 0.0
     bar = max(chance, *blind.values(), figure.shuffled or 0.0) if blind else max(chance, figure.shuffled or 0.0)
     even = (figure.value - bar) / max(1e-9, 1 - bar)
@@ -110,10 +110,10 @@ def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> Line:
         verdict, said = "partly", "sees some of it"
     else:
         verdict, said = "sees", "mostly sees it"
-    return Line(kind, title, hint, figure, blind, verdict, said, even)
+    return ScorecardRow(kind, title, hint, figure, blind, verdict, said, even)
 
 
-def scorecard_table(lines: Sequence[Line]) -> Table:
+def scorecard_table(lines: Sequence[ScorecardRow]) -> Table:
     """The scorecard for the terminal; the verdict stands below what was asked."""
     table = narrow_table("asked", ("right", "95% interval", "chance", "shuffled", "texts\nalone", "items"))
     for line in lines:
@@ -129,35 +129,47 @@ def scorecard_table(lines: Sequence[Line]) -> Table:
     return table
 
 
-def write_audit_page(
-    path: Path,
-    *,
-    model: Any,
-    name: str,
-    dataset: Any,
-    split: str,
-    results: Sequence[TaskResult],
-    left_out: Mapping[str, str],
-    lines: Sequence[Line],
-    facts: Mapping[str, Any],
-    pictures: int = 6,
-    seed: int = 0,
-    known: Encoded | None = None,
-) -> Path:
-    """Writes the page, aside first; it needs no other file and no network.
+@dataclass(frozen=True)
+class AuditPage:
+    """What the page of an audit shows.
 
-    Args:
+    Attributes:
+        entry: the model, its name and results, what was left out, and features that are there already.
         dataset: the images that were asked about, with the questions as its sidecars.
+        split: of the images.
+        lines: the scorecard.
         facts: as :func:`wholegrain.workflows.audit.audit` counts them.
         pictures: how many photos are shown with heat maps.
-        known: features that are there already.
+        seed: draws those.
     """
-    entry = Entry(name, None, model, results)
+
+    entry: Entry
+    dataset: Any
+    split: str
+    lines: Sequence[ScorecardRow]
+    facts: Mapping[str, Any]
+    pictures: int = 6
+    seed: int = 0
+
+
+def write_audit_page(path: Path, audit: AuditPage) -> Path:
+    """Writes the page, aside first; it needs no other file and no network."""
+    entry, dataset, split = audit.entry, audit.dataset, audit.split
     page = page_environment().get_template("audit.html.j2").render(
-        name=Path(name).name if Path(name).exists() else name, split=split, folder=getattr(dataset, "name", ""), lines=lines, facts=facts, left_out=left_out,
-        retrieval=_retrieval(entry), maps=_heat_cards(model, dataset, split, pictures, seed), fooled=examples.fooled([entry], dataset),
-        lost=examples.worst_retrievals(entry, dataset, split, count=4, known=known), summary=_summary(lines, facts),
-        protocols={result.task: result.protocol for result in results}, colours=COLOURS, stops=colour_stops(),
+        name=Path(entry.name).name if Path(entry.name).exists() else entry.name,
+        split=split,
+        folder=getattr(dataset, "name", ""),
+        lines=audit.lines,
+        facts=audit.facts,
+        left_out=entry.left_out,
+        retrieval=_retrieval(entry),
+        maps=_heat_cards(entry.loaded, dataset, split, audit.pictures, audit.seed),
+        fooled=examples.worst_negatives([entry], dataset),
+        lost=examples.worst_retrievals(entry, dataset, split, count=4),
+        summary=_summary(audit.lines, audit.facts),
+        protocols={result.task: result.protocol for result in entry.results},
+        colours=COLOURS,
+        stops=colour_stops(),
     )  # fmt: skip
     return write_page(path, page)
 
@@ -171,7 +183,7 @@ def _retrieval(entry: Entry) -> list[tuple[str, list[Figure]]]:
     return rows
 
 
-def _summary(lines: Sequence[Line], facts: Mapping[str, Any]) -> list[str]:
+def _summary(lines: Sequence[ScorecardRow], facts: Mapping[str, Any]) -> list[str]:
     said = []
     for verdict, words in (
         ("guesses", "No better than guessing"), ("texts", "No better than without the photo"), ("partly", "Seen in part"),

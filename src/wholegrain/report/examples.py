@@ -12,13 +12,13 @@ import torch
 
 from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.features.encode import default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult, need_columns
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.entry import Entry
-from wholegrain.report.heatmaps import content_phrases, overlay, own_region, patch_maps, region_mask
+from wholegrain.report.heatmaps import content_phrases, patch_maps, phrase_overlay
 from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.tables import plain
 
@@ -41,7 +41,7 @@ class Scores:
         (a, b), (c, d) = self.values
         return min(a, d) > max(b, c)
 
-    def said(self, i: int, j: int) -> str:
+    def shown(self, i: int, j: int) -> str:
         """A score with as many digits as it takes to tell the four apart."""
         cells = [value for row in self.values for value in row]
         gaps = [abs(a - b) for n, a in enumerate(cells) for b in cells[n + 1 :] if a != b]
@@ -144,22 +144,16 @@ def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
         for phrase in card["phrases"]:
             both = [maps[keys.index(key), phrases.index(phrase)] for key in card["keys"]]
             scale = float(min(m.min() for m in both)), float(max(m.max() for m in both))
-            uris = [
-                _heat(model, dataset.record(key), pixels[key], m, phrase, scale)
+            heats = [
+                phrase_overlay(model, dataset.record(key), pixels[key], m, phrase, scale)
                 for key, m in zip(card["keys"], both, strict=True)
             ]
+            uris = [data_uri(heat, quality=70) for heat in heats]
             shown.append({"phrase": phrase, "low": scale[0], "high": scale[1], "uris": uris})
         card["maps"][entry.name] = shown
 
 
-def _heat(model: Any, record: Any, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]) -> str:
-    region = own_region(record, phrase)
-    mask = region_mask(record, region) if region is not None else None
-    seen = model.preprocess.visible_box(*record.size)
-    return data_uri(overlay(pixels_HWC, map_RC, scale=scale, seen=seen, mask_HW=mask), quality=70)
-
-
-def fooled(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: int = 16) -> list[dict[str, Any]]:
+def worst_negatives(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: int = 16) -> list[dict[str, Any]]:
     """The hard negatives that the last entry prefers most clearly to the truth, per kind, with every entry's margins."""
     found = [(entry.name, result) for entry in entries if (result := entry.result("negatives")) is not None]
     if not found:
@@ -193,13 +187,11 @@ def _negative(dataset: Any, row: dict[str, Any]) -> Negative | None:
     return next((negative for negative in rows if negative.text == row["false"]), None)
 
 
-def worst_retrievals(
-    entry: Entry, dataset: Any, split: str, *, count: int = 6, known: Encoded | None = None
-) -> list[dict[str, Any]]:
+def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) -> list[dict[str, Any]]:
     """The captions whose own picture the entry ranks lowest, below the first place, with the picture that it puts first among (at most
-    ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first. What ``known``
+    ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first. What ``entry.features``
     holds is not encoded again."""
-    result, model = entry.result("retrieval"), entry.loaded
+    result = entry.result("retrieval")
     if result is None or "image_retrieval_mean_rank" not in result.items.column_names:
         return []
     need_columns(result, ("item", "cluster", "overall", "candidates"))
@@ -217,16 +209,15 @@ def worst_retrievals(
         cards.append({"caption": caption, "key": record.key, "rank": row["image_retrieval_mean_rank"], "of": row["candidates"]})
         if len(cards) == count:
             break
-    for card, first in zip(cards, _first_pictures(model, dataset, split, cards, known), strict=True):
+    for card, first in zip(cards, _first_pictures(entry, dataset, split, cards), strict=True):
         card["picture"] = data_uri(seen_part(dataset.pixels(card["key"])))
         card["first"] = None if first is None else data_uri(seen_part(dataset.pixels(first)))
         card["first_caption"] = "" if first is None else dataset.record(first).captions[0].text
     return cards
 
 
-def _first_pictures(
-    model: Any, dataset: Any, split: str, cards: list[dict[str, Any]], known: Encoded | None = None
-) -> list[str | None]:
+def _first_pictures(entry: Entry, dataset: Any, split: str, cards: list[dict[str, Any]]) -> list[str | None]:
+    model, known = entry.loaded, entry.features
     if model is None or not cards:
         return [None] * len(cards)
     keys = list(dict.fromkeys([card["key"] for card in cards] + list(split_keys(dataset, split))[:MOST_CANDIDATES]))

@@ -153,6 +153,15 @@ def overlay(
     return out.clip(0, 255).astype(np.uint8)
 
 
+def phrase_overlay(
+    model: Any, record: Record, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]
+) -> np.ndarray:
+    """:func:`overlay` of a phrase's map on what the model sees of the picture, with the object that the phrase names in outline."""
+    region = own_region(record, phrase)
+    mask = region_mask(record, region) if region is not None else None
+    return overlay(pixels_HWC, map_RC, scale=scale, seen=model.preprocess.visible_box(*record.size), mask_HW=mask)
+
+
 def _enlarged(map_RC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(map_RC).resize(size, Image.Resampling.BICUBIC))
 

@@ -16,6 +16,7 @@ The path through this room::
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.summary import summary
 from wholegrain.suggest import closest
 
-__all__ = ["Entry", "write_report"]
+__all__ = ["Entry", "Report", "write_report"]
 
 TASK_NAMES = {
     "retrieval": "Retrieval", "composition": "Composition: twins", "hard_positives": "Hard positives",
@@ -37,23 +38,11 @@ TASK_NAMES = {
 }  # fmt: skip
 
 
-def write_report(
-    path: str | Path,
-    *,
-    entries: Sequence[Entry],
-    dataset: Any,
-    split: str = "test",
-    title: str = "Report",
-    notes: str | Sequence[str] = (),
-    reference: str = "",
-    repaired: int = 6,
-    missed: int = 3,
-    seed: int = 0,
-) -> Path:
-    """Writes the report, aside first.
+@dataclass(frozen=True)
+class Report:
+    """What a report shows.
 
-    Args:
-        path: the HTML file; its folder is made.
+    Attributes:
         entries: the rows of the comparison. "Before and after" sets the first against the last.
         dataset: the data that the results are of.
         split: the split that the results are of.
@@ -62,35 +51,53 @@ def write_report(
         reference: the name of the entry that the others are compared with; the first by default.
         repaired, missed: twins to show, which the last entry gets right where the first does not, and which it gets wrong.
         seed: draws the twins that are shown; the same seed, the same page.
+    """
+
+    entries: Sequence[Entry]
+    dataset: Any
+    split: str = "test"
+    title: str = "Report"
+    notes: Sequence[str] = ()
+    reference: str = ""
+    repaired: int = 6
+    missed: int = 3
+    seed: int = 0
+
+
+def write_report(path: str | Path, report: Report) -> Path:
+    """Writes the report, aside first.
+
+    Args:
+        path: the HTML file; its folder is made.
 
     Returns:
         ``path``.
 
     Raises:
-        UserError: without entries, when two share a name, when none has a result, or when none is called ``reference``.
+        UserError: without entries, when two share a name, when none has a result, or when none is called ``report.reference``.
     """
-    path, entries = Path(path), list(entries)
+    entries, dataset, split = report.entries, report.dataset, report.split
     _check(entries)
-    compared_with = _place(entries, reference)
+    reference = _index(entries, report.reference)
     page = page_environment().get_template("report.html.j2").render(
-        title=title,
-        notes=[notes] if isinstance(notes, str) else list(notes),
+        title=report.title,
+        notes=report.notes,
         entries=entries,
         split=split,
         tasks=_tasks(entries),
         charts=training_charts(entries),
-        twins=_twins(entries, dataset, repaired, missed, seed),
+        twins=_twins(report),
         branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],
-        nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=seed))},
-        fooled=examples.fooled(entries, dataset),
-        lost=examples.worst_retrievals(entries[-1], dataset, split, known=entries[-1].features),
+        nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=report.seed))},
+        fooled=examples.worst_negatives(entries, dataset),
+        lost=examples.worst_retrievals(entries[-1], dataset, split),
         provenance=_provenance(entries, dataset),
         colours=COLOURS,
         stops=colour_stops(),
-        reference=entries[compared_with].name,
-        **_compared(entries, dataset, split, compared_with),
+        reference=entries[reference].name,
+        **_compared(entries, dataset, split, reference),
     )  # fmt: skip
-    return write_page(path, page)
+    return write_page(Path(path), page)
 
 
 def _check(entries: Sequence[Entry]) -> None:
@@ -102,7 +109,7 @@ def _check(entries: Sequence[Entry]) -> None:
         raise UserError(f"Two entries of the report are called {twice[0]!r}; give each a name of its own.")
 
 
-def _place(entries: Sequence[Entry], name: str) -> int:
+def _index(entries: Sequence[Entry], name: str) -> int:
     names = [entry.name for entry in entries]
     if name and name not in names:
         raise UserError(f'The report has no entry "{name}" to compare with; {closest(name, names)}')
@@ -146,18 +153,18 @@ def _left_out(entries: Sequence[Entry], task: str) -> dict[str, str]:
     return {", ".join(together): why for why, together in names.items()}
 
 
-def _twins(entries: Sequence[Entry], dataset: Any, repaired: int, missed: int, seed: int) -> dict[str, Any] | None:
-    told = [entry for entry in entries if entry.result("composition") is not None]
-    if not told:
+def _twins(report: Report) -> dict[str, Any] | None:
+    entries = [entry for entry in report.entries if entry.result("composition") is not None]
+    if not entries:
         return None
-    first, last = told[0].result("composition"), told[-1].result("composition")
+    first, last = entries[0].result("composition"), entries[-1].result("composition")
     if first is None or last is None:
         return None
-    chosen = examples.choose_twins(first, last, repaired=repaired, missed=missed, seed=seed)
-    cards = examples.twin_cards(told, dataset, [item for items in chosen.values() for item in items])
+    chosen = examples.choose_twins(first, last, repaired=report.repaired, missed=report.missed, seed=report.seed)
+    cards = examples.twin_cards(entries, report.dataset, [item for items in chosen.values() for item in items])
     by_item = {card["item"]: card for card in cards}
     groups = {name: [by_item[item] for item in items] for name, items in chosen.items()}
-    return {"groups": groups, "flow": examples.twin_flow(first, last), "first": told[0].name, "last": told[-1].name}
+    return {"groups": groups, "flow": examples.twin_flow(first, last), "first": entries[0].name, "last": entries[-1].name}
 
 
 def _provenance(entries: Sequence[Entry], dataset: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from wholegrain.evaluation.statistics.compare import Mean, mean_over_seeds
 from wholegrain.report.entry import Entry
 from wholegrain.report.tables import Column, kind_comparisons, leaders, main_comparison
 
-CLEAR = "*: the 95% interval of the paired difference from {reference} leaves out zero"
+SIGNIFICANT = "*: the 95% interval of the paired difference from {reference} leaves out zero"
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Place:
+class MeanCell:
     """A cell: the figure, and its difference from the reference (``None`` for the reference itself, or where items differ)."""
 
     mean: Mean
-    gap: Mean | None
+    difference: Mean | None
 
     @property
-    def clear(self) -> bool:
+    def significant(self) -> bool:
         """The difference's interval leaves out zero."""
-        return self.gap is not None and (self.gap.low > 0 or self.gap.high < 0)
+        return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Standings:
         return [column for table in (main_comparison(entries), *kinds) for column in table.columns]
 
     @cached_property
-    def places(self) -> dict[tuple[str, Column], Place]:
+    def cells(self) -> dict[tuple[str, Column], MeanCell]:
         """(name, column) -> cell, where the method has the figure."""
         reference = next(row for row in self.rows if row.name == self.reference)
         return {
-            (row.name, column): place
+            (row.name, column): cell
             for row in self.rows
             for column in self.columns
-            if (place := _place(row, reference, column)) is not None
+            if (cell := _cell(row, reference, column)) is not None
         }
 
     @cached_property
@@ -109,13 +109,13 @@ class Standings:
         return {column: self._leaders(column) for column in self.columns}
 
     def _leaders(self, column: Column) -> set[str]:
-        places = [self.places.get((row.name, column)) for row in self.rows]
+        cells = [self.cells.get((row.name, column)) for row in self.rows]
 
         def ends(one: int, other: int) -> tuple[float, float] | None:
-            gap = _gap(self.rows[one], self.rows[other], column)
-            return None if gap is None else (gap.low, gap.high)
+            difference = _difference(self.rows[one], self.rows[other], column)
+            return None if difference is None else (difference.low, difference.high)
 
-        found = leaders([None if place is None else place.mean.value for place in places], ends, column.better)
+        found = leaders([None if cell is None else cell.mean.value for cell in cells], ends, column.better)
         return {self.rows[place].name for place in found}
 
     @property
@@ -132,7 +132,7 @@ class Standings:
         """How to read the table."""
         seeds = f"mean of {self.seeds} training seeds; " if self.seeds > 1 else "one training seed; "
         over = "pictures and seeds" if self.seeds > 1 else "pictures"
-        return f"Per cent; {seeds}intervals (95%) over {over}. {CLEAR.format(reference=self.reference)}."
+        return f"Per cent; {seeds}intervals (95%) over {over}. {SIGNIFICANT.format(reference=self.reference)}."
 
     def as_table(self, width: int = 80) -> Group:
         """For the terminal: a row a figure, and as many methods side by side as fit; further ones follow below."""
@@ -151,7 +151,7 @@ class Standings:
         table = narrow_table("", [*(row.name for row in rows), "chance"])
         for column in self.columns:
             cells = [Text(self._value(row, column), "bold" if row.name in self.best[column] else "") for row in rows]
-            table.add_row(column.title, *cells, _percent(self.chance(column)))
+            table.add_row(column.title, *cells, percent(self.chance(column)))
         table.add_row("time of a step", *(self.time_of(row) for row in rows))
         table.add_row("its quartiles", *(self.quartiles_of(row) for row in rows))
         return table
@@ -163,7 +163,7 @@ class Standings:
         for row in self.rows:
             cells = [self._value(row, c) + self._interval(row, c, "<br><sub>{}–{}</sub>") for c in self.columns]
             lines.append(_row([row.name, *cells, self.time_of(row)]))
-        lines.append(_row(["chance", *(_percent(self.chance(column)) for column in self.columns), ""]))
+        lines.append(_row(["chance", *(percent(self.chance(column)) for column in self.columns), ""]))
         return "\n".join(lines) + "\n"
 
     def as_latex(self) -> str:
@@ -182,23 +182,23 @@ class Standings:
         head = ["method", "task", "figure", "value", "low", "high", "by_seed", "chance", "reference", "difference", "low", "high"]
         times = ["seconds_per_step", "seconds_first_quartile", "seconds_third_quartile"]
         sheet.writerow([*head[:10], "difference_low", "difference_high", *times])
-        for (name, column), place in self.places.items():
-            mean, gap = place.mean, place.gap
+        for (name, column), cell in self.cells.items():
+            mean, difference = cell.mean, cell.difference
             numbers = [mean.value, mean.low, mean.high, " ".join(map(_exact, mean.by_seed)), self.chance(column)]
-            gaps = [None] * 3 if gap is None else [gap.value, gap.low, gap.high]
+            differences = [None] * 3 if difference is None else [difference.value, difference.low, difference.high]
             steps = next(row.steps for row in self.rows if row.name == name)
             seconds = [float(q) for q in np.percentile(steps, [50, 25, 75])] if steps else [None] * 3
-            cells = [name, column.task, column.figure, *numbers, self.reference, *gaps, *seconds]
+            cells = [name, column.task, column.figure, *numbers, self.reference, *differences, *seconds]
             sheet.writerow([_exact(cell) if isinstance(cell, float) else "" if cell is None else cell for cell in cells])
         return out.getvalue()
 
     def _value(self, row: Standing, column: Column) -> str:
-        place = self.places.get((row.name, column))
-        return "–" if place is None else _percent(place.mean.value) + ("*" if place.clear else "")
+        cell = self.cells.get((row.name, column))
+        return "–" if cell is None else percent(cell.mean.value) + ("*" if cell.significant else "")
 
     def _interval(self, row: Standing, column: Column, form: str) -> str:
-        place = self.places.get((row.name, column))
-        return "" if place is None else form.format(_percent(place.mean.low), _percent(place.mean.high))
+        cell = self.cells.get((row.name, column))
+        return "" if cell is None else form.format(percent(cell.mean.low), percent(cell.mean.high))
 
     def time_of(self, row: Standing) -> str:
         """A step's median time as a multiple of the reference's."""
@@ -215,14 +215,14 @@ class Standings:
         return next((row.cost for row in self.rows if row.name == self.reference), None)
 
 
-def _place(row: Standing, reference: Standing, column: Column) -> Place | None:
+def _cell(row: Standing, reference: Standing, column: Column) -> MeanCell | None:
     results = row.of(column.task)
     if not results or any(column.figure not in result.metrics for result in results):
         return None
-    return Place(mean_over_seeds(results, column.figure), None if row is reference else _gap(row, reference, column))
+    return MeanCell(mean_over_seeds(results, column.figure), None if row is reference else _difference(row, reference, column))
 
 
-def _gap(row: Standing, other: Standing, column: Column) -> Mean | None:
+def _difference(row: Standing, other: Standing, column: Column) -> Mean | None:
     """The paired difference of two rows, one of which may have a single seed; ``None`` where seeds or items differ."""
     results, minus = row.of(column.task), other.of(column.task)
     count = max(len(results), len(minus))
@@ -234,7 +234,8 @@ def _gap(row: Standing, other: Standing, column: Column) -> Mean | None:
         return None
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
+    """A share as per cent with one decimal; nothing for ``None``."""
     return "" if share is None else f"{100 * share:.1f}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from wholegrain.report.page import page_environment, write_page
-from wholegrain.report.standings import Standings
+from wholegrain.report.standings import Standings, percent
 
 WIDE = 6
 """Columns that fit side by side; further ones follow in tables below."""
@@ -18,6 +18,6 @@ def write_standings_page(standings: Standings, path: Path, *, left_out: Mapping[
     groups = [("Figures" if n == 0 else "More figures", columns[n : n + WIDE]) for n in range(0, len(columns), WIDE)]
     page = page_environment().get_template("standings.html.j2").render(
         standings=standings, groups=groups, left_out=left_out or {}, data=data,
-        percent=lambda share: "" if share is None else f"{100 * share:.1f}", points=lambda gap: f"{100 * gap:+.1f}".replace("-", "−"),
+        percent=percent, points=lambda gap: f"{100 * gap:+.1f}".replace("-", "−"),
     )  # fmt: skip
     return write_page(path, page)

@@ -24,7 +24,7 @@ from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.examples import Scores
-from wholegrain.report.heatmaps import COLOURS, content_phrases, overlay, own_region, patch_maps, region_mask
+from wholegrain.report.heatmaps import COLOURS, content_phrases, patch_maps, phrase_overlay
 from wholegrain.report.pictures import seen_part
 from wholegrain.report.tables import plain
 
@@ -116,11 +116,7 @@ def _heats(
             smooth = Image.fromarray(share_RC.astype(np.float32)).resize((4 * COLUMNS, 4 * COLUMNS), Image.Resampling.BICUBIC)
             found.append(np.repeat((255 * np.asarray(smooth).clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2))
             continue
-        record = dataset.record(key)
-        region = own_region(record, phrase)
-        mask = region_mask(record, region) if region is not None else None
-        seen = model.preprocess.visible_box(*record.size)
-        found.append(overlay(picture, map_RC, scale=scale, seen=seen, mask_HW=mask))
+        found.append(phrase_overlay(model, dataset.record(key), picture, map_RC, phrase, scale))
     return found, scale
 
 
@@ -154,7 +150,7 @@ def _matrix(scores: Scores) -> Table:
         for j in (0, 1):
             right = scores.right(i, j)
             cells.append(
-                Text(f"{scores.said(i, j)} {'✓' if right else '✗'}", f"{'bold ' if i == j else ''}{'green' if right else 'red'}")
+                Text(f"{scores.shown(i, j)} {'✓' if right else '✗'}", f"{'bold ' if i == j else ''}{'green' if right else 'red'}")
             )
         own, rival = scores.values[i][i], scores.values[i][1 - i]
         picks = "both" if own == rival else f"caption {'AB'[i if own > rival else 1 - i]}"

@@ -61,8 +61,8 @@ def read_engine(path: Path) -> Engine:
     except BaseException as error:  # the library's own panics are no Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        said = (str(error).splitlines() or [""])[0][:200]
-        raise UserError(f"{path} is not a tokenizer.json that can be read ({said}); make it again") from None
+        problem = (str(error).splitlines() or [""])[0][:200]
+        raise UserError(f"{path} is not a tokenizer.json that can be read ({problem}); make it again") from None
     return engine
 
 

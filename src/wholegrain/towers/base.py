@@ -7,13 +7,14 @@ token (its own V). What is learned between that and the shared width ``D`` belon
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.features import FeatureRows
 from wholegrain.towers.branch_tokens import BranchTokens
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
-class RawImage:
+class RawImage(FeatureRows):
     """What an image tower saw, before any head.
 
     Attributes:
@@ -39,13 +40,9 @@ class RawImage:
     classes_BHV: Tensor | None = None
     grid: tuple[int, int] | None = None
 
-    def select(self, index: Tensor) -> RawImage:
-        """The images at ``index``, in that order (for a cache of raw features)."""
-        return replace(self, **{f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)})
-
 
 @dataclass(frozen=True)
-class RawText:
+class RawText(FeatureRows):
     """What a text tower read, before any head.
 
     Attributes:
@@ -57,10 +54,6 @@ class RawText:
     pooled_NV: Tensor
     tokens_NLV: Tensor | None
     mask_NL: Tensor
-
-    def select(self, index: Tensor) -> RawText:
-        """The texts at ``index``, in that order (for a cache of raw features)."""
-        return replace(self, **{f.name: v[index] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)})
 
 
 def real_tokens(length_N: Tensor, count: int) -> Tensor:

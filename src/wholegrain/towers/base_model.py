@@ -20,7 +20,7 @@ def load_base(world: World | None = None) -> Model:
     hashed = _origin()["world"]["hash"]
     if world is not None and hashed != world.hash:
         raise UserError(
-            f"The base model was trained on the world {hashed} and this one is {world.hash}; make a base for it: wholegrain base OUT"
+            f"The base model was trained on the world {hashed} and this one is {world.hash}; make a base for it as docs/base.md says"
         )
     return load_model("base")
 

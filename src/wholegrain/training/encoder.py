@@ -45,19 +45,19 @@ class Encoder(nn.Module):
     def forward(self, batch: Batch, needs: frozenset[str]) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
         """Distinct texts are encoded once and handed to every place that says them."""
         model, plain = self.model, needs - MADE_HERE
-        image = self._see(model, batch, plain, len(batch.views) if "views" in needs else 1, self.dropping)
-        text = self._read(model, batch, plain)
+        image = self._encode_images(model, batch, plain, len(batch.views) if "views" in needs else 1, self.dropping)
+        text = self._encode_texts(model, batch, plain)
         if "teacher" in needs and self.teacher is not None:
             with torch.no_grad():
-                other, asked = self.teacher.model, plain - STUDENTS_ALONE
-                seen = self._see(other, batch, asked, min(self.teacher.views, 1 + len(image.views)))
-                read = self._read(other, batch, asked)
-            image, text = _beside(image, seen), replace(text, teacher=read)
+                teacher, teacher_needs = self.teacher.model, plain - STUDENTS_ALONE
+                seen = self._encode_images(teacher, batch, teacher_needs, min(self.teacher.views, 1 + len(image.views)))
+                read = self._encode_texts(teacher, batch, teacher_needs)
+            image, text = _with_teacher(image, seen), replace(text, teacher=read)
         if len(batch.row_N) > len(batch.texts):  # rows are numbered as they first appear: without repeats they are in place
             text = text.select(batch.row_N)
         return image, text, model.scale, model.bias
 
-    def _see(
+    def _encode_images(
         self, model: Model, batch: Batch, needs: frozenset[str], views: int, dropping: PatchDropout | None = None
     ) -> ImageFeatures:
         """The first views of all images, in one pass."""
@@ -71,16 +71,16 @@ class Encoder(nn.Module):
         first, *others = (seen.select(slice(k * images, (k + 1) * images)) for k in range(views))
         return replace(first, views=tuple(others))
 
-    def _read(self, model: Model, batch: Batch, needs: frozenset[str]) -> TextFeatures:
+    def _encode_texts(self, model: Model, batch: Batch, needs: frozenset[str]) -> TextFeatures:
         """The distinct texts."""
         if self.texts is not None:
             return model.project_texts(self.texts.read(batch.texts, batch.row_N.device), needs)
         return model.encode_texts(batch.tokens_UL, batch.length_U, needs)
 
 
-def _beside(image: ImageFeatures, teacher: ImageFeatures) -> ImageFeatures:
+def _with_teacher(image: ImageFeatures, teacher: ImageFeatures) -> ImageFeatures:
     """The student's views with the teacher's beside them; what the teacher did not see has none."""
     views = list(image.views)
-    for place, seen in enumerate(teacher.views):
-        views[place] = replace(views[place], teacher=seen)
+    for index, seen in enumerate(teacher.views):
+        views[index] = replace(views[index], teacher=seen)
     return replace(image, teacher=replace(teacher, views=()), views=tuple(views))

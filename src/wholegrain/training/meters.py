@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from wholegrain.files import parse_json, read_bytes
+from wholegrain.files import parse_json, read_bytes, write_text
 from wholegrain.structure import StructureError
 from wholegrain.training.pace import EVERY, clock
 from wholegrain.training.step import Outcome
@@ -83,10 +82,10 @@ class Reporter:
         self._board = _board(folder / "tensorboard", start)
         self._console = Console(file=stream or sys.stderr, highlight=False, quiet=quiet)
         self._progress = self._bar() if self._console.is_terminal and not quiet else None
-        self._task = self._progress.add_task("", total=total, completed=start, said="") if self._progress else None
+        self._task = self._progress.add_task("", total=total, completed=start, phrases="") if self._progress else None
         self._smooth: dict[str, float] = {}
         self._last = time.perf_counter()
-        self._told = 0.0
+        self._last_line = 0.0
         if self._progress:
             self._progress.start()
 
@@ -121,7 +120,7 @@ class Reporter:
         self._scalars(outcome.step, {name if "/" in name else f"train/{name}": value for name, value in numbers.items()})
         for name in ("loss", *(f"loss/{part}" for part in outcome.parts), "images_per_s", "texts_per_s", "data_wait"):
             self._smooth[name] = SMOOTH * self._smooth.get(name, numbers[name]) + (1 - SMOOTH) * numbers[name]
-        self._tell(outcome, numbers, now)
+        self._show(outcome, numbers, now)
 
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
         """Records the numbers of an evaluation after ``step`` steps."""
@@ -150,42 +149,42 @@ class Reporter:
         if self._tracker is not None:
             self._tracker.log(numbers, step)
 
-    def _tell(self, outcome: Outcome, numbers: Mapping[str, float], now: float) -> None:
-        done, said = f"{outcome.step + 1}/{self.total}", self._said(outcome, numbers)
+    def _show(self, outcome: Outcome, numbers: Mapping[str, float], now: float) -> None:
+        done, phrases = f"{outcome.step + 1}/{self.total}", self._phrases(outcome, numbers)
         if self._progress and self._task is not None:
             room = self._console.width - BAR - len(f"{self.total}/{self.total}") - len("-:--:--") - 3
-            self._progress.update(self._task, completed=outcome.step + 1, said=fitting(said, room))
-        elif now - self._told > EVERY or outcome.step + 1 == self.total:
-            self._told = now
+            self._progress.update(self._task, completed=outcome.step + 1, phrases=fitting(phrases, room))
+        elif now - self._last_line > EVERY or outcome.step + 1 == self.total:
+            self._last_line = now
             left = (self.total - outcome.step - 1) * outcome.images / max(self._smooth["images_per_s"], 1e-9)
-            self.say(f"step {done}  {'  '.join(said)}  ETA {clock(left)}")
+            self.say(f"step {done}  {'  '.join(phrases)}  ETA {clock(left)}")
 
-    def _said(self, outcome: Outcome, numbers: Mapping[str, float]) -> list[str]:
+    def _phrases(self, outcome: Outcome, numbers: Mapping[str, float]) -> list[str]:
         """What the line says, the most important first; the loss, its parts and the speed are smoothed alike."""
         smooth = self._smooth
         parts = [f"{name} {smooth[f'loss/{name}']:.3f}" for name in outcome.parts if "/" not in name]
-        said = [f"loss {smooth['loss']:.3f}", f"{smooth['images_per_s']:.0f} images/s"]
-        said += [f"({' '.join(parts)})"] if len(parts) > 1 else []
-        said += [f"data wait {smooth['data_wait']:.0%}", f"lr {outcome.lr:.2g}", f"grad {outcome.grad_norm:.2f}"]
-        said += [f"cut {numbers['truncated']:.1%}"] if outcome.cut else []
-        said += [f"scale {outcome.scale:.1f}", f"{smooth['texts_per_s']:.0f} texts/s"]
-        return said + ([f"{numbers['peak_share']:.0%} of peak", f"{numbers['memory_mb'] / 1024:.1f} GB"] if self._peak else [])
+        phrases = [f"loss {smooth['loss']:.3f}", f"{smooth['images_per_s']:.0f} images/s"]
+        phrases += [f"({' '.join(parts)})"] if len(parts) > 1 else []
+        phrases += [f"data wait {smooth['data_wait']:.0%}", f"lr {outcome.lr:.2g}", f"grad {outcome.grad_norm:.2f}"]
+        phrases += [f"cut {numbers['truncated']:.1%}"] if outcome.cut else []
+        phrases += [f"scale {outcome.scale:.1f}", f"{smooth['texts_per_s']:.0f} texts/s"]
+        return phrases + ([f"{numbers['peak_share']:.0%} of peak", f"{numbers['memory_mb'] / 1024:.1f} GB"] if self._peak else [])
 
     def _bar(self) -> Progress:
-        said = TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True, overflow="crop"))
-        columns = (BarColumn(bar_width=BAR), MofNCompleteColumn(), TimeRemainingColumn(), said)
+        phrases = TextColumn("{task.fields[phrases]}", table_column=Column(no_wrap=True, overflow="crop"))
+        columns = (BarColumn(bar_width=BAR), MofNCompleteColumn(), TimeRemainingColumn(), phrases)
         return Progress(*columns, console=self._console, transient=False)
 
 
-def fitting(said: Sequence[str], room: int) -> str:
-    """The first of what is said, as much of it as fits into so many columns, each whole.
+def fitting(phrases: Sequence[str], room: int) -> str:
+    """The first phrases, as many of them as fit into so many columns, each whole.
 
     Example:
         >>> fitting(["loss 2.310", "51 images/s", "lr 1e-05"], 24)
         'loss 2.310  51 images/s'
     """
-    line = said[0]
-    for part in said[1:]:
+    line = phrases[0]
+    for part in phrases[1:]:
         if len(line) + 2 + len(part) > room:
             break
         line += f"  {part}"
@@ -206,9 +205,7 @@ def _continued(path: Path, start: int) -> TextIO:
             with suppress(StructureError, UnicodeDecodeError):  # the last line of a killed run may be cut
                 if parse_json(line, _Step)["step"] < start:
                     kept.append(line.decode())
-    part = path.with_name(f".{path.name}.part")
-    part.write_text("".join(line + "\n" for line in kept))
-    os.replace(part, path)
+    write_text(path, "".join(line + "\n" for line in kept))
     return path.open("a")
 
 

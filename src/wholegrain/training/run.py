@@ -1,11 +1,10 @@
-"""What a run is made of: recipe, data and model checked against each other, and what a checkpoint holds of it."""
+"""What a run is made of: recipe, data and model, fitted to each other and checked before anything is written; and how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,22 +17,20 @@ from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.lora import add_lora
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.distributed.processes import Place
-from wholegrain.training.distributed.sharded import Shards, load_shards, read_shards, refuse_shard
+from wholegrain.training.distributed.processes import DistributedContext
+from wholegrain.training.distributed.sharded import load_shards, refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.loading.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.loading.loader import Names, PlanSampler, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import refuse_batchnorm
 from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
-from wholegrain.training.memory.precision import make_scaler, resolve_precision
+from wholegrain.training.memory.precision import resolve_precision
 from wholegrain.training.memory.recompute import blocks_of
-from wholegrain.training.step import (
-    make_optimiser,
-    seed_everything,
-)
+from wholegrain.training.step import seed_everything
 from wholegrain.training.teacher import Teacher, make_teacher
 
 
@@ -57,42 +54,66 @@ class Best:
 
 
 @dataclass
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: how many steps have been taken or left out.
+        skipped: how many were left out in succession, just now.
+        best: the best evaluation so far.
+        evaluation_due: whether a signal came before the evaluation that belongs after this step.
+    """
+
+    step: int = 0
+    skipped: int = 0
+    best: Best = field(default_factory=Best)
+    evaluation_due: bool = False
+
+    @classmethod
+    def of(cls, saved: Checkpoint) -> Progress:
+        """That of a checkpoint."""
+        facts = saved.facts
+        return cls(saved.step, facts.get("skipped", 0), Best(**facts["best"]), facts.get("evaluation_due", False))
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a run is made of, and how far it is."""
+    """What a run is made of. While it trains, weights move, and what the teacher and the objective carry; nothing else.
+
+    Attributes:
+        recipe: resolved: the precision is the device's.
+        dataset: of the recipe's split and other ones.
+        model: fitted to the recipe, on its device, in training mode.
+        objective: of the terms that data and model can serve.
+        plan: which images each step has.
+        names: of roles and kinds of negatives.
+        total: the number of steps.
+        notes: what the user should know, a sentence each.
+        teacher, dropping: if the recipe asks for them.
+    """
 
     recipe: Recipe
+    dataset: Dataset
     model: Model
     objective: Objective
-    optimiser: torch.optim.Optimizer
     plan: Plan
     names: Names
     total: int
-    notes: list[str]
+    notes: tuple[str, ...] = ()
     teacher: Teacher | None = None
-    scaler: torch.amp.GradScaler | None = None  # pyright: ignore[reportPrivateImportUsage]
     dropping: PatchDropout | None = None
-    best: Best = field(default_factory=Best)
-    shards: Shards | None = None
-    step: int = 0
-    skipped: int = 0  # in succession
-
-    @property
-    def kept(self) -> Model:
-        """The model that is evaluated and saved to be used; of one that is shared out every process asks for it."""
-        if self.shards is not None:
-            return self.shards.whole(self.model)
-        return self.model if self.teacher is None or self.recipe.teacher.keep == "student" else self.teacher.model
 
 
-def assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> Run:
-    """Everything that a run needs, checked against each other before anything is written."""
-    seed_everything(recipe.seed)
-    fit_model(model, recipe)
-    model.to(place.device).train()
-    precision = resolve_precision(recipe.optimiser.precision, place.device)
-    recipe = replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
-    for key, asked in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
-        if asked:
+def make_run(recipe: Recipe, dataset: Dataset, model: Model, context: DistributedContext) -> Run:
+    """Everything that a run needs, checked against each other before anything is written.
+
+    Raises:
+        UserError: recipe, data, model and the processes do not fit each other.
+    """
+    recipe = fit(model, recipe, context.device)
+    model.to(context.device).train()
+    for key, wanted in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
+        if wanted:
             refuse_batchnorm(model, f"optimiser.{key}")
     if recipe.optimiser.shard:
         refuse_shard(recipe, model)
@@ -101,12 +122,19 @@ def assemble(recipe: Recipe, dataset: Dataset, model: Model, place: Place) -> Ru
     layout, drawn = dataset.layout(recipe.data.split), recipe.data
     share, twin_of = drawn.twin_share, twins_of(dataset, recipe)
     plan = Plan(layout, recipe.optimiser.batch, recipe.seed, share, twin_of, drawn.shuffle_window, drawn.per_source)
-    PlanSampler(plan, 0, 0, place.rank, place.world)  # refuses a batch that the processes cannot share
+    PlanSampler(plan, 0, 0, context.rank, context.world_size)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
-    optimiser, teacher = make_optimiser(model, recipe.optimiser), make_teacher(model, recipe.teacher)
-    scaler, objective = make_scaler(place.device, precision), Objective(terms)
+    teacher, objective = make_teacher(model, recipe.teacher), Objective(terms)
     dropping = make_dropping(recipe, model, objective.needs - MADE_HERE)
-    return Run(recipe, model, objective, optimiser, plan, names, total, list(notes), teacher, scaler, dropping)
+    return Run(recipe, dataset, model, objective, plan, names, total, notes, teacher, dropping)
+
+
+def fit(model: Model, recipe: Recipe, device: torch.device) -> Recipe:
+    """Fits a model to a recipe, with what is new in it drawn by the recipe's seed, and the recipe to the device that it will run on."""
+    seed_everything(recipe.seed)
+    fit_model(model, recipe)
+    precision = resolve_precision(recipe.optimiser.precision, device)
+    return replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
 
 
 def fit_model(model: Model, recipe: Recipe) -> None:
@@ -129,18 +157,18 @@ def fit_model(model: Model, recipe: Recipe) -> None:
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     """What data and model give to losses, out of ``losses.contract.NEEDS``."""
-    given = {"patches", "tokens"} | model.head.gives
+    offered = {"patches", "tokens"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
-        given.add("negatives")
+        offered.add("negatives")
     if model.head.kind == "branches":
-        given.add("branches")
+        offered.add("branches")
     if model.bias is not None:
-        given.add("bias")
+        offered.add("bias")
     if recipe.teacher.kind != "none":
-        given.add("teacher")
+        offered.add("teacher")
     if recipe.data.views:
-        given.add("views")
-    return frozenset(given)
+        offered.add("views")
+    return frozenset(offered)
 
 
 def twins_of(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
@@ -150,68 +178,45 @@ def twins_of(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
     return {a: b for twin in dataset.twins for a, b in (twin.keys, twin.keys[::-1])}
 
 
-def make_encoder(
-    model: Model,
-    recipe: Recipe,
-    dataset: Dataset,
-    keys: Sequence[str],
-    needs: frozenset[str],
-    total: int,
-    workers: int,
-    say: Callable[[str], None],
-    cache: Path | None = None,
-) -> Encoder:
-    """The model, with raw features of frozen towers computed beforehand where that saves work and they fit into memory."""
-    drawn, precision = total * recipe.optimiser.batch, recipe.optimiser.precision
+def make_encoder(run: Run, say: Callable[[str], None], workers: int = 0, cache: Path | None = None) -> Encoder:
+    """The model, with raw features of frozen towers computed beforehand where that saves work and they fit into memory.
+
+    Args:
+        run: of whose model, data and recipe.
+        say: is told what is encoded.
+        workers: processes that load.
+        cache: a folder that keeps raw features.
+    """
+    model, recipe, keys, needs = run.model, run.recipe, run.plan.keys, run.objective.needs - MADE_HERE
+    drawn, precision = run.total * recipe.optimiser.batch, recipe.optimiser.precision
     images = texts = None
     still = recipe.data.crop_scale == (1.0, 1.0) and not recipe.data.views
-    needs = needs - MADE_HERE
     if model.image_frozen and still and drawn >= len(keys):
-        images = freeze_images(model, dataset, keys, needs, precision, workers, say, cache)
+        images = freeze_images(model, run.dataset, keys, needs, precision, workers, say, cache)
     if model.text_frozen and not any(draw.sentences[1] for draw in recipe.data.captions):  # these are too many to list
-        wanted = drawable_texts(dataset, keys, recipe.data)
+        wanted = drawable_texts(run.dataset, keys, recipe.data)
         if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
             texts = freeze_texts(model, sorted(wanted), needs, precision, say, cache)
-    return Encoder(model, images, texts)
+    return Encoder(model, images, texts, run.teacher, run.dropping)
 
 
-def packed(run: Run) -> checkpoint.Checkpoint:
-    """All that the run's next step depends on."""
-    facts: dict[str, Any] = {"best": vars(run.best), "skipped": run.skipped}
-    if run.scaler is not None:
-        facts["scaler"] = run.scaler.state_dict()
-    return checkpoint.pack(run.step, run.model, run.optimiser, run.objective, run.teacher, **facts)
-
-
-def go_on(run: Run, folder: RunFolder, dataset: Dataset, place: Place) -> checkpoint.Checkpoint | None:
-    """The newest intact checkpoint, whose step is taken up, or ``None`` if there is none and the run begins anew.
+def find_checkpoint(run: Run, folder: RunFolder, context: DistributedContext) -> tuple[Checkpoint | None, tuple[str, ...]]:
+    """The newest intact checkpoint, or ``None`` if there is none and the run begins anew; and a sentence about each one that is broken.
 
     Raises:
         UserError: the run began with another recipe or other data, or there is nothing to go on from.
     """
-    folder.check(RunIdentity(run.recipe, dataset.content_hash, seconds=folder.made.seconds))
-    load = load_shards(place) if run.recipe.optimiser.shard else checkpoint.load
+    folder.check(RunIdentity(run.recipe, run.dataset.content_hash, seconds=folder.identity.seconds))
+    load = load_shards(context) if run.recipe.optimiser.shard else checkpoint.load
 
-    def load_fitting(path: Path) -> checkpoint.Checkpoint:
+    def load_fitting(path: Path) -> Checkpoint:
         saved = load(path)
-        checkpoint.check_fit(saved, run.model, run.optimiser, run.objective, run.teacher, run.names.kinds)
+        checkpoint.check_fit(saved, run.model, run.objective, run.teacher, run.names.kinds)
         if saved.step > run.total:
             raise ValueError(f"it says step {saved.step} of {run.total}")
         return saved
 
     saved, broken = checkpoint.load_newest(folder.checkpoints, load_fitting)
-    run.notes += broken
     if saved is None:
-        folder.check_beginning(run.model)
-    else:
-        run.best, run.step, run.skipped = Best(**saved.facts["best"]), saved.step, saved.facts.get("skipped", 0)
-    return saved
-
-
-def take_up(run: Run, saved: checkpoint.Checkpoint, folder: RunFolder, place: Place) -> None:
-    """Puts a checkpoint's tensors and random states into the run."""
-    if run.recipe.optimiser.shard:
-        saved = read_shards(saved, folder.checkpoints, run.model, place)
-    checkpoint.unpack(saved, run.model, run.optimiser, run.objective, run.teacher)
-    if run.scaler is not None and "scaler" in saved.facts:
-        run.scaler.load_state_dict(saved.facts["scaler"])
+        folder.check_start(run.model)
+    return saved, broken

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.distributed.tensor import DTensor
 
 from wholegrain.data.batch import Batch
@@ -96,8 +96,8 @@ def _lr_shares(module: nn.Module, decay: float) -> dict[int, float]:
         if isinstance(tower, TunedModule) and decay != 1:
             stages = tower.stages()
             shares |= {id(p): decay ** (len(stages) + 1) for p in tower.parameters()}
-            for place, stage in enumerate(stages):
-                shares |= {id(p): decay ** (len(stages) - place) for p in stage.parameters()}
+            for index, stage in enumerate(stages):
+                shares |= {id(p): decay ** (len(stages) - index) for p in stage.parameters()}
     return shares
 
 
@@ -120,6 +120,26 @@ def seed_everything(*parts: int) -> None:
     random.seed(number)
 
 
+@dataclass(frozen=True)
+class StepOptions:
+    """How a step is computed, the same at every step.
+
+    Attributes:
+        grad_clip: the largest norm of the gradient; 0 is no clipping.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (with autocast).
+        micro_batch: images that one process encodes at once; 0 or as many as the batch is all of them
+            (:mod:`wholegrain.training.memory.accumulate`).
+        scaler: for fp16. Where a gradient does not fit into it, nothing is updated and the factor halves; the step counts all the same.
+        group: the processes that share the batch; ``None`` is this one alone.
+    """
+
+    grad_clip: float = 0.0
+    precision: str = "fp32"
+    micro_batch: int = 0
+    scaler: GradScaler | None = None
+    group: dist.ProcessGroup | None = None
+
+
 def take_step(
     encoder: nn.Module,
     objective: Objective,
@@ -128,11 +148,7 @@ def take_step(
     *,
     step: int,
     lr: float,
-    grad_clip: float = 0.0,
-    precision: str = "fp32",
-    micro_batch: int = 0,
-    scaler: torch.amp.GradScaler | None = None,  # pyright: ignore[reportPrivateImportUsage]
-    group: dist.ProcessGroup | None = None,
+    options: StepOptions = StepOptions(),
 ) -> Outcome:
     """Takes one step and says what it did.
 
@@ -142,67 +158,57 @@ def take_step(
         optimiser: is stepped; its gradients are cleared.
         batch: this process's part of the global batch, on the encoder's device.
         step, lr: the step's number and rate.
-        grad_clip: largest gradient norm, 0 for no limit.
-        precision: ``fp32``, or ``bf16`` or ``fp16`` (autocast).
-        micro_batch: images that this process encodes at once (:mod:`wholegrain.training.memory.accumulate`), 0 for all.
-        scaler: of gradients of ``fp16``: where they do not fit, it halves its factor and nothing is updated.
-        group: the processes that share the batch.
+        options: how it is computed.
 
     Raises:
         NonFiniteLossError: before anything is updated, in every process alike; the objective's state is as before the step.
     """
-    world = dist.get_world_size(group) if group is not None else 1
+    scaler = options.scaler
     for settings in optimiser.param_groups:
         settings["lr"] = lr * settings.get("lr_share", 1.0)
-    carried, device = objective.state_dict(), batch.row_N.device
-
-    def cast() -> torch.autocast:
-        return autocast(device, precision)
-
-    def root(share: Tensor) -> Tensor:
-        # DDP averages gradients over processes; the shares add up to the loss, so the mean of W times a share is what is wanted.
-        return share * world if scaler is None else scaler.scale(share * world)
-
-    if 0 < micro_batch < len(batch.keys):
-        output, scale = backward_in_parts(encoder, objective, batch, micro_batch, cast=cast, root=root, group=group)
-    else:
-        output, scale = _backward(encoder, objective, batch, cast=cast, root=root, group=group)
+    carried = objective.state_dict()
+    output, scale = _backward(encoder, objective, batch, options)
     if scaler is not None:
         scaler.unscale_(optimiser)
     parameters = [p for settings in optimiser.param_groups for p in settings["params"]]
-    norm = clip_gradients(parameters, grad_clip if grad_clip > 0 else math.inf)
+    norm = clip_gradients(parameters, options.grad_clip if options.grad_clip > 0 else math.inf)
     counts = (len(batch.keys), len(batch.pairing.owner_N), batch.cut)
-    loss, *values, images, texts, cut = _sums([output.value.detach(), *output.parts.values(), *map(float, counts)], device, group)
+    shares = [output.value.detach(), *output.parts.values(), *map(float, counts)]
+    loss, *values, images, texts, cut = _sums(shares, batch.row_N.device, options.group)
     too_large = scaler is not None and scaler.get_scale() > 1  # gradients that a smaller factor may make fit
-    if not math.isfinite(loss) or not (math.isfinite(norm.item()) or too_large):
-        optimiser.zero_grad(set_to_none=True)
+    fine = math.isfinite(loss) and (math.isfinite(norm.item()) or too_large)
+    if not fine:
         objective.load_state_dict(carried)
-        if scaler is not None:
-            scaler.update()
-        raise NonFiniteLossError
-    if scaler is None:
+    elif scaler is None:
         optimiser.step()
     else:
         scaler.step(optimiser)
+    if scaler is not None:
         scaler.update()
+    optimiser.zero_grad(set_to_none=True)
+    if not fine:
+        raise NonFiniteLossError
     for module in encoder.modules():
         if isinstance(module, Model):
             module.keep_in_range()
-    optimiser.zero_grad(set_to_none=True)
     parts = dict(zip(output.parts, values, strict=True))
     return Outcome(step, loss, parts, lr, norm.item(), float(scale.detach()), int(images), int(texts), int(cut))
 
 
-def _backward(
-    encoder: nn.Module,
-    objective: Objective,
-    batch: Batch,
-    *,
-    cast: Callable[[], torch.autocast],
-    root: Callable[[Tensor], Tensor],
-    group: dist.ProcessGroup | None,
-) -> tuple[LossOutput, Tensor]:
+def _backward(encoder: nn.Module, objective: Objective, batch: Batch, options: StepOptions) -> tuple[LossOutput, Tensor]:
     """Adds the batch's gradients to the parameters; gives the objective's output and the temperature's inverse."""
+    group, scaler, device = options.group, options.scaler, batch.row_N.device
+    world_size = dist.get_world_size(group) if group is not None else 1
+
+    def cast() -> torch.autocast:
+        return autocast(device, options.precision)
+
+    def root(share: Tensor) -> Tensor:
+        # DDP averages gradients over processes; the shares add up to the loss, so the mean of W times a share is what is wanted.
+        return share * world_size if scaler is None else scaler.scale(share * world_size)
+
+    if 0 < options.micro_batch < len(batch.keys):
+        return backward_in_parts(encoder, objective, batch, options.micro_batch, cast=cast, root=root, group=group)
     with cast():
         image, text, scale, bias = encoder(batch, objective.needs)
         output = objective(image, text, batch.pairing, scale, bias, group=group)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.losses.core.contract import Loss, State
-from wholegrain.objectives.resolve import resolve_loss
+from wholegrain.objectives.resolve import class_name, packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.suggest import closest
-from wholegrain.verify import references
-from wholegrain.verify.cases import KINDS, Batch, drawn_near, make_batch
-from wholegrain.verify.legacy import known_breaks
+from wholegrain.verify.cases import BIAS, KINDS, SCALE, Batch, drawn_near, make_batch
+from wholegrain.verify.definitions import defined, definition_of, reference
 from wholegrain.verify.settings import parse_settings
-from wholegrain.verify.variants import class_name, packaged
 
-SCALE, BIAS = 7.0, -1.5
 PROVIDED = frozenset(
     {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match", "teacher", "views", "cross"}
 )
+
+
+Reference = Callable[[Batch, Tensor, Tensor, State | None], tuple[Tensor, State | None]]
 
 
 class NotApplicable(Exception):  # noqa: N818  it is no error
@@ -97,11 +97,11 @@ class Subject:
         return self.new()
 
     @cached_property
-    def definition(self) -> Any:
+    def definition(self) -> Loss | None:
         """The packaged loss by whose formula this one is judged, or ``None``."""
         if self.like is not None:
             return resolve_loss(self.like)
-        return self.loss if references.has_reference(self.loss) else None
+        return None if definition_of(self.loss) is None else self.loss
 
     @property
     def namesake(self) -> str:
@@ -134,17 +134,17 @@ class Subject:
         settings.setdefault("state", self.warm_state)
         return evaluate(self.loss, batch, **settings)
 
-    @property
-    def reference(self) -> Callable[..., tuple[Tensor, dict[str, Tensor] | None]] | None:
+    @cached_property
+    def reference(self) -> Reference | None:
         """``reference(batch, scale, bias, state)``, independent of the loss: the package's loops, or the loss's own method."""
-        own = getattr(self.loss, "reference", None)
-        if self.definition is not None and references.has_reference(self.definition):
-            return lambda batch, scale, bias, state: references.reference(self.definition, batch, scale, bias, state)
+        own: Callable[..., Tensor | tuple[Tensor, State | None]] | None = getattr(self.loss, "reference", None)
+        if definition_of(self.definition) is not None:
+            return partial(reference, self.definition)
         if not callable(own):
             return None
 
-        def of_the_loss(batch: Batch, scale: Tensor, bias: Tensor, state: State | None) -> tuple[Tensor, Any]:
-            found: Any = own(batch.image, batch.text, batch.pairing, scale, bias, state)
+        def of_the_loss(batch: Batch, scale: Tensor, bias: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+            found = own(batch.image, batch.text, batch.pairing, scale, bias, state)
             return found if isinstance(found, tuple) else (found, None)
 
         return of_the_loss
@@ -163,25 +163,23 @@ def make_subject(spec: str, settings: Mapping[str, Any] | None = None, like: str
         raise UserError(f'"{spec}" needs {", ".join(sorted(surplus))}, which verify cannot make; it cannot be verified here.')
     other = _likened(loss) if like is None else Term(like.partition(" ")[0], settings=_parsed(like), name=like)
     model = None if other is None else resolve_loss(other)
-    if model is not None and not references.has_reference(model):
-        raise UserError(f'There is no reference of "{other and other.name}"; {closest(other.name if other else "", _referenced())}')
+    known = definition_of(model)
+    if other is not None and known is None:
+        raise UserError(f'There is no reference of "{other.name}"; {closest(other.name, defined())}')
     breaks = _breaks(loss)
-    inherited = {} if model is None else {check: why for check, why in known_breaks(model).items() if check not in breaks}
+    inherited = {} if known is None else {check: why for check, why in known.known_breaks(model).items() if check not in breaks}
     return Subject(term, other, breaks, inherited)
-
-
-def _referenced() -> list[str]:
-    return [name for name in packaged() if class_name(name) in references.BY_CLASS]
 
 
 def _parsed(like: str) -> dict[str, Any]:
     return parse_settings(like.split()[1:])
 
 
-def _likened(loss: Any) -> Term | None:
+def _likened(loss: Loss) -> Term | None:
     like = getattr(loss, "like", None)
     return Term(like.partition(" ")[0], settings=_parsed(like), name=like) if isinstance(like, str) else None
 
 
-def _breaks(loss: Any) -> dict[str, str]:
-    return known_breaks(loss) | dict(getattr(loss, "breaks", {}))
+def _breaks(loss: Loss) -> dict[str, str]:
+    known = definition_of(loss)
+    return (known.known_breaks(loss) if known else {}) | dict(getattr(loss, "breaks", {}))

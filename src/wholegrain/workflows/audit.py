@@ -8,7 +8,6 @@ away; a figure that is no better than those says nothing about seeing.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +26,10 @@ from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
-from wholegrain.evaluation.suite import evaluate
-from wholegrain.files import disk_errors
-from wholegrain.report.audit_page import Line, scorecard, write_audit_page
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
+from wholegrain.files import disk_errors, write_text
+from wholegrain.report.audit_page import AuditPage, ScorecardRow, scorecard, write_audit_page
+from wholegrain.report.entry import Entry
 from wholegrain.suggest import closest
 
 TASKS = ("retrieval", "negatives", "hard_positives")
@@ -73,13 +73,13 @@ class Audit:
     """
 
     page: Path
-    lines: Sequence[Line]
+    lines: Sequence[ScorecardRow]
     results: Sequence[TaskResult]
     left_out: dict[str, str]
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Asked:
+class SplitWithQuestions:
     """Some images of a split with questions made from their captions; otherwise as the data set."""
 
     def __init__(
@@ -115,25 +115,25 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     records = _drawn(dataset, split, options)
     if len(records) < 2:
         raise UserError(f"The split {split!r} has {len(records)} photos with captions; an audit needs at least two.")
-    questions = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
-    asked = Asked(dataset, split, [record.key for record in records], *questions)
+    sidecars = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
+    questions: Any = SplitWithQuestions(dataset, split, [record.key for record in records], *sidecars)
     left_out: dict[str, str] = {}
     features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS
     results = evaluate(
-        model, asked, split=split, tasks=tasks, seed=options.seed, batch=options.batch, cache=options.cache,
-        progress=options.progress, left_out=left_out, features=features,
+        model, questions, EvaluationOptions(options.seed, options.batch, options.cache, options.progress), split=split, tasks=tasks,
+        left_out=left_out, features=features,
     )  # fmt: skip
     facts = _facts(model, dataset, split, records)
     lines = scorecard(results)
-    page = write_audit_page(
-        out / "audit.html", model=model, name=name, dataset=asked, split=split, results=results, left_out=left_out, lines=lines,
-        facts=facts, pictures=options.pictures, seed=options.seed, known=features.get(split),
-    )  # fmt: skip
+    entry = Entry(name, None, model, results, left_out, features.get(split))
+    page = write_audit_page(out / "audit.html", AuditPage(entry, questions, split, lines, facts, options.pictures, options.seed))
     facts["seconds"] = round(perf_counter() - start, 1)
     meta = {"dataset": str(getattr(dataset, "folder", "")), "model": name, "split": split, "seed": options.seed, "facts": facts}
     save_results(results, out, meta | {"left_out": left_out})
-    _write_json(out / "audit.json", {**meta, "left_out": left_out, "scorecard": [line.as_json() for line in lines]})
+    whole = {**meta, "left_out": left_out, "scorecard": [line.as_json() for line in lines]}
+    with disk_errors(out):
+        write_text(out / "audit.json", json.dumps(whole, indent=1, default=str) + "\n")
     return Audit(page, lines, results, left_out, facts)
 
 
@@ -171,10 +171,3 @@ def _facts(model: Any, dataset: Any, split: str, records: Sequence[Record]) -> d
         "captions that stand under several photos": sum(shared.values()), "most repeated": [list(pair) for pair in repeats],
         "equal photos joined": same.get("count", 0),
     }  # fmt: skip
-
-
-def _write_json(path: Path, value: Any) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with disk_errors(path):
-        part.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-        os.replace(part, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from wholegrain.enrich.runner.run import Made, Options
 from wholegrain.enrich.runner.run import enrich as run
 from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, keepable
+from wholegrain.files import aside, disk_errors, keepable
 from wholegrain.suggest import closest
 
 _COPIED = (
@@ -53,7 +52,7 @@ class Captioning:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EnrichRequest:
     """What to make.
 
     Attributes:
@@ -95,22 +94,22 @@ class Enriched:
 
 
 def enrich(
-    data: Path, wanted: Wanted, out: Path | None = None, options: Options | None = None, *, audit: bool = False
+    data: Path, request: EnrichRequest, out: Path | None = None, options: Options | None = None, *, audit: bool = False
 ) -> Enriched:
     """Makes the sidecars, captions first.
 
     Raises:
         UserError: see :func:`wholegrain.enrich.runner.run.enrich`.
     """
-    texts = text_stages(wanted)
-    written = caption_stages(wanted.captions, wanted.captioning) + [stage for stage in texts if stage.table == "captions"]
-    random = wanted.negatives is not None and wanted.method == "random"  # needs to know how many there are
+    texts = text_stages(request)
+    written = caption_stages(request.captions, request.captioning) + [stage for stage in texts if stage.table == "captions"]
+    random = request.negatives is not None and request.method == "random"  # needs to know how many there are
     folder = folder_for(data, out, {stage.table for stage in written + texts} - ({"negatives"} if random else set()))
     made: list[Made] = []
     for stages, usual in ((written, ("train",)), ([stage for stage in texts if stage.table != "captions"], ())):
         if stages:
             dataset = Dataset(folder)
-            splits = wanted.splits or tuple(split for split in usual if split in dataset.splits)
+            splits = request.splits or tuple(split for split in usual if split in dataset.splits)
             made += run(dataset, stages, keys_of(dataset, splits), options)
     return Enriched(folder, tuple(made), _sheet(folder) if audit else None)
 
@@ -123,7 +122,7 @@ def _sheet(folder: Path) -> Path:
     return out / "quality.html"
 
 
-def text_stages(wanted: Wanted) -> list[Stage]:
+def text_stages(request: EnrichRequest) -> list[Stage]:
     """The stages that make texts from captions: negated captions where their false sides are asked for, negatives, hard positives.
 
     Raises:
@@ -132,37 +131,37 @@ def text_stages(wanted: Wanted) -> list[Stage]:
     from wholegrain.enrich.hard_positives import HardPositivesStage
     from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
 
-    told = {"seed": wanted.seed, **_tagger(wanted.tagger)}
+    settings = {"seed": request.seed, **_tagger(request.tagger)}
     stages: list[Stage] = []
-    if wanted.negatives is not None:
-        if wanted.method == "rules" and any(kind.startswith("negation") for kind in wanted.negatives):
-            stages.append(NegatedCaptionsStage(**told))
-        stages.append(_negatives(wanted, told))
-    if wanted.hard_positives:
-        stages.append(HardPositivesStage(**told))
+    if request.negatives is not None:
+        if request.method == "rules" and any(kind.startswith("negation") for kind in request.negatives):
+            stages.append(NegatedCaptionsStage(**settings))
+        stages.append(_negatives(request, settings))
+    if request.hard_positives:
+        stages.append(HardPositivesStage(**settings))
     return stages
 
 
-def _negatives(wanted: Wanted, told: dict[str, Any]) -> Stage:
+def _negatives(request: EnrichRequest, settings: dict[str, Any]) -> Stage:
     from wholegrain.enrich.negatives.ce_clip import CeClipStage
     from wholegrain.enrich.negatives.negclip import NegClipStage
     from wholegrain.enrich.negatives.random_negatives import RandomStage
     from wholegrain.enrich.negatives.word_rules import NegativesStage
 
-    method, _, model = wanted.method.partition(":")
-    kinds = {"kinds": wanted.negatives} if wanted.negatives else {}
+    method, _, model = request.method.partition(":")
+    kinds = {"kinds": request.negatives} if request.negatives else {}
     if method == "rules":
-        return NegativesStage(per_kind=wanted.per_kind, **kinds, **told)
+        return NegativesStage(per_kind=request.per_kind, **kinds, **settings)
     if method == "negclip":
-        return NegClipStage(per_caption=wanted.per_kind, **kinds, **told)
+        return NegClipStage(per_caption=request.per_kind, **kinds, **settings)
     if method == "random":
-        return RandomStage(seed=wanted.seed)
+        return RandomStage(seed=request.seed)
     if method in _WITH_MODEL and model:
         variant = "corrected" if method == "ce_clip" else "released"
-        return CeClipStage(model, variant, device=wanted.captioning.device, **kinds, **told)
+        return CeClipStage(model, variant, device=request.captioning.device, **kinds, **settings)
     if method in _WITH_MODEL:
         raise UserError(f"--method {method} needs a masked language model; name it, as in {method}:distilroberta-base.")
-    raise UserError(f"There is no --method {wanted.method}; {closest(method, ('rules', 'negclip', 'random', *_WITH_MODEL))}")
+    raise UserError(f"There is no --method {request.method}; {closest(method, ('rules', 'negclip', 'random', *_WITH_MODEL))}")
 
 
 def _tagger(pipeline: str) -> dict[str, Any]:
@@ -222,9 +221,8 @@ def folder_for(data: Path, out: Path | None, making: Collection[str] = ()) -> Pa
             (out / "shards").symlink_to((data / "shards").resolve(), target_is_directory=True)
         for name in reversed(_COPIED):  # the manifest last: without it, the folder is no data set
             if (data / name).exists() and name.partition(".")[0] not in making:
-                part = out / f"{name}.part"
-                part.write_bytes((data / name).read_bytes())
-                os.replace(part, out / name)
+                with aside(out / name) as part:
+                    part.write_bytes((data / name).read_bytes())
     return out
 
 

@@ -1,4 +1,4 @@
-"""Who can take part in a competition: all that can be known is looked at before anything is trained."""
+"""The rules of a competition, and who can take part: all that can be known is looked at before anything is trained."""
 
 from __future__ import annotations
 
@@ -6,24 +6,51 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.suite import expand
 from wholegrain.objectives.recipe import load_recipe
-from wholegrain.training.distributed.processes import Place, choose_device
-from wholegrain.training.run import assemble
+from wholegrain.training.distributed.processes import DistributedContext, choose_device
+from wholegrain.training.run import make_run
 from wholegrain.training.start import starting_model
 from wholegrain.workflows.validation import validation
 
-if TYPE_CHECKING:
-    from wholegrain.workflows.compete import Rules
-
 RUN_FOLDERS = ("model", "last", "start", "checkpoints", "tensorboard")
 """Folders of a run, beside which its results lie in one named like the split."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is the same for all.
+
+    Attributes:
+        model: where all start, as in ``wholegrain train --model``.
+        seeds: of training; figures are means over them.
+        rates: peak learning rates that every method tries with the first seed; the best by retrieval on ``val`` is kept. Empty: the
+            recipe's own.
+        seconds: training time of each run, in place of a number of steps; 0 is equal steps.
+        overrides: dotted, for all recipes alike.
+        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: ``compete.TASKS``, and ``negatives`` where the data
+            have a sidecar of them.
+        roles: retrieval with captions in these roles alone; empty is all.
+        shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
+        cache: a folder for what frozen towers make of pictures and texts; ``None`` is ``features/`` in the competition's.
+    """
+
+    model: str = "small"
+    seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
+    seconds: float = 0.0
+    overrides: tuple[str, ...] = ()
+    split: str = "test"
+    tasks: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    shortlist: int = 0
+    cache: Path | None = None
 
 
 def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[dict[str, str], dict[str, str]]:
@@ -48,11 +75,11 @@ def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[di
                 "or prepare one."
             )
     start = starting_model(rules.model, dataset, load_recipe(recipes[0], rules.overrides).data.split)
-    place, able, left_out = Place(choose_device()), {}, {}
+    context, able, left_out = DistributedContext(choose_device()), {}, {}
     for name, recipe in zip(names, recipes, strict=True):
         try:
             own = copy.deepcopy(start, {id(start.tokenizer): start.tokenizer})
-            assemble(load_recipe(recipe, rules.overrides), dataset, own, place)
+            make_run(load_recipe(recipe, rules.overrides), dataset, own, context)
             able[name] = recipe
         except UserError as problem:
             if name == names[0]:
@@ -82,7 +109,7 @@ def _check_rules(dataset: Dataset, rules: Rules) -> None:
         )
 
 
-def _refuse_repeats(what: str, advice: str, given: Sequence[str]) -> None:
-    twice = [name for name, count in Counter(given).items() if count > 1]
+def _refuse_repeats(what: str, advice: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"Two of {what} ({twice[0]}); {advice}.")

@@ -14,7 +14,7 @@ import torch
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
-from wholegrain.evaluation.suite import evaluate
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report.entry import History, read_history
 from wholegrain.suggest import closest
 from wholegrain.towers.export.approximation import approximated, special_part
@@ -131,7 +131,7 @@ def _approximate(model: Model, options: ExportOptions, result: ExportResult) -> 
 
 
 def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
-    result = evaluate(model, dataset, split=split, tasks=["retrieval"], progress=False)[0]
+    result = evaluate(model, dataset, EvaluationOptions(progress=False), split=split, tasks=["retrieval"])[0]
     return {name: result.figure(name).value for name in RECALLS}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,7 @@ from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
 from wholegrain.evaluation.statistics.blind import shorter_wins, unigram_wins
 from wholegrain.evaluation.statistics.intervals import bootstrap_mean
-from wholegrain.files import disk_errors
+from wholegrain.files import disk_errors, write_text
 from wholegrain.report.enrich_page import write_enrich_page
 
 MOST_PAIRS = 20_000
@@ -62,10 +61,8 @@ def quality(dataset: Dataset, out: Path, *, samples: int = 6, seed: int = 0) -> 
     write_enrich_page(
         out / "quality.html", dataset, facts, {kind: [row[3] for row in rows] for kind, rows in shown.items()}, seed=seed
     )
-    part = out / f".quality.json.{os.getpid()}"
-    with disk_errors(part):
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, out / "quality.json")
+    with disk_errors(out):
+        write_text(out / "quality.json", json.dumps(facts, indent=1) + "\n")
     return facts
 
 

@@ -16,7 +16,6 @@ from wholegrain.evaluation.features.encode import (
     encode_split,
     evaluating,
     split_keys,
-    to_cpu,
     with_captions,
 )
 from wholegrain.features import TextFeatures
@@ -40,15 +39,16 @@ def split_features(
         cache = None
     frozen = getattr(model, "image_frozen", False), getattr(model, "text_frozen", False)
     if cache is None or not any(frozen):
-        told = lambda what, done, total: say(f"{done:,} of {total:,} {what}")  # noqa: E731
-        return encode_split(model, dataset, split, batch=batch, cache=cache, progress=told)
+        return encode_split(
+            model, dataset, split, batch=batch, cache=cache, progress=lambda what, done, total: say(f"{done:,} of {total:,} {what}")
+        )
     keys = list(split_keys(dataset, split))
     seen = freeze_images(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
     if seen is None:
         image = encode_keys(model, dataset, keys, needs, batch=batch)
     else:
         with evaluating(model):
-            image = to_cpu(model.project_images(seen.read(keys, model.device), needs))
+            image = model.project_images(seen.read(keys, model.device), needs).to_cpu()
 
     def texts(distinct: list[str]) -> tuple[TextFeatures, int]:
         read = freeze_texts(model, distinct, needs, "fp32", say, cache) if frozen[1] and distinct else None
@@ -56,7 +56,7 @@ def split_features(
             text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch)
             return text, int(cut_N.sum())
         with evaluating(model):
-            text = to_cpu(model.project_texts(read.read(distinct, model.device), needs))
+            text = model.project_texts(read.read(distinct, model.device), needs).to_cpu()
         return text, int(torch.as_tensor(model.tokenizer.encode(distinct).cut_N).sum())
 
     return with_captions(dataset, keys, image, texts)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.features.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
-from wholegrain.evaluation.features.sharing import of_all, sharing
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.features.sharing import all_gather, sharing
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts, freeze_images, freeze_texts
 from wholegrain.training.pace import Pace
 
+Features = TypeVar("Features", ImageFeatures, TextFeatures)
 IMAGES = 1000
 """Validation looks at this many images of the split ``val`` at most."""
 JOINT_IMAGES, SHORTLIST = 200, 16
@@ -29,7 +30,7 @@ JOINT_IMAGES, SHORTLIST = 200, 16
 
 
 def validation(dataset: Dataset, recipe: Recipe, *, cache: Path | None = None) -> Validation | None:
-    """Retrieval on ``val`` for ``training.loop.train``; ``None`` without such a split, or if the recipe trains on it."""
+    """Retrieval on ``val`` for ``training.trainer.train``; ``None`` without such a split, or if the recipe trains on it."""
     if "val" not in dataset.splits or not dataset.keys("val") or recipe.data.split == "val":
         return None
     return Validation(dataset, cache)
@@ -64,26 +65,26 @@ class Validation:
         return partial(self._measured, model, encoded)
 
     def _measured(self, model: Model, encoded: Encoded) -> dict[str, float]:
-        joint = {"model": model, "shortlist": SHORTLIST} if model.score is not None else {}
-        found = retrieval(encoded, truths=self.dataset.truths, by_role=False, **joint).metrics
+        options = RetrievalOptions(by_role=False, shortlist=0 if model.score is None else SHORTLIST)
+        found = retrieval(encoded, options, truths=self.dataset.truths, model=model).metrics
         text, image = (found[f"{way}_retrieval_recall@1_expected"] for way in ("text", "image"))
         return {"recall@1": (text + image) / 2, "text_retrieval_recall@1": text, "image_retrieval_recall@1": image}
 
     def _encoded(self, model: Model) -> Encoded:
         keys = spread(self.dataset.keys("val"), IMAGES if model.score is None else JOINT_IMAGES)
-        captions = [(place, caption) for place, key in enumerate(keys) for caption in self.dataset.record(key).captions]
+        captions = [(index, caption) for index, key in enumerate(keys) for caption in self.dataset.record(key).captions]
         texts = tuple(caption.text for _, caption in captions)
-        distinct, place_N = distinct_texts(texts)
+        distinct, row_N = distinct_texts(texts)
         needs = default_needs(model)
         image, text = self._image(model, keys, needs), self._text(model, distinct, needs)
-        owner_N = torch.tensor([place for place, _ in captions], dtype=torch.int64)
+        owner_N = torch.tensor([index for index, _ in captions], dtype=torch.int64)
         roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
-        return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids)
+        return Encoded(tuple(keys), image, texts, text.select(row_N), owner_N, roles, ids)
 
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
             self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
-        if not all(of_all(self._images is not None)):  # a tower that is trained, or too little memory
+        if not all(all_gather(self._images is not None)):  # a tower that is trained, or too little memory
             return encode_keys(model, self.dataset, keys, needs, progress=Pace(self.say))
         assert self._images is not None
         with evaluating(model):
@@ -92,14 +93,14 @@ class Validation:
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
             self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
-        if not all(of_all(self._texts is not None)):
+        if not all(all_gather(self._texts is not None)):
             return encode_texts(model, texts, needs, progress=Pace(self.say))
         assert self._texts is not None
         with evaluating(model):
             return _plain(model.project_texts(self._texts.read(texts, model.device), needs))
 
 
-def spread(keys: Any, count: int) -> list[str]:
+def spread(keys: Sequence[str], count: int) -> list[str]:
     """At most ``count`` of the keys, evenly spread, always the same.
 
     Example:
@@ -107,10 +108,10 @@ def spread(keys: Any, count: int) -> list[str]:
         ['a', 'c']
     """
     step = max(1.0, len(keys) / count)
-    return [keys[int(place * step)] for place in range(min(len(keys), count))]
+    return [keys[int(index * step)] for index in range(min(len(keys), count))]
 
 
-def _plain(features: Any) -> Any:
+def _plain(features: Features) -> Features:
     """Float32 copies on the CPU that are ordinary tensors, not inference tensors."""
     tensors = {name: value for name, value in vars(features).items() if isinstance(value, torch.Tensor)}
     return type(features)(**{**vars(features), **{n: v.to("cpu", copy=True) for n, v in tensors.items()}})

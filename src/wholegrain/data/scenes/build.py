@@ -18,7 +18,7 @@ import numpy as np
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, HardPositive, Negative, Record, Region, Twin, caption_id, content_key
-from wholegrain.data.scenes.captions import HELD_OUT_WORDINGS, TRAINING_WORDINGS, Said, noun_phrase, say, singles
+from wholegrain.data.scenes.captions import HELD_OUT_WORDINGS, TRAINING_WORDINGS, SceneCaption, noun_phrase, say, singles
 from wholegrain.data.scenes.draw import draw, masks, png
 from wholegrain.data.scenes.twins import TWIN_KINDS, draw_hard_positive, draw_twins, edits_between, negatives
 from wholegrain.data.scenes.world import CROWDED, SPARSE, Mention, Scene, World, draw_scene, holds
@@ -51,7 +51,7 @@ class _Part:
     """What one worker made: records with their pictures, and sidecar rows."""
 
     records: list[tuple[Record, bytes]] = field(default_factory=list)
-    claims: list[tuple[str, Scene, list[Said]]] = field(default_factory=list)
+    claims: list[tuple[str, Scene, list[SceneCaption]]] = field(default_factory=list)
     negatives: list[Negative] = field(default_factory=list)
     twins: list[Twin] = field(default_factory=list)
     hard_positives: list[HardPositive] = field(default_factory=list)
@@ -118,11 +118,11 @@ def _chunks(count: int) -> Iterator[range]:
         yield range(start, min(count, start + _CHUNK))
 
 
-def make_record(scene: Scene, said: Sequence[Said], split: str, size: int) -> tuple[Record, bytes]:
+def make_record(scene: Scene, scene_captions: Sequence[SceneCaption], split: str, size: int) -> tuple[Record, bytes]:
     """The record of a scene (captions, and a region with its mask for each object that is alone of its noun) and its PNG."""
     picture = png(draw(scene, size))
     key = content_key(picture)
-    captions = {s.text: Caption(caption_id(s.text), s.text, s.role, "scenes") for s in reversed(said)}
+    captions = {s.text: Caption(caption_id(s.text), s.text, s.role, "scenes") for s in reversed(scene_captions)}
     regions = []
     alone = singles(scene)
     for thing, mask in zip(scene.things, masks(scene, size), strict=True):
@@ -130,7 +130,7 @@ def make_record(scene: Scene, said: Sequence[Said], split: str, size: int) -> tu
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             box = (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
             regions.append(Region(box, noun_phrase(Mention(thing.noun, thing.colour)), run_lengths(mask)))
-    ordered = tuple(captions[text] for text in dict.fromkeys(s.text for s in said))
+    ordered = tuple(captions[text] for text in dict.fromkeys(s.text for s in scene_captions))
     return Record(key, f"{key}.png", (size, size), split, None, ordered, tuple(regions)), picture
 
 
@@ -153,18 +153,18 @@ def _scenes(world: World, split: str, chunk: range) -> _Part:
     for index in chunk:
         rng = world.rng(split, index)
         scene = draw_scene(world, rng, CROWDED if split == "test_crowded" else SPARSE, unseen=test)
-        said = say(scene, rng, HELD_OUT_WORDINGS if test else TRAINING_WORDINGS)
-        record, picture = make_record(scene, said, split, world.size)
+        captions = say(scene, rng, HELD_OUT_WORDINGS if test else TRAINING_WORDINGS)
+        record, picture = make_record(scene, captions, split, world.size)
         part.records.append((record, picture))
-        part.negatives += _negative_rows(record.key, scene, said, world, rng)
+        part.negatives += _negative_rows(record.key, scene, captions, world, rng)
         if split != "train":
-            part.claims.append((record.key, scene, said))
+            part.claims.append((record.key, scene, captions))
     return part
 
 
-def _negative_rows(key: str, scene: Scene, said: Sequence[Said], world: World, rng: np.random.Generator) -> list[Negative]:
+def _negative_rows(key: str, scene: Scene, captions: Sequence[SceneCaption], world: World, rng: np.random.Generator) -> list[Negative]:
     rows = []
-    for caption in said:
+    for caption in captions:
         if caption.role in ("overview", "main_object", "relation"):
             for kind, text in negatives(caption, scene, world, rng):
                 rows.append(Negative(key, caption_id(caption.text), kind, text, edits_between(caption.text, text), "scenes"))
@@ -180,10 +180,10 @@ def _twins(world: World, split: str, kind: str, chunk: range) -> _Part:
         home = "train" if split == "train" else f"{split}_twins"
         made = []
         for scene, caption in pair:
-            said = [caption, *(say(scene, rng)[1:] if split == "train" else ())]
-            made.append(make_record(scene, said, home, world.size))
+            captions = [caption, *(say(scene, rng)[1:] if split == "train" else ())]
+            made.append(make_record(scene, captions, home, world.size))
             if split == "train":
-                part.negatives += _negative_rows(made[-1][0].key, scene, said, world, rng)
+                part.negatives += _negative_rows(made[-1][0].key, scene, captions, world, rng)
         part.records += made
         keys, texts = tuple(record.key for record, _ in made), tuple(caption.text for _, caption in pair)
         part.twins.append(Twin(f"{kind}-{index:05d}", kind, (keys[0], keys[1]), (texts[0], texts[1]), split))
@@ -196,23 +196,23 @@ def _hard_positives(world: World, split: str, chunk: range) -> _Part:
     for index in chunk:
         rng = world.rng(f"{split} hard positives", index)
         wordings = HELD_OUT_WORDINGS if test else TRAINING_WORDINGS
-        scene, said, same, false = draw_hard_positive(world, rng, unseen=test, wordings=wordings)
-        record, picture = make_record(scene, [said, same], f"{split}_twins", world.size)
+        scene, caption, same, false = draw_hard_positive(world, rng, unseen=test, wordings=wordings)
+        record, picture = make_record(scene, [caption, same], f"{split}_twins", world.size)
         part.records.append((record, picture))
         item = f"relation-{index:05d}"
-        part.hard_positives.append(HardPositive(item, "relation", record.key, (said.text, same.text), false.text, split))
+        part.hard_positives.append(HardPositive(item, "relation", record.key, (caption.text, same.text), false.text, split))
     return part
 
 
-def _truths(claims: list[tuple[str, Scene, list[Said]]]) -> Iterator[tuple[str, str]]:
+def _truths(claims: list[tuple[str, Scene, list[SceneCaption]]]) -> Iterator[tuple[str, str]]:
     """(caption id, key) for every further picture of the same split that a caption is true of."""
     by_noun: dict[str, list[tuple[str, Scene]]] = defaultdict(list)
     for key, scene, _ in claims:
         for noun in {t.noun for t in scene.things}:
             by_noun[noun].append((key, scene))
     everything = [(key, scene) for key, scene, _ in claims]
-    for key, _, said in claims:
-        for caption in said:
+    for key, _, captions in claims:
+        for caption in captions:
             mentions = caption.claim.mentions
             for other, scene in by_noun[mentions[0].noun] if mentions else everything:
                 if other != key and holds(caption.claim, scene):

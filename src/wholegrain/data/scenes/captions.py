@@ -73,7 +73,7 @@ def noun_phrase(m: Mention) -> str:
 
 
 @dataclass(frozen=True)
-class Said:
+class SceneCaption:
     """A caption: the claim it makes, its role, and the template and word variant it is worded with.
 
     Another claim of the same form is put into the same words by :meth:`reword`; that is how negatives and twins are made.
@@ -96,7 +96,7 @@ class Said:
         c = self.claim
         return self.template.format(**names, **nouns, ground=c.ground, texture=c.texture, style=c.style)
 
-    def reword(self, claim: Claim) -> Said:
+    def reword(self, claim: Claim) -> SceneCaption:
         """The same template and variant with another claim of the same form."""
         return replace(self, claim=claim)
 
@@ -134,65 +134,65 @@ def draw_overview(scene: Scene, rng: np.random.Generator, *, relation_share: flo
     return Claim(tuple(draw_mention(scene, one_each[i], rng) for i in order[:2]))
 
 
-def overview(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> Said:
+def overview(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> SceneCaption:
     """Two objects, with or without their relation."""
     claim = draw_overview(scene, rng)
-    return Said(claim, "overview", pick(rng, wordings[claim.relation is not None]), int(rng.integers(2)))
+    return SceneCaption(claim, "overview", pick(rng, wordings[claim.relation is not None]), int(rng.integers(2)))
 
 
-def main_object(scene: Scene, rng: np.random.Generator) -> Said:
+def main_object(scene: Scene, rng: np.random.Generator) -> SceneCaption:
     """One object and, where it is clear, its absolute place in the picture."""
     thing = pick(rng, singles(scene) or scene.things)
     mention = draw_mention(scene, thing, rng)
     where = thing.places() if mention.count == 1 else ()
     if not where:
-        return Said(Claim((mention,)), "main_object", "{a}")
-    return Said(Claim((replace(mention, place=pick(rng, where)),)), "main_object", "{a} {p}", int(rng.integers(2)))
+        return SceneCaption(Claim((mention,)), "main_object", "{a}")
+    return SceneCaption(Claim((replace(mention, place=pick(rng, where)),)), "main_object", "{a} {p}", int(rng.integers(2)))
 
 
-def background(scene: Scene, rng: np.random.Generator) -> Said:
+def background(scene: Scene, rng: np.random.Generator) -> SceneCaption:
     """The ground's colour and texture, naming no object."""
-    return Said(Claim(ground=scene.ground, texture=scene.texture), "background", "a {texture} {ground} background")
+    return SceneCaption(Claim(ground=scene.ground, texture=scene.texture), "background", "a {texture} {ground} background")
 
 
-def style(scene: Scene, rng: np.random.Generator) -> Said:
+def style(scene: Scene, rng: np.random.Generator) -> SceneCaption:
     """How the picture looks as a whole, naming no object."""
-    return Said(Claim(style=scene.style, texture=scene.texture), "style", "a {style} picture , {texture}")
+    return SceneCaption(Claim(style=scene.style, texture=scene.texture), "style", "a {style} picture , {texture}")
 
 
-def nouns(scene: Scene, rng: np.random.Generator) -> Said:
+def nouns(scene: Scene, rng: np.random.Generator) -> SceneCaption:
     """The names of all objects."""
     names = list(dict.fromkeys(t.noun for t in scene.things))
     claim = Claim(tuple(Mention(names[i]) for i in rng.permutation(len(names))))
-    return Said(claim, "nouns", " , ".join(f"{{{name}_noun}}" for name in "abcdef"[: len(names)]))
+    return SceneCaption(claim, "nouns", " , ".join(f"{{{name}_noun}}" for name in "abcdef"[: len(names)]))
 
 
-def detail(scene: Scene, rng: np.random.Generator) -> Said:
+def detail(scene: Scene, rng: np.random.Generator) -> SceneCaption:
     """Every object with all its attributes, then the background."""
     one_each = list({t.noun: t for t in scene.things}.values())
     chosen = [one_each[i] for i in rng.permutation(len(one_each))]
     mentions = tuple(Mention(t.noun, t.colour, t.fill, t.size, count=_alike(scene, t)) for t in chosen)
     listed = " and ".join(f"{{{name}}}" for name in "abcdef"[: len(mentions)])
     claim = Claim(mentions, ground=scene.ground, texture=scene.texture)
-    return Said(claim, "detail", listed + " on a {texture} {ground} background")
+    return SceneCaption(claim, "detail", listed + " on a {texture} {ground} background")
 
 
-def relation_only(scene: Scene, rng: np.random.Generator) -> Said | None:
+def relation_only(scene: Scene, rng: np.random.Generator) -> SceneCaption | None:
     """Two bare nouns and their relation; ``None`` if no relation is clear."""
     pairs = related_pairs(scene)
     if not pairs:
         return None
     a, b = pick(rng, pairs)
     claim = Claim((Mention(a.noun), Mention(b.noun)), relation=relation(a, b))
-    return Said(claim, "relation", "the {a_noun} is {r} the {b_noun}", int(rng.integers(2)))
+    return SceneCaption(claim, "relation", "the {a_noun} is {r} the {b_noun}", int(rng.integers(2)))
 
 
-def phrases(scene: Scene, rng: np.random.Generator) -> list[Said]:
+def phrases(scene: Scene, rng: np.random.Generator) -> list[SceneCaption]:
     """One noun phrase per object that is alone of its noun."""
-    return [Said(Claim((draw_mention(scene, thing, rng),)), "phrase", "{a}") for thing in singles(scene)]
+    return [SceneCaption(Claim((draw_mention(scene, thing, rng),)), "phrase", "{a}") for thing in singles(scene)]
 
 
-def say(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> list[Said]:
+def say(scene: Scene, rng: np.random.Generator, wordings: Wordings = TRAINING_WORDINGS) -> list[SceneCaption]:
     """All captions of a scene, one per role (a ``phrase`` per single object), the relation only where one is clear."""
     made = [overview(scene, rng, wordings)]
     made += [make(scene, rng) for make in (main_object, background, nouns, style, detail)]
@@ -205,7 +205,7 @@ def vocabulary(world: World) -> list[str]:
     nouns = [*world.nouns, *(plural(noun) for noun in world.nouns)]
     templates = [*PLAIN_WORDINGS, *RELATION_WORDINGS, *HELD_OUT_PLAIN, *HELD_OUT_RELATION]
     bare = [template.format(a="", b="", r="") for template in templates]
-    said = [words for table in (RELATION_WORDS, PLACE_WORDS) for pair in table.values() for words in pair]
+    related = [words for table in (RELATION_WORDS, PLACE_WORDS) for pair in table.values() for words in pair]
     looks = [
         *COLOURS,
         *FILLS,
@@ -223,4 +223,4 @@ def vocabulary(world: World) -> list[str]:
         "and",
         ",",
     ]
-    return [" ".join(nouns), *bare, *said, " ".join(looks)]
+    return [" ".join(nouns), *bare, *related, " ".join(looks)]

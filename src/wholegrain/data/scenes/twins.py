@@ -15,7 +15,7 @@ import numpy as np
 
 from wholegrain.data.scenes.captions import (
     HELD_OUT_WORDINGS,
-    Said,
+    SceneCaption,
     Wordings,
     draw_mention,
     singles,
@@ -79,10 +79,10 @@ def edit_claim(kind: str, claim: Claim, world: World, rng: np.random.Generator) 
 
 
 def _replace_attribute(name: str, claim: Claim, rng: np.random.Generator) -> Claim | None:
-    said = [i for i, m in enumerate(claim.mentions) if getattr(m, name)]
-    if not said:
+    named = [i for i, m in enumerate(claim.mentions) if getattr(m, name)]
+    if not named:
         return None
-    i = pick(rng, said)
+    i = pick(rng, named)
     return _change(claim, i, **{name: pick(rng, [v for v in ATTRIBUTES[name] if v != getattr(claim.mentions[i], name)])})
 
 
@@ -105,12 +105,12 @@ def _opposite(place: str) -> str:
     return PLACES[PLACES.index(place) ^ 1]
 
 
-def negatives(said: Said, scene: Scene, world: World, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+def negatives(caption: SceneCaption, scene: Scene, world: World, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     """(kind, text) of one hard negative for each kind that the caption allows; each is false of the scene."""
     for kind in NEGATIVE_KINDS:
-        claim = edit_claim(kind, said.claim, world, rng)
+        claim = edit_claim(kind, caption.claim, world, rng)
         if claim is not None and not holds(claim, scene):
-            yield kind, said.reword(claim).text
+            yield kind, caption.reword(claim).text
 
 
 def edits_between(old: str, new: str) -> tuple[tuple[int, int, str, str], ...]:
@@ -144,7 +144,7 @@ def draw_twins(
     unseen: bool,
     wordings: Wordings = HELD_OUT_WORDINGS,
     density: Density = SPARSE,
-) -> tuple[tuple[Scene, Said], tuple[Scene, Said]]:
+) -> tuple[tuple[Scene, SceneCaption], tuple[Scene, SceneCaption]]:
     """Two scenes and their captions, in random order; each caption is true of its own scene and false of the other."""
     while True:
         scene = draw_scene(world, rng, replace(density, plural=1.0 if kind == "count" else 0.0), unseen=unseen)
@@ -155,8 +155,8 @@ def draw_twins(
         truths = (holds(claim, scene), holds(other_claim, other_scene), holds(claim, other_scene), holds(other_claim, scene))
         if truths != (True, True, False, False) or not _same_novelty(scene, other_scene, world):
             continue
-        said = Said(claim, "overview", pick(rng, wordings[claim.relation is not None]), int(rng.integers(2)))
-        pair = ((scene, said), (other_scene, said.reword(other_claim)))
+        caption = SceneCaption(claim, "overview", pick(rng, wordings[claim.relation is not None]), int(rng.integers(2)))
+        pair = ((scene, caption), (other_scene, caption.reword(other_claim)))
         return pair if rng.random() < 0.5 else (pair[1], pair[0])
 
 
@@ -183,8 +183,8 @@ def _replace_object(scene: Scene, world: World, rng: np.random.Generator) -> Mad
     a, b = _pair(scene, rng)
     present = {t.noun for t in scene.things}
     new = replace(a, noun=pick(rng, [n for n in world.nouns if n not in present]))
-    said, other = draw_mention(scene, a, rng), draw_mention(scene, b, rng)
-    return _in_order(rng, said, other, replace(said, noun=new.noun), _put(scene, {a: new}))
+    mention, other = draw_mention(scene, a, rng), draw_mention(scene, b, rng)
+    return _in_order(rng, mention, other, replace(mention, noun=new.noun), _put(scene, {a: new}))
 
 
 def _replace_attribute_twin(name: str) -> Callable[[Scene, World, np.random.Generator], Made]:
@@ -194,16 +194,16 @@ def _replace_attribute_twin(name: str) -> Callable[[Scene, World, np.random.Gene
         changed = _put(scene, {a: replace(a, **{name: value})})
         if not fits_together(changed.things):
             return None
-        said = replace(draw_mention(scene, a, rng), **{name: getattr(a, name)})
-        return _in_order(rng, said, draw_mention(scene, b, rng), replace(said, **{name: value}), changed)
+        mention = replace(draw_mention(scene, a, rng), **{name: getattr(a, name)})
+        return _in_order(rng, mention, draw_mention(scene, b, rng), replace(mention, **{name: value}), changed)
 
     return make
 
 
-def _in_order(rng: np.random.Generator, said: Mention, other: Mention, changed: Mention, scene: Scene) -> Made:
+def _in_order(rng: np.random.Generator, mention: Mention, other: Mention, changed: Mention, scene: Scene) -> Made:
     if rng.random() < 0.5:
-        return Claim((said, other)), scene, Claim((changed, other))
-    return Claim((other, said)), scene, Claim((other, changed))
+        return Claim((mention, other)), scene, Claim((changed, other))
+    return Claim((other, mention)), scene, Claim((other, changed))
 
 
 def _exchange(scene: Scene, rng: np.random.Generator) -> tuple[Claim, Scene] | None:
@@ -278,7 +278,7 @@ _TWIN_MAKERS: dict[str, Callable[[Scene, World, np.random.Generator], Made]] = {
 
 def draw_hard_positive(
     world: World, rng: np.random.Generator, *, unseen: bool, wordings: Wordings = HELD_OUT_WORDINGS
-) -> tuple[Scene, Said, Said, Said]:
+) -> tuple[Scene, SceneCaption, SceneCaption, SceneCaption]:
     """A scene, two true wordings ("A left of B", "B right of A") and a false one ("A right of B")."""
     while True:
         scene = draw_scene(world, rng, unseen=unseen)
@@ -289,8 +289,8 @@ def draw_hard_positive(
         where = relation(a, b)
         assert where is not None
         claim = Claim((draw_mention(scene, a, rng), draw_mention(scene, b, rng)), relation=where)
-        said = Said(claim, "overview", pick(rng, wordings[1]), int(rng.integers(2)))
-        same = said.reword(Claim((claim.mentions[1], claim.mentions[0]), relation=INVERSE[where]))
-        false = said.reword(replace(claim, relation=INVERSE[where]))
+        caption = SceneCaption(claim, "overview", pick(rng, wordings[1]), int(rng.integers(2)))
+        same = caption.reword(Claim((claim.mentions[1], claim.mentions[0]), relation=INVERSE[where]))
+        false = caption.reword(replace(claim, relation=INVERSE[where]))
         if not holds(false.claim, scene):
-            return scene, said, same, false
+            return scene, caption, same, false

@@ -134,8 +134,8 @@ class Mention:
     count: int = 1
 
     def fits(self, thing: Thing) -> bool:
-        said = ((self.noun, thing.noun), (self.colour, thing.colour), (self.fill, thing.fill), (self.size, thing.size))
-        return all(word is None or word == fact for word, fact in said) and (self.place is None or self.place in thing.places())
+        stated = ((self.noun, thing.noun), (self.colour, thing.colour), (self.fill, thing.fill), (self.size, thing.size))
+        return all(word is None or word == fact for word, fact in stated) and (self.place is None or self.place in thing.places())
 
 
 @dataclass(frozen=True)
@@ -151,8 +151,8 @@ class Claim:
 
 def holds(claim: Claim, scene: Scene) -> bool:
     """True if the scene contains what the claim says: different objects for different mentions, exact counts above one."""
-    for said, fact in ((claim.ground, scene.ground), (claim.texture, scene.texture), (claim.style, scene.style)):
-        if said is not None and said != fact:
+    for stated, fact in ((claim.ground, scene.ground), (claim.texture, scene.texture), (claim.style, scene.style)):
+        if stated is not None and stated != fact:
             return False
     if any(m.count > 1 and sum(m.fits(t) for t in scene.things) != m.count for m in claim.mentions):
         return False

@@ -72,9 +72,9 @@ class Columns:
             UserError: no image column, neither caption nor label column, one asked for is missing, or one that is read is there twice;
                 lists what is there.
         """
-        for told in (options.image_column, options.split_column, options.label_column, options.role_column, *_told(options)):
-            if told and told not in names:
-                raise UserError(f"{where} has no column {told!r}; {closest(told, names)}")
+        for named in (options.image_column, options.split_column, options.label_column, options.role_column, *_caption_columns(options)):
+            if named and named not in names:
+                raise UserError(f"{where} has no column {named!r}; {closest(named, names)}")
         picture = options.image_column or _first(IMAGE, names)
         if image and not picture:
             raise UserError(f"{where} has no image column among {_list(names)}; name it with --image-column")
@@ -152,10 +152,10 @@ def _word(value: Any, name: str) -> str:
 
 def _short(value: Any) -> str:
     try:
-        said = repr(value)
+        text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits
-        said = f"a {type(value).__name__}"
-    return said if len(said) <= 60 else f"{said[:57]}…"
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def regions_of(value: Any, where: str) -> tuple[Region, ...]:
@@ -174,7 +174,7 @@ def _region(values: Mapping[str, Any]) -> Region:
     return Region((x0, y0, x1, y1), values["phrase"], mask)
 
 
-def _told(options: SourceOptions) -> list[str]:
+def _caption_columns(options: SourceOptions) -> list[str]:
     return [name for name, _ in options.caption_columns]
 
 

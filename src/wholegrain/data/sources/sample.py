@@ -153,7 +153,7 @@ class InsideFolder:
         return cls(own, Path(common))
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         """Where pictures come from, if that is not the source's own folder; empty otherwise."""
         return shown(self.common) if self.common is not None else ""
 

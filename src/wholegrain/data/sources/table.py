@@ -63,13 +63,13 @@ class TableSource:
 
     def __iter__(self) -> Iterator[RawSample]:
         c = self.columns
-        for (name, *said), rows in groupby(self._rows(), self._photo):
+        for (name, *stated), rows in groupby(self._rows(), self._photo):
             group = list(rows)
             where = f"{shown(self.path)}, line {group[0][0]}"
             if group[0][2] or not name:
                 yield RawSample(b"", (), "", where=where, problem=group[0][2] or "the row names no image")
                 continue
-            split, label = said
+            split, label = stated
             texts = [text for _, row, _ in group for text in c.texts(row, self.path.name, label)]
             captions = tuple(texts) if c.captions else tuple(dict.fromkeys(texts))
             yield RawSample(self.inside(name, where), captions, split, label, where=where)

@@ -69,8 +69,8 @@ def members(path: Path) -> Iterator[tuple[TarMember, bool]]:
             for member in _walk(path, file, most):
                 yield member, packed
     except _DAMAGED as error:
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"{shown(path)} is not a whole tar file ({said}); fetch it again") from error
+        problem = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"{shown(path)} is not a whole tar file ({problem}); fetch it again") from error
 
 
 @contextmanager
@@ -90,31 +90,31 @@ def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], bool, int]]:
 
 def _walk(path: Path, file: IO[bytes], most: int) -> Iterator[TarMember]:
     everywhere: dict[str, str] = {}  # pax records for all later members
-    told: dict[str, str] = {}  # those, and what extended headers say of the next member
+    pax: dict[str, str] = {}  # those, and what extended headers say of the next member
     chained = 0
     while block := file.read(_BLOCK):
         if not block.strip(b"\0"):
             return
         header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        name, place = told.get("path", header.name), file.tell()
+        name, place = pax.get("path", header.name), file.tell()
         refuse = partial(_refusal, path, name)
-        size = _size(header, told, refuse)
+        size = _size(header, pax, refuse)
         if size < 0 or place + size > most:
             raise EOFError(f"member {shown(name)!r} claims {size:,} bytes, where {max(0, most - place):,} can be")
         if header.type in _EXTENDED:
             chained += 1
             if chained > _MOST_CHAINED or size > _MOST_EXTENDED:
                 raise refuse("has extended headers without end")
-            said = _said(header, _take(file, size), refuse)
-            told |= said
+            records = _pax_records(header, _take(file, size), refuse)
+            pax |= records
             if header.type == tarfile.XGLTYPE:
-                everywhere |= said
+                everywhere |= records
         else:
-            if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in told):
+            if header.type == tarfile.GNUTYPE_SPARSE or any(key.startswith("GNU.sparse") for key in pax):
                 raise refuse("is sparse, which is not read")
             if header.isreg():
                 yield TarMember(name, place, size, partial(_read, file, size, refuse))
-            chained, told = 0, everywhere.copy()
+            chained, pax = 0, everywhere.copy()
         _skip(file, place + size + -size % _BLOCK)
     if not file.tell():
         raise EOFError("it is empty")
@@ -144,11 +144,11 @@ def _skip(file: IO[bytes], end: int) -> None:
         pass
 
 
-def _size(header: tarfile.TarInfo, told: dict[str, str], refuse: Callable[[str], UserError]) -> int:
+def _size(header: tarfile.TarInfo, pax: dict[str, str], refuse: Callable[[str], UserError]) -> int:
     """Of what follows a header. Links and folders have nothing behind them, whatever they claim."""
     if header.size >= 0 and header.type in tarfile.SUPPORTED_TYPES and not header.isreg() and header.type not in _EXTENDED:
         return 0
-    size = told.get("size", "")
+    size = pax.get("size", "")
     if header.type in _EXTENDED or not size:
         return header.size
     if not (size.isascii() and size.isdecimal() and len(size) < 20):
@@ -156,7 +156,7 @@ def _size(header: tarfile.TarInfo, told: dict[str, str], refuse: Callable[[str],
     return int(size)
 
 
-def _said(header: tarfile.TarInfo, data: bytes, refuse: Callable[[str], UserError]) -> dict[str, str]:
+def _pax_records(header: tarfile.TarInfo, data: bytes, refuse: Callable[[str], UserError]) -> dict[str, str]:
     """What an extended header says: a long name, or pax records ``LENGTH KEY=VALUE\\n``."""
     if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
         text = data.rstrip(b"\0").decode("utf-8", "surrogateescape")

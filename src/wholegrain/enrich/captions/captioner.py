@@ -66,19 +66,19 @@ class EndpointCaptions(CallStage):
     def spent(self) -> str:
         """What all answers of the journal have cost, in words."""
         limit = self.endpoint.limit
-        return limit.said(limit.amount(self.journal.tokens_in, self.journal.tokens_out))
+        return limit.shown(limit.amount(self.journal.tokens_in, self.journal.tokens_out))
 
     def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
         """A caption, or a failure, for each record and prompt; ``pixels`` are the files' bytes."""
         pool = self._begun()
-        asked = [
+        futures = [
             [pool.submit(self._one, record, image, prompt) for prompt in self.prompts]
             for record, image in zip(records, pixels, strict=True)
         ]
         try:
-            return [[future.result() for future in own] for own in asked]
+            return [[future.result() for future in own] for own in futures]
         except BaseException:
-            for future in [future for own in asked for future in own]:
+            for future in [future for own in futures for future in own]:
                 future.cancel()
             raise
 
@@ -111,8 +111,8 @@ class EndpointCaptions(CallStage):
             return Failure(record.key, f"prompt {prompt.name}: the endpoint's filter held the answer back")
         text = cleaned(answer.text, cut=answer.finish == "length")
         if not text:
-            said = f"cut at {prompt.max_tokens} tokens, before its first sentence ended" if answer.finish == "length" else "empty"
-            return Failure(record.key, f"prompt {prompt.name}: the answer was {said}")
+            problem = f"cut at {prompt.max_tokens} tokens, before its first sentence ended" if answer.finish == "length" else "empty"
+            return Failure(record.key, f"prompt {prompt.name}: the answer was {problem}")
         return prompt.caption(record.key, text, self.endpoint.model, self.seed)
 
     def _answer(self, record: Record, image: bytes, prompt: Prompt) -> Answer:
@@ -128,9 +128,9 @@ class EndpointCaptions(CallStage):
 
     def _call_id(self, record: Record, prompt: Prompt) -> str:
         """A key is a hash of the image's bytes, so this hashes all that the answer depends on; where it comes from, it does not."""
-        told = {
+        identity = {
             name: value for name, value in prompt.identity().items() if name in ("text", "system", "max_tokens", "temperature")
         }
         settings = {"extra": self.endpoint.extra, "max_side": self.endpoint.max_side}
         seed = self.seed if prompt.temperature else 0
-        return call_id({"model": self.endpoint.model, "image": record.key, "seed": seed, **told, **settings})
+        return call_id({"model": self.endpoint.model, "image": record.key, "seed": seed, **identity, **settings})

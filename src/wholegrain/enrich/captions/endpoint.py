@@ -87,8 +87,8 @@ class _BadAnswerError(Exception):
         spent: tokens in and out, if the endpoint said.
     """
 
-    def __init__(self, said: str, spent: tuple[int, int] | None = None) -> None:
-        super().__init__(said)
+    def __init__(self, message: str, spent: tuple[int, int] | None = None) -> None:
+        super().__init__(message)
         self.spent = spent
 
 
@@ -141,9 +141,9 @@ class Client:
             self._rest(attempt, wait)
         raise NoAnswerError(f"{reason}, {self.endpoint.attempts} times")
 
-    def _rest(self, attempt: int, asked: float) -> None:
-        if asked:
-            self.pace.pause(min(asked, 10 * _LONGEST_WAIT))  # for all threads: they share what is limited
+    def _rest(self, attempt: int, seconds: float) -> None:
+        if seconds:
+            self.pace.pause(min(seconds, 10 * _LONGEST_WAIT))  # for all threads: they share what is limited
         wait = min(self.endpoint.first_wait * 2**attempt, _LONGEST_WAIT)
         if attempt + 1 < self.endpoint.attempts:
             self.stopped.wait(wait * random.uniform(0.5, 1.0))
@@ -151,7 +151,7 @@ class Client:
     def _call(self, prompt: Prompt, picture: str, seed: int, most: tuple[int, int]) -> Answer:
         with self._lock:
             self.calls += 1
-        said: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        system: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
         parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": prompt.text}]
         settings: dict[str, Any] = {"temperature": prompt.temperature}
         settings["max_completion_tokens" if self._newer_field else "max_tokens"] = prompt.max_tokens
@@ -159,7 +159,7 @@ class Client:
             settings["seed"] = seed
         came = self._openai.chat.completions.with_raw_response.create(
             model=self.endpoint.model,
-            messages=[*said, {"role": "user", "content": parts}],
+            messages=[*system, {"role": "user", "content": parts}],
             extra_body=self.endpoint.extra or None,
             **settings,
         )
@@ -188,16 +188,16 @@ class Client:
         raise error
 
     def _refused(self, error: Any) -> tuple[str, float | None, None]:
-        code, said = error.status_code, _message_of(error)
-        if code == 400 and "max_completion_tokens" in said:  # another thread may have learnt it in between
+        code, message = error.status_code, _message_of(error)
+        if code == 400 and "max_completion_tokens" in message:  # another thread may have learnt it in between
             self._newer_field = True
-            return said, 0.0, None
-        if code in _STOPPING or (code == 429 and "insufficient_quota" in said):
+            return message, 0.0, None
+        if code in _STOPPING or (code == 429 and "insufficient_quota" in message):
             hint = _STOPPING.get(code, "look at the account")
-            raise UserError(f"{self.endpoint.url} refuses {self.endpoint.model} ({code}: {said}); {hint}.")
+            raise UserError(f"{self.endpoint.url} refuses {self.endpoint.model} ({code}: {message}); {hint}.")
         if code in _AGAIN or code >= 500:
-            return f"the endpoint said {code} ({said})", _retry_after(error.response.headers), None
-        return f"the endpoint said {code} ({said})", None, None
+            return f"the endpoint said {code} ({message})", _retry_after(error.response.headers), None
+        return f"the endpoint said {code} ({message})", None, None
 
 
 def model_of(url: str, key: str = "OPENAI_API_KEY") -> str:
@@ -241,16 +241,16 @@ def _client_of(endpoint: Endpoint) -> Any:
 def _answer_of(body: bytes, most: tuple[int, int]) -> Answer:
     """Reads an answer. What the endpoint did not count is taken as the most that it can have been."""
     try:
-        told = json.loads(body)
+        values = json.loads(body)
     except ValueError:
         raise _BadAnswerError("the answer is no JSON") from None
-    if not isinstance(told, dict):
+    if not isinstance(values, dict):
         raise _BadAnswerError("the answer is no JSON object")
-    usage = told.get("usage") if isinstance(told.get("usage"), dict) else {}
+    usage = values.get("usage") if isinstance(values.get("usage"), dict) else {}
     assert isinstance(usage, dict)
     spent = _count(usage.get("prompt_tokens"), most[0]), _count(usage.get("completion_tokens"), most[1])
     try:
-        choice = told["choices"][0]
+        choice = values["choices"][0]
         text, finish = choice["message"]["content"], choice.get("finish_reason") or ""
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _BadAnswerError("the answer has no choice with a message", spent) from None
@@ -268,8 +268,8 @@ def _count(value: Any, otherwise: int) -> int:
 def _message_of(error: Any) -> str:
     """What an endpoint says of a refusal, in one short line."""
     body = error.body if isinstance(error.body, dict) else {}
-    said = " ".join(str(part) for part in (body.get("code"), body.get("message") or body.get("detail")) if part)
-    return " ".join((said or str(error)).split())[:200]
+    message = " ".join(str(part) for part in (body.get("code"), body.get("message") or body.get("detail")) if part)
+    return " ".join((message or str(error)).split())[:200]
 
 
 def _unreached(error: Any) -> bool:
@@ -280,12 +280,12 @@ def _unreached(error: Any) -> bool:
 
 def _retry_after(headers: Any) -> float:
     """Seconds that the endpoint asks for, written as a number or as a date; 0 if it does not."""
-    said = headers.get("retry-after", "").strip()
+    wait = headers.get("retry-after", "").strip()
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(wait))
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(wait).timestamp() - time.time())
     except (ValueError, TypeError):
         return 0.0

@@ -77,8 +77,8 @@ class LocalCaptions(Stage):
         caption = cleaned(text, cut)
         if caption:
             return prompt.caption(record.key, caption, self.model, self.seed)
-        said = f"cut at {prompt.max_tokens} tokens, before its first sentence ended" if text.strip() else "empty"
-        return Failure(record.key, f"prompt {prompt.name}: the answer was {said}")
+        problem = f"cut at {prompt.max_tokens} tokens, before its first sentence ended" if text.strip() else "empty"
+        return Failure(record.key, f"prompt {prompt.name}: the answer was {problem}")
 
     def _picture(self, pixels_HWC: Any) -> Image.Image:
         picture = Image.fromarray(pixels_HWC)
@@ -92,24 +92,24 @@ class LocalCaptions(Stage):
 
         model, processor = self._ready()
         system = [{"role": "system", "content": [{"type": "text", "text": prompt.system}]}] if prompt.system else []
-        said = [
+        messages = [
             [*system, {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt.text}]}]
             for picture in pictures
         ]
         padded: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         if "processor_kwargs" in inspect.signature(processor.apply_chat_template).parameters:  # transformers 5
             padded = {"processor_kwargs": padded}
-        asked = processor.apply_chat_template(said, add_generation_prompt=True, tokenize=True, return_dict=True, **padded)
-        asked = asked.to(model.device)
+        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, **padded)
+        inputs = inputs.to(model.device)
         if model.dtype.is_floating_point:
-            asked = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in asked.items()}
+            inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
         chance: dict[str, Any] = {"do_sample": False}
         if prompt.temperature:
             torch.manual_seed(crc32(f"{self.seed}:{first}:{prompt.name}".encode()))
             chance = {"do_sample": True, "temperature": prompt.temperature, "top_k": 0, "top_p": 1.0}
         with torch.inference_mode():
-            given = model.generate(**asked, max_new_tokens=prompt.max_tokens, **chance)
-        new_NL = given[:, asked["input_ids"].shape[1] :]
+            tokens_NL = model.generate(**inputs, max_new_tokens=prompt.max_tokens, **chance)
+        new_NL = tokens_NL[:, inputs["input_ids"].shape[1] :]
         texts = processor.batch_decode(new_NL, skip_special_tokens=True)
         ends = _ends(model, processor)
         return [(text, not any(token in ends for token in row)) for text, row in zip(texts, new_NL.tolist(), strict=True)]
@@ -133,8 +133,8 @@ def _load(name: str, device: str) -> tuple[Any, Any]:
         processor: Any = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=kind)
     except (OSError, ValueError, KeyError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name} cannot be loaded as an image-text-to-text model ({said}).") from None
+        problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{name} cannot be loaded as an image-text-to-text model ({problem}).") from None
     if getattr(processor, "chat_template", None) is None and getattr(processor.tokenizer, "chat_template", None) is None:
         raise UserError(
             f"{name} has no chat template, so it cannot be asked; choose a model that was trained to follow instructions."

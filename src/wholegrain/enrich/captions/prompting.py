@@ -51,8 +51,8 @@ class Prompt:
     @property
     def version(self) -> str:
         """The file's version, and 8 hex digits that change with any word or setting of the prompt."""
-        told = {name: value for name, value in asdict(self).items() if name != "edition"}
-        return f"{self.edition}.{hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]}"
+        identity = {name: value for name, value in asdict(self).items() if name != "edition"}
+        return f"{self.edition}.{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def caption(self, key: str, text: str, model: str, seed: int) -> GeneratedCaption:
         """An answer as a row of the sidecar."""
@@ -87,7 +87,7 @@ def load_prompts(wanted: Sequence[str] = ()) -> tuple[Prompt, ...]:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _PromptTable:
     """The table of a prompt; its name is the table's."""
 
     text: str
@@ -107,11 +107,11 @@ class _Told:
 
 def _read(path: Path) -> dict[str, Prompt]:
     advice = "give a file of prompts"
-    told = read_toml(path, advice)
-    version = told.pop("version", "1")
+    tables = read_toml(path, advice)
+    version = tables.pop("version", "1")
     if not isinstance(version, str | int | float):
         raise UserError(f"{path}: version is no text; {advice}.")
-    prompts = {name: _prompt(path, name, values, str(version)) for name, values in told.items()}
+    prompts = {name: _prompt(path, name, values, str(version)) for name, values in tables.items()}
     if not prompts:
         raise UserError(f'{path} has no prompts; write a table for each, such as [detail] with text = "...".')
     return prompts
@@ -121,7 +121,7 @@ def _prompt(path: Path, name: str, values: Any, version: str) -> Prompt:
     if not _NAME.fullmatch(name):
         raise UserError(f"{path}: the prompt {name!r} needs a plain name, of letters, digits and _.")
     try:
-        return Prompt(name=name, edition=version, **asdict(structure(values, _Told)))
+        return Prompt(name=name, edition=version, **asdict(structure(values, _PromptTable)))
     except StructureError as error:
         raise UserError(f"{path}: the prompt {name!r} {error}; correct it.") from None
 

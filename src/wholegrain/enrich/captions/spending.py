@@ -50,7 +50,7 @@ class Limit:
         """What so many tokens cost."""
         return (tokens_in * self.prices[0] + tokens_out * self.prices[1]) / 1e6
 
-    def said(self, amount: float) -> str:
+    def shown(self, amount: float) -> str:
         """An amount in words."""
         if self.unit == "tokens":
             return f"{amount:,.0f} tokens"
@@ -88,8 +88,8 @@ class Budget:
                     break
                 if not self._held:
                     raise UserError(
-                        f"The budget of {self.limit.said(self.limit.most)} does not allow another call: {self.limit.said(self.spent)} are "
-                        f"spent, and one may cost {self.limit.said(most)}; all answers are kept, and the same command goes on with a larger "
+                        f"The budget of {self.limit.shown(self.limit.most)} does not allow another call: {self.limit.shown(self.spent)} are "
+                        f"spent, and one may cost {self.limit.shown(most)}; all answers are kept, and the same command goes on with a larger "
                         f"--budget."
                     )
                 self._turn.wait()  # what is under way may cost less

@@ -158,7 +158,7 @@ class CeClipStage(Stage):
         for n in nouns[1:]:
             if source.words[n].lemma != source.words[nouns[0]].lemma:
                 one = edited("relation", caption.text, source.swap((nouns[0], nouns[0]), (n, n)))
-                false = one.text.lower() not in source.said.texts
+                false = one.text.lower() not in source.picture.texts
                 return Negative(key, caption.id, "relation", one.text, one.edits, self.source) if false else None
         return None
 
@@ -171,7 +171,7 @@ class CeClipStage(Stage):
             return Negative(gap.key, gap.caption.id, gap.kind, apply(gap.caption.text, edits), tuple(edits), self.source)
         for word in self._acceptable(gap, candidates)[:1]:
             one = edited(gap.kind, gap.caption.text, [(len(gap.before), len(gap.before) + len(gap.old), word)])
-            if one.text.lower() not in gap.source.said.texts:
+            if one.text.lower() not in gap.source.picture.texts:
                 return Negative(gap.key, gap.caption.id, gap.kind, one.text, one.edits, self.source)
         return None
 
@@ -180,11 +180,11 @@ class CeClipStage(Stage):
         assert source is not None
         for place, word in enumerate(candidates, 1):
             low = word.lower()
-            if not low.isalpha() or low == gap.old.lower() or low in source.said.words:
+            if not low.isalpha() or low == gap.old.lower() or low in source.picture.words:
                 continue
             tagged = self.tagger.tag([gap.before + word + gap.after])[0]
             new = next((w for w in tagged.words if w.start == len(gap.before)), None)
-            if new is None or new.pos != _POS[gap.kind] or new.lemma in source.said.words:
+            if new is None or new.pos != _POS[gap.kind] or new.lemma in source.picture.words:
                 continue
             if (gap.kind == "action" and not source.free_verb(new.lemma)) or (
                 gap.kind == "object" and not source.free_noun(new.lemma)

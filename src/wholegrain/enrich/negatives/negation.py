@@ -39,23 +39,23 @@ def origin_of(kind: str, caption: str, there: int, missing: int, follow: Sequenc
 
 def negation_edits(caption: Caption) -> Iterator[tuple[str, list[Change]]]:
     """What is there and what is not, exchanged."""
-    told, match = _ORIGIN.search(caption.source), _NOT.search(caption.text)
-    if told is None or match is None:
+    found, match = _ORIGIN.search(caption.source), _NOT.search(caption.text)
+    if found is None or match is None:
         return
-    first = _start(caption.text[: match.start()], int(told.group(3)))
+    first = _start(caption.text[: match.start()], int(found.group(3)))
     end = match.end("missing")
-    start = _start(caption.text[:end], int(told.group(4)))
+    start = _start(caption.text[:end], int(found.group(4)))
     old = caption.text[first : match.start()]
     changes = [(first, match.start(), caption.text[start:end]), (start, end, old if first else old[:1].lower() + old[1:])]
     place = end
-    for pair in told.group(5).split(", ")[1:]:
+    for pair in found.group(5).split(", ")[1:]:
         was, _, will = pair.partition(">")
         follower = re.compile(rf"\b{re.escape(was)}\b").search(caption.text, place)
         if follower is None:
             return
         changes.append((*follower.span(), will))
         place = follower.end()
-    yield told.group(1), changes
+    yield found.group(1), changes
 
 
 def _start(text: str, words: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from wholegrain.data.record import Negative, Record
 from wholegrain.enrich.runner.stage import Failure, Rows, Stage
-from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, said_of, stream
+from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edit, apply
 from wholegrain.errors import UserError
@@ -85,7 +85,7 @@ def _swap(tagged: Tagged, kind: str, draw: Any) -> list[Edit] | None:
     texts = {tagged.text[tagged.words[a].start : tagged.words[b].end].lower() for a, b in places}
     if len(texts) < 2:
         return None
-    source = Source(tagged, said_of([tagged])[0])
+    source = Source(tagged, picture_words([tagged])[0])
     while True:
         one, other = sorted(draw.sample(places, 2))
         changes = source.swap(one, other)

@@ -14,7 +14,7 @@ from wholegrain.enrich.negatives import balance as balancing
 from wholegrain.enrich.negatives.edits import EDITS, KINDS, family
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, negation_edits
 from wholegrain.enrich.runner.stage import Failure, Rows, Stage
-from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, said_of, stream
+from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edited, edited
 from wholegrain.errors import UserError
@@ -159,7 +159,7 @@ class NegativesStage(Stage):
                 edits = negation_edits(caption) if name == "negation" else EDITS[name](source, draw)
                 for kind, changes in edits:
                     one = edited(kind, caption.text, changes)
-                    if one.text.lower() not in source.said.texts:
+                    if one.text.lower() not in source.picture.texts:
                         made.setdefault(kind, {}).setdefault(one.text.lower(), one)
             yield caption, source, {kind: list(found.values()) for kind, found in made.items() if kind in self.kinds}
 
@@ -174,13 +174,13 @@ def sources(record: Record, tagger: Tagger, vocabulary: Mapping[str, int] | None
     distinct = list({caption.id: caption for caption in record.captions}.values())[:MOST_CAPTIONS]
     plain = [caption for caption in distinct if caption.role != NEGATED]
     tagged = tagger.tag([caption.text[:LONGEST] for caption in plain])
-    for caption, its, said in zip(plain, tagged, said_of(tagged), strict=True):
+    for caption, its, picture in zip(plain, tagged, picture_words(tagged), strict=True):
         if len(caption.text) <= LONGEST:
-            yield caption, Source(its, said, vocabulary)
+            yield caption, Source(its, picture, vocabulary)
     negated = [caption for caption in distinct if caption.role == NEGATED and len(caption.text) <= LONGEST]
     for caption in negated:
         text = Tagged(caption.text, (), ())
-        yield caption, Source(text, said_of([*tagged, text])[-1], vocabulary)
+        yield caption, Source(text, picture_words([*tagged, text])[-1], vocabulary)
 
 
 def _lexicon_digest() -> str:

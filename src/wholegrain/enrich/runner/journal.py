@@ -86,24 +86,24 @@ class Journal:
                 place += len(line)
 
     def _take(self, entry: _Entry, place: int, length: int) -> None:
-        given, asked = entry["tokens_in"], bytes.fromhex(entry["call"])
-        self.tokens_in += given
+        tokens_in, name = entry["tokens_in"], bytes.fromhex(entry["call"])
+        self.tokens_in += tokens_in
         self.tokens_out += entry["tokens_out"]
         if "text" in entry and "finish" in entry:
-            self.largest_in = max(self.largest_in, given)
+            self.largest_in = max(self.largest_in, tokens_in)
             if self._file < 0:
-                self._held[asked] = _answer(entry)
+                self._held[name] = _answer(entry)
             else:
-                self._places[asked] = place, length
+                self._places[name] = place, length
 
     def get(self, call: str) -> Answer | None:
         """The answer to a call that was made before."""
-        asked = bytes.fromhex(call)
+        name = bytes.fromhex(call)
         with self._lock:
-            if asked in self._places:
-                place, length = self._places[asked]
+            if name in self._places:
+                place, length = self._places[name]
                 return _answer(json.loads(os.pread(self._file, length, place)))
-            return self._held.get(asked)
+            return self._held.get(name)
 
     def __len__(self) -> int:
         """Number of answers."""

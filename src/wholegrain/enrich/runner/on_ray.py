@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.runner.stage import Failure, Stage
-from wholegrain.enrich.runner.units import Outcome, Unit, do
+from wholegrain.enrich.runner.units import Outcome, Unit, run_unit
 from wholegrain.errors import MachineError, UserError
 
 
@@ -112,7 +112,7 @@ class _Worker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         unit = Unit(int(batch["number"][0]), tuple(str(batch["keys"][0]).split(" ")))
         try:
-            outcome = do(self.stage, self.dataset, unit)
+            outcome = run_unit(self.stage, self.dataset, unit)
         except (UserError, MachineError) as error:  # with its sentence alone, which Ray would bury in a traceback
             return _row(unit.number, b"", [], f"{type(error).__name__}:{error}")
         sink = pa.BufferOutputStream()
@@ -131,5 +131,5 @@ def _outcome(row: dict[str, Any]) -> Outcome:
     if kind:
         raise (MachineError if kind == "MachineError" else UserError)(sentence)
     table = pa.ipc.open_stream(row["table"]).read_all()
-    said = row["failed"].split("\0") if row["failed"] else []
-    return Outcome(int(row["number"]), table, tuple(map(Failure, said[::2], said[1::2])))
+    failures = row["failed"].split("\0") if row["failed"] else []
+    return Outcome(int(row["number"]), table, tuple(map(Failure, failures[::2], failures[1::2])))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from wholegrain.data.sidecars import SIDECARS
 from wholegrain.enrich.runner.stage import Failure
 from wholegrain.errors import UserError
-from wholegrain.files import UnreadableError, disk_errors, open_file, parse_json, read_bytes, read_parquet
+from wholegrain.files import UnreadableError, aside, disk_errors, open_file, parse_json, read_bytes, read_parquet
 from wholegrain.structure import StructureError
 
 _NAME = re.compile(r"(\d{7})-([0-9a-f]{16})\.parquet")
@@ -55,19 +55,15 @@ class Parts:
 
     def write(self, number: int, table: pa.Table, failures: Sequence[Failure]) -> None:
         """Keeps what a unit gave."""
-        said = json.dumps([[failure.key, failure.reason] for failure in failures], ensure_ascii=False).encode()
+        stated = json.dumps([[failure.key, failure.reason] for failure in failures], ensure_ascii=False).encode()
         buffer = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata({_FAILURES: said}), buffer, compression="zstd")
+        pq.write_table(table.replace_schema_metadata({_FAILURES: stated}), buffer, compression="zstd")
         data = buffer.getvalue()
         before, target = self._files.get(number), self.folder / _name(number, data)
-        part = target.with_suffix(".part")
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
+            with aside(target) as part:
+                part.write_bytes(data)
             if before is not None and before != target:
                 before.unlink(missing_ok=True)
         self._files[number] = target
@@ -83,18 +79,18 @@ class Parts:
         path = self._files[number]
         try:
             with os.fdopen(open_file(path, _ADVICE), "rb") as file, pq.ParquetFile(file) as part:
-                rows, said = part.metadata.num_rows, part.metadata.metadata
+                rows, stated = part.metadata.num_rows, part.metadata.metadata
         except (pa.ArrowException, OSError) as error:
             raise UnreadableError(path, f"is no part ({str(error).splitlines()[0][:200]})", _ADVICE) from None
-        return rows, _failures(path, said)
+        return rows, _failures(path, stated)
 
 
 def _failures(path: Path, metadata: Mapping[bytes, bytes] | None) -> list[Failure]:
     try:
-        said = parse_json((metadata or {}).get(_FAILURES, b"[]"), list[tuple[str, str]])
+        stated = parse_json((metadata or {}).get(_FAILURES, b"[]"), list[tuple[str, str]])
     except StructureError as error:
         raise UnreadableError(path, f"{error}, in its failures", _ADVICE) from None
-    return [Failure(key, reason) for key, reason in said]
+    return [Failure(key, reason) for key, reason in stated]
 
 
 def _digest(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.runner.stage import CallStage, Stage
-from wholegrain.enrich.runner.units import Outcome, Unit, do
+from wholegrain.enrich.runner.units import Outcome, Unit, run_unit
 from wholegrain.errors import MachineError
 
 _AHEAD = 2  # units that wait for each worker, so that none has to wait for the next
@@ -41,14 +41,14 @@ def run_here(stage: Stage, dataset: Dataset, units: Sequence[Unit], workers: int
     if stage.place == "calls":
         with ThreadPoolExecutor(_CALLING) as threads:
             try:
-                yield from _shared(lambda unit: threads.submit(do, stage, dataset, unit), units, _CALLING)
+                yield from _shared(lambda unit: threads.submit(run_unit, stage, dataset, unit), units, _CALLING)
             finally:
                 cast(CallStage, stage).stop()
         return
     count = min(workers or cores(), len(units)) if stage.place == "cores" else min(_gpus(), len(units))
     if count <= 1:
         for unit in units:
-            yield do(stage, dataset, unit)
+            yield run_unit(stage, dataset, unit)
         return
     # Clean processes: forking one that has threads, or has used a GPU, is asking for trouble.
     context = get_context("spawn")
@@ -117,4 +117,4 @@ def _end_with(parent: int) -> None:
 
 def _do(unit: Unit) -> Outcome:
     assert _work is not None
-    return do(*_work, unit)
+    return run_unit(*_work, unit)

@@ -30,7 +30,8 @@ from wholegrain.enrich.runner.pools import run_here
 from wholegrain.enrich.runner.stage import CallStage, Failure, Stage
 from wholegrain.enrich.runner.units import Outcome, Unit, units_of
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, sha256, write_text
+from wholegrain.files import disk_errors, sha256, write_text
+from wholegrain.locks import locked
 
 WORKPLACE = "enrich"
 _FEWEST = 100  # records before a share of failures says something

@@ -43,7 +43,7 @@ def units_of(keys: Sequence[str], stages: Sequence[Stage]) -> list[Unit]:
     return [Unit(number, tuple(keys[start : start + size])) for number, start in enumerate(range(0, len(keys), size))]
 
 
-def do(stage: Stage, dataset: Dataset, unit: Unit) -> Outcome:
+def run_unit(stage: Stage, dataset: Dataset, unit: Unit) -> Outcome:
     """Reads the records of a unit and makes their rows. Only errors that all units would meet are raised."""
     records: list[Record] = []
     pictures: list[Any] = []

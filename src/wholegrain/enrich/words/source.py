@@ -27,7 +27,7 @@ _LONG_PREPOSITIONS = (
 
 
 @dataclass(frozen=True)
-class Said:
+class PictureWords:
     """What the captions of one picture say, this caption among them.
 
     Attributes:
@@ -49,12 +49,12 @@ class Source:
 
     Attributes:
         tagged: the caption.
-        said: what the captions of its picture say.
+        picture: what the captions of its picture say.
         vocabulary: how often the collection uses each word; new texts are made of these words alone. ``None`` allows all.
     """
 
     tagged: Tagged
-    said: Said
+    picture: PictureWords
     vocabulary: Mapping[str, int] | None = None
     words: tuple[Word, ...] = field(init=False)
 
@@ -98,16 +98,16 @@ class Source:
 
     def free_noun(self, word: str) -> bool:
         """Nobody says the thing of this picture, nor one that may be the same."""
-        said = self.said.words
-        return not any(near in said or plural(near) in said for near in self.lexicon.near_noun(word))
+        words = self.picture.words
+        return not any(near in words or plural(near) in words for near in self.lexicon.near_noun(word))
 
     def free_verb(self, lemma: str) -> bool:
         """Nobody says the deed of this picture, nor one that may be the same."""
-        return not any(near in self.said.words for near in self.lexicon.near_verb(lemma))
+        return not any(near in self.picture.words for near in self.lexicon.near_verb(lemma))
 
     def free_phrase(self, phrase: str) -> bool:
         """The words do not stand side by side in any of the captions."""
-        return not phrase_places(self.low, phrase) and not any(phrase_places(words, phrase) for words in self.said.others)
+        return not phrase_places(self.low, phrase) and not any(phrase_places(words, phrase) for words in self.picture.others)
 
     def governor(self, start: int) -> str:
         """The preposition (all its words) or the verb (its lemma) in front of a place; empty at the beginning of a clause."""
@@ -169,7 +169,7 @@ class Source:
         return [self.change(*one, texts[1]), self.change(*other, first)]
 
 
-def said_of(tagged: Sequence[Tagged]) -> list[Said]:
+def picture_words(tagged: Sequence[Tagged]) -> list[PictureWords]:
     """What is said of a picture, as each of its captions sees it."""
     words: set[str] = set()
     for caption in tagged:
@@ -180,7 +180,7 @@ def said_of(tagged: Sequence[Tagged]) -> list[Said]:
     lows = [tuple(word.low for word in caption.words) for caption in tagged]
     first = [frozenset(caption.words[phrase.head].low for phrase in caption.phrases[:1]) for caption in tagged]
     return [
-        Said(
+        PictureWords(
             every,
             texts,
             tuple(low for m, low in enumerate(lows) if m != n),

@@ -26,11 +26,6 @@ class Token:
     start: int
     end: int
 
-    @property
-    def is_word(self) -> bool:
-        """Letters, no mark and no digits."""
-        return self.text[0].isalpha()
-
 
 @dataclass(frozen=True, slots=True)
 class Edited:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,13 @@ import torch
 from wholegrain.data.record import caption_id
 from wholegrain.evaluation.benchmarks.items import CaptionSet
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, Progress, distinct_texts
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.intervals import bootstrap_mean
 from wholegrain.evaluation.tasks.faithfulness import faithfulness
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 
 
 def encoded_captions(captions: CaptionSet, store: FeatureStore, progress: Progress | None = None) -> tuple[Encoded, np.ndarray]:
@@ -46,7 +46,7 @@ def encoded_captions(captions: CaptionSet, store: FeatureStore, progress: Progre
 
 
 def score_captions(
-    captions: CaptionSet, model: Any, store: FeatureStore, *, seed: int = 0, shortlist: int = 0, progress: Progress | None = None
+    captions: CaptionSet, model: EvaluatedModel, store: FeatureStore, *, seed: int = 0, shortlist: int = 0, progress: Progress | None = None
 ) -> list[TaskResult]:
     """Recall in both directions, a caption true of its own picture alone, and ``texts_cut``, the share of captions that were cut.
 
@@ -58,7 +58,7 @@ def score_captions(
     if len(captions.pictures) < 2:
         raise NotSupportedError(f"{captions.name} has a single picture, so there is nothing to choose from.")
     encoded, cut_N = encoded_captions(captions, store, progress)
-    found = retrieval(encoded, model=model, owner_only=True, shortlist=shortlist, seed=seed)
+    found = retrieval(encoded, RetrievalOptions(owner_only=True, shortlist=shortlist), model=model, seed=seed)
     share_N = cut_N.astype(np.float64)
     low, high = bootstrap_mean(share_N, encoded.owner_N.numpy(), seed=seed)
     cut = Figure(

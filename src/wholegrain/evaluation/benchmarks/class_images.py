@@ -64,14 +64,14 @@ def class_set(name: str) -> Callable[..., LabelledSet]:
         else:
             classes, test, train = _folders(place, task, split)
             kind = "a folder for each class"
-        asked = tuple(templates) or ((task.prompts,) if name != "classes" or not own else own)
+        chosen = tuple(templates) or ((task.prompts,) if name != "classes" or not own else own)
         notes = _check(title, task, classes, test, place)
-        sentences = templates_of(asked)
-        said = f"{len(sentences)} sentences for each class" if len(sentences) > 1 else f"the sentence {''.join(sentences)!r}"
+        sentences = templates_of(chosen)
+        prompted = f"{len(sentences)} sentences for each class" if len(sentences) > 1 else f"the sentence {''.join(sentences)!r}"
         several = any(len(label) != 1 for label in test[1])
         usual = task.metric if task.metric.startswith("mean_average_precision") == several else "acc1"
         quoted = metric or ("mean_average_precision" if several and usual == "acc1" else usual)
-        protocol = f"{len(test[0]):,} pictures of {title} ({kind}), {len(classes):,} classes compete, {said}"
+        protocol = f"{len(test[0]):,} pictures of {title} ({kind}), {len(classes):,} classes compete, {prompted}"
         return LabelledSet(title, *test, tuple(classes), sentences, quoted, protocol, notes, train)
 
     return read
@@ -95,8 +95,6 @@ def _check(title: str, task: ClassTask, classes: Sequence[str], test: Part, plac
         *([f"the published set has {task.classes:,} classes, so do not compare with its figures"] if other else []),
     )
 
-
-MOST_SHARDS = 100_000
 
 def _part_folder(place: Path, names: Sequence[str], holds: str = "") -> Path | None:
     return next((place / name for name in names if (place / name / holds).exists() and (place / name).is_dir()), None)
@@ -168,8 +166,8 @@ def _folders(place: Path, task: ClassTask, split: str) -> tuple[list[str], Part,
             raise UserError(f"{place} should have folders 0 to {task.classes - 1}; get the set from {task.source}.")
         order, words = [str(n) for n in range(task.classes)], list(imagenet.names().values())
     else:
-        told = read_json(place / "classnames.json", dict[str, str]) if (place / "classnames.json").is_file() else {}
-        words = [str(told.get(name, name.replace("_", " "))) for name in order]
+        names_of = read_json(place / "classnames.json", dict[str, str]) if (place / "classnames.json").is_file() else {}
+        words = [str(names_of.get(name, name.replace("_", " "))) for name in order]
     numbers = {name: n for n, name in enumerate(order)}
     return words, _pictures(test, numbers), _pictures(train, numbers) if train is not None else NOWHERE
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wholegrain.evaluation.benchmarks.items import LabelledSet, Picture
-from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.benchmarks.pictures import KeyedPictures, Pictures
 from wholegrain.evaluation.benchmarks.scoring import FEW
 from wholegrain.evaluation.benchmarks.statements import auc_figure
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Progress
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -32,20 +32,20 @@ from wholegrain.evaluation.statistics.average_precision import mean_average_prec
 from wholegrain.evaluation.statistics.rows import Rows, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
 from wholegrain.evaluation.tasks.few_shot import few_shot
-from wholegrain.evaluation.tasks.linear_probe import probe
+from wholegrain.evaluation.tasks.linear_probe import LabelledFeatures, probe
 from wholegrain.evaluation.tasks.zero_shot import classified, scores_with, sentences_of, unique_names
 from wholegrain.features import ImageFeatures
 
-Judge = Callable[[ImageFeatures], Tensor]
+Classifier = Callable[[ImageFeatures], Tensor]
 
 
 def score_classes(
-    found: LabelledSet, model: Any, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
+    found: LabelledSet, model: EvaluatedModel, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
 ) -> TaskResult:
     """Zero-shot classification of a set."""
     pictures = Pictures(found.pictures)
     image = image_features(found.pictures, pictures, store, progress)
-    return judged(found, judge_of(found, model, store, progress)(image), [pictures.key[p] for p in found.pictures], seed)
+    return classification_result(found, zero_shot_classifier(found, model, store, progress)(image), [pictures.key[p] for p in found.pictures], seed)
 
 
 def score_probes(
@@ -73,20 +73,23 @@ def score_probes(
             f"{found.name} has no training part with one class a picture (train/ beside test/), so no probe can be fitted."
         )
     pictures = Pictures((*found.pictures, *found.train[0]))
-    x = {"train": found.train[0], "test": found.pictures}
-    x = {part: index_vectors(image_features(own, pictures, store, progress)) for part, own in x.items()}
-    y = {"train": _first(found.train[1]), "test": _first(found.labels)}
+    parts = {
+        part: LabelledFeatures(index_vectors(image_features(own, pictures, store, progress)), _first(labels))
+        for part, (own, labels) in {"train": found.train, "test": (found.pictures, found.labels)}.items()
+    }
     keys, results = [pictures.key[picture] for picture in found.pictures], []
     if linear:
-        results.append(probe(f"{found.name}_linear_probe", x, y, found.classes, keys, seed=seed))
+        results.append(probe(f"{found.name}_linear_probe", parts, found.classes, keys, seed=seed))
     if shots:
-        fitted = (x["train"], y["train"], x["test"], y["test"])
-        results.append(few_shot(f"{found.name}_few_shot", *fitted, found.classes, keys, shots=shots, draws=draws, seed=seed))
+        several = few_shot(
+            f"{found.name}_few_shot", parts["train"], parts["test"], found.classes, keys, shots=shots, draws=draws, seed=seed
+        )
+        results.append(several)
     return results
 
 
 def image_features(
-    wanted: Sequence[Picture], pictures: Any, store: FeatureStore, progress: Progress | None = None
+    wanted: Sequence[Picture], pictures: KeyedPictures, store: FeatureStore, progress: Progress | None = None
 ) -> ImageFeatures:
     """Features of ``wanted``, in that order; equal files are encoded once."""
     keys = [pictures.key[picture] for picture in wanted]
@@ -96,7 +99,7 @@ def image_features(
     return image if distinct == keys else image.select(torch.tensor([place[key] for key in keys]))
 
 
-def judge_of(found: LabelledSet, model: Any, store: FeatureStore, progress: Progress | None = None) -> Judge:
+def zero_shot_classifier(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, progress: Progress | None = None) -> Classifier:
     """Image features -> scores ``[B, C]``; the sentences are encoded here, once."""
     sentences = sentences_of(found.classes, found.templates)
     distinct = list(dict.fromkeys(sentences))
@@ -106,7 +109,7 @@ def judge_of(found: LabelledSet, model: Any, store: FeatureStore, progress: Prog
     return lambda image: scores_with(model, image, text, len(found.classes), len(found.templates))
 
 
-def judged(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
+def classification_result(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
     """The result of scores ``[B, C]``."""
     few = [f"{len(set(keys))} pictures are too few to rank methods: look at the intervals"] if len(set(keys)) < FEW else []
     protocol = "; ".join((found.protocol, *found.notes, *few)) + "."

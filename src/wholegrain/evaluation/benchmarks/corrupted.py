@@ -20,14 +20,15 @@ import numpy as np
 from PIL import Image
 
 from wholegrain.evaluation.benchmarks.caption_retrieval import encoded_captions
-from wholegrain.evaluation.benchmarks.classification import image_features, judge_of, judged
+from wholegrain.evaluation.benchmarks.classification import classification_result, image_features, zero_shot_classifier
 from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, SEVERITIES, corrupt, frost_photos, generator
 from wholegrain.evaluation.benchmarks.items import CaptionSet, LabelledSet, Picture
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 
 CLEAN = "clean"
 SHOWN = ("acc1", "acc5", "acc1_expected", "recall@1", "recall@5", "recall@10")
@@ -65,14 +66,14 @@ class Corrupted:
     def pixels(self, key: str) -> np.ndarray:
         """uint8 RGB of the corrupted view."""
         own = key.removesuffix(self._ending)
-        view = seen(self._pictures.pixels(own), self._crop)
+        view = source_view(self._pictures.pixels(own), self._crop)
         if self._name == CLEAN:
             return view
         how = self._how
         return corrupt(view, self._name, self._severity, generator(how.seed, own, self._name, self._severity), frost=how.frost)
 
 
-def seen(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
+def source_view(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
     """The view that is corrupted: 224 x 224 from the middle of 256, or the whole picture with its shorter side at 224."""
     height, width = pixels_HWC.shape[:2]
     grow = (256 if crop else 224) / min(height, width)
@@ -84,7 +85,7 @@ def seen(pixels_HWC: np.ndarray, crop: bool) -> np.ndarray:
     return np.ascontiguousarray(made[top : top + 224, left : left + 224])
 
 
-def corrupted_classes(found: LabelledSet, model: Any, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
+def corrupted_classes(found: LabelledSet, model: EvaluatedModel, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
     """``NAME_corrupted``: zero-shot accuracy under each corruption.
 
     Raises:
@@ -94,18 +95,18 @@ def corrupted_classes(found: LabelledSet, model: Any, store: FeatureStore, how: 
         raise NotSupportedError(
             f"Pictures of {found.name} have several labels; corruptions are for sets with one class a picture."
         )
-    pictures, judge, results = Pictures(found.pictures), judge_of(found, model, store), {}
+    pictures, classify, results = Pictures(found.pictures), zero_shot_classifier(found, model, store), {}
     _check(how)
     keys = [pictures.key[picture] for picture in found.pictures]
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=True), store)
-        results[name, severity] = judged(found, judge(image), keys, seed)
+        results[name, severity] = classification_result(found, classify(image), keys, seed)
     alexnet = found.name == "imagenet" and set(how.names) >= set(ALEXNET) and set(how.severities) == set(SEVERITIES)
-    said = "; ".join((found.protocol, *found.notes))
-    return stacked(f"{found.name}_corrupted", results, f"{said}; {_said(how, 'the middle 224 pixels of 256')}", alexnet, seed)
+    protocol = "; ".join((found.protocol, *found.notes))
+    return stacked(f"{found.name}_corrupted", results, f"{protocol}; {_description(how, 'the middle 224 pixels of 256')}", alexnet, seed)
 
 
-def corrupted_captions(found: CaptionSet, model: Any, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
+def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureStore, how: Corruptions, *, seed: int = 0) -> TaskResult:
     """``NAME_corrupted``: recall in both directions under each corruption."""
     if len(found.pictures) < 2:
         raise NotSupportedError(f"{found.name} has a single picture, so there is nothing to choose from.")
@@ -114,9 +115,9 @@ def corrupted_captions(found: CaptionSet, model: Any, store: FeatureStore, how: 
     encoded, _ = encoded_captions(found, store)
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=False), store)
-        results[name, severity] = retrieval(replace(encoded, image=image), model=model, owner_only=True, seed=seed)
+        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=True), model=model, seed=seed)
     return stacked(
-        f"{found.name}_corrupted", results, f"{found.protocol}; {_said(how, 'the shorter side at 224 pixels')}", False, seed
+        f"{found.name}_corrupted", results, f"{found.protocol}; {_description(how, 'the shorter side at 224 pixels')}", False, seed
     )
 
 
@@ -129,7 +130,7 @@ def _check(how: Corruptions) -> None:
         frost_photos(how.frost)
 
 
-def _said(how: Corruptions, view: str) -> str:
+def _description(how: Corruptions, view: str) -> str:
     frost = (
         ""
         if "frost" not in how.names

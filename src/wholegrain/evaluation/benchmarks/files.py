@@ -162,9 +162,9 @@ def of_its_form(name: str, folder: Path | None) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, SyntaxError, ArithmeticError, RecursionError, MemoryError, OSError) as error:
-        said = (str(error).splitlines() or [""])[0][:200]
+        problem = (str(error).splitlines() or [""])[0][:200]
         raise UserError(
-            f"The files of {name} in {folder} are not of the form that it has ({type(error).__name__}: {said}); get them again."
+            f"The files of {name} in {folder} are not of the form that it has ({type(error).__name__}: {problem}); get them again."
         ) from error
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
@@ -13,6 +14,14 @@ from wholegrain.data.record import content_key
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.items import Picture
+from wholegrain.evaluation.contract import PixelSource
+
+
+class KeyedPictures(PixelSource, Protocol):
+    """Pictures of benchmarks with a key each."""
+
+    @property
+    def key(self) -> Mapping[Picture, str]: ...
 
 
 class Pictures:

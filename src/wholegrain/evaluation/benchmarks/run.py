@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 from rich.console import Console
 
@@ -33,6 +33,7 @@ from wholegrain.evaluation.benchmarks.valse import valse
 from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
 from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.features.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -50,11 +51,13 @@ READERS: dict[str, Callable[..., Any]] = {
     "classes": class_set("classes"), **{name: class_set(name) for name in CLASS_TASKS},
 }  # fmt: skip
 """name -> reader of a folder (or table)."""
+Found: TypeAlias = Benchmark | CaptionSet | LabelledSet | Statements | TaskResult
+"""What a reader or a function of the user's own gives."""
 
 
 @dataclass(frozen=True)
-class Further:
-    """What may be asked of a set beside its own protocol.
+class BenchmarkExtras:
+    """What is scored on a set beside its own protocol.
 
     Attributes:
         corrupt: corruptions (:func:`~wholegrain.evaluation.benchmarks.corruptions.corruption_names`) of classification and retrieval sets; empty is none.
@@ -74,47 +77,47 @@ class Further:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A benchmark that is asked for.
+class BenchmarkSpec:
+    """A benchmark to score.
 
     Attributes:
         name: one of :data:`READERS`, or ``file.py:function`` / ``module:function``.
         folder: where its files are; a function may do without.
         images: further folders to look for pictures in.
         settings: further arguments of the reader or function.
-        further: see :class:`Further`.
+        extras: see :class:`BenchmarkExtras`.
     """
 
     name: str
     folder: Path | None = None
     images: tuple[Path, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    further: Further = Further()
+    extras: BenchmarkExtras = BenchmarkExtras()
 
 
-def asked(text: str, images: Sequence[Path] = (), further: Further = Further()) -> Asked:
+def parse_benchmark(text: str, images: Sequence[Path] = (), extras: BenchmarkExtras = BenchmarkExtras()) -> BenchmarkSpec:
     """``NAME=FOLDER``, or a function with or without ``=FOLDER``.
 
     Raises:
         UserError: for an unknown name, or a name without a folder.
 
     Example:
-        >>> asked("winoground=data/winoground").name
+        >>> parse_benchmark("winoground=data/winoground").name
         'winoground'
     """
     name, _, folder = text.partition("=")
-    made = Asked(name.strip(), Path(folder.strip()) if folder.strip() else None, tuple(images), further=further)
+    made = BenchmarkSpec(name.strip(), Path(folder.strip()) if folder.strip() else None, tuple(images), extras=extras)
     _check(made)
     return made
 
 
-def _check(one: Asked) -> None:
+def _check(one: BenchmarkSpec) -> None:
     if is_function(one.name):
         return
     if one.name not in READERS:
         raise UserError(f"There is no benchmark {one.name!r}; {closest(one.name, READERS)} One of your own is named file.py:function.")
-    if one.further.corrupt:
-        corruption_names(one.further.corrupt)
+    if one.extras.corrupt:
+        corruption_names(one.extras.corrupt)
     if one.folder is None:
         raise UserError(f"The benchmark {one.name} needs a folder: --benchmark {one.name}=FOLDER.")
 
@@ -132,9 +135,9 @@ def _document(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} {error}; {advice}.") from None
 
 
-def suite_file(path: Path | str) -> list[Asked]:
-    """The benchmarks of a TOML file: tables ``[[benchmark]]`` with ``name``, ``folder``, ``images``, the fields of :class:`Further` and any
-    arguments of the reader.
+def suite_file(path: Path | str) -> list[BenchmarkSpec]:
+    """The benchmarks of a TOML file: tables ``[[benchmark]]`` with ``name``, ``folder``, ``images``, the fields of
+    :class:`BenchmarkExtras` and any arguments of the reader.
 
     Folders are relative to the file.
 
@@ -164,26 +167,26 @@ class _Named:
     images: str | tuple[str, ...] = ()
 
 
-def _row(path: Path, row: dict[str, Any]) -> Asked:
+def _row(path: Path, row: dict[str, Any]) -> BenchmarkSpec:
     try:
-        said = structure({key: row.pop(key) for key in list(row) if key in _Named.__dataclass_fields__}, _Named)
-        more = structure({key: row.pop(key) for key in list(row) if key in Further.__dataclass_fields__}, Further)
+        table = structure({key: row.pop(key) for key in list(row) if key in _Named.__dataclass_fields__}, _Named)
+        more = structure({key: row.pop(key) for key in list(row) if key in BenchmarkExtras.__dataclass_fields__}, BenchmarkExtras)
     except StructureError as error:
         raise UserError(f"{path}: a [[benchmark]] table {error}; correct it.") from None
-    name, images = said.name, (said.images,) if isinstance(said.images, str) else said.images
+    name, images = table.name, (table.images,) if isinstance(table.images, str) else table.images
     if is_function(name) and (path.parent / name.partition(":")[0]).is_file():
         name = f"{path.parent / name.partition(':')[0]}:{name.partition(':')[2]}"
     if more.frost:
         more = replace(more, frost=str(path.parent / more.frost))
-    where = None if said.folder is None else path.parent / said.folder
-    made = Asked(name, where, tuple(path.parent / image for image in images), row, more)
+    where = None if table.folder is None else path.parent / table.folder
+    made = BenchmarkSpec(name, where, tuple(path.parent / image for image in images), row, more)
     _check(made)
     return made
 
 
 def run_benchmarks(
-    model: Any,
-    wanted: Sequence[Asked],
+    model: EvaluatedModel,
+    wanted: Sequence[BenchmarkSpec],
     *,
     batch: int = 64,
     cache: str | Path | None = None,
@@ -209,7 +212,7 @@ def run_benchmarks(
                 if progress:
                     console.print(f"{getattr(found, 'name', getattr(found, 'task', ''))} …", style="dim", highlight=False)
                 results += [_named(result, results) for result in _scored(found, model, store, seed)]
-                for result in _further(found, model, store, seed, one.further, reasons):
+                for result in _extra_results(found, model, store, seed, one.extras, reasons):
                     results.append(_named(result, results))
         except NotSupportedError as reason:
             reasons[one.name] = str(reason)
@@ -220,12 +223,12 @@ def run_benchmarks(
     return results
 
 
-def _read(one: Asked, model: Any) -> list[Any]:
+def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Found]:
     """What a reader or function gives, as a list of benchmarks and results."""
     if not is_function(one.name):
         settings = dict(one.settings)
-        if one.further.templates and (one.name in CLASS_TASKS or one.name == "classes"):
-            settings["templates"] = one.further.templates
+        if one.extras.templates and (one.name in CLASS_TASKS or one.name == "classes"):
+            settings["templates"] = one.extras.templates
         known = set(signature(READERS[one.name]).parameters)
         unknown = sorted(settings.keys() - known)
         if unknown:
@@ -235,14 +238,14 @@ def _read(one: Asked, model: Any) -> list[Any]:
         _check_texts(found if isinstance(found, list) else [found], one)
         return list(found) if isinstance(found, list) else [found]
     function = load_function(one.name)
-    given = {**one.settings, **({"folder": one.folder} if one.folder is not None else {})}
-    found = function(model, **given)
+    arguments = {**one.settings, **({"folder": one.folder} if one.folder is not None else {})}
+    found = function(model, **arguments)
     several = list(found) if isinstance(found, list | tuple) else [found]
     if several and all(isinstance(item, Item) for item in several):
         title = one.name.rpartition(":")[2]
         return [Benchmark(title, tuple(several), f"items of {Path(one.name.rpartition(':')[0]).name}")]
     wrong = next(
-        (item for item in several if not isinstance(item, Benchmark | CaptionSet | LabelledSet | Statements | TaskResult)), None
+        (item for item in several if not isinstance(item, Found)), None
     )
     if wrong is not None or not several:
         raise UserError(
@@ -252,7 +255,7 @@ def _read(one: Asked, model: Any) -> list[Any]:
     return several
 
 
-def _check_texts(found: Sequence[Any], one: Asked) -> None:
+def _check_texts(found: Sequence[Found], one: BenchmarkSpec) -> None:
     for made in found:
         items = made.items if isinstance(made, Benchmark) else ()
         wrong = next((item for item in items if not all(isinstance(text, str) for text in (*item.true, *item.false))), None)
@@ -260,7 +263,7 @@ def _check_texts(found: Sequence[Any], one: Asked) -> None:
             raise UserError(f"The item {wrong.id} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
 
 
-def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[TaskResult]:
+def _scored(found: Found, model: EvaluatedModel, store: FeatureStore, seed: int) -> list[TaskResult]:
     if isinstance(found, TaskResult):
         return [found]
     if isinstance(found, CaptionSet):
@@ -272,16 +275,18 @@ def _scored(found: Any, model: Any, store: FeatureStore, seed: int) -> list[Task
     return [score(found, model, store, seed=seed)]
 
 
-def _further(
-    found: Any, model: Any, store: FeatureStore, seed: int, further: Further, reasons: dict[str, str]
+def _extra_results(
+    found: Found, model: EvaluatedModel, store: FeatureStore, seed: int, extras: BenchmarkExtras, reasons: dict[str, str]
 ) -> Iterator[TaskResult]:
     """What was asked for beside a set's own protocol; what it cannot give is left out with the reason."""
+    if isinstance(found, TaskResult):
+        return
     steps: dict[str, Callable[[], list[TaskResult]]] = {}
-    if isinstance(found, LabelledSet) and (further.probe or further.shots):
-        steps["probe"] = lambda: score_probes(found, store, linear=further.probe, shots=further.shots, seed=seed)
-    if isinstance(found, CaptionSet | LabelledSet) and further.corrupt:
-        frost = Path(further.frost) if further.frost else None
-        how = Corruptions(corruption_names(further.corrupt), check_severities(further.severities), frost, seed)
+    if isinstance(found, LabelledSet) and (extras.probe or extras.shots):
+        steps["probe"] = lambda: score_probes(found, store, linear=extras.probe, shots=extras.shots, seed=seed)
+    if isinstance(found, CaptionSet | LabelledSet) and extras.corrupt:
+        frost = Path(extras.frost) if extras.frost else None
+        how = Corruptions(corruption_names(extras.corrupt), check_severities(extras.severities), frost, seed)
         if isinstance(found, CaptionSet):
             steps["corrupt"] = lambda: [corrupted_captions(found, model, store, how, seed=seed)]
         else:

@@ -24,6 +24,7 @@ import torch
 
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Tree, check, leaves
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Progress
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, TaskResult
@@ -42,7 +43,7 @@ Values = dict[str, np.ndarray]
 
 
 def score(
-    benchmark: Benchmark, model: Any, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
+    benchmark: Benchmark, model: EvaluatedModel, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
 ) -> TaskResult:
     """Scores a benchmark.
 

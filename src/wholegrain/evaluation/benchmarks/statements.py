@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from wholegrain.evaluation.benchmarks.items import Statements
 from wholegrain.evaluation.benchmarks.pictures import Pictures
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Progress
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
@@ -20,7 +19,7 @@ from wholegrain.evaluation.statistics.ties import classes
 
 
 def score_statements(
-    statements: Statements, model: Any, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
+    statements: Statements, model: EvaluatedModel, store: FeatureStore, *, seed: int = 0, progress: Progress | None = None
 ) -> TaskResult:
     """``auc``, ``relation_auc`` (the mean over groups with both labels) and ``blind_shorter_auc``; see the benchmark's own page.
 
@@ -97,8 +96,8 @@ def auc_figure(
             pairs = t.sum(1) * f.sum(1)
             values.append(np.where(pairs > 0, ((t @ win) * f).sum(1) / np.maximum(pairs, 1), np.nan))
         held = np.stack(values)
-        there = np.isfinite(held)
-        return np.where(there, held, 0.0).sum(0) / np.maximum(there.sum(0), 1)
+        finite = np.isfinite(held)
+        return np.where(finite, held, 0.0).sum(0) / np.maximum(finite.sum(0), 1)
 
     low, high = bootstrap_statistic(statistic, list(files), seed=seed)
     value, shuffled = (None if s is None else float(np.mean([auc(s[n], label_N[n]) for n in parts])) for s in (own, control))

@@ -13,7 +13,6 @@ Pictures are seen whole: squashed to the model's square, so that no box is cut o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from wholegrain.data.pictures import read_rgb
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.dense import regions as on_grid
 from wholegrain.evaluation.dense.folder import Boxed
 from wholegrain.evaluation.dense.segmentation import patch_vectors
@@ -34,7 +34,7 @@ from wholegrain.evaluation.tasks.zero_shot import TEMPLATES, class_values, class
 
 
 def box_classification(
-    model: Any,
+    model: PatchModel,
     pictures: Sequence[Boxed],
     *,
     classes: Sequence[str] | None = None,
@@ -85,7 +85,7 @@ def box_classification(
     return TaskResult("box_classification", protocol, (*figures(together, seed=seed), *per_class), table(together))
 
 
-def _crops(model: Any, pictures: Sequence[Boxed], batch: int) -> Tensor:
+def _crops(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> Tensor:
     """Vectors ``[B, D]`` of the boxes' pixels, batch by batch."""
     found, waiting = [], []
     for n, picture in enumerate(pictures):
@@ -106,7 +106,7 @@ def _inside(box: tuple[float, float, float, float], pixels_HWC: np.ndarray) -> t
     return x0, y0, min(max(box[2], x0 + 1.0), float(width)), min(max(box[3], y0 + 1.0), float(height))
 
 
-def _seen(model: Any, pictures: Sequence[Boxed], batch: int) -> tuple[list[Record], Tensor, tuple[int, int]]:
+def _records_and_patches(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> tuple[list[Record], Tensor, tuple[int, int]]:
     """Records with the boxes as regions, unit patch vectors ``[N, P, D]`` of the whole pictures, and the grid."""
     records, views = [], []
     for picture in pictures:
@@ -124,8 +124,8 @@ def _covers(record: Record, grid: tuple[int, int]) -> list[np.ndarray]:
     return [on_grid.region_cover(record, n, whole, grid) for n in range(len(record.regions))]
 
 
-def _pooled(model: Any, pictures: Sequence[Boxed], batch: int) -> Tensor:
-    records, patches_NPD, grid = _seen(model, pictures, batch)
+def _pooled(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> Tensor:
+    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
     found = []
     for record, patches_PD in zip(records, patches_NPD, strict=True):
         for cover_P in _covers(record, grid):
@@ -134,7 +134,7 @@ def _pooled(model: Any, pictures: Sequence[Boxed], batch: int) -> Tensor:
 
 
 def pointing(
-    model: Any, pictures: Sequence[Boxed], *, templates: Sequence[str] = TEMPLATES, seed: int = 0, batch: int = 64
+    model: PatchModel, pictures: Sequence[Boxed], *, templates: Sequence[str] = TEMPLATES, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """The pointing game with class names; ``hit``, ``centre_hit``, and groups ``small`` and ``large`` by the area that counts as a hit.
 
@@ -145,7 +145,7 @@ def pointing(
     if not names:
         raise UserError("Pointing needs boxes; check the folder.")
     class_CD = class_vectors(model, names, templates, batch)
-    records, patches_NPD, grid = _seen(model, pictures, batch)
+    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
     place = {name: n for n, name in enumerate(names)}
     other = stand_ins([record.key for record in records], seed)
     items, keys, kinds, values, control, chance = [], [], [], [], [], []

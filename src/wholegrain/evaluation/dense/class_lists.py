@@ -32,7 +32,7 @@ class ClassList:
 
 @cache
 def _lists() -> dict[str, dict[str, Any]]:
-    return read_toml(str(files("wholegrain.evaluation").joinpath("class_lists.toml")), "install wholegrain again")
+    return read_toml(str(files("wholegrain.evaluation.dense").joinpath("class_lists.toml")), "install wholegrain again")
 
 
 def list_names() -> tuple[str, ...]:

@@ -202,8 +202,8 @@ def _from_ade(path: Path) -> ClassSet:
     )
 
 
-def _words(said: Any) -> tuple[str, ...]:
-    words = said if isinstance(said, list) else str(said).split(",")
+def _words(value: Any) -> tuple[str, ...]:
+    words = value if isinstance(value, list) else str(value).split(",")
     return tuple(word.strip() for word in words if word.strip())
 
 

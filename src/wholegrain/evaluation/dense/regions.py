@@ -26,11 +26,11 @@ def decode_mask(runs: tuple[int, ...], size: tuple[int, int]) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
 
 
-def region_cover(record: Record, number: int, seen: Box, grid: tuple[int, int]) -> np.ndarray:
+def region_cover(record: Record, number: int, visible: Box, grid: tuple[int, int]) -> np.ndarray:
     """float64 ``[P]``, row-major over ``grid``: the share of each patch's area that region ``number`` of the record covers.
 
     Args:
-        seen: x0, y0, x1, y1, the part of the stored picture that the model sees (``preprocess.visible_box``), cut evenly into
+        visible: x0, y0, x1, y1, the part of the stored picture that the model sees (``preprocess.visible_box``), cut evenly into
             patches.
 
     The mask is used if there is one, else the box. Shares are exact, also where patch borders fall between pixels.
@@ -40,7 +40,7 @@ def region_cover(record: Record, number: int, seen: Box, grid: tuple[int, int]) 
     """
     region: Region = record.regions[number]
     width, height = record.size
-    across, down = np.linspace(seen[0], seen[2], grid[1] + 1), np.linspace(seen[1], seen[3], grid[0] + 1)
+    across, down = np.linspace(visible[0], visible[2], grid[1] + 1), np.linspace(visible[1], visible[3], grid[0] + 1)
     if region.mask:
         try:
             mask = decode_mask(region.mask, record.size)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedModel, PatchModel
 from wholegrain.evaluation.dense.correlative import correlative
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented
 from wholegrain.evaluation.features.encode import device_of, evaluating
@@ -69,24 +69,49 @@ class Windows:
         return [min(n * stride, length - size) for n in range(count)]
 
 
+@dataclass(frozen=True)
+class SegmentationOptions:
+    """How pictures are read and pixels labelled.
+
+    Attributes:
+        templates: sentences around a class's words.
+        windows: how they slide.
+        scale, threshold: only decide what is background.
+        attention: ``plain`` or ``correlative`` (:mod:`wholegrain.evaluation.dense.correlative`); they rank models differently.
+    """
+
+    templates: Sequence[str] = TEMPLATES
+    windows: Windows = Windows()
+    scale: float = 40.0
+    threshold: float = 0.1
+    attention: str = "plain"
+
+
+@dataclass(frozen=True)
+class WordVectors:
+    """Unit vectors ``[W, D]`` of all words of all classes, and the class (its place) of each, int64 ``[W]``."""
+
+    vector_WD: Tensor
+    class_W: Tensor
+
+
+def word_vectors(model: EvaluatedModel, words: Sequence[Sequence[str]], templates: Sequence[str], batch: int) -> WordVectors:
+    """Of the words of each class."""
+    named = [(place, word) for place, own in enumerate(words) for word in own]
+    vector_WD = class_vectors(model, [word for _, word in named], templates, batch)
+    return WordVectors(vector_WD, torch.tensor([place for place, _ in named]))
+
+
 def segmentation(
-    model: Any,
+    model: PatchModel,
     pictures: Sequence[Segmented],
     classes: ClassSet,
+    options: SegmentationOptions = SegmentationOptions(),
     *,
-    templates: Sequence[str] = TEMPLATES,
-    windows: Windows = Windows(),
-    scale: float = 40.0,
-    threshold: float = 0.1,
-    attention: str = "plain",
     seed: int = 0,
     batch: int = 64,
 ) -> TaskResult:
     """Sliding-window segmentation.
-
-    Args:
-        attention: ``plain`` or ``correlative`` (:mod:`wholegrain.evaluation.dense.correlative`); they rank models differently.
-        scale, threshold: only decide what is background.
 
     Figures: ``miou`` over the data set's counts, ``pixel_accuracy``, ``mean_class_accuracy``, ``majority_miou``,
     ``majority_accuracy``, and ``CLASS/iou``.
@@ -94,21 +119,18 @@ def segmentation(
     Raises:
         NotSupportedError: when the model gives no patches, or no keys and queries where they are asked for.
     """
-    check_masks(pictures, classes, attention)
-    counts, order = (
-        _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)),
-        ring(len(pictures), seed),
-    )
-    words = [(c, word) for c, names in enumerate((*classes.words, classes.background_words)) for word in names]
-    owner = torch.tensor([c for c, _ in words])
-    word_WD = class_vectors(model, [word for _, word in words], templates, batch)
+    check_masks(pictures, classes, options.attention)
+    counts = _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None))
+    order = ring(len(pictures), seed)
+    words = word_vectors(model, (*classes.words, classes.background_words), options.templates, batch)
     before: tuple[np.ndarray, np.ndarray] | None = None
     first: np.ndarray | None = None
-    with correlative(model, attention == "correlative"):
+    with correlative(model, options.attention == "correlative"):
         for n in order:
             picture = pictures[n]
             true_HW = true_places(picture, classes)
-            found_HW = _predict(model, picture, word_WD, owner, classes, windows, scale, threshold, true_HW.shape, batch)
+            logits_CHW = window_logits(model, picture.pixels(), words, options.windows, batch)
+            found_HW = _labels(logits_CHW, true_HW.shape, classes, options)
             counts.add(n, true_HW, found_HW)
             if before is not None:
                 counts.add_shuffled(n, true_HW, before[1])
@@ -118,9 +140,7 @@ def segmentation(
     assert first is not None
     if len(order) > 1:
         counts.add_shuffled(order[0], first, before[1])
-    return _result(
-        pictures, classes, counts, _protocol(pictures, classes, model, windows, templates, attention, scale, threshold), seed
-    )
+    return _result(pictures, classes, counts, _protocol(len(pictures), classes, int(model.preprocess.size), options), seed)
 
 
 def check_masks(pictures: Sequence[Segmented], classes: ClassSet, attention: str) -> None:
@@ -143,7 +163,7 @@ def true_places(picture: Segmented, classes: ClassSet) -> np.ndarray:
 
 
 def patch_vectors(
-    model: Any, views: Sequence[np.ndarray], batch: int = 64, as_images: bool = False
+    model: PatchModel, views: Sequence[np.ndarray], batch: int = 64, as_images: bool = False
 ) -> tuple[Tensor, tuple[int, int]]:
     """Unit patch vectors float32 ``[W, P, D]`` of uint8 views ``[3, S, S]``, on the CPU, and their grid.
 
@@ -158,8 +178,8 @@ def patch_vectors(
         pixels = torch.from_numpy(np.stack([np.asarray(view) for view in views[start : start + batch]]))
         try:
             with evaluating(model):
-                seen = pixels.to(device_of(model))
-                image = model.encode_patches_as_images(seen) if as_images else model.encode_images(seen, frozenset({"patches"}))
+                pixels_BCHW = pixels.to(device_of(model))
+                image = model.encode_patches_as_images(pixels_BCHW) if as_images else model.encode_images(pixels_BCHW, frozenset({"patches"}))
         except UserError as error:
             raise NotSupportedError(str(error)) from error
         if image.patches_BPD is None or image.grid is None:
@@ -169,18 +189,12 @@ def patch_vectors(
     return torch.cat(found), grid
 
 
-def _predict(
-    model: Any, picture: Segmented, word_WD: Tensor, owner: Tensor, classes: ClassSet, windows: Windows, scale: float, threshold: float,
-    shape: tuple[int, ...], batch: int,
-) -> np.ndarray:  # fmt: skip
-    logits_CHW = window_logits(model, picture.pixels(), word_WD, owner, windows, batch)
-    size, background = (shape[0], shape[1]), len(classes.ids)
-    return labels_of(logits_CHW, size, scale, None if classes.background is None else threshold, background=background)
+def _labels(logits_CHW: Tensor, shape: tuple[int, ...], classes: ClassSet, options: SegmentationOptions) -> np.ndarray:
+    threshold = None if classes.background is None else options.threshold
+    return labels_of(logits_CHW, (shape[0], shape[1]), options.scale, threshold, background=len(classes.ids))
 
 
-def window_logits(
-    model: Any, pixels_HWC: np.ndarray, word_WD: Tensor, owner: Tensor, windows: Windows, batch: int = 64
-) -> Tensor:
+def window_logits(model: PatchModel, pixels_HWC: np.ndarray, words: WordVectors, windows: Windows, batch: int = 64) -> Tensor:
     """Mean cosines float32 ``[C, h, w]`` at the resized picture's size; a class has the best of its words."""
     size = int(model.preprocess.size)
     width, height = windows.resized(pixels_HWC.shape[1], pixels_HWC.shape[0], size)
@@ -188,16 +202,16 @@ def window_logits(
     corners = [(y, x) for y in windows.starts(height, size) for x in windows.starts(width, size)]
     views = [resized[:, y : y + size, x : x + size] for y, x in corners]
     patches_VPD, grid = patch_vectors(model, views, batch)
-    sums, count = torch.zeros(len(word_WD), height, width), torch.zeros(height, width)
-    for (y, x), near_PW in zip(corners, patches_VPD @ word_WD.T, strict=True):
+    sums, count = torch.zeros(len(words.vector_WD), height, width), torch.zeros(height, width)
+    for (y, x), near_PW in zip(corners, patches_VPD @ words.vector_WD.T, strict=True):
         small = near_PW.T.unflatten(1, grid)
         sums[:, y : y + size, x : x + size] += interpolate(small[None], (size, size), mode="bilinear")[0]
         count[y : y + size, x : x + size] += 1
     mean = sums / count
-    classes = int(owner.max()) + 1
-    if len(owner) == classes:
+    classes = int(words.class_W.max()) + 1
+    if len(words.class_W) == classes:
         return mean
-    index = owner[:, None, None].expand_as(mean)
+    index = words.class_W[:, None, None].expand_as(mean)
     return torch.full((classes, height, width), -torch.inf).scatter_reduce(0, index, mean, "amax")
 
 
@@ -209,7 +223,7 @@ def labels_of(
     step: int = 16,
     background: int | None = None,
 ) -> np.ndarray:
-    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C if not told: behind the last one) where its
+    """int64 ``[H, W]``: the class of the greatest logit at ``shape``; ``background`` (C by default: behind the last one) where its
     probability is below the threshold. The background may have a logit of its own, at its place."""
     best = torch.full(shape, -torch.inf)
     label = torch.zeros(shape, dtype=torch.int64)
@@ -352,18 +366,15 @@ def _rows(pictures: Sequence[Segmented], counts: _Counts) -> Rows:
     return Rows(names, [""] * len(names), names, values, {}, {}, extra=extra)
 
 
-def _protocol(
-    pictures: Sequence[Segmented], classes: ClassSet, model: Any, windows: Windows, templates: Sequence[str], attention: str, scale: float,
-    threshold: float,
-) -> str:  # fmt: skip
-    size = int(model.preprocess.size)
+def _protocol(pictures: int, classes: ClassSet, size: int, options: SegmentationOptions) -> str:
+    windows = options.windows
     ground = (
-        f"a background where the greatest probability (scale {scale:g}) is below {threshold:g}"
+        f"a background where the greatest probability (scale {options.scale:g}) is below {options.threshold:g}"
         if classes.background is not None
         else "no background class"
     )
     return (
-        f"{len(pictures):,} pictures, {len(classes.ids):,} classes, {len(templates)} prompts a word, {attention} attention: shorter side "
+        f"{pictures:,} pictures, {len(classes.ids):,} classes, {len(options.templates)} prompts a word, {options.attention} attention: shorter side "
         f"{windows.short or round(1.5 * size)}, windows of {size} every {windows.stride or max(1, size // 2)} pixels, cosines averaged and "
         f"enlarged to the mask; {ground}; mIoU over all pixels of the data set and the classes that occur."
     )

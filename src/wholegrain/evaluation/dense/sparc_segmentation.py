@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented
-from wholegrain.evaluation.dense.segmentation import check_masks, patch_vectors, true_places
+from wholegrain.evaluation.dense.segmentation import check_masks, patch_vectors, true_places, word_vectors
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.evaluation.statistics.stand_ins import ring
-from wholegrain.evaluation.tasks.zero_shot import class_vectors
 
 
 def sparc_segmentation(
-    model: Any,
+    model: PatchModel,
     pictures: Sequence[Segmented],
     classes: ClassSet,
     *,
@@ -46,9 +46,7 @@ def sparc_segmentation(
         NotSupportedError: when the model gives no patches, or no picture holds a countable class.
     """
     check_masks(pictures, classes, "plain")
-    words = [(c, word) for c, names in enumerate(classes.words) for word in names]
-    owner = torch.tensor([c for c, _ in words])
-    word_WD = class_vectors(model, [word for _, word in words], templates, batch)
+    words = word_vectors(model, classes.words, templates, batch)
     thing_C = np.array(classes.things)
     order = ring(len(pictures), seed)
     other: Tensor | None = None
@@ -57,8 +55,8 @@ def sparc_segmentation(
         pixels, true_HW = pictures[n].pixels(), true_places(pictures[n], classes)
         view = np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))))
         patches_VPD, grid = patch_vectors(model, [view], batch, as_images=patches == "h_v")
-        near = (patches_VPD[0] @ word_WD.T).T.unflatten(1, grid)
-        near = torch.stack([near[owner == c].amax(0) for c in range(len(classes.ids))])
+        near = (patches_VPD[0] @ words.vector_WD.T).T.unflatten(1, grid)
+        near = torch.stack([near[words.class_W == c].amax(0) for c in range(len(classes.ids))])
         present = np.flatnonzero(np.bincount(true_HW[true_HW >= 0], minlength=len(thing_C))[: len(thing_C)])
         things = present[thing_C[present]]
         if len(things):

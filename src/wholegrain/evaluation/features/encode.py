@@ -20,9 +20,10 @@ import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.sharing import merged, own
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, PixelSource
+from wholegrain.evaluation.features.sharing import gather_in_order, rank_shard
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.features import ImageFeatures, TextFeatures, join
 from wholegrain.suggest import closest
 
 NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
@@ -70,8 +71,8 @@ class Encoded:
 
 
 def encode_split(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: EvaluatedData,
     split: str = "test",
     *,
     needs: frozenset[str] | None = None,
@@ -113,7 +114,7 @@ def encode_split(
 
 
 def with_captions(
-    dataset: Any, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
+    dataset: EvaluatedData, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
 ) -> Encoded:
     """The images of ``keys`` with all their captions; ``encode`` is called once with the distinct texts and also counts those that were cut."""
     captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
@@ -125,7 +126,7 @@ def with_captions(
     return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids, cut)
 
 
-def split_keys(dataset: Any, split: str) -> Sequence[str]:
+def split_keys(dataset: EvaluatedData, split: str) -> Sequence[str]:
     """The keys of a split; a :class:`UserError` names the splits that there are."""
     if split not in dataset.splits:
         raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
@@ -135,7 +136,7 @@ def split_keys(dataset: Any, split: str) -> Sequence[str]:
     return keys
 
 
-def default_needs(model: Any) -> frozenset[str]:
+def default_needs(model: object) -> frozenset[str]:
     """What scoring alone needs: the branches of a multi-branch model, and what a joint scorer names in ``score_needs``."""
     branches = getattr(getattr(model, "head", model), "branches", None)
     many = {"branches"} if isinstance(branches, int) and branches > 1 else set()
@@ -143,8 +144,8 @@ def default_needs(model: Any) -> frozenset[str]:
 
 
 def encode_keys(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: PixelSource,
     keys: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -161,13 +162,13 @@ def encode_keys(
     if not parts:
         raise UserError("There is no image to encode; check the split and the data set.")
     place = have | {key: len(have) + n for n, key in enumerate(fresh)}
-    together = parts[0] if len(parts) == 1 else join_features(parts, ImageFeatures)
+    together = parts[0] if len(parts) == 1 else join(parts)
     return together if list(place) == list(keys) else together.select(torch.tensor([place[key] for key in keys]))
 
 
 def encode_image_batches(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: PixelSource,
     keys: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -182,7 +183,7 @@ def encode_image_batches(
         return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
 
     batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
-    groups = own(batches)
+    groups = rank_shard(batches)
 
     def encoded() -> Iterator[ImageFeatures]:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
@@ -193,15 +194,15 @@ def encode_image_batches(
                 pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
                 with evaluating(model):
                     found = model.encode_images(pixels_BCHW, needs)
-                yield to_cpu(found)
+                yield found.to_cpu()
 
-    for number, found in enumerate(merged(encoded(), len(batches))):
+    for number, found in enumerate(gather_in_order(encoded(), len(batches))):
         if progress is not None:
             progress("images", min(len(keys), (number + 1) * batch), len(keys))
         yield found
 
 
-def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
+def encode_patches(model: EvaluatedModel, dataset: PixelSource, keys: Sequence[str], *, batch: int = 64) -> Iterator[ImageFeatures]:
     """:func:`encode_image_batches` with patches and their grid.
 
     Raises:
@@ -217,7 +218,7 @@ def encode_patches(model: Any, dataset: Any, keys: Sequence[str], *, batch: int 
 
 
 def encode_texts(
-    model: Any,
+    model: EvaluatedModel,
     texts: Sequence[str],
     needs: frozenset[str] | None = None,
     *,
@@ -236,7 +237,7 @@ def encode_texts(
         raise UserError("There is no text to encode; check the split and the data set.")
     start = len(known.texts) if known is not None else 0
     place = have | {text: start + n for n, text in enumerate(fresh)}
-    return join_features(parts, TextFeatures).select(torch.tensor([place[text] for text in texts]))
+    return join(parts).select(torch.tensor([place[text] for text in texts]))
 
 
 def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
@@ -247,7 +248,7 @@ def distinct_texts(texts: Sequence[str]) -> tuple[list[str], Tensor]:
 
 
 def encode_distinct(
-    model: Any, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
+    model: EvaluatedModel, texts: Sequence[str], needs: frozenset[str], *, batch: int, progress: Progress | None = None
 ) -> tuple[TextFeatures, Tensor]:
     """Features of distinct ``texts``, in that order, and bool ``[N]``: which of them were cut at the model's context."""
     if not texts:
@@ -261,36 +262,36 @@ def encode_distinct(
     device, batches = device_of(model), [order[start : start + batch] for start in range(0, len(order), batch)]
 
     def encoded() -> Iterator[tuple[TextFeatures, Tensor]]:
-        for places in own(batches):
+        for places in rank_shard(batches):
             tokens = model.tokenizer.encode([texts[n] for n in places])
             with evaluating(model):
-                found = to_cpu(model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs))
+                found = model.encode_texts(tokens.tokens_NL.to(device), tokens.length_N.to(device), needs).to_cpu()
             yield found, torch.as_tensor(tokens.cut_N).bool()
 
     parts, cut = [], []
-    for found, longer_N in merged(encoded(), len(batches)):
+    for found, longer_N in gather_in_order(encoded(), len(batches)):
         parts.append(found)
         cut.append(longer_N)
         if progress is not None:
             progress("texts", min(len(texts), len(parts) * batch), len(texts))
     back = torch.empty(len(order), dtype=torch.int64)
     back[torch.tensor(order)] = torch.arange(len(order))
-    return join_features(parts, TextFeatures).select(back), torch.cat(cut)[back]
+    return join(parts).select(back), torch.cat(cut)[back]
 
 
 def _phrases(
     model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
 ) -> dict[str, Tensor]:
     """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
-    spoken = model.phrases_of(texts)
-    distinct, place_Q = distinct_texts([phrase for phrases in spoken for phrase in phrases])
-    most = max(map(len, spoken), default=0)
+    phrases_N = model.phrases_of(texts)
+    distinct, place_Q = distinct_texts([phrase for phrases in phrases_N for phrase in phrases])
+    most = max(map(len, phrases_N), default=0)
     vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
     if distinct:
         vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
-        count_N = torch.tensor([len(phrases) for phrases in spoken])
-        there_NK = torch.arange(most) < count_N[:, None]
-        vectors_NKD[there_NK], weight_NK[there_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+        count_N = torch.tensor([len(phrases) for phrases in phrases_N])
+        mask_NK = torch.arange(most) < count_N[:, None]
+        vectors_NKD[mask_NK], weight_NK[mask_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
     return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
 
 
@@ -308,31 +309,8 @@ def evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def device_of(model: Any) -> torch.device:
+def device_of(model: object) -> torch.device:
     """Where the model's parameters are; the CPU for a model without any."""
     parameters = getattr(model, "parameters", None)
     first = next(iter(parameters()), None) if parameters is not None else None
     return first.device if first is not None else torch.device("cpu")
-
-
-def to_cpu(features):
-    """float32 copies on the CPU that are ordinary tensors, not inference tensors."""
-    tensors = {n: v for n, v in vars(features).items() if isinstance(v, Tensor)}
-    return replace(
-        features, **{n: v.to("cpu", torch.float32 if v.is_floating_point() else v.dtype).clone() for n, v in tensors.items()}
-    )
-
-
-def join_features(parts: list, kind: type):
-    """One features object from several; token tensors are padded to the longest."""
-    joined = {}
-    for name, first in vars(parts[0]).items():
-        values = [getattr(part, name) for part in parts]
-        if not isinstance(first, Tensor):
-            joined[name] = first
-            continue
-        if name in ("tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"):
-            longest = max(v.shape[1] for v in values)
-            values = [torch.cat([v, v.new_zeros((len(v), longest - v.shape[1], *v.shape[2:]))], 1) for v in values]
-        joined[name] = torch.cat(values)
-    return kind(**joined)

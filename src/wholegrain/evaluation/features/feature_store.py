@@ -6,25 +6,21 @@ each call that made new features. Two benchmarks over the same photos share them
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
-from wholegrain.errors import MachineError, UserError
-from wholegrain.evaluation.features.encode import Progress, default_needs, encode_distinct, encode_keys, join_features
-from wholegrain.evaluation.features.sharing import alone_or_first, of_all
-from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.files import aside, digest, parse_json
-from wholegrain.structure import StructureError
+from wholegrain.evaluation.contract import EvaluatedModel, PixelSource
+from wholegrain.evaluation.features.encode import Progress, default_needs, encode_distinct, encode_keys
+from wholegrain.evaluation.features.sharing import all_gather, is_main_process
+from wholegrain.features import FeatureRows, Features, ImageFeatures, TextFeatures, join
+from wholegrain.files import digest
+from wholegrain.towers.feature_files import FeatureFacts, read_facts, read_features, write_features
 from wholegrain.towers.identity import model_digest
-from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
+from wholegrain.towers.tensor_files import read_tensors
 
 Side = Literal["images", "texts"]
 
@@ -40,27 +36,27 @@ class FeatureStore:
     """
 
     def __init__(
-        self, model: Any, folder: str | Path | None = None, *, batch: int = 64, needs: frozenset[str] | None = None
+        self, model: EvaluatedModel, folder: str | Path | None = None, *, batch: int = 64, needs: frozenset[str] | None = None
     ) -> None:
         self.model, self.batch, self.needs = model, batch, default_needs(model) if needs is None else needs
         self.folder = None if folder is None else Path(folder) / _model_folder(model, self.needs)
 
-    def images(self, pictures: Any, keys: Sequence[str], progress: Progress | None = None) -> ImageFeatures:
+    def images(self, pictures: PixelSource, keys: Sequence[str], progress: Progress | None = None) -> ImageFeatures:
         """Features of the distinct ``keys``, in that order; ``pictures.pixels(key)`` gives what must be encoded."""
         known = self._known("images", keys)
         fresh = [key for key in keys if key not in known]
-        parts = self._read("images", known, ImageFeatures)
+        parts = self._read(known, ImageFeatures)
         if fresh:
             made = encode_keys(self.model, pictures, fresh, self.needs, batch=self.batch, progress=progress)
             self._write("images", fresh, made, {})
             parts.append((fresh, made))
-        return _ordered(parts, keys, ImageFeatures)
+        return _ordered(parts, keys)
 
     def texts(self, texts: Sequence[str], progress: Progress | None = None) -> tuple[TextFeatures, list[bool]]:
         """Features of the distinct ``texts``, in that order, and which of them were cut at the model's context."""
         known = self._known("texts", texts)
         fresh = [text for text in texts if text not in known]
-        parts = self._read("texts", known, TextFeatures)
+        parts = self._read(known, TextFeatures)
         cut = {text: bool(known[text][1].get("cut", {}).get(text, False)) for text in known}
         if fresh:
             made, cut_N = encode_distinct(self.model, fresh, self.needs, batch=4 * self.batch, progress=progress)
@@ -68,20 +64,20 @@ class FeatureStore:
             self._write("texts", fresh, made, {"cut": here})
             cut |= {text: text in here for text in fresh}
             parts.append((fresh, made))
-        return _ordered(parts, texts, TextFeatures), [cut[text] for text in texts]
+        return _ordered(parts, texts), [cut[text] for text in texts]
 
-    def _known(self, side: Side, names: Sequence[str]) -> dict[str, tuple[Path, dict[str, Any]]]:
+    def _known(self, side: Side, names: Sequence[str]) -> dict[str, tuple[Path, _Facts]]:
         """name -> the file that holds its features, and what the file says of itself; the same in all processes that share."""
         wanted, found = set(names), {}
         for path in sorted(self.folder.glob(f"{side}-*.safetensors")) if self.folder is not None else []:
             facts = _facts(path, ImageFeatures if side == "images" else TextFeatures)
-            here = [name for name in facts.get("names", ()) if name in wanted and name not in found]
-            if here and facts.get("digest") in (None, tensors_digest(read_tensors(path, "delete it"))):
+            here = [name for name in facts["names"] if name in wanted and name not in found] if facts is not None else []
+            if here and read_features(path) is not None:
                 found |= dict.fromkeys(here, (path, facts))
-        everywhere = set.intersection(*(set(there) for there in of_all(list(found))))
+        everywhere = set.intersection(*(set(names) for names in all_gather(list(found))))
         return {name: place for name, place in found.items() if name in everywhere}
 
-    def _read(self, side: Side, known: dict[str, tuple[Path, dict[str, Any]]], kind: type) -> list[tuple[list[str], Any]]:
+    def _read(self, known: Mapping[str, tuple[Path, _Facts]], kind: type[Features]) -> list[tuple[list[str], Features]]:
         by_file: dict[Path, list[str]] = {}
         for name, (path, _) in known.items():
             by_file.setdefault(path, []).append(name)
@@ -92,59 +88,48 @@ class FeatureStore:
             parts.append((names, _load(path, facts, kind).select(torch.tensor([place[name] for name in names]))))
         return parts
 
-    def _write(self, side: Side, names: Sequence[str], made: Any, facts: dict[str, Any]) -> None:
-        if self.folder is None or not alone_or_first():
+    def _write(self, side: Side, names: Sequence[str], made: ImageFeatures | TextFeatures, facts: Mapping[str, Any]) -> None:
+        if self.folder is None or not is_main_process():
             return
-        path = self.folder / f"{side}-{digest(list(names))[:24]}.safetensors"
-        tensors = {n: v.contiguous() for n, v in sorted(vars(made).items()) if isinstance(v, Tensor)}
-        tensors |= {f"learned.{n}": v.detach().contiguous() for n, v in getattr(made, "learned", {}).items()}
-        facts = {"names": list(names), "grid": getattr(made, "grid", None), "digest": tensors_digest(tensors), **facts}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with aside(path) as part:
-                save_file(tensors, part, {"facts": json.dumps(facts)})
-        except (OSError, SafetensorError) as problem:
-            raise MachineError(
-                f"Features could not be kept in {path.parent} ({problem}); make room there, or leave out --cache."
-            ) from problem
+        tensors = made.tensors() | {f"learned.{n}": v for n, v in getattr(made, "learned", {}).items()}
+        facts = {"names": list(names), "grid": getattr(made, "grid", None), **facts}
+        write_features(self.folder / f"{side}-{digest(list(names))[:24]}.safetensors", tensors, facts)
 
 
-def _model_folder(model: Any, needs: frozenset[str]) -> str:
+def _model_folder(model: EvaluatedModel, needs: frozenset[str]) -> str:
     return digest([model_digest(model), sorted(needs)])[:32]
 
 
-class _Facts(TypedDict):
-    """What a file says of itself: what it holds features of, how patches lie, which texts were cut, and a digest of its values."""
+class _Facts(FeatureFacts):
+    """What a file holds features of, how patches lie, and which texts were cut."""
 
     names: list[str]
     grid: NotRequired[tuple[int, int] | None]
     cut: NotRequired[dict[str, bool]]
-    digest: NotRequired[str]
 
 
-def _facts(path: Path, kind: type) -> dict[str, Any]:
-    """Of a file whose tensors are what it says; of any other, damaged or being replaced, nothing."""
-    known = {f.name for f in fields(kind)}
-    try:
-        header = read_header(path, "delete it")
-        facts = parse_json(header.metadata.get("facts", ""), _Facts)
-    except (UserError, StructureError):
-        return {}
+def _facts(path: Path, kind: type[FeatureRows]) -> _Facts | None:
+    """Of a file whose tensors are what it says; ``None`` for any other, damaged or being replaced."""
+    found = read_facts(path, _Facts)
+    if found is None:
+        return None
+    facts, header = found
+    known = {field.name for field in fields(kind)}
     rows = {name: shape for name, shape in header.shapes.items() if not name.startswith("learned.")}
     fine = rows.keys() <= known and all(shape[:1] == (len(facts["names"]),) for shape in rows.values())
-    return dict(facts) if fine and any(name.startswith("pooled") for name in rows) else {}
+    return facts if fine and any(name.startswith("pooled") for name in rows) else None
 
 
-def _load(path: Path, facts: dict[str, Any], kind: type) -> Any:
-    tensors: dict[str, Any] = dict(read_tensors(path, "delete it"))
-    if kind is TextFeatures:
-        return TextFeatures(**tensors)
-    learned = {name.removeprefix("learned."): v for name, v in tensors.items() if name.startswith("learned.")}
-    plain = {name: v for name, v in tensors.items() if not name.startswith("learned.")}
-    return ImageFeatures(**plain, learned=learned, grid=tuple(facts["grid"]) if facts.get("grid") else None)
+def _load(path: Path, facts: _Facts, kind: type[Features]) -> Features:
+    tensors = read_tensors(path, "delete it")
+    found: dict[str, Any] = {name: value for name, value in tensors.items() if not name.startswith("learned.")}
+    if kind is ImageFeatures:
+        found["learned"] = {name.removeprefix("learned."): v for name, v in tensors.items() if name.startswith("learned.")}
+        found["grid"] = facts.get("grid") or None
+    return kind(**found)
 
 
-def _ordered(parts: list[tuple[list[str], Any]], names: Sequence[str], kind: type) -> Any:
-    together = join_features([features for _, features in parts], kind) if len(parts) > 1 else parts[0][1]
+def _ordered(parts: Sequence[tuple[list[str], Features]], names: Sequence[str]) -> Features:
+    together = join([features for _, features in parts]) if len(parts) > 1 else parts[0][1]
     place = {name: n for n, name in enumerate(name for names_here, _ in parts for name in names_here)}
     return together if list(place) == list(names) else together.select(torch.tensor([place[name] for name in names]))

@@ -32,13 +32,13 @@ def sharing(group: dist.ProcessGroup | None) -> Iterator[None]:
         _GROUP.reset(token)
 
 
-def alone_or_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process is the one that writes: the first of those that share, or alone."""
     group = _GROUP.get()
     return group is None or dist.get_rank(group) == 0
 
 
-def of_all(value: Item) -> list[Item]:
+def all_gather(value: Item) -> list[Item]:
     """What each process of those that share gave, in the order of their ranks."""
     group = _GROUP.get()
     if group is None:
@@ -48,14 +48,14 @@ def of_all(value: Item) -> list[Item]:
     return found  # pyright: ignore[reportReturnType]
 
 
-def own(batches: Sequence[Item]) -> list[Item]:
+def rank_shard(batches: Sequence[Item]) -> list[Item]:
     """This process's share of the batches: every W-th."""
     group = _GROUP.get()
     return list(batches if group is None else batches[dist.get_rank(group) :: dist.get_world_size(group)])
 
 
-def merged(results: Iterator[Item], batches: int) -> Iterator[Item]:
-    """The results of all batches in their order, where ``results`` are those of this process's :func:`own` ones.
+def gather_in_order(results: Iterator[Item], batches: int) -> Iterator[Item]:
+    """The results of all batches in their order, where ``results`` are those of this process's :func:`rank_shard`.
 
     Raises:
         UserError, MachineError, NotSupportedError: in all processes, where one of them met it.
@@ -70,8 +70,8 @@ def merged(results: Iterator[Item], batches: int) -> Iterator[Item]:
             result = next(results, None)
         except (UserError, MachineError, NotSupportedError) as error:
             problem = error
-        told = of_all((result, problem))
-        for _, met in told:
-            if met is not None:
-                raise met
-        yield from (found for found, _ in told if found is not None)
+        gathered = all_gather((result, problem))
+        for _, failure in gathered:
+            if failure is not None:
+                raise failure
+        yield from (found for found, _ in gathered if found is not None)

@@ -14,7 +14,7 @@ whether it helps is a question for development data (:func:`choose`). Relations,
 the whole makes of them; with a large weight the phrases drown it.
 
 Cost: every distinct phrase goes through the text tower once; a pair costs P x D products for each phrase, so score a shortlist
-(``retrieval(shortlist=...)``), not all pairs.
+(``RetrievalOptions(shortlist=...)``), not all pairs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from torch import Tensor
 
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, ImagePreprocess, TextEncoder
 from wholegrain.evaluation.features.encode import default_needs, encode_split
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
-from wholegrain.evaluation.tasks.retrieval import retrieval
+from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.text_conditioned import text_conditioned_scores
 from wholegrain.towers.identity import model_digest
@@ -78,7 +79,7 @@ class WholeAndGrain:
 
     score_needs = frozenset({"patches", "phrases"})
 
-    def __init__(self, model: Any, weight: float = 1.0, temperature: float = 0.1, phrases: Phrases | None = None) -> None:
+    def __init__(self, model: EvaluatedModel, weight: float = 1.0, temperature: float = 0.1, phrases: Phrases | None = None) -> None:
         if getattr(model, "score", None) is not None:
             raise UserError("The model scores pairs jointly already, so there is no whole to add a grain to; leave the grain out.")
         if not 0 <= weight < float("inf") or not 0 < temperature < float("inf"):
@@ -91,9 +92,19 @@ class WholeAndGrain:
             raise AttributeError(name)
         return getattr(self.__dict__["model"], name)
 
+    @property
+    def preprocess(self) -> ImagePreprocess:
+        """The model's."""
+        return self.model.preprocess
+
+    @property
+    def tokenizer(self) -> TextEncoder:
+        """The model's."""
+        return self.model.tokenizer
+
     def to(self, device: torch.device | str) -> WholeAndGrain:
         """Moves the model."""
-        self.model = self.model.to(device)
+        self.model = self.model.to(device)  # pyright: ignore[reportAttributeAccessIssue]
         return self
 
     @property
@@ -144,8 +155,8 @@ class Chosen:
 
 
 def choose(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: EvaluatedData,
     split: str = "val",
     *,
     weights: Sequence[float] = WEIGHTS,
@@ -167,7 +178,7 @@ def choose(
     tried = {}
     for weight, temperature in [(w, t) for w in sorted(weights) for t in (temperatures if w else temperatures[:1])]:
         scorer = WholeAndGrain(model, weight, temperature, wrapped.phrases_of)
-        found = retrieval(encoded, truths=dataset.truths, model=scorer, by_role=False)
+        found = retrieval(encoded, RetrievalOptions(by_role=False), truths=dataset.truths, model=scorer)
         both = [found.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")]
         tried[weight, temperature] = sum(both) / 2
     weight, temperature = max(tried, key=lambda setting: tried[setting])  # the first of equals

@@ -54,27 +54,27 @@ def mean_average_precision(
     Raises:
         NotSupportedError: when no class has both a picture and one that is not of it.
     """
-    there = np.flatnonzero((true_BC.sum(0) > 0) & (true_BC.sum(0) < len(true_BC)))
-    if not len(there):
+    present = np.flatnonzero((true_BC.sum(0) > 0) & (true_BC.sum(0) < len(true_BC)))
+    if not len(present):
         raise NotSupportedError("Every class is in all pictures or in none, so there is nothing to rank; check the labels.")
     rng = np.random.default_rng([seed, 12])
     stand_in = stand_ins(keys, seed)
-    chance = np.mean([[average_precision(rng.permutation(true_BC[:, c])[None])[0] for c in there] for _ in range(20)], (0, 1))
+    chance = np.mean([[average_precision(rng.permutation(true_BC[:, c])[None])[0] for c in present] for _ in range(20)], (0, 1))
     found = []
     for column, (name, score) in enumerate((("mean_average_precision", score_BC), ("mean_average_precision_11", share_BC))):
-        orders = [np.lexsort((rng.random(len(score)), -score[:, c])) for c in there]
+        orders = [np.lexsort((rng.random(len(score)), -score[:, c])) for c in present]
 
         def mean(weights: np.ndarray, column: int = column, orders: list[np.ndarray] = orders) -> np.ndarray:
             each = [
                 average_precision(true_BC[order, c][None], weights[:, order])[:, column]
-                for c, order in zip(there, orders, strict=True)
+                for c, order in zip(present, orders, strict=True)
             ]
             return np.nanmean(each, axis=0)
 
         value = float(mean(np.ones((1, len(score))))[0])
         control = None
         if stand_in is not None:
-            mixed = [np.lexsort((rng.random(len(score)), -score[stand_in, c])) for c in there]
+            mixed = [np.lexsort((rng.random(len(score)), -score[stand_in, c])) for c in present]
             control = float(mean(np.ones((1, len(score))), orders=mixed)[0])
         low, high = bootstrap_statistic(mean, list(keys), resamples=resamples, seed=seed)
         found.append(Figure(name, value, min(low, value), max(high, value), len(score), float(chance[column]), control))

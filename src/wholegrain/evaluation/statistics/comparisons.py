@@ -151,8 +151,8 @@ def print_comparison(rows: Sequence[Compared], reference: str, console: Console 
         console.print(f"A: {reference}\nB: {name}", markup=False, highlight=False, soft_wrap=True)
         console.print(_table([row for row in rows if row.name == name]))
     clear = sum(row.clear for row in rows)
-    said = f"p: after Holm's correction over {len(rows)} differences; *: below 5% ({clear} of them)."
-    console.print(said, highlight=False)
+    legend = f"p: after Holm's correction over {len(rows)} differences; *: below 5% ({clear} of them)."
+    console.print(legend, highlight=False)
 
 
 def _table(rows: Sequence[Compared]) -> Table:

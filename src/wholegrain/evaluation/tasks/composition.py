@@ -19,10 +19,11 @@ text longer and are kept out of the figures over all kinds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from wholegrain.data.record import Negative, Twin
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.pair_scores import PairScores
@@ -35,7 +36,7 @@ CHANCE = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6, "pick
 
 
 def composition(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """Twins of a split, by kind.
 
@@ -104,7 +105,7 @@ def twin_scores(s_N22: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _twin_blind(twins: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
+def _twin_blind(twins: Sequence[Twin], seed: int) -> dict[str, np.ndarray]:
     """Mean over the two comparisons of each twin."""
     true = [c for twin in twins for c in twin.captions]
     false = [c for twin in twins for c in twin.captions[::-1]]
@@ -114,7 +115,7 @@ def _twin_blind(twins: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
 
 
 def hard_positives(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """Two true wordings against one false text, by kind: ``both_win`` (chance 1/3), ``_expected``, ``tie_rate``,
     ``blind_shorter``.
@@ -160,7 +161,7 @@ def hard_positives(
 
 
 def negatives(
-    model: Any, dataset: Any, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
+    model: EvaluatedModel, dataset: EvaluatedData, split: str = "test", *, known: Encoded | None = None, seed: int = 0, batch: int = 64
 ) -> TaskResult:
     """A caption against each false text made from it, by kind: ``accuracy`` (chance 50%), ``accuracy_expected``, ``tie_rate``,
     blind scores.
@@ -201,7 +202,7 @@ def negatives(
     return TaskResult("negatives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
-def split_negatives(dataset: Any, split: str) -> list[tuple[str, Any]]:
+def split_negatives(dataset: EvaluatedData, split: str) -> list[tuple[str, Negative]]:
     """(true text, :class:`~wholegrain.data.record.Negative`) of all captions of a split, in the order of its keys."""
     if not dataset.negatives:
         return []
@@ -212,7 +213,7 @@ def split_negatives(dataset: Any, split: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _negative_ids(found: list[tuple[str, Any]]) -> list[str]:
+def _negative_ids(found: list[tuple[str, Negative]]) -> list[str]:
     seen: dict[str, int] = {}
     out = []
     for _, negative in found:
@@ -241,7 +242,7 @@ def _with_expected(chance: dict[str, float]) -> dict[str, float]:
 
 
 def _encoded(
-    model: Any, dataset: Any, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
+    model: EvaluatedModel, dataset: EvaluatedData, keys: Sequence[str], texts: Sequence[str], batch: int, known: Encoded | None
 ) -> PairScores:
     """Everything encoded once."""
     keys, texts, needs = list(dict.fromkeys(keys)), list(dict.fromkeys(texts)), default_needs(model)

@@ -113,11 +113,11 @@ def faithfulness(
         what: {
             f"k_precision_{how}{end}": np.array(
                 [
-                    np.mean([k_precision(said[n], [words[m] for m in mine[b]], how) for n in chosen])
+                    np.mean([k_precision(spoken[n], [words[m] for m in mine[b]], how) for n in chosen])
                     for b, chosen in enumerate(places)
                 ]
             )
-            for end, said in kinds.items()
+            for end, spoken in kinds.items()
             for how in ("union", "max")
         }
         for what, places in wanted.items()

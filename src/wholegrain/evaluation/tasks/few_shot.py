@@ -19,7 +19,7 @@ from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.statistics.intervals import bootstrap_over_seeds
 from wholegrain.evaluation.statistics.rows import Rows, join, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
-from wholegrain.evaluation.tasks.linear_probe import L2, choose_l2, fit_logistic
+from wholegrain.evaluation.tasks.linear_probe import LabelledFeatures, choose_l2, fit_logistic
 from wholegrain.evaluation.tasks.zero_shot import unique_names
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -28,23 +28,20 @@ DEFAULT_L2 = 1e-2
 
 def few_shot(
     task: str,
-    train_ND: Tensor,
-    train_N: Tensor,
-    test_ND: Tensor,
-    test_N: Tensor,
+    train: LabelledFeatures,
+    test: LabelledFeatures,
     classes: Sequence[str],
     keys: Sequence[str],
     *,
     shots: Sequence[int] = SHOTS,
     draws: int = 5,
-    sweep: Sequence[float] = L2,
     seed: int = 0,
 ) -> TaskResult:
     """``K_shot/acc1`` for every number of shots.
 
     Args:
-        train_ND, train_N: features and labels (places in ``classes``) to draw from.
-        test_ND, test_N: to classify.
+        train: to draw from.
+        test: to classify.
         keys: of the test pictures.
         draws: how often the shots are drawn.
 
@@ -53,20 +50,20 @@ def few_shot(
     """
     if min(*shots, draws) < 1:
         raise UserError("Shots and draws must be 1 or more.")
-    if len(train_N.unique()) < 2:
+    if len(train.class_N.unique()) < 2:
         raise UserError(f"{task} needs a training part with two classes or more; give one, or leave out --shots.")
     parts, found, short, other = [], [], 0, stand_ins(keys, seed)
     for count in shots:
         hits = []
         for draw in range(draws):
-            used, held, missing = drawn(train_N, count, np.random.default_rng([seed, 11, count, draw]))
+            used, held, missing = drawn(train.class_N, count, np.random.default_rng([seed, 11, count, draw]))
             short = max(short, missing)
-            few = train_ND[used], train_N[used]
-            l2 = choose_l2(*few, train_ND[held], train_N[held], len(classes), sweep) if len(held) else DEFAULT_L2
-            hits.append(fit_logistic(*few, len(classes), l2)(test_ND).argmax(1))
+            few = train.select(used)
+            l2 = choose_l2(few, train.select(held), len(classes)) if len(held) else DEFAULT_L2
+            hits.append(fit_logistic(few.x_ND, few.class_N, len(classes), l2)(test.x_ND).argmax(1))
         guess_SN = torch.stack(hits)
-        right_SN = (guess_SN == test_N).double().numpy()
-        control_N = None if other is None else (guess_SN[:, torch.from_numpy(other)] == test_N).double().numpy().mean(0)
+        right_SN = (guess_SN == test.class_N).double().numpy()
+        control_N = None if other is None else (guess_SN[:, torch.from_numpy(other)] == test.class_N).double().numpy().mean(0)
         low, high = bootstrap_over_seeds(right_SN, list(keys), seed=seed)
         value, control = float(right_SN.mean()), None if control_N is None else float(control_N.mean())
         note = f"{draws} draws, from {100 * right_SN.mean(1).min():.1f}% to {100 * right_SN.mean(1).max():.1f}%"

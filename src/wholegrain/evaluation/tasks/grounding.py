@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from wholegrain.data.record import Record
+from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.dense import regions as on_grid
 from wholegrain.evaluation.features.encode import encode_patches, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -51,7 +52,7 @@ class _Picture:
     shuffled_RP: np.ndarray | None = None
 
 
-def grounding(model: Any, dataset: Any, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
+def grounding(model: PatchModel, dataset: EvaluatedData, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
     """Phrases against patches for all records of a split with at least two regions; see the module for the figures.
 
     Items keep the phrase, the absent phrase, the box, the grid, the similarity map and each patch's cover.
@@ -91,10 +92,10 @@ def _absent_phrases(records: Sequence[Record], seed: int) -> list[tuple[str | No
     for place, record in enumerate(records):
         rng = np.random.default_rng([seed, place])
         own = {bags[region.phrase] for region in record.regions}
-        said = own | {frozenset(words(caption.text)) for caption in record.captions}
+        described = own | {frozenset(words(caption.text)) for caption in record.captions}
 
-        def free(phrase: str, own=own, said=said) -> bool:
-            return not any(bags[phrase] <= bag for bag in said) and not any(bag <= bags[phrase] for bag in own)
+        def free(phrase: str, own=own, described=described) -> bool:
+            return not any(bags[phrase] <= bag for bag in described) and not any(bag <= bags[phrase] for bag in own)
 
         phrases = []
         for _ in record.regions:
@@ -104,7 +105,7 @@ def _absent_phrases(records: Sequence[Record], seed: int) -> list[tuple[str | No
     return out
 
 
-def _fill_maps(model: Any, dataset: Any, pictures: list[_Picture], seed: int, batch: int) -> None:
+def _fill_maps(model: PatchModel, dataset: EvaluatedData, pictures: list[_Picture], seed: int, batch: int) -> None:
     """Patches are used batch by batch and not kept: each picture's patches meet its own phrases, absent ones, and another
     picture's."""
     texts = list(dict.fromkeys(t for p in pictures for t in (*(r.phrase for r in p.record.regions), *p.absent) if t is not None))
@@ -133,10 +134,10 @@ def _fill_maps(model: Any, dataset: Any, pictures: list[_Picture], seed: int, ba
         start += len(image.patches_BPD)
 
 
-def _picture_rows(model: Any, picture: _Picture) -> list[dict[str, Any]]:
+def _picture_rows(model: PatchModel, picture: _Picture) -> list[dict[str, Any]]:
     record = picture.record
-    seen = model.preprocess.visible_box(*record.size)
-    covers = [on_grid.region_cover(record, n, seen, picture.grid) for n in range(len(record.regions))]
+    visible = model.preprocess.visible_box(*record.size)
+    covers = [on_grid.region_cover(record, n, visible, picture.grid) for n in range(len(record.regions))]
     masks = [on_grid.object_patches(cover) for cover in covers]
     centre_P = on_grid.centre_prior(picture.grid)
     rows = []

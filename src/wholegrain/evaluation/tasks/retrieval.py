@@ -57,7 +57,7 @@ class Ranks:
     candidates: int
 
     @property
-    def asked(self) -> np.ndarray:
+    def answerable(self) -> np.ndarray:
         """bool ``[Q]``: the query has a true candidate."""
         return self.positives > 0
 
@@ -155,24 +155,11 @@ class _Ends:
         return Ranks(self.better, self.at_least - self.better, self.true_tied, self.positives, candidates)
 
 
-def retrieval(
-    encoded: Encoded,
-    *,
-    truths: Mapping[str, Sequence[str]] | None = None,
-    model: object = None,
-    roles: Sequence[str] | None = None,
-    by_role: bool = True,
-    one_caption: bool = False,
-    owner_only: bool = False,
-    subset: int | None = None,
-    shortlist: int = 0,
-    seed: int = 0,
-) -> TaskResult:
-    """Retrieval in both directions over the images and captions of ``encoded``.
+@dataclass(frozen=True)
+class RetrievalOptions:
+    """Which captions and images compete, and what counts as right.
 
-    Args:
-        truths: caption id -> further keys that the caption is true of (``dataset.truths``).
-        model: only for joint scorers, see :func:`wholegrain.evaluation.scores.similarity.similarity`.
+    Attributes:
         roles: only captions in these roles; all images stay candidates.
         by_role: beside the figures over all captions, figures over the captions of each role alone (if there are several roles).
         one_caption: only the first caption of each image (of each role), the diagonal protocol of the Holistic CLIP tables.
@@ -180,41 +167,74 @@ def retrieval(
         subset: that many images, drawn by ``seed``, with their captions; ``None`` for all.
         shortlist: of a model that scores pairs jointly: only the first so many candidates by cosine are scored, and lead
             (:mod:`wholegrain.evaluation.tasks.shortlist`); 0 scores every pair.
+    """
+
+    roles: Sequence[str] | None = None
+    by_role: bool = True
+    one_caption: bool = False
+    owner_only: bool = False
+    subset: int | None = None
+    shortlist: int = 0
+
+
+def retrieval(
+    encoded: Encoded,
+    options: RetrievalOptions = RetrievalOptions(),
+    *,
+    truths: Mapping[str, Sequence[str]] | None = None,
+    model: object = None,
+    seed: int = 0,
+) -> TaskResult:
+    """Retrieval in both directions over the images and captions of ``encoded``.
+
+    Args:
+        truths: caption id -> further keys that the caption is true of (``dataset.truths``).
+        model: only for joint scorers, see :func:`wholegrain.evaluation.scores.similarity.similarity`.
+        seed: of a subset, the shuffled control and resamples.
 
     Raises:
         UserError: when no caption is left, or a shortlist is asked for where nothing would re-rank it.
     """
-    if shortlist < 0 or (shortlist and getattr(model, "score", None) is None):
-        raise UserError(
-            f"shortlist = {shortlist} needs 1 or more, and a model that scores pairs jointly (fusion, filip, flair, llip); leave it out."
-        )
+    _check_shortlist(options.shortlist, model)
+    subset = options.subset
     if subset is not None and subset < len(encoded.keys):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(encoded.keys))[:subset])
         encoded = encoded.only_images(torch.from_numpy(chosen))
-    present = tuple(dict.fromkeys(encoded.role_N))
-    wanted = present if roles is None else tuple(roles)
-    texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
-    if not texts:
-        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; {closest(''.join(wanted[:1]), present)}")
-    shown = [role for role in present if role in wanted]
+    texts, roles = _chosen_texts(encoded, options.roles)
     parts = [("", texts)]
-    if by_role and len(shown) > 1:
-        parts += [(role, [n for n in texts if encoded.role_N[n] == role]) for role in shown]
+    if options.by_role and len(roles) > 1:
+        parts += [(role, [n for n in texts if encoded.role_N[n] == role]) for role in roles]
     other = stand_ins(encoded.keys, seed)
     order = None if other is None else torch.from_numpy(other)
     rows, medians = [], []
     for group, places in parts:
-        part = encoded.only_texts(torch.tensor(_first_of_each(encoded, places) if one_caption else places))
-        found, middle = _one_table(part, group, true_pairs(part, truths, owner_only=owner_only), model, order, seed, shortlist)
+        part = encoded.only_texts(torch.tensor(_first_of_each(encoded, places) if options.one_caption else places))
+        pairs = true_pairs(part, truths, owner_only=options.owner_only)
+        found, middle = _one_table(part, group, pairs, model, order, seed, options.shortlist)
         rows += found
         medians += middle
     rows = join(rows)
     rows.overall = np.array([not group for group in rows.group])
     units = {name: "rank" for name in rows.values if name.endswith("_rank")}
     result = _with_medians(figures(rows, units=units, seed=seed), medians)
-    return TaskResult(
-        "retrieval", _protocol(encoded, len(texts), one_caption, owner_only, shown, shortlist), tuple(result), table(rows)
-    )
+    return TaskResult("retrieval", _protocol(encoded, len(texts), roles, options), tuple(result), table(rows))
+
+
+def _check_shortlist(shortlist: int, model: object) -> None:
+    if shortlist < 0 or (shortlist and getattr(model, "score", None) is None):
+        raise UserError(
+            f"shortlist = {shortlist} needs 1 or more, and a model that scores pairs jointly (fusion, filip, flair, llip); leave it out."
+        )
+
+
+def _chosen_texts(encoded: Encoded, roles: Sequence[str] | None) -> tuple[list[int], list[str]]:
+    """The captions in these roles (all for ``None``), and which roles they have."""
+    present = tuple(dict.fromkeys(encoded.role_N))
+    wanted = present if roles is None else tuple(roles)
+    texts = [n for n, role in enumerate(encoded.role_N) if role in wanted]
+    if not texts:
+        raise UserError(f"No caption has the role {' or '.join(wanted) or '(none)'}; {closest(''.join(wanted[:1]), present)}")
+    return texts, [role for role in present if role in wanted]
 
 
 def _first_of_each(encoded: Encoded, places: Sequence[int]) -> list[int]:
@@ -224,9 +244,10 @@ def _first_of_each(encoded: Encoded, places: Sequence[int]) -> list[int]:
     return sorted(first.values())
 
 
-def _protocol(encoded: Encoded, texts: int, one_caption: bool, owner_only: bool, roles: Sequence[str], shortlist: int = 0) -> str:
-    captions = "the first caption of each image" if one_caption else f"all {texts:,} captions"
-    truth = "its own image" if owner_only else "any image that it is known to be true of"
+def _protocol(encoded: Encoded, texts: int, roles: Sequence[str], options: RetrievalOptions) -> str:
+    shortlist = options.shortlist
+    captions = "the first caption of each image" if options.one_caption else f"all {texts:,} captions"
+    truth = "its own image" if options.owner_only else "any image that it is known to be true of"
     cut = f"; {encoded.cut:,} texts were cut at the model's context length" if encoded.cut else ""
     listed = f"; each query's first {shortlist:,} candidates by cosine are ordered by the joint score" if shortlist else ""
     return (
@@ -246,10 +267,10 @@ def _one_table(
     named = (("text_retrieval", list(part.keys), list(part.keys)), ("image_retrieval", items, owner_key))
     rows, medians = [], []
     for (name, item, cluster), ranks, shuffled in zip(named, both, control, strict=True):
-        asked = np.flatnonzero(ranks.asked)
-        clusters = [cluster[q] for q in asked]
-        ranks, shuffled = _pick(ranks, asked), None if shuffled is None else _pick(shuffled, asked)
-        rows.append(_rows(name, [item[q] for q in asked], group, clusters, ranks, shuffled))
+        places = np.flatnonzero(ranks.answerable)
+        clusters = [cluster[q] for q in places]
+        ranks, shuffled = _pick(ranks, places), None if shuffled is None else _pick(shuffled, places)
+        rows.append(_rows(name, [item[q] for q in places], group, clusters, ranks, shuffled))
         medians.append(_median(f"{group}/{name}" if group else name, ranks, shuffled, clusters, seed))
     return rows, medians
 
@@ -273,8 +294,8 @@ def caption_items(encoded: Encoded) -> list[str]:
     return items
 
 
-def _pick(ranks: Ranks, asked: np.ndarray) -> Ranks:
-    return Ranks(ranks.better[asked], ranks.tied[asked], ranks.true_tied[asked], ranks.positives[asked], ranks.candidates)
+def _pick(ranks: Ranks, places: np.ndarray) -> Ranks:
+    return Ranks(ranks.better[places], ranks.tied[places], ranks.true_tied[places], ranks.positives[places], ranks.candidates)
 
 
 def _rows(name: str, item: list[str], group: str, cluster: list[str], ranks: Ranks, shuffled: Ranks | None) -> Rows:

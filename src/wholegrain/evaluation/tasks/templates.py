@@ -54,5 +54,5 @@ def prompts() -> dict[str, tuple[str, ...]]:
         >>> prompts()["food101"]
         ('a photo of {}, a type of food.',)
     """
-    told = read_toml(str(files("wholegrain.evaluation").joinpath("prompts.toml")), "install wholegrain again")
-    return {name: tuple(sentences) for name, sentences in told.items()}
+    table = read_toml(str(files("wholegrain.evaluation.tasks").joinpath("prompts.toml")), "install wholegrain again")
+    return {name: tuple(sentences) for name, sentences in table.items()}

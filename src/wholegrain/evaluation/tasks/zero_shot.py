@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import index_vectors, similarity, unit
@@ -30,13 +30,13 @@ from wholegrain.features import ImageFeatures, TextFeatures
 TEMPLATES = ("a photo of a {}.",)
 
 
-def labelled(dataset: Any, split: str) -> tuple[list[str], list[str]]:
+def labelled(dataset: EvaluatedData, split: str) -> tuple[list[str], list[str]]:
     """Keys and labels of the split's records that have one; two empty lists if none has."""
     found = [(key, label) for key in split_keys(dataset, split) if (label := dataset.record(key).label) is not None]
     return [key for key, _ in found], [label for _, label in found]
 
 
-def class_names(dataset: Any) -> tuple[str, ...]:
+def class_names(dataset: EvaluatedData) -> tuple[str, ...]:
     """All labels of the data set, sorted; those of every split, so that the same classes compete whichever split is tested."""
     return tuple(
         sorted({record.label for split in dataset.splits for record in dataset.records(split) if record.label is not None})
@@ -44,8 +44,8 @@ def class_names(dataset: Any) -> tuple[str, ...]:
 
 
 def zero_shot(
-    model: Any,
-    dataset: Any,
+    model: EvaluatedModel,
+    dataset: EvaluatedData,
     split: str = "test",
     *,
     templates: Sequence[str] = TEMPLATES,
@@ -122,7 +122,7 @@ def sentences_of(classes: Sequence[str], templates: Sequence[str]) -> list[str]:
     return [template.replace("{}", name) for name in classes for template in templates]
 
 
-def class_vectors(model: Any, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
+def class_vectors(model: EvaluatedModel, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
     """Unit vectors ``[C, D]``: the unit mean of each class's filled templates' unit vectors."""
     text = encode_texts(model, sentences_of(classes, templates), frozenset(), batch=4 * batch)
     return ensemble(text.pooled_ND, len(classes), len(templates))
@@ -133,14 +133,14 @@ def ensemble(pooled_ND: Tensor, classes: int, templates: int) -> Tensor:
     return unit(unit(pooled_ND).unflatten(0, (classes, templates)).mean(1))
 
 
-def class_scores(model: Any, image: ImageFeatures, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
+def class_scores(model: EvaluatedModel, image: ImageFeatures, classes: Sequence[str], templates: Sequence[str], batch: int = 64) -> Tensor:
     """Scores ``[B, C]`` of every image with every class."""
     needs = None if getattr(model, "score", None) is not None else frozenset()
     text = encode_texts(model, sentences_of(classes, templates), needs, batch=4 * batch)
     return scores_with(model, image, text, len(classes), len(templates))
 
 
-def scores_with(model: Any, image: ImageFeatures, text: TextFeatures, classes: int, templates: int) -> Tensor:
+def scores_with(model: EvaluatedModel, image: ImageFeatures, text: TextFeatures, classes: int, templates: int) -> Tensor:
     """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates."""
     if getattr(model, "score", None) is not None:
         return similarity(image, text, model).unflatten(1, (classes, templates)).mean(2)

@@ -16,7 +16,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ NAMES |= {"pooled_ND": "text", "tokens_NLD": "token_vectors", "mask_NL": "mask",
 
 
 class ImageGraph(nn.Module):
-    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of :func:`tensors_of`."""
+    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of their fields."""
 
     scale: Tensor
     shift: Tensor
@@ -57,11 +56,11 @@ class ImageGraph(nn.Module):
         seen = pixels.float() * self.scale + self.shift
         model = self.model
         raw = model.image_tower(seen, model.head.raw_needs(self.needs))
-        return tuple(tensors_of(model.project_images(raw, self.needs)).values())
+        return tuple(model.project_images(raw, self.needs).tensors().values())
 
 
 class TextGraph(nn.Module):
-    """Token rows to the tensors of :class:`TextFeatures`, in the order of :func:`tensors_of`."""
+    """Token rows to the tensors of :class:`TextFeatures`, in the order of their fields."""
 
     def __init__(self, model: Model, needs: frozenset[str]) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class TextGraph(nn.Module):
         """See the class."""
         head = self.model.head
         raw = self.tower(tokens, length, head.raw_needs(self.needs))
-        return tuple(tensors_of(head.project_text(raw, self.needs)).values())
+        return tuple(head.project_text(raw, self.needs).tensors().values())
 
 
 class PaddedText(nn.Module):
@@ -118,11 +117,6 @@ class ScoreGraph(nn.Module):
         return dense_score(self.head, ImageFeatures(**seen), TextFeatures(**read))
 
 
-def tensors_of(features: ImageFeatures | TextFeatures) -> dict[str, Tensor]:
-    """The tensors of features, by the name of their field."""
-    return {f.name: value for f in fields(features) if isinstance(value := getattr(features, f.name), Tensor)}
-
-
 def write_onnx(model: Model, folder: Path) -> None:
     """Writes the graphs and the settings that go with them.
 
@@ -140,8 +134,8 @@ def write_onnx(model: Model, folder: Path) -> None:
     images = ImageGraph(model, needs).eval()
     texts = TextGraph(model, needs).eval()
     with torch.no_grad():
-        image = dict(zip(tensors_of(_encode_images(model, sample)), images(sample.pixels_BCHW), strict=True))
-        text = dict(zip(tensors_of(_encode_texts(model, sample)), texts(rows, length), strict=True))
+        image = dict(zip(_encode_images(model, sample).tensors(), images(sample.pixels_BCHW), strict=True))
+        text = dict(zip(_encode_texts(model, sample).tensors(), texts(rows, length), strict=True))
     batch, count, long = (torch.export.Dim.DYNAMIC,) * 3
     _export(images, (sample.pixels_BCHW,), ["pixels"], image, folder / "image.onnx", ({0: batch},), "image tower")
     _export(
@@ -177,8 +171,8 @@ def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
         sample = Sample.of(model, images)
         tokens, length = sample.tokens.tokens_NL[:texts], sample.tokens.length_N[:texts]
         tokens = tokens[:, : int(length.max())]
-        image = tensors_of(model.encode_images(sample.pixels_BCHW, model.score_needs))
-        text = tensors_of(model.encode_texts(tokens, length, model.score_needs))
+        image = model.encode_images(sample.pixels_BCHW, model.score_needs).tensors()
+        text = model.encode_texts(tokens, length, model.score_needs).tensors()
         inputs = {"pixels": sample.pixels_BCHW.numpy(), "tokens": tokens.numpy(), "length": length.numpy()}
         out = _run(runtime, folder / "image.onnx", inputs) | _run(runtime, folder / "text.onnx", inputs)
         mask = text.get("mask_NL")

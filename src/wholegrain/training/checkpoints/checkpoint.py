@@ -50,13 +50,13 @@ class Checkpoint:
         step: how many steps had been taken.
         tensors: see :func:`pack`.
         facts: plain values.
-        apart: of a sharded checkpoint, what is not read yet: tensors without contents, on the meta device.
+        sharded: of a sharded checkpoint, what is not read yet: tensors without contents, on the meta device.
     """
 
     step: int
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-    apart: dict[str, Tensor] = field(default_factory=dict)
+    sharded: dict[str, Tensor] = field(default_factory=dict)
 
 
 def pack(
@@ -65,10 +65,10 @@ def pack(
     optimiser: torch.optim.Optimizer,
     objective: Objective,
     teacher: Teacher | None = None,
-    **facts: Any,
+    **facts: object,
 ) -> Checkpoint:
     """Everything that the next step depends on, and further plain ``facts``."""
-    tensors = {f"model/{name}": value for name, value in _changing(model).items()}
+    tensors = {f"model/{name}": value for name, value in _saved_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
@@ -78,8 +78,8 @@ def pack(
     tensors["random/torch"] = torch.get_rng_state()
     if torch.cuda.is_available() and next(model.parameters()).is_cuda:
         tensors["random/cuda"] = torch.cuda.get_rng_state()
-    kind, words, place, has_gauss, gauss = np.random.get_state(legacy=True)
-    numpy_state = [str(kind), np.asarray(words).tolist(), int(place), int(has_gauss), float(gauss)]
+    kind, words, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numpy_state = [str(kind), np.asarray(words).tolist(), int(position), int(has_gauss), float(gauss)]
     version, state, following = random.getstate()
     return Checkpoint(step, tensors, {**facts, "numpy": numpy_state, "python": [version, list(state), following]})
 
@@ -96,14 +96,14 @@ def unpack(
     Raises:
         UserError: the checkpoint is of another model or recipe.
     """
-    own = _changing(model)
-    given = {key.removeprefix("model/"): value for key, value in saved.tensors.items() if key.startswith("model/")}
-    odd = sorted(own.keys() ^ given.keys()) or sorted(key for key in own if own[key].shape != given[key].shape)
+    own = _saved_tensors(model)
+    saved_model = {key.removeprefix("model/"): value for key, value in saved.tensors.items() if key.startswith("model/")}
+    odd = sorted(own.keys() ^ saved_model.keys()) or sorted(key for key in own if own[key].shape != saved_model[key].shape)
     if odd:
         raise UserError(f'The checkpoint does not fit the model at "{odd[0]}"; resume with the run\'s own model and recipe.')
     with torch.no_grad():
         for key, value in own.items():
-            value.copy_(given[key])
+            value.copy_(saved_model[key])
     _unpack_optimiser(saved.tensors, model, optimiser)
     objective.load_state_dict({k.removeprefix("objective/"): v for k, v in saved.tensors.items() if k.startswith("objective/")})
     if teacher is not None:
@@ -111,8 +111,8 @@ def unpack(
     torch.set_rng_state(saved.tensors["random/torch"])
     if "random/cuda" in saved.tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(saved.tensors["random/cuda"])
-    kind, words, place, has_gauss, gauss = saved.facts["numpy"]
-    np.random.set_state((kind, np.array(words, dtype=np.uint32), place, has_gauss, gauss))
+    kind, words, position, has_gauss, gauss = saved.facts["numpy"]
+    np.random.set_state((kind, np.array(words, dtype=np.uint32), position, has_gauss, gauss))
     version, state, following = saved.facts["python"]
     random.setstate((version, tuple(state), following))
 
@@ -125,7 +125,7 @@ def _unpack_optimiser(tensors: Mapping[str, Tensor], model: nn.Module, optimiser
             optimiser.state[named[name]][part] = value.to(named[name].device).clone()
 
 
-def _changing(model: nn.Module) -> dict[str, Tensor]:
+def _saved_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Trained parameters and buffers, by name."""
     kept = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = dict(model.named_parameters())
@@ -155,6 +155,7 @@ class _Facts:
     numpy: tuple[str, list[int], int, int, float]
     python: tuple[int, list[int], float | None]
     skipped: int = 0
+    evaluation_due: bool = False
     scaler: dict[str, float] = field(default_factory=dict)
     processes: int = 1
 
@@ -162,7 +163,6 @@ class _Facts:
 def check_fit(
     saved: Checkpoint,
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
     objective: Objective,
     teacher: Teacher | None,
     kinds: Sequence[str],
@@ -176,33 +176,32 @@ def check_fit(
     if facts.best.value != facts.best.value or facts.skipped < 0:
         raise ValueError(f"{STATE} has a best value or a count that is no number")
     _check_random(saved)
-    wanted = {f"model/{name}": value for name, value in _changing(model).items()}
+    wanted = {f"model/{name}": value for name, value in _saved_tensors(model).items()}
     wanted |= {f"teacher/{name}": value for name, value in (teacher.state_dict() if teacher is not None else {}).items()}
     allowed = wanted | {f"objective/{name}": value for name, value in objective.fresh_state(kinds).items()}
-    trained = {p for group in optimiser.param_groups for p in group["params"]}
     for name, parameter in model.named_parameters():
-        if parameter in trained and any(key.startswith(f"optimiser/{name}/") for key in saved.tensors | saved.apart):
+        if parameter.requires_grad and any(key.startswith(f"optimiser/{name}/") for key in saved.tensors | saved.sharded):
             moments = {f"optimiser/{name}/{moment}": parameter for moment in ("exp_avg", "exp_avg_sq")}
             wanted |= moments | {f"optimiser/{name}/step": torch.zeros(())}
     allowed |= wanted
-    given = {name: value for name, value in (saved.tensors | saved.apart).items() if not name.startswith("random/")}
-    odd = sorted(name for name in given if name not in allowed or not _alike(given[name], allowed[name]))
-    odd += sorted(wanted.keys() - given.keys())
+    found = {name: value for name, value in (saved.tensors | saved.sharded).items() if not name.startswith("random/")}
+    odd = sorted(name for name in found if name not in allowed or not _same_kind(found[name], allowed[name]))
+    odd += sorted(wanted.keys() - found.keys())
     if odd:
         raise ValueError(f'{TENSORS} does not fit the run at "{odd[0]}"')
 
 
-def _alike(one: Tensor, other: Tensor) -> bool:
+def _same_kind(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.dtype == other.dtype
 
 
 def _check_random(saved: Checkpoint) -> None:
     """Tries the random states on generators that nobody uses."""
     try:
-        kind, words, place, has_gauss, gauss = saved.facts["numpy"]
-        if not 0 <= place <= len(words):  # numpy would read beyond them
+        kind, words, position, has_gauss, gauss = saved.facts["numpy"]
+        if not 0 <= position <= len(words):  # numpy would read beyond them
             raise ValueError("a place that is not there")
-        np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), place, has_gauss, gauss))
+        np.random.RandomState().set_state((kind, np.array(words, dtype=np.uint32), position, has_gauss, gauss))
         version, state, following = saved.facts["python"]
         random.Random().setstate((version, tuple(state), following))
         torch.Generator().set_state(saved.tensors["random/torch"])
@@ -238,10 +237,10 @@ def unwritable(final: Path, problem: BaseException) -> MachineError:
     return MachineError(f"{final} could not be written ({problem}); make room on the disk and resume.")
 
 
-def write_facts(part: Path, step: int, files: Mapping[str, str], facts: Mapping[str, Any]) -> None:
+def write_facts(part: Path, step: int, files: Mapping[str, str], facts: Mapping[str, object]) -> None:
     """``state.json``, last of all; ``files`` are names and SHA-256."""
-    said = {"format": FORMAT, "step": step, "files": dict(files), **facts}
-    (part / STATE).write_text(json.dumps(said | {"digest": digest(said)}))
+    state = {"format": FORMAT, "step": step, "files": dict(files), **facts}
+    (part / STATE).write_text(json.dumps(state | {"digest": digest(state)}))
 
 
 def keep_newest(folder: Path, keep: int) -> None:
@@ -260,49 +259,49 @@ def load_newest(folder: Path, load_one: Callable[[Path], Checkpoint] | None = No
         UserError: it was written by a newer version.
     """
     notes = []
-    for place in folders(folder):
+    for path in folders(folder):
         try:
-            return (load_one or load)(place), tuple(notes)
+            return (load_one or load)(path), tuple(notes)
         except BROKEN as problem:
-            said = problem.problem if isinstance(problem, UnreadableError) else problem
-            notes.append(f"The checkpoint {place} is broken ({said}) and is passed over.")
+            reason = problem.problem if isinstance(problem, UnreadableError) else problem
+            notes.append(f"The checkpoint {path} is broken ({reason}) and is passed over.")
     return None, tuple(notes)
 
 
-def load(place: Path) -> Checkpoint:
+def load(path: Path) -> Checkpoint:
     """One checkpoint, verified and brought up to date; of a sharded one, what is whole.
 
     Raises:
         One of :data:`BROKEN`: it is broken.
         UserError: it was written by a newer version.
     """
-    facts = read_facts(place)
-    tensors = load_file(place / TENSORS)
+    facts = read_facts(path)
+    tensors = load_file(path / TENSORS)
     for number in range(facts["format"], FORMAT):
         facts, tensors = MIGRATIONS[number](facts, tensors)
     return Checkpoint(facts["step"], tensors, facts)
 
 
-def read_facts(place: Path, mine: slice = slice(None)) -> dict[str, Any]:
-    """``state.json``, with the files' checksums verified; ``mine`` is which of them, where processes share that work. As :func:`load`."""
-    facts: dict[str, Any] = dict(read_json(place / STATE, _Head, "resume from another checkpoint"))
+def read_facts(path: Path, own: slice = slice(None)) -> dict[str, Any]:
+    """``state.json``, with the files' checksums verified; ``own`` is which of them, where processes share that work. As :func:`load`."""
+    facts: dict[str, Any] = dict(read_json(path / STATE, _Head, "resume from another checkpoint"))
     if facts["format"] > FORMAT:
         raise UserError(
-            f"{place} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "
+            f"{path} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "
             f"resume with the version that wrote it, or a newer one."
         )
     if "digest" in facts and facts.pop("digest") != digest(facts):
         raise ValueError(f"the checksum of {STATE} does not match")
-    if facts["format"] < 1 or place.name != f"{_PREFIX}{facts['step']:08d}":
+    if facts["format"] < 1 or path.name != f"{_PREFIX}{facts['step']:08d}":
         raise ValueError(f"{STATE} says format {facts['format']}, step {facts['step']}")
     files = structure(facts.get("files"), dict[str, str]) if facts["format"] > 1 else {TENSORS: facts["sha256"]}
     if TENSORS not in files:
         raise ValueError(f"{STATE} does not name {TENSORS}")
-    for name, expected in sorted(files.items())[mine]:
+    for name, expected in sorted(files.items())[own]:
         inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or not (place / name).is_file():
+        if inside.is_absolute() or ".." in inside.parts or not (path / name).is_file():
             raise ValueError(f"{name!r} is no file of it")
-        if sha256(place / name) != expected:
+        if sha256(path / name) != expected:
             raise ValueError(f"the checksum of {name} does not match")
     return facts
 

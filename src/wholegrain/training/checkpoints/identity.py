@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_table
 
@@ -49,7 +48,7 @@ class RunIdentity:
         return "; ".join(found[:_SHOWN]) + more
 
 
-def dotted(tree: Any, prefix: str = "") -> dict[str, str]:
+def dotted(tree: object, prefix: str = "") -> dict[str, str]:
     """Dotted names of what is neither a table nor a list of tables -> JSON.
 
     Example:
@@ -57,7 +56,7 @@ def dotted(tree: Any, prefix: str = "") -> dict[str, str]:
         {'seed': '0', 'terms.clip.name': '"clip"', 'terms.clip.weight': '1.0'}
     """
     if isinstance(tree, (list, tuple)) and tree and all(isinstance(part, dict) for part in tree):
-        tree = {str(part.get("name") or place): part for place, part in enumerate(tree)}
+        tree = {str(part.get("name") or index): part for index, part in enumerate(tree)}
     if not isinstance(tree, dict):
         return {prefix: json.dumps(tree)}
     found: dict[str, str] = {}

@@ -28,7 +28,8 @@ from typing import Any, NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.files import disk_errors, locked, read_json, sha256, write_json, write_text
+from wholegrain.files import disk_errors, read_json, sha256, write_json, write_text
+from wholegrain.locks import locked
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
 from wholegrain.towers.identity import model_digest
 from wholegrain.towers.io import load_model, save_model
@@ -72,7 +73,7 @@ class RunFolder:
         return self.path / "model"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Keeps other processes from training here.
 
         Raises:
@@ -81,22 +82,22 @@ class RunFolder:
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path, "training"):
-            if not self.model.exists() and self._unseen("model").exists():  # killed while it put a better one there
-                os.replace(self._unseen("model"), self.model)
+            if not self.model.exists() and self._discarded("model").exists():  # killed while it put a better one there
+                os.replace(self._discarded("model"), self.model)
             yield
 
-    def begin(self, recipe: Recipe, model: Model, dataset: Dataset, origin: Mapping[str, Any]) -> None:
+    def create(self, recipe: Recipe, model: Model, dataset: Dataset, origin: Mapping[str, object]) -> None:
         """Writes what the run is; ``run.json`` comes last, so without it nothing has begun."""
         self._refuse_another()  # once more: it is only now that no other process can begin one here
         with disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self.drop_beginning()  # of another run, which was killed before its run.json was there
+            self.drop_start()  # of another run, which was killed before its run.json was there
             self.save_model(model)
             if recipe.model.lora.rank:
                 with aside(self.path / START) as part:
                     save_model(model, part)
             write_text(self.path / "recipe.toml", to_toml(recipe))
-            what = {**identity(recipe, dataset), "recipe_hash": sha256(self.path / "recipe.toml"), "start": model_digest(model)}
+            what = {**run_facts(recipe, dataset), "recipe_hash": sha256(self.path / "recipe.toml"), "start": model_digest(model)}
             write_json(self.path / "run.json", {**origin, **what}, indent=2)
         self._link()
 
@@ -106,22 +107,22 @@ class RunFolder:
         if checkpoint.folders(self.checkpoints):
             raise UserError(f"{self.path} holds checkpoints of a run whose run.json is gone; choose another folder, or delete this one.")
 
-    def beginning(self) -> Model | None:
+    def load_start(self) -> Model | None:
         """The model that the run began with, where ``model/`` is another by now and checkpoints do not hold all of it, or none is there yet."""
         return load_model(self.path / START) if (self.path / START).exists() else None
 
-    def keep_beginning(self) -> None:
+    def keep_start(self) -> None:
         """Before ``model/`` is first replaced: a run that is killed before its first checkpoint begins anew with what it began with."""
         if not (self.path / START).exists() and not any(self.checkpoints.glob("step-*")):
             with aside(self.path / START) as part:
                 shutil.copytree(self.model, part, dirs_exist_ok=True)
 
-    def drop_beginning(self) -> None:
+    def drop_start(self) -> None:
         """Once there is a checkpoint that holds all of the model."""
-        self._put_away(START)
+        self._remove(START)
 
     @property
-    def made(self) -> RunIdentity:
+    def identity(self) -> RunIdentity:
         """What the run began with. Raises :class:`UserError` if that was changed since."""
         facts, recipe = read_run(self.path), read_recipe(self.path)
         if facts.get("recipe_hash", "") not in ("", sha256(self.path / "recipe.toml")):
@@ -130,15 +131,15 @@ class RunFolder:
 
     def check(self, wanted: RunIdentity) -> None:
         """Refuses to take this run for one that began otherwise."""
-        different = self.made.differences(wanted)
+        different = self.identity.differences(wanted)
         if different:
             raise OtherRunError(
                 f"The run in {self.path} was made with {different}; ask for it as it began, choose another folder, or delete this one."
             )
 
-    def check_beginning(self, model: Model) -> None:
+    def check_start(self, model: Model) -> None:
         """Refuses to begin anew with a model that is not known to be the one that the run began with."""
-        began = self.made.start
+        began = self.identity.start
         if model_digest(model) != began:
             command = read_run(self.path).get("command", "")
             again = f" ({command})" if command else ""
@@ -158,26 +159,26 @@ class RunFolder:
             with aside(self.path / "last") as part:
                 save_model(model, part)
         else:
-            self._put_away("last")
+            self._remove("last")
 
     def tidy(self) -> None:
         """Removes what kills between two file operations may have left, once the run has come to its end."""
-        for place in (self.path, self.checkpoints):
-            for left in (*place.glob(".*.old"), *place.glob(".*.part")):
+        for folder in (self.path, self.checkpoints):
+            for left in (*folder.glob(".*.old"), *folder.glob(".*.part")):
                 shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
-    def _put_away(self, name: str) -> None:
+    def _remove(self, name: str) -> None:
         """Removes a folder; half of it never has its name."""
-        shutil.rmtree(self._unseen(name), ignore_errors=True)
+        shutil.rmtree(self._discarded(name), ignore_errors=True)
         if (self.path / name).exists():
-            os.replace(self.path / name, self._unseen(name))
-            shutil.rmtree(self._unseen(name), ignore_errors=True)
+            os.replace(self.path / name, self._discarded(name))
+            shutil.rmtree(self._discarded(name), ignore_errors=True)
 
-    def _unseen(self, name: str) -> Path:
+    def _discarded(self, name: str) -> Path:
         """Where a folder is put before it is removed."""
         return self.path / f".{name}.old"
 
-    def note(self, name: str, facts: Mapping[str, Any]) -> Path:
+    def note(self, name: str, facts: Mapping[str, object]) -> Path:
         """Writes a small JSON file into the run's folder."""
         write_json(self.path / name, facts, indent=2)
         return self.path / name
@@ -196,7 +197,7 @@ class RunFolder:
             part.unlink(missing_ok=True)
 
 
-def identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+def run_facts(recipe: Recipe, dataset: Dataset) -> dict[str, object]:
     """What a result depends on, beside the recipe: hashes of the data, versions, seed, machine."""
     manifest = json.dumps(dataset.manifest, sort_keys=True).encode()
     versions = {}

@@ -11,10 +11,10 @@ from torch.distributed.tensor import DTensor
 
 def clip_gradients(parameters: Sequence[Tensor], limit: float) -> Tensor:
     """Scales all gradients so that their norm is at most ``limit``; gives the norm before, of the whole model in every process."""
-    given = [parameter for parameter in parameters if parameter.grad is not None]
-    kinds = [kind for wanted in (True, False) if (kind := [p for p in given if isinstance(p, DTensor) == wanted])]
+    with_grad = [parameter for parameter in parameters if parameter.grad is not None]
+    kinds = [kind for wanted in (True, False) if (kind := [p for p in with_grad if isinstance(p, DTensor) == wanted])]
     if len(kinds) < 2 and not (kinds and isinstance(kinds[0][0], DTensor)):
-        return nn.utils.clip_grad_norm_(given, limit)
+        return nn.utils.clip_grad_norm_(with_grad, limit)
     norms = []
     for kind in kinds:
         norm = nn.utils.get_total_norm([parameter.grad for parameter in kind if parameter.grad is not None])

@@ -1,4 +1,4 @@
-"""One process or many: who this one is, what only the first does, and what holds when one of them fails.
+"""One process or many: which one this is, what only the main one does, and what holds when one of them fails.
 
 Several are started by ``torchrun`` or SLURM's ``srun`` (:mod:`wholegrain.training.distributed.launch`). They speak through gloo, on CUDA devices
 through NCCL; what lies on the CPU goes through gloo there, too.
@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.rendezvous import rendezvous
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.training.distributed.launch import Launch, launch
@@ -30,27 +31,27 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Place:
+class DistributedContext:
     """This process among all.
 
     Attributes:
         device: what it computes on.
-        rank, world: its number and how many there are.
+        rank, world_size: its number and how many there are.
         group: all of them, or ``None`` for one alone.
         store: what they meet at.
-        alone: in the first process a group of itself, for what it computes while the others do not.
+        main_group: in the main process a group of itself, for what it computes while the others do not.
     """
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     group: dist.ProcessGroup | None = None
     store: Store | None = None
-    alone: dist.ProcessGroup | None = None
-    _asked: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
+    main_group: dist.ProcessGroup | None = None
+    _calls: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 
@@ -60,80 +61,80 @@ class Place:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
         wrapped = nn.parallel.DistributedDataParallel(module, device_ids=ids, process_group=self.group)
-        _settle(wrapped)
+        _settle_buckets(wrapped)
         return wrapped
 
-    def any(self, *asked: bool) -> tuple[bool, ...]:
-        """Of each question, whether any process says yes."""
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Of each flag, whether it is set in any process."""
         if self.group is None:
-            return asked
-        votes = torch.tensor([float(yes) for yes in asked], device=self.device)
+            return flags
+        votes = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(votes, group=self.group)
         return tuple(vote > 0 for vote in votes.tolist())
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Waits for all processes."""
         if self.group is not None:
             dist.barrier(group=self.group)
 
-    def of_all(self, value: Made) -> list[Made]:
+    def all_gather(self, value: Made) -> list[Made]:
         """What each process gave, in the order of their ranks."""
         if self.group is None:
             return [value]
-        found: list[Made | None] = [None] * self.world
+        found = [value] * self.world_size
         dist.all_gather_object(found, value, group=self.group)
-        return found  # pyright: ignore[reportReturnType]
+        return found
 
-    def together(self, make: Callable[[], Made]) -> Made:
+    def on_all_processes(self, make: Callable[[], Made]) -> Made:
         """Every process makes something; where any fails with a sentence for the user, all end with that sentence.
 
         Raises:
             UserError, MachineError: the first process's that failed.
         """
-        made, failed = None, None
+        if self.group is None:
+            return make()
+        made: list[Made] = []
+        failed: UserError | MachineError | None = None
         try:
-            made = make()
+            made.append(make())
         except (UserError, MachineError) as error:
             failed = error
-        if self.group is None:
-            if failed is not None:
-                raise failed
-        else:
-            told = self.of_all(None if failed is None else (type(failed) is UserError, str(failed)))
-            rank = next((rank for rank, said in enumerate(told) if said is not None), None)
-            if rank is not None:
-                users, sentence = told[rank]  # pyright: ignore[reportGeneralTypeIssues]
-                whose = "" if all(said == told[rank] for said in told) else f"Process {rank}: "
+        failures = self.all_gather(None if failed is None else (type(failed) is UserError, str(failed)))
+        for rank, failure in enumerate(failures):
+            if failure is not None:
+                users, sentence = failure
+                whose = "" if all(other == failure for other in failures) else f"Process {rank}: "
                 raise (UserError if users else MachineError)(whose + sentence) from failed
-        return made  # pyright: ignore[reportReturnType]
+        return made[0]
 
-    def first_alone(self, do: Callable[[], Made]) -> Made | None:
-        """The first process does something that may take hours; the others wait without a limit, but not for a dead one.
+    def on_main_process(self, do: Callable[[], Made]) -> Made | None:
+        """The main process does something that may take hours; the others wait without a limit, but not for a dead one.
 
         Returns:
-            what it gave, in the first process; elsewhere ``None``.
+            what it gave, in the main process; elsewhere ``None``.
 
         Raises:
             UserError, MachineError: in all processes, if it failed with a sentence for the user.
         """
-        if self.group is None or self.store is None:
-            return self.together(lambda: do() if self.first else None)
-        self._asked["alone"] += 1
-        key = f"wholegrain/alone/{self._asked['alone']}"
+        store = self.store
+        if self.group is None or store is None:
+            return self.on_all_processes(lambda: do() if self.is_main_process else None)
+        self._calls["main"] += 1
+        key = f"wholegrain/main/{self._calls['main']}"
 
         def act() -> Made | None:
-            if self.first:
+            if self.is_main_process:
                 try:
                     return do()
                 finally:
-                    self.store.set(key, "done")  # pyright: ignore[reportOptionalMemberAccess]
+                    store.set(key, "done")
             pause = 0.005
-            while not self.store.check([key]):  # pyright: ignore[reportOptionalMemberAccess]
+            while not store.check([key]):
                 time.sleep(pause)
                 pause = min(1.0, 1.5 * pause)
             return None
 
-        return self.together(act)
+        return self.on_all_processes(act)
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Refuses to go on unless these facts are the same in all processes.
@@ -141,20 +142,20 @@ class Place:
         Raises:
             UserError: in every process alike; the first fact that differs, and in which processes.
         """
-        told = self.of_all(dict(facts))
+        everyone = self.all_gather(dict(facts))
         for name in facts:
-            values = [other.get(name, "unknown") for other in told]
+            values = [other.get(name, "unknown") for other in everyone]
             if len(set(values)) > 1:
                 usual = Counter(values).most_common(1)[0][0]
                 odd = [rank for rank, value in enumerate(values) if value != usual]
                 most = values.index(usual)
                 raise UserError(
                     f"The processes do not agree on the {name}: {values[odd[0]]} in process {_listed(odd)}, {usual} in process {most}"
-                    f"{' and the others' if self.world > len(odd) + 1 else ''}; start all of them alike."
+                    f"{' and the others' if self.world_size > len(odd) + 1 else ''}; start all of them alike."
                 )
 
 
-def _settle(wrapped: nn.parallel.DistributedDataParallel) -> None:
+def _settle_buckets(wrapped: nn.parallel.DistributedDataParallel) -> None:
     """Has DDP arrange its buckets of gradients now, always alike.
 
     It does so after its first backward pass, in the order in which gradients came. Then the first step after a resume would sum in
@@ -164,7 +165,7 @@ def _settle(wrapped: nn.parallel.DistributedDataParallel) -> None:
     wrapped.module.forward = lambda: torch.stack([parameter.flatten()[0] for parameter in trained]).sum()
     try:
         wrapped().backward()
-        wrapped()  # arranges them
+        wrapped().backward()  # arranges them; a forward pass alone would await a backward pass, also where none is to be shared
     finally:
         del wrapped.module.forward  # the class's own is there again
     wrapped.zero_grad(set_to_none=True)
@@ -174,28 +175,28 @@ def _listed(ranks: list[int]) -> str:
     return ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
 
 
-def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> torch.device:
+def choose_device(device: str | None = None, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """The device that was asked for; else CUDA where there is one, else MPS for a process alone, else the CPU.
 
     Raises:
         UserError: it is not there, or there are more processes than devices, or several for MPS.
     """
     mps = torch.backends.mps.is_available()
-    automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world == 1 else "cpu"
+    automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
     try:
         chosen = torch.device(device or automatic)
     except RuntimeError:
         raise UserError(f"There is no device {device!r}; use cpu, cuda, cuda:1 or mps.") from None
-    if chosen.type == "mps" and (world > 1 or not mps):
+    if chosen.type == "mps" and (world_size > 1 or not mps):
         why = "serves one process alone" if mps else "is not there"
         raise UserError(f"The device mps {why}; use --device cpu.")
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"There is no device {chosen} (torch sees no CUDA device here); use --device cpu.")
-        index = local if chosen.index is None else chosen.index
+        index = local_rank if chosen.index is None else chosen.index
         if index >= torch.cuda.device_count():
             raise UserError(
-                f"Process {local} of this machine has no CUDA device of its own; start {torch.cuda.device_count()} processes, as many as "
+                f"Process {local_rank} of this machine has no CUDA device of its own; start {torch.cuda.device_count()} processes, as many as "
                 f"there are devices."
             )
         chosen = torch.device("cuda", index)
@@ -204,8 +205,8 @@ def choose_device(device: str | None = None, local: int = 0, world: int = 1) -> 
 
 
 @contextmanager
-def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[Place]:
-    """This process's place; joins and leaves the others if ``torchrun`` or ``srun`` started several.
+def init_distributed(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[DistributedContext]:
+    """This process among all; joins and leaves the others if ``torchrun`` or ``srun`` started several.
 
     Args:
         device: see :func:`choose_device`.
@@ -214,37 +215,38 @@ def processes(device: str | None = None, timeout: float = TIMEOUT) -> Iterator[P
     Raises:
         MachineError: the processes did not meet, or one was lost on the way.
     """
-    start = launch()
-    chosen = choose_device(device, start.local, start.world)
-    if start.world == 1:
-        yield Place(chosen)
+    launched = launch()
+    chosen = choose_device(device, launched.local_rank, launched.world_size)
+    if launched.world_size == 1:
+        yield DistributedContext(chosen)
         return
     ours = not dist.is_initialized()
-    with _contact(start, met=False):
-        store = _join(start, chosen, timeout) if ours else None
-    with _contact(start, met=True):
-        first: Any = dist.new_group([0])
+    with _naming_lost_processes(launched, met=False):
+        store = _join(launched, chosen, timeout) if ours else None
+    with _naming_lost_processes(launched, met=True):
+        main = dist.new_group([0])
+        main_group = main if isinstance(main, dist.ProcessGroup) else None  # in the other processes it is none
         try:
-            yield Place(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store, first)
+            yield DistributedContext(chosen, dist.get_rank(), dist.get_world_size(), dist.group.WORLD, store, main_group)
         finally:
             if ours:
                 dist.destroy_process_group()
 
 
-def _join(start: Launch, device: torch.device, timeout: float) -> Store:
+def _join(launched: Launch, device: torch.device, timeout: float) -> Store:
     limit = timedelta(seconds=timeout)
-    if start.by == "torchrun":  # it has a store already, or says where to open one
-        store, _, _ = next(dist.rendezvous("env://", start.rank, start.world, timeout=limit))  # pyright: ignore[reportPrivateImportUsage]
+    if launched.launcher == "torchrun":  # it has a store already, or says where to open one
+        store, _, _ = next(rendezvous("env://", launched.rank, launched.world_size, timeout=limit))
     else:
-        store = TCPStore(start.address, start.port, start.world, is_master=start.rank == 0, timeout=limit)
+        store = TCPStore(launched.address, launched.port, launched.world_size, is_master=launched.rank == 0, timeout=limit)
     store.set_timeout(limit)
-    store = PrefixStore(_attempt(store, start.rank, start.world, timeout), store)
+    store = PrefixStore(_attempt_name(store, launched.rank, launched.world_size, timeout), store)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=PrefixStore("group", store), rank=start.rank, world_size=start.world, timeout=limit)
+    dist.init_process_group(backend, store=PrefixStore("group", store), rank=launched.rank, world_size=launched.world_size, timeout=limit)
     return store
 
 
-def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
+def _attempt_name(store: Store, rank: int, world_size: int, timeout: float) -> str:
     """A name that the processes of this attempt share and no earlier one had.
 
     torchrun's store outlives its processes: those that it starts anew would find the addresses of the dead ones there. The first
@@ -255,12 +257,12 @@ def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
 
     def pause() -> None:
         if time.monotonic() > deadline:
-            raise MachineError(f"Process {rank} of {world} timed out waiting for the others to start; start all of them again.")
+            raise MachineError(f"Process {rank} of {world_size} timed out waiting for the others to start; start all of them again.")
         time.sleep(0.02)
 
     if rank == 0:
         store.set("wholegrain/attempt", own)
-        answers = [f"wholegrain/{own}/{other}" for other in range(1, world)]
+        answers = [f"wholegrain/{own}/{other}" for other in range(1, world_size)]
         while not store.check(answers):
             pause()
         store.set(f"wholegrain/{own}/met", ",".join(store.get(answer).decode() for answer in answers))
@@ -276,21 +278,21 @@ def _attempt(store: Store, rank: int, world: int, timeout: float) -> str:
 
 
 @contextmanager
-def _contact(start: Launch, met: bool) -> Iterator[None]:
+def _naming_lost_processes(launched: Launch, met: bool) -> Iterator[None]:
     """Says in one sentence, a :class:`MachineError`, that another process was lost, where torch says it in many."""
     try:
         yield
     except (dist.DistError, RuntimeError) as problem:
-        said = str(problem).lower()
-        if not (isinstance(problem, dist.DistError) or any(word in said for word in _LOST)):
+        text = str(problem).lower()
+        if not (isinstance(problem, dist.DistError) or any(word in text for word in _LOST)):
             raise
         first = str(problem).strip().splitlines()[0][:160]
         what = (
             "lost another one, which ended or did not answer"
             if met
-            else f"did not meet the others at {start.address}:{start.port}"
+            else f"did not meet the others at {launched.address}:{launched.port}"
         )
-        hint = "" if met or start.by != "srun" else " (in a batch script, start the command with srun)"
+        hint = "" if met or launched.launcher != "srun" else " (in a batch script, start the command with srun)"
         raise MachineError(
-            f"Process {start.rank} of {start.world} {what}{hint}: {first}; look at what the others said, then go on with --resume."
+            f"Process {launched.rank} of {launched.world_size} {what}{hint}: {first}; look at what the others said, then go on with --resume."
         ) from problem

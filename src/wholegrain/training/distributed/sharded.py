@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -35,7 +35,7 @@ from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
-from wholegrain.training.distributed.processes import Place
+from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.memory.accumulate import refuse_batchnorm
 from wholegrain.training.memory.recompute import blocks_of
@@ -51,7 +51,7 @@ def refuse_shard(recipe: Recipe, model: Model) -> None:
         "optimiser.compile": recipe.optimiser.compile,
         "optimiser.precision fp16": recipe.optimiser.precision == "fp16",
     }
-    odd = next((name for name, asked in with_it.items() if asked), None)
+    odd = next((name for name, wanted in with_it.items() if wanted), None)
     if odd is not None:
         raise UserError(f"optimiser.shard does not go together with {odd}; leave one of them out.")
     refuse_batchnorm(model, "optimiser.shard")
@@ -62,18 +62,18 @@ def refuse_shard(recipe: Recipe, model: Model) -> None:
 
 
 class Shards:
-    """A model that was shared out over the processes of a place.
+    """A model that was shared out over the processes of a context.
 
     Args:
         encoder: with its model on the device, before the optimiser is made; changed in place.
-        place: with several processes.
+        context: with several processes.
     """
 
-    def __init__(self, encoder: Encoder, place: Place) -> None:
+    def __init__(self, encoder: Encoder, context: DistributedContext) -> None:
         model = encoder.model
-        assert place.group is not None
-        self.plain: Model = copy.deepcopy(model).cpu()
-        mesh = DeviceMesh.from_group(place.group, place.device.type)
+        assert context.group is not None
+        self._full: Model = copy.deepcopy(model).cpu()
+        mesh = DeviceMesh.from_group(context.group, context.device.type)
         numbers = {parameter for parameter in encoder.parameters() if parameter.ndim == 0}
         for tower in (model.image_tower, model.text_tower):
             for block in blocks_of(tower):
@@ -81,16 +81,16 @@ class Shards:
         fully_shard(encoder, mesh=mesh, ignored_params=numbers, reshard_after_forward=False)
         for parameter in numbers:
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(partial(_average, place.group))
+                parameter.register_post_accumulate_grad_hook(partial(_average, context.group))
 
     @torch.no_grad()
-    def whole(self, model: Model) -> Model:
+    def full_model(self, model: Model) -> Model:
         """An ordinary model on the CPU with the weights as they are now; every process calls this. It is the same object every time."""
-        own = self.plain.state_dict()
+        own = self._full.state_dict()
         for name, value in model.state_dict().items():
             if isinstance(value, Tensor):
                 own[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
-        return self.plain
+        return self._full
 
 
 def _average(group: dist.ProcessGroup, parameter: Tensor) -> None:
@@ -102,61 +102,62 @@ def _average(group: dist.ProcessGroup, parameter: Tensor) -> None:
 # ---- checkpoints ------------------------------------------------------------------------------------------------------------
 
 
-def save_shards(saved: Checkpoint, folder: Path, keep: int, place: Place) -> None:
+def save_shards(saved: Checkpoint, folder: Path, keep: int, context: DistributedContext) -> None:
     """As :func:`wholegrain.training.checkpoints.checkpoint.save`, by all processes; where one fails, all do, and the older ones stay."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save as write
 
     final = folder / f"step-{saved.step:08d}"
-    parts: dict[str, Any] = {name: value for name, value in saved.tensors.items() if isinstance(value, DTensor)}
+    parts = {name: value for name, value in saved.tensors.items() if isinstance(value, DTensor)}
     rest = {name: value.detach().cpu().contiguous() for name, value in saved.tensors.items() if name not in parts}
     with ExitStack() as stack:
 
         def begin() -> None:
-            if place.first:
+            if context.is_main_process:
                 stack.enter_context(checkpoint.aside(final))
 
         def put() -> None:
             try:
                 writer = HuggingFaceStorageWriter(str(part / SHARDS), save_distributed=True)
-                write(parts, storage_writer=writer, process_group=place.group)
-                if place.first:
+                write(parts, storage_writer=writer, process_group=context.group)
+                if context.is_main_process:
                     save_file(rest, part / checkpoint.TENSORS)
             except (OSError, SafetensorError, CheckpointException) as problem:
                 raise checkpoint.unwritable(final, problem) from problem
 
         def end() -> None:
-            if place.first:
-                checkpoint.write_facts(part, saved.step, files, {**saved.facts, "processes": place.world})
+            if context.is_main_process:
+                checkpoint.write_facts(part, saved.step, files, {**saved.facts, "processes": context.world_size})
 
         part = final.with_name(f".{final.name}.part")
-        place.together(begin)
-        place.together(put)
+        context.on_all_processes(begin)
+        context.on_all_processes(put)
         names = sorted(str(path.relative_to(part)) for path in part.rglob("*") if path.is_file())
-        digests = place.of_all({name: sha256(part / name) for name in names[place.rank :: place.world]})
+        digests = context.all_gather({name: sha256(part / name) for name in names[context.rank :: context.world_size]})
         files = {name: digest for found in digests for name, digest in found.items()}
-        place.together(end)
-    if place.first:
+        context.on_all_processes(end)
+    if context.is_main_process:
         checkpoint.keep_newest(folder, keep)
-    place.wait()
+    context.barrier()
 
 
-def beside(place: Place) -> Place:
+def gloo_context(context: DistributedContext) -> DistributedContext:
     """The same processes, joined once more through gloo, so that threads of theirs may speak while training goes on."""
-    assert place.group is not None
-    ranks = dist.get_process_group_ranks(place.group)
-    group: Any = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-    return replace(place, group=group, store=None, device=torch.device("cpu"))
+    assert context.group is not None
+    ranks = dist.get_process_group_ranks(context.group)
+    group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+    assert isinstance(group, dist.ProcessGroup)
+    return replace(context, group=group, store=None, device=torch.device("cpu"))
 
 
-def on_cpu(shared: DTensor, local: Tensor, place: Place) -> DTensor:
+def on_cpu(shared: DTensor, local: Tensor, context: DistributedContext) -> DTensor:
     """A copy of this process's part as a part of the whole, on the CPU."""
-    assert place.group is not None
-    mesh = DeviceMesh.from_group(place.group, "cpu")
+    assert context.group is not None
+    mesh = DeviceMesh.from_group(context.group, "cpu")
     return DTensor.from_local(local, mesh, shared.placements, run_check=False, shape=shared.shape, stride=shared.stride())
 
 
-def load_shards(place: Place) -> Callable[[Path], Checkpoint]:
+def load_shards(context: DistributedContext) -> Callable[[Path], Checkpoint]:
     """As :func:`wholegrain.training.checkpoints.checkpoint.load`, by all processes, each of which verifies some of the files.
 
     What was shared out is not read yet (:func:`read_shards`).
@@ -165,11 +166,11 @@ def load_shards(place: Place) -> Callable[[Path], Checkpoint]:
     def load(path: Path) -> Checkpoint:
         found, problem = None, None
         try:
-            facts = checkpoint.read_facts(path, slice(place.rank, None, place.world))
+            facts = checkpoint.read_facts(path, slice(context.rank, None, context.world_size))
             found = Checkpoint(facts["step"], load_file(path / checkpoint.TENSORS), facts, _described(path))
         except checkpoint.BROKEN as error:
             problem = str(error)
-        broken = next((said for said in place.of_all(problem) if said is not None), None)
+        broken = next((text for text in context.all_gather(problem) if text is not None), None)
         if broken is not None:
             raise ValueError(broken)
         assert found is not None
@@ -186,12 +187,15 @@ def _described(path: Path) -> dict[str, Tensor]:
         return {}
     try:
         metadata = HuggingFaceStorageReader(str(path / SHARDS)).read_metadata().state_dict_metadata
-        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in metadata.items()}  # type: ignore[union-attr]
+        tensors = {name: entry for name, entry in metadata.items() if isinstance(entry, TensorStorageMetadata)}
+        if len(tensors) < len(metadata):
+            raise TypeError("not all of it is tensors")
+        return {name: torch.empty(m.size, dtype=m.properties.dtype, device="meta") for name, m in tensors.items()}
     except Exception as problem:  # whatever torch meets in files that fit their checksums
         raise ValueError(f"{SHARDS} cannot be read ({problem})") from problem
 
 
-def read_shards(saved: Checkpoint, folder: Path, model: Model, place: Place) -> Checkpoint:
+def read_shards(saved: Checkpoint, folder: Path, model: Model, context: DistributedContext) -> Checkpoint:
     """The checkpoint with all tensors, shared out as the model is now; every process calls this."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load as read
@@ -199,11 +203,11 @@ def read_shards(saved: Checkpoint, folder: Path, model: Model, place: Place) -> 
     path = folder / f"step-{saved.step:08d}"
     like = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     tensors = {name: _like(value, like.get(_owner(name))) for name, value in saved.tensors.items()}
-    if saved.apart:
+    if saved.sharded:
         reader = HuggingFaceStorageReader(str(path / SHARDS))
-        parts: dict[str, Any] = {name: torch.empty_like(like[_owner(name)]) for name in saved.apart}
+        parts = {name: torch.empty_like(like[_owner(name)]) for name in saved.sharded}
         try:
-            read(parts, storage_reader=reader, process_group=place.group, no_dist=place.group is None)
+            read(parts, storage_reader=reader, process_group=context.group, no_dist=context.group is None)
         except CheckpointException as problem:
             raise MachineError(f"{path} could not be read ({str(problem)[:200]}); look at the disk, then resume.") from problem
         tensors |= parts

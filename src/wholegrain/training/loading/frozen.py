@@ -1,6 +1,6 @@
 """Raw features of a frozen tower, computed once and kept in memory: an epoch then costs about as much as the heads alone.
 
-They may also be kept on disk (:mod:`wholegrain.training.loading.feature_files`), and then the next run need not compute them. Only for a
+They may also be kept on disk (:mod:`wholegrain.towers.feature_files`), and then the next run need not compute them. Only for a
 tower that is frozen whole; for images also only without augmentation. Everything is encoded before the first step, in an order
 that depends on the data alone, so a resumed run has the same bits. Features are kept as float32 on the CPU.
 """
@@ -22,8 +22,8 @@ from wholegrain.data.record import Negative
 from wholegrain.objectives.schema import DataRecipe, selects
 from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.base import RawImage, RawText
+from wholegrain.towers.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.towers.model import Model
-from wholegrain.training.loading.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.training.loading.loader import plainly
 from wholegrain.training.memory.precision import autocast
 from wholegrain.training.pace import Pace, Say
@@ -45,12 +45,7 @@ class FrozenImages:
     def read(self, keys: Sequence[str], device: torch.device) -> RawImage:
         """The raw features of these images, on a device."""
         index = torch.tensor([self.row[key] for key in keys])
-        found = self.raw.select(index)
-        pooled_BV, patches_BPV, classes_BHV = (
-            _moved(part, device) for part in (found.pooled_BV, found.patches_BPV, found.classes_BHV)
-        )
-        assert pooled_BV is not None
-        return RawImage(pooled_BV, patches_BPV, classes_BHV, found.grid)
+        return self.raw.select(index).map(lambda part: part.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class FrozenTexts:
         if self.tokens_SV is not None:
             rows_NL = (self.start_T[index][:, None] + place_L).clamp(max=len(self.tokens_SV) - 1)
             tokens_NLV = self.tokens_SV[rows_NL].masked_fill(~mask_NL[..., None], 0.0)
-        return RawText(self.pooled_TV[index].to(device), _moved(tokens_NLV, device), mask_NL.to(device))
+        return RawText(self.pooled_TV[index], tokens_NLV, mask_NL).map(lambda part: part.to(device, non_blocking=True))
 
 
 def freeze_images(
@@ -106,7 +101,7 @@ def freeze_images(
         say(f"The image tower is frozen: features of {len(keys):,} images are read from {cache}.")
     rows, columns = found.pop("grid").tolist()
     raw = RawImage(**found, grid=(rows, columns) if rows else None)
-    return FrozenImages({key: place for place, key in enumerate(keys)}, raw)
+    return FrozenImages({key: index for index, key in enumerate(keys)}, raw)
 
 
 def asked(model: Model, needs: frozenset[str], part: str) -> bool:
@@ -126,9 +121,9 @@ def _encode_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(keys), "images", say)):
+    for number, pixels_BCHW in enumerate(_with_progress(plainly(loader), len(keys), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
-        parts = {name: part for name in ("pooled_BV", "patches_BPV", "classes_BHV") if (part := getattr(raw, name)) is not None}
+        parts = raw.tensors()
         if not filled:
             if sum(part[0].numel() * 4 for part in parts.values()) * len(keys) > _allowed():
                 return None
@@ -170,7 +165,7 @@ def freeze_texts(
         say(f"The text tower is frozen: features of {len(ordered):,} texts are read from {cache}.")
     length_T = torch.cat([chunk.length_N for chunk in chunks])
     start_T = length_T.cumsum(0) - length_T
-    row = {text: place for place, text in enumerate(ordered)}
+    row = {text: index for index, text in enumerate(ordered)}
     return FrozenTexts(row, found["pooled_TV"], start_T, length_T, found.get("tokens_SV"))
 
 
@@ -179,7 +174,7 @@ def _encode_texts(
 ) -> dict[str, Tensor] | None:
     """``pooled_TV``, and ``tokens_SV`` if they are needed."""
     pooled, tokens, done, held = [], [], 0, 0
-    for chunk in _told(chunks, count, "texts", say):
+    for chunk in _with_progress(chunks, count, "texts", say):
         raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
         if raw.tokens_NLV is not None:
@@ -214,8 +209,8 @@ class _Pixels(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, place: int) -> Tensor:
-        return torch.from_numpy(self.preprocess.image(self.dataset.pixels(self.keys[place])))
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.preprocess.image(self.dataset.pixels(self.keys[index])))
 
 
 @torch.no_grad()
@@ -223,8 +218,7 @@ def _raw_images(model: Model, pixels_BCHW: Tensor, needs: frozenset[str], precis
     device = next(model.parameters()).device
     with autocast(device, precision):
         raw = model.raw_images(pixels_BCHW.to(device), needs)
-    patches_BPV, classes_BHV = (None if part is None else part.float().cpu() for part in (raw.patches_BPV, raw.classes_BHV))
-    return RawImage(raw.pooled_BV.float().cpu(), patches_BPV, classes_BHV, raw.grid)
+    return raw.to_cpu()
 
 
 @torch.no_grad()
@@ -232,15 +226,10 @@ def _raw_texts(model: Model, tokens_NL: Tensor, length_N: Tensor, needs: frozens
     device = next(model.parameters()).device
     with autocast(device, precision):
         raw = model.raw_texts(tokens_NL.to(device), length_N.to(device), needs)
-    tokens_NLV = None if raw.tokens_NLV is None else raw.tokens_NLV.float().cpu()
-    return RawText(raw.pooled_NV.float().cpu(), tokens_NLV, raw.mask_NL.cpu())
+    return raw.to_cpu()
 
 
-def _moved(part: Tensor | None, device: torch.device):
-    return None if part is None else part.to(device, non_blocking=True)
-
-
-def _told(chunks: Iterable[Item], total: int, what: str, say: Say) -> Iterator[Item]:
+def _with_progress(chunks: Iterable[Item], total: int, what: str, say: Say) -> Iterator[Item]:
     """The chunks; now and then a line says how many are done."""
     pace = Pace(say)
     for number, chunk in enumerate(chunks):

@@ -31,7 +31,7 @@ from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loading.shards_ahead import ShardsAhead
 from wholegrain.training.loading.streams import stream, streams
 
-Tell = Callable[[Mapping[str, str], Mapping[str, str]], None]
+OnBroken = Callable[[Mapping[str, str], Mapping[str, str]], None]
 _AHEAD = 4  # batches that each worker prepares beforehand
 _REPLACEMENTS = 20  # images in succession that cannot be read
 _TEXTS, _CROP, _INSTEAD, _VIEWS = 0, 1, 2, 100  # purposes of a sample's random streams; view n of the further ones has _VIEWS + n
@@ -218,8 +218,8 @@ class Loader:
         failed: whether loading has come to its end by an error.
     """
 
-    def __init__(self, batches: DataLoader[Batch], allowed: int, tell: Tell | None) -> None:
-        self.batches, self.allowed, self.tell = batches, allowed, tell
+    def __init__(self, batches: DataLoader[Batch], allowed: int, on_broken: OnBroken | None) -> None:
+        self.batches, self.allowed, self.on_broken = batches, allowed, on_broken
         self.broken: dict[str, str] = {}
         self.failed = False
 
@@ -239,10 +239,10 @@ class Loader:
         new = {key: reason for key, reason in batch.broken if key not in self.broken}
         self.broken |= new
         if len(self.broken) > self.allowed:
-            said = f"{len(self.broken)} unreadable images are more than data.broken_share allows ({self.allowed}); the last"
-            raise UserError(f"{said}: {list(self.broken.values())[-1]}.")
-        if new and self.tell is not None:
-            self.tell(new, self.broken)
+            what = f"{len(self.broken)} unreadable images are more than data.broken_share allows ({self.allowed}); the last"
+            raise UserError(f"{what}: {list(self.broken.values())[-1]}.")
+        if new and self.on_broken is not None:
+            self.on_broken(new, self.broken)
 
 
 def plainly(batches: DataLoader[Any]) -> Iterator[Any]:
@@ -316,7 +316,7 @@ def make_loader(
     *,
     workers: int = 0,
     pin: bool = False,
-    tell: Tell | None = None,
+    on_broken: OnBroken | None = None,
 ) -> Loader:
     """A loader of :class:`~wholegrain.data.batch.Batch` in the plan's order: torch's DataLoader.
 
@@ -325,7 +325,7 @@ def make_loader(
         tokenizer: the model's; ``None`` leaves the tokens out (the text tower's raw features are known).
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for a CUDA device.
-        tell: called with images that could not be read (key -> why): those that are new, and all so far.
+        on_broken: called with images that could not be read (key -> why): those that are new, and all so far.
     """
     slots = None
     if workers and samples.preprocess is not None:
@@ -346,7 +346,7 @@ def make_loader(
         generator=torch.Generator(),  # workers draw nothing from torch; without this, starting them would move its global stream
     )
     share = samples.recipe.broken_share
-    return Loader(batches, max(1, int(share * len(sampler.plan.keys))) if share else 0, tell)
+    return Loader(batches, max(1, int(share * len(sampler.plan.keys))) if share else 0, on_broken)
 
 
 def _quiet_worker(_: int) -> None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from wholegrain.towers.base import NOTHING, RawImage, RawText, TunedModule
+from wholegrain.towers.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.towers.model import Model
-from wholegrain.training.loading.feature_files import features_name, read_features, tower_digest, write_features
 
 MOST_BYTES = 2**26
 """Of a call's features; larger ones (patches of many pictures) are made anew."""
@@ -59,7 +59,7 @@ class _Calls:
             more = {"tokens_NLV": None} if self.kind is RawText else {"grid": grid if any(grid) else None}
             return self.kind(**{**more, **{name: value.to(device) for name, value in found.items()}})
         made = self.forward(*given)
-        parts = {name: value for name, value in vars(made).items() if isinstance(value, Tensor)}
+        parts = made.tensors()
         if sum(value.numel() * value.element_size() for value in parts.values()) <= MOST_BYTES:
             grid = torch.tensor(getattr(made, "grid", None) or (0, 0))
             write_features(path, {name: value.cpu() for name, value in parts.items()} | {"grid": grid})

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from wholegrain.data.batch import Batch, View
 from wholegrain.errors import UserError
-from wholegrain.features import Features, ImageFeatures, TextFeatures
+from wholegrain.features import FeatureRows, Features, ImageFeatures, TextFeatures, join
 from wholegrain.losses.core.contract import LossOutput
 from wholegrain.objectives.objective import Objective
 
@@ -76,8 +76,8 @@ def backward_in_parts(
     """
     parts, place_U = split(batch, size)
     inner = encoder.module if isinstance(encoder, nn.parallel.DistributedDataParallel) else encoder
-    seen, states = _look(inner, parts, objective.needs, cast)
-    image, text = _leaves(_join([encoded[0] for encoded in seen])), _leaves(_join([encoded[1] for encoded in seen]))
+    seen, states = _first_pass(inner, parts, objective.needs, cast)
+    image, text = _leaves(join([encoded[0] for encoded in seen])), _leaves(join([encoded[1] for encoded in seen]))
     scale, bias = (None if value is None else value.detach().requires_grad_() for value in seen[-1][2:])
     assert scale is not None
     del seen
@@ -92,11 +92,11 @@ def backward_in_parts(
             with nullcontext() if last or inner is encoder else encoder.no_sync():  # pyright: ignore[reportCallIssue]
                 with cast():
                     again = encoder(part.batch, objective.needs - {"teacher"})
-                _feed(again, (image, text, scale, bias), part, last)
+                _second_backward(again, (image, text, scale, bias), part, last)
     return output, scale
 
 
-def _look(
+def _first_pass(
     encoder: nn.Module, parts: Sequence[Part], needs: frozenset[str], cast: Cast
 ) -> tuple[list[Encoded], list[tuple[Tensor, Tensor | None]]]:
     """The first pass: features without graph, and the random state before each micro-batch."""
@@ -110,7 +110,7 @@ def _look(
     return seen, states
 
 
-def _feed(again: Encoded, leaves: Encoded, part: Part, last: bool) -> None:
+def _second_backward(again: Encoded, leaves: Encoded, part: Part, last: bool) -> None:
     """The second pass's backward: every output is given the gradient of its leaf. What belongs to no image comes with the last part."""
     image, text = again[0].select(slice(_count(part.images))), again[1].select(slice(_count(part.rows)))
     given: list[tuple[Tensor, Tensor]] = []
@@ -172,28 +172,6 @@ def _some(batch: Batch, images: slice, rows_U: Tensor) -> Batch:
 # ---- features as trees of tensors -------------------------------------------------------------------------------------------
 
 
-def _join(pieces: Sequence[Features]) -> Features:
-    """The features of all parts as one; what belongs to no image or text is the first part's."""
-    joined = {}
-    for part in fields(pieces[0]):
-        values = [getattr(piece, part.name) for piece in pieces]
-        if isinstance(values[0], Tensor):
-            joined[part.name] = _stack(values)
-        elif isinstance(values[0], (ImageFeatures, TextFeatures)):
-            joined[part.name] = _join(values)
-        elif part.name == "views":
-            joined[part.name] = tuple(_join(same) for same in zip(*values, strict=True))
-    return replace(pieces[0], **joined)
-
-
-def _stack(rows: Sequence[Tensor]) -> Tensor:
-    """Rows end to end; those of tokens padded with zeros to the longest."""
-    if rows[0].ndim < 2:
-        return torch.cat([*rows])
-    longest = max(part.shape[1] for part in rows)
-    return torch.cat([nn.functional.pad(r, (0, 0) * (r.ndim - 2) + (0, longest - r.shape[1])) for r in rows])
-
-
 def _leaves(features: Features) -> Features:
     """The student's features and what it learned for pairs, as leaves; a teacher's stay as they are."""
     for leaf in _tensors(features).values():
@@ -204,10 +182,9 @@ def _leaves(features: Features) -> Features:
     return features
 
 
-def _tensors(features: ImageFeatures | TextFeatures) -> dict[str, Tensor]:
+def _tensors(features: FeatureRows) -> dict[str, Tensor]:
     """What a gradient may reach, a row for each image or text, by name; of views, too."""
-    found = {part.name: getattr(features, part.name) for part in fields(features)}
-    found = {name: value for name, value in found.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    found = {name: value for name, value in features.tensors().items() if value.is_floating_point()}
     for number, view in enumerate(getattr(features, "views", ())):
         found |= {f"{number}/{name}": value for name, value in _tensors(view).items()}
     return found

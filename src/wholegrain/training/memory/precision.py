@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.amp.grad_scaler import GradScaler
 
 from wholegrain.errors import UserError
 
@@ -37,6 +38,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=_HALF.get(precision, torch.bfloat16), enabled=precision in _HALF)
 
 
-def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:  # pyright: ignore[reportPrivateImportUsage]
+def make_scaler(device: torch.device, precision: str) -> GradScaler | None:
     """What keeps small gradients of fp16 above zero; ``None`` for other numbers, whose range is wide enough."""
-    return torch.amp.GradScaler(device.type) if precision == "fp16" else None  # pyright: ignore[reportPrivateImportUsage]
+    return GradScaler(device.type) if precision == "fp16" else None

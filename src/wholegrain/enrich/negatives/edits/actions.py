@@ -80,9 +80,9 @@ def _form(verb: str, place: int) -> str:
 
 
 def _free(source: Source, verb: str) -> bool:
-    said = source.said.words
+    spoken_words = source.picture.words
     return source.free_verb(verb) and not any(
-        form in said for near in source.lexicon.near_verb(verb) for form in verb_forms(near)
+        form in spoken_words for near in source.lexicon.near_verb(verb) for form in verb_forms(near)
     )
 
 

@@ -93,15 +93,15 @@ def _alone(source: Source, place: int, head: int, scale: Scale) -> bool:
 
 
 def _others(source: Source, scale: Scale, old: str, noun: str = "") -> list[str]:
-    said, found = source.said.words, []
+    spoken_words, found = source.picture.words, []
     if scale.name == "colour" and set(source.low) & _MIXED:
         return []
     for cell in scale.cells:
-        if old in cell or any(word in said for word in cell):
+        if old in cell or any(word in spoken_words for word in cell):
             continue
         words = [word for word in cell if source.known(word)]
         if scale.name == "colour":
-            words = [w for w in words if not said.intersection(_COLOUR_NEAR.get(w, ())) and w not in _COLOUR_NEAR.get(old, ())]
+            words = [w for w in words if not spoken_words.intersection(_COLOUR_NEAR.get(w, ())) and w not in _COLOUR_NEAR.get(old, ())]
         found += words
     if scale.name == "colour" and any(
         group.name in ("animals", "birds", "small_animals") for group in source.lexicon.groups_of.get(noun, ())

@@ -45,7 +45,7 @@ def _possessed(source: Source, phrase: NounPhrase) -> bool:
 
 
 def _free(source: Source, number: int) -> bool:
-    return not source.said.words & {NUMBERS[number - 1], str(number)} and source.known(NUMBERS[number - 1])
+    return not source.picture.words & {NUMBERS[number - 1], str(number)} and source.known(NUMBERS[number - 1])
 
 
 def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str, list[Change]]]:
@@ -70,21 +70,21 @@ def _numbers(source: Source, phrase: NounPhrase, old: int) -> Iterator[tuple[str
                 "count",
                 [source.change(phrase.start, phrase.start, "one"), source.change(phrase.head, phrase.head, head.lemma), *verb],
             )
-    if old == 2 and head.low in _CROWDS and not specific and not source.said.words & {"group", "couple", "pair"}:
+    if old == 2 and head.low in _CROWDS and not specific and not source.picture.words & {"group", "couple", "pair"}:
         yield "count", [source.change(phrase.start, phrase.start, "a group of")]
 
 
 def _several(source: Source, phrase: NounPhrase) -> Iterator[tuple[str, list[Change]]]:
     head = source.head_noun(phrase)
     many = plural(head.lemma)
-    if source.governor(phrase.start) in _PLACED or source.is_compound(phrase) or head.lemma in _NEVER or many in source.said.words or not source.known(many):
+    if source.governor(phrase.start) in _PLACED or source.is_compound(phrase) or head.lemma in _NEVER or many in source.picture.words or not source.known(many):
         return
     if source.governor(phrase.start) in ("in", "wear") and any(
         g.kind == "clothing" for g in source.lexicon.groups_of.get(head.lemma, ())
     ):
         return
     sexes = source.lexicon.people["male"] | source.lexicon.people["female"]
-    if head.lemma in sexes and "people" in source.said.words:
+    if head.lemma in sexes and "people" in source.picture.words:
         return
     spoken = _FIXED if phrase.start == 0 else _OF_TWO
     if set(source.low) & spoken:
@@ -184,7 +184,7 @@ def _group(source: Source) -> Iterator[tuple[str, list[Change]]]:
     head = source.head_noun(found)
     if (head.form != "many" and head.low not in _CROWDS) or source.words[found.start].pos in ("DET", "NUM", "POSS"):
         return
-    if set(source.low) & _FIXED or source.said.words & {"couple", "pair", "both"}:
+    if set(source.low) & _FIXED or source.picture.words & {"couple", "pair", "both"}:
         return
     phrase = NounPhrase(0, found.head)
     if source.words[found.head + 1].low in ("and", "or", ","):

@@ -226,10 +226,10 @@ def _person(source: Source, old: str, new: str) -> bool:
         return False
     if not (male or female):
         return True
-    said = source.said.words
-    if source.said.subjects & _ABOUT_PEOPLE or "couple" in source.low:
+    spoken_words = source.picture.words
+    if source.picture.subjects & _ABOUT_PEOPLE or "couple" in source.low:
         return False
-    return not said & (people["male"] if male else people["female"])
+    return not spoken_words & (people["male"] if male else people["female"])
 
 
 def _pronouns(source: Source, old: str, new: str) -> list[Change] | None:

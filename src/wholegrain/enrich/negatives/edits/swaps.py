@@ -57,7 +57,7 @@ def _exchangeable(source: Source, one: NounPhrase, other: NounPhrase) -> bool:
     }:
         return False
     # what the other captions tell apart in the other order would stay true
-    return not any(_order(words, b.low, a.low) for words in source.said.others)
+    return not any(_order(words, b.low, a.low) for words in source.picture.others)
 
 
 def _alike(source: Source, one: NounPhrase, other: NounPhrase) -> bool:
@@ -155,9 +155,6 @@ def _placed(source: Source, one: NounPhrase, other: NounPhrase) -> bool:
     )
 
 
-_SCALES = ("colour", "size", "age", "texture", "material")
-
-
 def swapped_attributes(source: Source, draw: random.Random) -> Iterator[tuple[str, list[Change]]]:
     """Two adjectives of one scale, said of two things, change places."""
     places = [(n, phrase) for phrase in source.tagged.phrases for n in _lone(source, phrase)]
@@ -206,7 +203,7 @@ def _may_swap(source: Source, a: int, one: NounPhrase, b: int, other: NounPhrase
 
 def _said(source: Source, adjective: str, noun: str) -> bool:
     """Whether another caption says the adjective shortly before the noun."""
-    for words in source.said.others:
+    for words in source.picture.others:
         for n, word in enumerate(words):
             if word == noun and adjective in words[max(0, n - 3) : n]:
                 return True

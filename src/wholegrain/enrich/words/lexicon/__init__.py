@@ -216,55 +216,19 @@ def lexicon() -> Lexicon:
         name: Group(name, entry["kind"], _split(entry["words"]), frozenset(entry["after"]), frozenset(entry["modifiers"]))
         for name, entry in nouns["groups"].items()
     }
-    scales = tuple(
-        Scale(
-            entry["name"],
-            entry["kind"],
-            tuple(_split(cell) for cell in entry["cells"]),
-            frozenset(entry["nouns"]),
-            frozenset(entry["never"].split()),
-        )
-        for entry in attributes["scales"]
-    )
-    pairs = tuple(
-        Relation(
-            tuple(entry["one"]),
-            tuple(entry["other"]),
-            _with_groups(entry["nouns"], groups),
-            entry.get("verbs", ""),
-            entry.get("back", True),
-            frozenset(entry.get("never", "").split()),
-        )
-        for entry in relations["pairs"]
-    )
-    frames = tuple(
-        Frame(
-            _split(entry["verbs"]),
-            _split(entry.get("new", entry["verbs"])),
-            frozenset(entry["next"]),
-            _with_groups(entry["nouns"], groups),
-        )
-        for entry in verbs["frames"]
-    )
-    modifiers: defaultdict[str, set[str]] = defaultdict(set)
-    for kind, words in attributes["modifiers"].items():
-        for word in words.split():
-            modifiers[word].add(kind)
-    for scale in scales:
-        for cell in scale.cells:
-            for word in cell:
-                modifiers[word].update((scale.kind, scale.name))
+    scales = tuple(_scale(entry) for entry in attributes["scales"])
+    frames = tuple(_frame(entry, groups) for entry in verbs["frames"])
     return Lexicon(
         groups=tuple(groups.values()),
         scales=scales,
-        relations=pairs,
+        relations=tuple(_relation(entry, groups) for entry in relations["pairs"]),
         frames=frames,
         compounds=_compounds(nouns["compounds"]),
         noun_near=_near(nouns["words"]["near"]),
         verb_near=_near([*verbs["words"]["near"], verbs["words"]["activity"], *_with_each(verbs["words"])]),
         relation_near=_near(relations["near"]["sets"]),
         people={name: frozenset(words.split()) for name, words in nouns["people"].items()},
-        modifiers={word: frozenset(kinds) for word, kinds in modifiers.items()},
+        modifiers=_modifiers(attributes["modifiers"], scales),
         move=frozenset(verbs["words"]["move"].split()),
         rest=frozenset(verbs["words"]["rest"].split()),
         synonyms=_pairs(nouns["words"]["synonyms"]),
@@ -276,6 +240,40 @@ def lexicon() -> Lexicon:
         frames_of=_index(frames, lambda frame: frame.verbs),
         states=frozenset(verbs["words"]["states"].split()),
     )
+
+
+def _scale(entry: Mapping[str, Any]) -> Scale:
+    cells = tuple(_split(cell) for cell in entry["cells"])
+    return Scale(entry["name"], entry["kind"], cells, frozenset(entry["nouns"]), frozenset(entry["never"].split()))
+
+
+def _relation(entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Relation:
+    return Relation(
+        tuple(entry["one"]),
+        tuple(entry["other"]),
+        _with_groups(entry["nouns"], groups),
+        entry.get("verbs", ""),
+        entry.get("back", True),
+        frozenset(entry.get("never", "").split()),
+    )
+
+
+def _frame(entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Frame:
+    new = _split(entry.get("new", entry["verbs"]))
+    return Frame(_split(entry["verbs"]), new, frozenset(entry["next"]), _with_groups(entry["nouns"], groups))
+
+
+def _modifiers(kinds: Mapping[str, str], scales: Iterable[Scale]) -> dict[str, frozenset[str]]:
+    """Adjective -> its kinds, the names of its scales among them."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for kind, words in kinds.items():
+        for word in words.split():
+            found[word].add(kind)
+    for scale in scales:
+        for cell in scale.cells:
+            for word in cell:
+                found[word].update((scale.kind, scale.name))
+    return {word: frozenset(kinds) for word, kinds in found.items()}
 
 
 def _compounds(entries: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, tuple[str, ...]]]:

@@ -1,0 +1,85 @@
+"""The gates of the scenes: is this world one in which the comparison means something?
+
+Set with plain CLIP and the pictures alone, on development scenes, before any method is compared: a bag of words must tell a random batch apart and be
+blind to order; a small network that is taught the nouns must read them; the base model must retrieve, and must stand near chance on some
+kinds. Those are the *weak* kinds, which a method may repair; the others are what plain CLIP solves by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from base_model.legibility import Legibility, legibility
+from base_model.oracle import bag_retrieval, bag_twins
+from wholegrain.data.dataset import Dataset
+from wholegrain.data.scenes.world import World
+from wholegrain.evaluation.result import TaskResult
+from wholegrain.evaluation.suite import EvaluationOptions, evaluate
+from wholegrain.towers.model import Model
+
+WEAK = (0.47, 0.58)
+BATCH = 128
+READ = 0.95  # a silhouette that is read less often is to be exchanged for a clearer one
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One condition: what was measured, what is asked, and whether it holds."""
+
+    name: str
+    value: str
+    asked: str
+    passed: bool
+
+
+def weak_kinds(composition: TaskResult) -> tuple[str, ...]:
+    """The kinds of twins on which a model's single choices of a caption stand between 47% and 58%."""
+    kinds = [f.name.split("/")[0] for f in composition.figures if f.name.endswith("/picks_caption")]
+    return tuple(k for k in kinds if WEAK[0] <= composition.figure(f"{k}/picks_caption").value <= WEAK[1])
+
+
+def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate], tuple[str, ...]]:
+    """All gates on the development split ``val``, and the weak kinds.
+
+    Args:
+        model: the base model.
+        dataset: scenes of this world, with ``val`` pictures and twins.
+    """
+    gates = [_oracle_gate(world)]
+    for kind in ("swap_object", "swap_attribute"):
+        blind = bag_twins(kind, world)
+        gates.append(Gate(f"bag of words on {kind}", f"{blind:.1%}", "50%", blind == 0.5))
+    gates += legibility_gates(legibility(world))
+    found = evaluate(
+        model,
+        dataset,
+        EvaluationOptions(progress=False),
+        split="val",
+        tasks=("retrieval", "composition"),
+        settings={"retrieval": {"roles": ("overview",)}},
+    )
+    retrieval, composition = found
+    recall = retrieval.figure("image_retrieval_recall@1").value
+    size = len(dataset.keys("val"))
+    gates.append(Gate(f"base model: R@1 of {size:,} pictures by overview", f"{recall:.1%}", "at least 60%", recall >= 0.6))
+    weak = weak_kinds(composition)
+    gates.append(
+        Gate("kinds near chance for the base model (47% to 58%)", ", ".join(weak) or "none", "at least three", len(weak) >= 3)
+    )
+    return gates, weak
+
+
+def legibility_gates(read: Legibility) -> list[Gate]:
+    """The silhouettes are to be read by a reader that is taught them: on the average, and every one of them."""
+    noun, share = read.worst
+    return [
+        Gate(
+            "objects named by a supervised reader of the pictures", f"{read.mean:.1%}", f"at least {READ:.0%}", read.mean >= READ
+        ),
+        Gate("the noun that it reads worst", f"{noun}: {share:.1%}", f"at least {READ:.0%}", share >= READ),
+    ]
+
+
+def _oracle_gate(world: World) -> Gate:
+    share = bag_retrieval(world, BATCH)
+    return Gate(f"bag of words: R@1 in a batch of {BATCH}", f"{share:.1%}", "at least 98%", share >= 0.98)
