@@ -9,7 +9,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.table import Table
-from wholegrain.towers.sources.base_model import load_base
+from wholegrain.towers.base_model import load_base
 
 from base_model.gates import run_gates
 from base_model.make import COMMAND, make_base
