@@ -39,5 +39,5 @@ def _short(value: str | None) -> str:
 def notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What else is not the same on both sides: a difference may come from there."""
     one, two = before["made"], after["made"]
-    names = sorted({*one, *two} - {"commit", "seconds"})
+    names = sorted({*one, *two} - {"commit"})
     return [f"{name} was {one.get(name)} and is {two.get(name)}" for name in names if one.get(name) != two.get(name)]

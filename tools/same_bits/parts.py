@@ -60,7 +60,12 @@ def data() -> Iterator[Item]:
         yield Item(f"data/{name}", (("prepare", f"../sources/{source}", name, *small),))
 
 
-NEGATIVES = ("object", "attribute", "relation", "action", "count", "negation", "swap_object", "swap_attribute")
+KINDS = {
+    "words": ("object", "attribute"),
+    "grammar": ("relation", "action", "count"),
+    "swaps": ("swap_object", "swap_attribute"),
+    "negation": ("negation",),
+}
 
 
 def sidecars() -> Iterator[Item]:
@@ -70,10 +75,8 @@ def sidecars() -> Iterator[Item]:
 
     every = ("--splits", "train", "val", "test", "--negatives")
     yield enriched(RICH, "--hard-positives", "--audit", "--negatives")
-    for kind in NEGATIVES:
-        yield enriched(f"sidecars/{kind}", *every, kind, "--per-kind", "2")
-    yield enriched("sidecars/hard_positives", "--hard-positives")
-    yield enriched("sidecars/seed", *every, "--seed", "1", "--per-kind", "3")
+    for name, kinds in KINDS.items():
+        yield enriched(f"sidecars/{name}", *every, *kinds, "--per-kind", "2", "--seed", "1")
     yield enriched("sidecars/negclip", "--negatives", "--method", "negclip", "--per-kind", "2")
     yield Item("sidecars/random", (("enrich", at(RICH), "--out", "random", "--negatives", "--method", "random", "--replace"),), (RICH,))
     yield enriched("sidecars/scenes", "--hard-positives", "--negatives", "--replace", data=SCENES)
@@ -124,7 +127,7 @@ SETTINGS = {
     "vit_flair": ("flair", "--model", VIT),
     "vit_last_stage": ("negclip", "--model", VIT, "--model.tune_image", "last:1", "--model.tune_text", "last:1"),
     "loader": ("ce_clip", "--workers", "2", "--data.shuffle_window", "1"),
-    "epochs": ("clip", "--steps", "0", "--epochs", "2", "--optimiser.schedule", "constant", "--saving.evaluate_every", "3"),
+    "epochs": ("clip", "--steps", "0", "--epochs", "1.8", "--optimiser.schedule", "constant", "--saving.evaluate_every", "3"),
     "doses": ("ce_clip", "--data.negatives.dose", "0.5", "--data.negatives.count", "2"),
     "frozen_teacher": ("degla", "--teacher.kind", "frozen"),
     "imc_released": ("ce_clip", "--terms.imc.settings.variant", "released", "--terms.cmr.settings.margin", "max"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -70,26 +71,32 @@ def call(folder: Path, arguments: Sequence[str], processes: int = 1) -> None:
         raise FailedError(f"error: {arguments[0]} took more than {SECONDS} s")
 
 
-def stop(folder: Path, arguments: Sequence[str], metrics: Path, steps: int) -> None:
-    """``wholegrain train``, asked to stop as soon as its log has so many lines.
+def stop(folder: Path, arguments: Sequence[str], run: Path, steps: int) -> None:
+    """``wholegrain train``, asked to stop as soon as the log of its run has so many lines; three times, as it may end before it hears.
 
     Raises:
-        FailedError: it came to its end before, or ended otherwise.
+        FailedError: it was never stopped.
     """
-    process = FORK.Process(target=_command, args=(list(arguments), str(folder), {}, str(folder / "stopped.log")))
-    process.start()
-    end = time.monotonic() + SECONDS
-    while process.is_alive() and time.monotonic() < end:
-        if metrics.exists() and metrics.read_bytes().count(b"\n") >= steps:
-            process.terminate()
-            process.join(SECONDS)
-            break
-        time.sleep(0.001)
-    code = process.exitcode
-    process.kill()
-    process.join()
-    if code != 128 + signal.SIGTERM:
-        raise FailedError(f"error {code} of a run that was to be stopped: {_last_line(folder / 'stopped.log')}")
+    log = folder / "stopped.log"
+    for _ in range(3):
+        process = FORK.Process(target=_command, args=(list(arguments), str(folder), {}, str(log)))
+        process.start()
+        end = time.monotonic() + SECONDS
+        while process.is_alive() and time.monotonic() < end and _lines(run / "metrics.jsonl") < steps:
+            time.sleep(0.001)
+        process.terminate()
+        process.join(SECONDS)
+        code = process.exitcode
+        process.kill()
+        process.join()
+        if code == 128 + signal.SIGTERM:
+            return
+        shutil.rmtree(run, ignore_errors=True)
+    raise FailedError(f"error {code} of a run that was to be stopped: {_last_line(log)}")
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def _command(arguments: list[str], folder: str, place: dict[str, str], log: str) -> None:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -27,20 +27,36 @@ LIKE, UNLIKE = "as the whole run's", "NOT as the whole run's"
 
 
 def record(out: Path, only: Sequence[str], jobs: int, keep: Path | None = None) -> None:
-    """Runs the items that are asked for, ``jobs`` at a time, and writes their digests to ``out``."""
-    began = time.monotonic()
+    """Runs the items that are asked for, ``jobs`` at a time, and writes their digests to ``out``, after every item.
+
+    What ``out`` already says of the same commit and libraries is not done again, unless files of the commit are changed.
+    """
+    began, made = time.monotonic(), _made()
+    kept = _known(out, made)
     with ExitStack() as stack:
         work = keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         work.mkdir(parents=True, exist_ok=keep is None)
-        found = _run(items(only), work.resolve(), jobs)
-    kept = {name: wrote for name, wrote in found.items() if chosen(only, name)}
-    made = _made() | {"seconds": round(time.monotonic() - began)}
-    out.write_text(json.dumps({"made": made, "items": kept}, indent=1) + "\n")
+        wanted = [item.name for item in items(only) if chosen(only, item.name) and item.name not in kept]
+        for name, wrote in _run(items(wanted), work.resolve(), jobs):
+            if name in wanted:
+                kept[name] = wrote
+                _write(out, {"made": made, "items": kept})
     bad = [name for name, wrote in kept.items() if "error" in wrote or any(UNLIKE in digest for digest in wrote.values())]
-    print(f"{out}: {len(kept)} items, {sum(map(len, kept.values()))} digests, {made['seconds']} s; not as wanted: {', '.join(bad) or 'none'}")
+    print(f"{out}: {len(kept)} items, {sum(map(len, kept.values()))} digests, {time.monotonic() - began:.0f} s; not as wanted: {bad or 'none'}")
 
 
-def _run(asked: Sequence[Item], work: Path, jobs: int) -> dict[str, dict[str, str]]:
+def _known(out: Path, made: dict[str, str]) -> dict[str, dict[str, str]]:
+    found = json.loads(out.read_text()) if out.exists() else {}
+    return found["items"] if found.get("made") == made and not made["commit"].endswith("dirty") else {}
+
+
+def _write(out: Path, value: dict[str, Any]) -> None:
+    part = out.with_suffix(".part")
+    part.write_text(json.dumps(value, indent=1) + "\n")
+    part.replace(out)
+
+
+def _run(asked: Sequence[Item], work: Path, jobs: int) -> Iterator[tuple[str, dict[str, str]]]:
     draw_sources(work / "sources")
     start_server(work)
     forked(draw_model, work / "sources" / "vit")
@@ -49,9 +65,9 @@ def _run(asked: Sequence[Item], work: Path, jobs: int) -> dict[str, dict[str, st
         for item in asked:  # each stands behind what it needs, so that a thread only waits for what runs or has run
             running[item.name] = pool.submit(_wrote, item, work, {name: running[name] for name in item.needs})
         for number, item in enumerate(asked, 1):
-            said = running[item.name].result().get("error", "")
-            print(f"{number}/{len(asked)} {item.name} {said}", flush=True)
-    return {item.name: running[item.name].result() for item in asked}
+            wrote = running[item.name].result()
+            print(f"{number}/{len(asked)} {item.name} {wrote.get('error', '')}", flush=True)
+            yield item.name, wrote
 
 
 def _wrote(item: Item, work: Path, needed: dict[str, Future[dict[str, str]]]) -> dict[str, str]:
@@ -63,7 +79,7 @@ def _wrote(item: Item, work: Path, needed: dict[str, Future[dict[str, str]]]) ->
     folder.mkdir()
     try:
         if item.stop_at:
-            stop(folder, item.commands[0], folder / item.out / "metrics.jsonl", item.stop_at)
+            stop(folder, item.commands[0], folder / item.out, item.stop_at)
         for arguments in item.commands[1 if item.stop_at else 0 :]:
             call(folder, arguments, item.processes)
     except FailedError as error:
@@ -78,7 +94,7 @@ def _like(found: dict[str, str], whole: dict[str, str]) -> dict[str, str]:
     return {name: f"{found[name]} {LIKE if found[name] == whole[name] else UNLIKE}" for name in both}
 
 
-def _made() -> dict[str, Any]:
+def _made() -> dict[str, str]:
     """Of what, and with what."""
     root = Path(__file__).parents[2]
     asked = ("git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*")

@@ -19,7 +19,7 @@ ACTIONS = ("runs", "sits", "jumps", "walks")
 SIDES = ("in front of", "behind")
 COUNTS = ("two", "three", "four")
 SIZES = ("small", "large")
-SPLITS = {"train": 48, "val": 16, "test": 20}
+SPLITS = {"train": 36, "val": 12, "test": 12}
 
 
 def draw_sources(folder: Path) -> None:

@@ -3,6 +3,7 @@
 The package's modules are those that it happens to have: their names may change.
 """
 
+import gc
 from contextlib import suppress
 from importlib import import_module
 from pkgutil import walk_packages
@@ -17,3 +18,6 @@ for found in walk_packages(wholegrain.__path__, "wholegrain.", onerror=lambda _:
     if not found.name.endswith("__main__"):
         with suppress(Exception):  # an extra is not installed, say: the command that needs it will tell
             import_module(found.name)
+
+gc.collect()
+gc.freeze()  # or every fork's collector would copy the pages of all these modules
