@@ -19,11 +19,12 @@ LEFT_OUT = {
 }
 """Files that are not recorded, and why."""
 KEYS_LEFT_OUT: dict[str, dict[str, str]] = {
-    "manifest.json": {"wholegrain": "a version"},
+    "manifest.json": {"wholegrain": "a version", "identity": "times and places of the source's files"},
     "config.json": {"transformers_version": "a version"},
     "run.json": {
         "command": "prose of the command line",
         "data": "a path",
+        "manifest_hash": "of a manifest with its version, times and places; the manifest is recorded with the data",
         "machine": "a name of the machine",
         "python": "a version",
         "versions": "versions",
