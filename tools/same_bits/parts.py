@@ -159,10 +159,11 @@ def weights() -> Iterator[Item]:
 
 def resume() -> Iterator[Item]:
     """A run that is stopped and goes on is like the whole one, whenever it was stopped."""
+    end = ("--batch", "24", "--saving.evaluate_every", STEPS)  # an evaluation that is due where a run is stopped is left out
     for recipe in ("wholegrain", "cosmos", "mgca"):
-        whole = trained(f"resume/{recipe}_whole", recipe, "--batch", "24")
+        whole = trained(f"resume/{recipe}_whole", recipe, *end)
         yield whole
-        stopped = trained(f"resume/{recipe}", recipe, "--batch", "24")
+        stopped = trained(f"resume/{recipe}", recipe, *end)
         more = ("train", "--resume", stopped.out, "--device", "cpu", "--workers", "0", "--quiet")
         yield replace(stopped, commands=(*stopped.commands, more), needs=(*stopped.needs, whole.name), stop_at=6, like=whole.name)
 

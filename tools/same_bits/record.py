@@ -29,7 +29,8 @@ LIKE, UNLIKE = "as the whole run's", "NOT as the whole run's"
 def record(out: Path, only: Sequence[str], jobs: int, keep: Path | None = None) -> None:
     """Runs the items that are asked for, ``jobs`` at a time, and writes their digests to ``out``, after every item.
 
-    What ``out`` already says of the same commit and libraries is not done again, unless files of the commit are changed.
+    What ``out`` already says of the same commit and libraries is not done again, unless files of the commit are changed, so that an
+    interrupted record goes on.
     """
     began, made = time.monotonic(), _made()
     kept = _known(out, made)
