@@ -178,6 +178,10 @@ class OpenClipPooledTower(ImageTower):
         """One stage: all or nothing."""
         return [self.net]
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None."""
+        return []
+
 
 class OpenClipTextTower(TextTower):
     """open_clip's text transformer, without its projection.

@@ -232,6 +232,10 @@ class RecurrentTextTower(TextTower):
         """The reader and its gated read-out, as one stage."""
         return [nn.ModuleList([self.reader, self.norm, self.value, self.gate])]
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None."""
+        return []
+
 
 class SmallTextTower(TextTower):
     """The preset's text tower: ``[N, L]`` rows at their true length to ``[N, V]`` (and ``[N, L, V]``)."""

@@ -166,6 +166,10 @@ class TimmImageTower(ImageTower):
             by_id[key] = [self.net.get_submodule(name) for name in names]
         return [nn.ModuleList(by_id[key]) for key in sorted(by_id)]
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None of a network that is no Vision Transformer."""
+        return super().transformer_blocks() if self.is_vit else []
+
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
         return {**super().config(), "fixed_batchnorm": self.fixed_batchnorm, **self.branch_config()}

@@ -15,7 +15,6 @@ from torch import nn
 
 from wholegrain.towers.blocks import Packed, ResidualBlock
 from wholegrain.towers.model import Model
-from wholegrain.training.memory.recompute import blocks_of
 
 HALVES = ("qkv", "after_attention")  # of a block: what is before attention and what is behind it
 
@@ -30,7 +29,7 @@ def compiled(model: Model, wanted: bool, cast: Callable[[], torch.autocast]) -> 
         cast: a fresh autocast context, as in training.
     """
     towers = ((model.image_tower, False), (model.text_tower, True)) if wanted else ()
-    changed = [(block, dynamic) for tower, dynamic in towers for block in blocks_of(tower)]
+    changed = [(block, dynamic) for tower, dynamic in towers for block in tower.transformer_blocks()]
     try:
         for block, dynamic in changed:
             if isinstance(block, ResidualBlock):
