@@ -68,7 +68,8 @@ def _typed(kind: Callable[..., object], settings: Mapping[str, object]) -> dict[
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
     except (NameError, TypeError):  # of a user's own loss
         hints = {}
-    typed, ours = {}, str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
+    typed: dict[str, object] = {}
+    ours = str(getattr(kind, "__module__", "")).startswith("wholegrain.losses.")
     for name, value in settings.items():
         if name in hints and _plain(hints[name]):
             typed[name] = structure({name: _as_list(value)}, dict[str, hints[name]])[name]
