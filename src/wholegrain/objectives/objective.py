@@ -43,7 +43,7 @@ class Objective:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset().union(*(loss.needs for loss in self._losses.values()))
+        return frozenset[str]().union(*(loss.needs for loss in self._losses.values()))
 
     def needs_of(self, term: Term) -> frozenset[str]:
         """What one term needs."""

@@ -9,10 +9,11 @@ refused with the file, the key and the closest valid key; the command line overr
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import TypeGuard
 
 import cattrs
 import tomli_w
@@ -118,13 +119,22 @@ def _read(source: str | Path | Mapping[str, object]) -> tuple[dict[str, object],
 
 
 def _copied(value: object) -> object:
-    if isinstance(value, Mapping):
+    if _is_table(value):
         return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return [_copied(inner) for inner in value] if _is_list(value) else value
+
+
+def _is_table(value: object) -> TypeGuard[MutableMapping[str, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    pairs, rest = [], list(overrides)
+    pairs: list[tuple[str, str]] = []
+    rest = list(overrides)
     while rest:
         key, equals, value = rest.pop(0).partition("=")
         if not equals:
@@ -142,7 +152,7 @@ def _override(table: dict[str, object], dotted: str, text: str) -> None:
     spot: object = table
     for depth, part in enumerate(path):
         spot = _step_into(spot, part, ".".join(path[: depth + 1]))
-    if not isinstance(spot, dict):
+    if not _is_table(spot):
         raise UserError(f"The override --{dotted} does not name a value; give the dotted name of a single key.")
     spot[last.replace("-", "_")] = value
 
@@ -162,13 +172,13 @@ def toml_value(text: str) -> object:
 
 
 def _step_into(spot: object, part: str, dotted: str) -> object:
-    if isinstance(spot, dict):
+    if _is_table(spot):
         inner = spot.setdefault(part, {})
-        if isinstance(inner, (dict, list)):
+        if _is_table(inner) or _is_list(inner):
             return inner
-    if isinstance(spot, list):
+    if _is_list(spot):
         named = {str(index): item for index, item in enumerate(spot)}
-        losses = [item for item in spot if isinstance(item, dict) and "loss" in item]
+        losses = [item for item in spot if _is_table(item) and "loss" in item]
         named |= {str(item.get("name") or str(item["loss"]).rpartition(":")[2]): item for item in losses}
         if part in named:
             return named[part]
@@ -211,7 +221,7 @@ def _checked(table: dict[str, object]) -> Recipe:
 
 def _numbers(values: object, dotted: str) -> Iterator[tuple[str, float]]:
     """Every number, with its dotted key."""
-    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    pairs = values.items() if _is_table(values) else enumerate(values) if _is_list(values) else ()
     for key, inner in pairs:
         yield from _numbers(inner, f"{dotted}.{key}" if dotted else str(key))
     if isinstance(values, int | float) and not isinstance(values, bool):

@@ -68,7 +68,8 @@ def _typed(kind: Callable[..., object], settings: Mapping[str, object]) -> dict[
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
     except (NameError, TypeError):  # of a user's own loss
         hints = {}
-    typed, ranges = {}, getattr(kind, "ranges", {})
+    typed: dict[str, object] = {}
+    ranges: Mapping[str, tuple[float, float]] = getattr(kind, "ranges", {})
     for name, value in settings.items():
         if name in hints and _plain(hints[name]):
             typed[name] = structure({name: _as_list(value)}, dict[str, hints[name]])[name]

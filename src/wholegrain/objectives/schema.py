@@ -176,7 +176,7 @@ class ModelRecipe:
 
     head: str = "plain"
     branches: int = 0
-    head_settings: dict[str, Any] = field(default_factory=dict)
+    head_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     tune_image: str = ""
     tune_text: str = ""
     lora: LoraRecipe = LoraRecipe()
@@ -238,7 +238,7 @@ class Term:
     loss: str
     weight: float = 1.0
     roles: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
     name: str = ""
     optional: bool = False
 
