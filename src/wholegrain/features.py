@@ -53,6 +53,10 @@ class FeatureRows:
         return {part.name: value for part in fields(self) if isinstance(value := getattr(self, part.name), Tensor)}
 
 
+def _none_learned() -> dict[str, Tensor]:  # torch.export cannot follow dict[str, Tensor]()
+    return {}
+
+
 Features = TypeVar("Features", bound=FeatureRows)
 
 
@@ -102,7 +106,7 @@ class ImageFeatures(FeatureRows):
     grid: tuple[int, int] | None = None
     keys_BGSE: Tensor | None = None
     values_BGSE: Tensor | None = None
-    learned: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    learned: Mapping[str, Tensor] = field(default_factory=_none_learned)
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     query_BGE: Tensor | None = None
     teacher: ImageFeatures | None = None

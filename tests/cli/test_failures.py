@@ -169,7 +169,8 @@ def test_a_reader_that_leaves(tmp_path):
 
 
 def test_ctrl_c_before_anything_is_done(tmp_path):
-    process = command(tmp_path, "import time; print('there', flush=True); time.sleep(60)", stdout=subprocess.PIPE)
+    here = {"stdout": subprocess.PIPE, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a shell's background ignores it
+    process = command(tmp_path, "import time; print('there', flush=True); time.sleep(60)", **here)
     assert process.stdout.readline() == "there\n"
     process.send_signal(signal.SIGINT)
     assert process.stderr.read() == "wholegrain: Interrupted.\n"

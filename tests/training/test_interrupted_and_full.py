@@ -13,8 +13,9 @@ from tiny_training import make_dataset, make_model, picture
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
-from wholegrain.evaluation.features import encode, feature_store
+from wholegrain.evaluation.features import encode
 from wholegrain.report.contact_sheet import write_contact_sheet
+from wholegrain.towers import feature_files
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def test_a_cache_of_features_on_a_full_disk(dataset, tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(feature_store, "save_file", full)
+    monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(MachineError, match="leave out --cache"):
         encode.encode_split(make_model(dataset).eval(), dataset, "val", cache=tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

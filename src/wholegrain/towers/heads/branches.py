@@ -102,6 +102,11 @@ class BranchHead(PlainHead):
         source = prepare_tower(tower, settings, settings.branches, settings.branch_blocks)
         return cls(widths, replace(settings, source=source))
 
+    @property
+    def branches(self) -> int:
+        """H, by which evaluation and reports know a model with branches."""
+        return self.settings.branches
+
     def settings_with(self, tower: ImageTower) -> BranchSettings:
         """With what the tower says of its tokens or streams."""
         blocks = 0 if tower.mlp_branches is None else tower.mlp_branches.blocks
