@@ -6,7 +6,8 @@ import torch
 from eval_fakes import FakeDataset, FakeModel, caption, encoded, record, vector
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import encode_keys, encode_split, encode_texts
+from wholegrain.evaluation.features.encode import encode_keys, encode_texts
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate, expand
 from wholegrain.evaluation.tasks.branches import branches, specialisation
 from wholegrain.evaluation.tasks.linear_probe import fit_logistic, linear_probe

@@ -11,8 +11,9 @@ from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import encode_image_batches, encode_split
+from wholegrain.evaluation.features.encode import encode_image_batches
 from wholegrain.evaluation.features.sharing import sharing
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.towers.io import save_model
 from wholegrain.workflows.validation import validation
 

@@ -14,7 +14,7 @@ from test_report import dataset, make_model  # noqa: F401 (a fixture)
 
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import encode_split
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.result_folders import (
     check_results_folder,

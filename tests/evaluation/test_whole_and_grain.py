@@ -7,8 +7,9 @@ import torch
 from tiny_training import make_dataset, make_model
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import default_needs, encode_split, encode_texts
+from wholegrain.evaluation.features.encode import default_needs, encode_texts
 from wholegrain.evaluation.features.named import load_any
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.scores.similarity import similarity
 from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, choose, grain
 from wholegrain.evaluation.tasks.composition import composition

@@ -14,7 +14,7 @@ from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import encode_split
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core import pair_scores

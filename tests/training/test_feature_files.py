@@ -7,7 +7,7 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import MachineError
-from wholegrain.evaluation.features.encode import encode_split
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.towers import feature_files
 from wholegrain.towers.convert import convert_head

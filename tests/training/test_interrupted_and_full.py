@@ -13,7 +13,7 @@ from tiny_training import make_dataset, make_model, picture
 from wholegrain.cli import main as cli
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError
-from wholegrain.evaluation.features import encode
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.report.contact_sheet import write_contact_sheet
 from wholegrain.towers import feature_files
 
@@ -30,19 +30,19 @@ def test_a_cache_of_features_on_a_full_disk(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(MachineError, match="leave out --cache"):
-        encode.encode_split(make_model(dataset).eval(), dataset, "val", cache=tmp_path)
+        encode_split(make_model(dataset).eval(), dataset, "val", cache=tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_cache_of_features_is_made_anew(dataset, tmp_path):
     model = make_model(dataset).eval()
-    first = encode.encode_split(model, dataset, "val", cache=tmp_path)
+    first = encode_split(model, dataset, "val", cache=tmp_path)
     files = sorted(tmp_path.rglob("*.safetensors"))
     assert [file.name.partition("-")[0] for file in files] == ["images", "texts"]
     whole = [file.read_bytes() for file in files]
     for file, size in zip(files, (50, -10), strict=True):
         file.write_bytes(file.read_bytes()[:size])
-    again = encode.encode_split(model, dataset, "val", cache=tmp_path)
+    again = encode_split(model, dataset, "val", cache=tmp_path)
     assert (first.image.pooled_BD == again.image.pooled_BD).all()
     assert (first.text.pooled_ND == again.text.pooled_ND).all()
     assert [file.read_bytes() for file in files] == whole
@@ -51,9 +51,9 @@ def test_a_damaged_cache_of_features_is_made_anew(dataset, tmp_path):
 def test_features_of_the_same_weights_in_another_architecture_are_not_taken_for_these(dataset, tmp_path):
     model, other = (make_model(dataset, heads=heads).eval() for heads in (2, 4))
     other.load_state_dict(model.state_dict())
-    kept = encode.encode_split(model, dataset, "val", cache=tmp_path)
-    found = encode.encode_split(other, dataset, "val", cache=tmp_path)
-    alone = encode.encode_split(other, dataset, "val")
+    kept = encode_split(model, dataset, "val", cache=tmp_path)
+    found = encode_split(other, dataset, "val", cache=tmp_path)
+    alone = encode_split(other, dataset, "val")
     assert not torch.equal(kept.image.pooled_BD, found.image.pooled_BD)
     assert torch.equal(found.image.pooled_BD, alone.image.pooled_BD)
 

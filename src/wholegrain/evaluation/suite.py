@@ -14,7 +14,8 @@ from rich.status import Status
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, PatchModel
-from wholegrain.evaluation.features.encode import Encoded, Progress, encode_split, split_keys
+from wholegrain.evaluation.features.encode import Encoded, Progress, split_keys
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.tasks.branches import branches
@@ -61,7 +62,7 @@ class EvaluationOptions:
     Attributes:
         seed: of resamples, permutations and draws; same seed, same result.
         batch: images per step; texts take four times as many.
-        cache: a folder for features; see :func:`~wholegrain.evaluation.features.encode.encode_split`.
+        cache: a folder for features; see :func:`~wholegrain.evaluation.features.split.encode_split`.
         progress: show what is being done, and say on standard error which task was left out and why, unless ``left_out`` takes it.
     """
 

@@ -13,11 +13,10 @@ from wholegrain.evaluation.features.encode import (
     default_needs,
     encode_distinct,
     encode_keys,
-    encode_split,
     evaluating,
     split_keys,
-    with_captions,
 )
+from wholegrain.evaluation.features.split import encode_split, with_captions
 from wholegrain.features import TextFeatures
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
 
@@ -25,7 +24,7 @@ from wholegrain.training.loading.frozen import freeze_images, freeze_texts
 def split_features(
     model: Any, dataset: Any, split: str, *, batch: int = 64, cache: Path | None = None, say: Callable[[str], None] = print
 ) -> Encoded:
-    """As :func:`~wholegrain.evaluation.features.encode.encode_split`; what frozen towers make of the split is shared by all models with these towers.
+    """As :func:`~wholegrain.evaluation.features.split.encode_split`; what frozen towers make of the split is shared by all models with these towers.
 
     Args:
         cache: a folder for features; ``None`` keeps nothing. Those of models that score pairs by patches or tokens are never kept.

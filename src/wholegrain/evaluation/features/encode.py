@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,62 +67,6 @@ class Encoded:
         part = self.only_texts((moved >= 0).nonzero().squeeze(1))
         keys = tuple(self.keys[b] for b in index.tolist())
         return replace(part, keys=keys, image=self.image.select(index), owner_N=moved[moved >= 0])
-
-
-def encode_split(
-    model: EvaluatedModel,
-    dataset: EvaluatedData,
-    split: str = "test",
-    *,
-    needs: frozenset[str] | None = None,
-    batch: int = 64,
-    cache: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Encoded:
-    """Encodes all images and captions of a split.
-
-    Args:
-        needs: what the towers must return beside the pooled vectors (``patches``, ``tokens``, ``branches``); ``None`` for
-            :func:`default_needs`.
-        batch: images per step; texts take four times as many.
-        cache: a folder for features (:class:`~wholegrain.evaluation.features.feature_store.FeatureStore`): those found there are read, new ones written.
-
-    Raises:
-        UserError: when the split is not there or empty.
-    """
-    needs = default_needs(model) if needs is None else frozenset(needs)
-    keys = split_keys(dataset, split)
-    if cache is not None:
-        from wholegrain.evaluation.features.feature_store import FeatureStore  # it encodes by the functions of this file
-
-        store = FeatureStore(model, cache, batch=batch, needs=needs)
-
-        def kept(distinct: list[str]) -> tuple[TextFeatures, int]:
-            if not distinct:
-                raise NotSupportedError(NO_CAPTIONS)
-            text, was_cut = store.texts(distinct, progress)
-            return text, sum(was_cut)
-
-        return with_captions(dataset, keys, store.images(dataset, keys, progress), kept)
-
-    def made(distinct: list[str]) -> tuple[TextFeatures, int]:
-        text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch, progress=progress)
-        return text, int(cut_N.sum())
-
-    return with_captions(dataset, keys, encode_keys(model, dataset, keys, needs, batch=batch, progress=progress), made)
-
-
-def with_captions(
-    dataset: EvaluatedData, keys: Sequence[str], image: ImageFeatures, encode: Callable[[list[str]], tuple[TextFeatures, int]]
-) -> Encoded:
-    """The images of ``keys`` with all their captions; ``encode`` is called once with the distinct texts and also counts those that were cut."""
-    captions = [(b, caption) for b, key in enumerate(keys) for caption in dataset.record(key).captions]
-    texts = tuple(caption.text for _, caption in captions)
-    distinct, place_N = distinct_texts(texts)
-    text, cut = encode(distinct)
-    owner_N = torch.tensor([b for b, _ in captions], dtype=torch.int64)
-    roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
-    return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids, cut)
 
 
 def split_keys(dataset: EvaluatedData, split: str) -> Sequence[str]:

@@ -29,7 +29,8 @@ from torch import Tensor
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, ImagePreprocess, TextEncoder
-from wholegrain.evaluation.features.encode import default_needs, encode_split
+from wholegrain.evaluation.features.encode import default_needs
+from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
