@@ -116,7 +116,7 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     if len(records) < 2:
         raise UserError(f"The split {split!r} has {len(records)} photos with captions; an audit needs at least two.")
     sidecars = made_from_captions(records, per_kind=options.per_kind, split=split, seed=options.seed)
-    questions = SplitWithQuestions(dataset, split, [record.key for record in records], *sidecars)
+    questions: Any = SplitWithQuestions(dataset, split, [record.key for record in records], *sidecars)
     left_out: dict[str, str] = {}
     features: dict[str, Encoded] = {}
     tasks = (*TASKS, "grounding") if any(len(record.regions) > 1 for record in records) else TASKS

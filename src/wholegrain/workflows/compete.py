@@ -43,44 +43,13 @@ from wholegrain.training.checkpoints.run_folder import OtherRunError, read_recip
 from wholegrain.training.start import begin, starting_model
 from wholegrain.training.step import Outcome, seed_everything
 from wholegrain.training.trainer import TrainOptions, train
-from wholegrain.workflows.entrants import entrants
+from wholegrain.workflows.entrants import TASKS, Rules, entrants
 from wholegrain.workflows.runs import check_run, measured, trained
 from wholegrain.workflows.validation import validation
 
 START = "start"
-TASKS = ("retrieval", "composition", "hard_positives", "grounding")
 PILOT = 8
 """Steps that are timed to learn a method's speed; the first half is warm-up."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is the same for all.
-
-    Attributes:
-        model: where all start, as in ``wholegrain train --model``.
-        seeds: of training; figures are means over them.
-        rates: peak learning rates that every method tries with the first seed; the best by retrieval on ``val`` is kept. Empty: the
-            recipe's own.
-        seconds: training time of each run, in place of a number of steps; 0 is equal steps.
-        overrides: dotted, for all recipes alike.
-        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: :data:`TASKS`, and ``negatives`` where the data
-            have a sidecar of them.
-        roles: retrieval with captions in these roles alone; empty is all.
-        shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
-        cache: a folder for what frozen towers make of pictures and texts; ``None`` is ``features/`` in the competition's.
-    """
-
-    model: str = "small"
-    seeds: tuple[int, ...] = (0,)
-    rates: tuple[float, ...] = ()
-    seconds: float = 0.0
-    overrides: tuple[str, ...] = ()
-    split: str = "test"
-    tasks: tuple[str, ...] = ()
-    roles: tuple[str, ...] = ()
-    shortlist: int = 0
-    cache: Path | None = None
 
 
 def compete(

@@ -6,8 +6,8 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
@@ -19,11 +19,39 @@ from wholegrain.training.run import make_run
 from wholegrain.training.start import starting_model
 from wholegrain.workflows.validation import validation
 
-if TYPE_CHECKING:
-    from wholegrain.workflows.compete import Rules
-
 RUN_FOLDERS = ("model", "last", "start", "checkpoints", "tensorboard")
 """Folders of a run, beside which its results lie in one named like the split."""
+TASKS = ("retrieval", "composition", "hard_positives", "grounding")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is the same for all.
+
+    Attributes:
+        model: where all start, as in ``wholegrain train --model``.
+        seeds: of training; figures are means over them.
+        rates: peak learning rates that every method tries with the first seed; the best by retrieval on ``val`` is kept. Empty: the
+            recipe's own.
+        seconds: training time of each run, in place of a number of steps; 0 is equal steps.
+        overrides: dotted, for all recipes alike.
+        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: :data:`TASKS`, and ``negatives`` where the data
+            have a sidecar of them.
+        roles: retrieval with captions in these roles alone; empty is all.
+        shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
+        cache: a folder for what frozen towers make of pictures and texts; ``None`` is ``features/`` in the competition's.
+    """
+
+    model: str = "small"
+    seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
+    seconds: float = 0.0
+    overrides: tuple[str, ...] = ()
+    split: str = "test"
+    tasks: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    shortlist: int = 0
+    cache: Path | None = None
 
 
 def entrants(recipes: Sequence[str], dataset: Dataset, rules: Rules) -> tuple[dict[str, str], dict[str, str]]:
