@@ -5,7 +5,7 @@ import shlex
 import pytest
 from tiny_training import make_dataset
 
-from wholegrain.cli.evaluate import evaluate
+from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.cli.interpolate import interpolate
 from wholegrain.cli.train import train
 from wholegrain.errors import UserError
@@ -19,7 +19,7 @@ def test_what_train_says_to_type_next_measures_the_run(tmp_path, capsys):
     line = next(line for line in printed.err.splitlines() if "measure it with: " in line)
     words = shlex.split(line.partition("measure it with: ")[2])
     assert words == ["wholegrain", "evaluate", str(run), "--data", str(data), "--split", "val"]
-    evaluate(words[2], data=data, split="val", suite="retrieval")
+    evaluate(EvaluateArguments(model=words[2], data=data, split="val", suite="retrieval"))
     assert "retrieval" in capsys.readouterr().out
     with pytest.raises(UserError, match="leave out the recipe, --data, --model"):
         train(resume=run, model="base")

@@ -9,7 +9,7 @@ import torch
 from eval_fakes import FakeModel, vector
 from PIL import Image
 
-from wholegrain.cli.evaluate import evaluate
+from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.aro import aro, plain, shuffled_forms
 from wholegrain.evaluation.benchmarks.pictures import Pictures
@@ -314,10 +314,14 @@ def test_the_command(tmp_path, capsys):
         photo(tmp_path / f"{n}.jpg", n)
     put(tmp_path / "t.jsonl", "\n".join(json.dumps({"image": f"{n}.jpg", "true": "a", "false": "b"}) for n in range(3)))
     model = f"{tmp_path / 'foreign.py'}:tiny"
-    evaluate(model, benchmark=(f"pairs={tmp_path / 't.jsonl'}",), out=tmp_path / "out", device="cpu", cache=tmp_path / "cache")
+    evaluate(
+        EvaluateArguments(
+            model=model, benchmark=(f"pairs={tmp_path / 't.jsonl'}",), out=tmp_path / "out", device="cpu", cache=tmp_path / "cache"
+        )
+    )
     row = json.loads((tmp_path / "out" / "results.json").read_text())["results"][0]
     assert (row["task"], row["dataset"], row["model"]) == ("t", "t", model)
     assert row["metrics"]["accuracy_expected"] == 0.5
     assert "too few to rank methods" in capsys.readouterr().out.replace("\n", " ")
     with pytest.raises(UserError, match="--benchmark NAME=FOLDER"):
-        evaluate(model, device="cpu")
+        evaluate(EvaluateArguments(model=model, device="cpu"))

@@ -10,7 +10,7 @@ import torch
 from eval_fakes import FakeModel, vector
 from PIL import Image
 
-from wholegrain.cli.evaluate import evaluate
+from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.class_images import class_set
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
@@ -478,22 +478,24 @@ def test_the_command(tmp_path, capsys):
     (tmp_path / "foreign.py").write_text(FOREIGN)
     model, out = f"{tmp_path / 'foreign.py'}:tiny", tmp_path / "out"
     evaluate(
-        model,
-        benchmark=(f"classes={tmp_path / 'set'}",),
-        corrupt="contrast",
-        severities=(1,),
-        templates=("openai7",),
-        out=out,
-        device="cpu",
+        EvaluateArguments(
+            model=model,
+            benchmark=(f"classes={tmp_path / 'set'}",),
+            corrupt="contrast",
+            severities=(1,),
+            templates=("openai7",),
+            out=out,
+            device="cpu",
+        )
     )
     rows = {row["task"]: row for row in json.loads((out / "results.json").read_text())["results"]}
     assert set(rows) == {"set", "set_corrupted"}
     assert "7 sentences" in rows["set"]["protocol"]
     assert rows["set"]["metrics"]["acc1_expected"] == pytest.approx(1 / 3)
     with pytest.raises(UserError, match="degla_11 lacks cifar10"):
-        evaluate(model, benchmark=(f"classes={tmp_path / 'set'}",), average=("degla_11",), device="cpu")
+        evaluate(EvaluateArguments(model=model, benchmark=(f"classes={tmp_path / 'set'}",), average=("degla_11",), device="cpu"))
     with pytest.raises(UserError, match="corruption"):
-        evaluate(model, benchmark=(f"classes={tmp_path / 'set'}",), corrupt="rain", device="cpu")
+        evaluate(EvaluateArguments(model=model, benchmark=(f"classes={tmp_path / 'set'}",), corrupt="rain", device="cpu"))
     capsys.readouterr()
 
 

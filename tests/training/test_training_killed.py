@@ -10,7 +10,7 @@ from quick_processes import FORK
 from safetensors.torch import load_file
 from tiny_training import make_dataset, make_model, make_recipe, train
 
-from wholegrain.cli.evaluate import evaluate
+from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.cli.export import ExportArguments, export
 from wholegrain.cli.interpolate import interpolate
 from wholegrain.data.dataset import Dataset
@@ -81,7 +81,7 @@ def interpolating(place):
 
 
 def evaluating(place):
-    evaluate(str(place / "model"), data=place.parent / "data", split="val", suite="retrieval", out=place / "out")
+    evaluate(EvaluateArguments(model=str(place / "model"), data=place.parent / "data", split="val", suite="retrieval", out=place / "out"))
 
 
 def test_training(place):

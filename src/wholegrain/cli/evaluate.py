@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,40 +15,15 @@ if TYPE_CHECKING:
     from wholegrain.evaluation.suite import EvaluationOptions
 
 
-def evaluate(
-    model: Positional[str],
-    /,
-    *,
-    data: Path | None = None,
-    split: str = "test",
-    suite: str = "all",
-    benchmark: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER")]] = (),
-    images: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
-    out: Path | None = None,
-    seed: int = 0,
-    batch: int = 64,
-    device: str = "auto",
-    cache: Path | None = None,
-    one_caption: bool = False,
-    owner_only: bool = False,
-    subset: int | None = None,
-    shortlist: int = 0,
-    roles: tuple[str, ...] = (),
-    templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = (),
-    probe: bool = False,
-    shots: tuple[int, ...] = (),
-    corrupt: str = "",
-    severities: tuple[int, ...] = (),
-    frost: Path | None = None,
-    average: tuple[str, ...] = (),
-) -> None:
-    """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
+RETRIEVAL = ("one_caption", "owner_only", "subset", "roles", "shortlist")
+"""Options of the task of that name."""
 
-    wholegrain evaluate runs/latest --data data/photos --out results/mine
 
-    Under torchrun or srun all processes share the encoding.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """The words and options of ``wholegrain evaluate``.
 
-    Args:
+    Attributes:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run; or file.py:function, which returns any other model.
         data: a prepared data set.
         split: the split to test on.
@@ -76,6 +52,39 @@ def evaluate(
         frost: a folder with photographs of frost; without it frost is drawn.
         average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
     """
+
+    model: Positional[str]
+    data: Path | None = None
+    split: str = "test"
+    suite: str = "all"
+    benchmark: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER")]] = ()
+    images: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    out: Path | None = None
+    seed: int = 0
+    batch: int = 64
+    device: str = "auto"
+    cache: Path | None = None
+    one_caption: bool = False
+    owner_only: bool = False
+    subset: int | None = None
+    shortlist: int = 0
+    roles: tuple[str, ...] = ()
+    templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ()
+    probe: bool = False
+    shots: tuple[int, ...] = ()
+    corrupt: str = ""
+    severities: tuple[int, ...] = ()
+    frost: Path | None = None
+    average: tuple[str, ...] = ()
+
+
+def evaluate(args: EvaluateArguments) -> None:
+    """Evaluate a model: every figure with its interval, its chance level and the shuffled-images control.
+
+    wholegrain evaluate runs/latest --data data/photos --out results/mine
+
+    Under torchrun or srun all processes share the encoding.
+    """
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, run_benchmarks, suite_averages, suite_file
     from wholegrain.evaluation.features.named import load_any
@@ -86,38 +95,39 @@ def evaluate(
     from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
-    extras = BenchmarkExtras(corrupt, severities, None if frost is None else str(frost), probe, shots, templates)
-    wanted = [parse_benchmark(text, images, extras) for text in benchmark]
+    extras = BenchmarkExtras(args.corrupt, args.severities, None if args.frost is None else str(args.frost), args.probe, args.shots, args.templates)
+    wanted = [parse_benchmark(text, args.images, extras) for text in args.benchmark]
+    suite, average = args.suite, args.average
     suite_name = Path(suite).stem if suite.endswith(".toml") else ""
     if suite_name:
         wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
     for name in average:
         check_average(name, [one.name for one in wanted])
-    if data is None and not wanted:
+    if args.data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    out = out or results_folder(model, _what(data, split, suite_name, [one.name for one in wanted]))
+    out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]))
     check_results_folder(out)
-    retrieval = {"one_caption": one_caption, "owner_only": owner_only, "subset": subset, "roles": roles, "shortlist": shortlist}
+    settings = {"retrieval": {name: getattr(args, name) for name in RETRIEVAL}, "zero_shot": {"templates": args.templates}}
     left_out: dict[str, str] = {}
-    results, found, facts = [], [], {"model": model, "split": split, "seed": seed, "left_out": left_out}
-    with init_distributed(None if device == "auto" else device) as context, sharing(context.group):
-        loaded = context.on_all_processes(lambda: load_any(model))
+    results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
+    with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):
+        loaded = context.on_all_processes(lambda: load_any(args.model))
         loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
-        if data is not None:
-            settings = {"retrieval": retrieval, "zero_shot": {"templates": templates}}
-            options = EvaluationOptions(seed, batch, cache, context.is_main_process)
-            results, more = _on_data(loaded, data, split, suite, settings, options, left_out)
+        if args.data is not None:
+            options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
+            results, more = _on_data(loaded, args.data, args.split, suite, settings, options, left_out)
             facts |= more
         if wanted:
-            found = run_benchmarks(loaded, wanted, seed=seed, batch=batch, cache=cache, progress=context.is_main_process, left_out=left_out)
+            common = {"seed": args.seed, "batch": args.batch, "cache": args.cache, "progress": context.is_main_process}
+            found = run_benchmarks(loaded, wanted, **common, left_out=left_out)
     if not context.is_main_process:
         return
     results += [*found, *_averages(average, found, left_out)]
-    overlap, trained_on = describe_overlap(results, training_pictures(model))
+    overlap, trained_on = describe_overlap(results, training_pictures(args.model))
     facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
     _print_results(results, left_out, overlap)
     print(f"written: {keep_results(results, out, facts)}")
-    print(f"next: {_report_command(model, data, split)}beside another model's results: wholegrain compare OTHER {out}")
+    print(f"next: {_report_command(args.model, args.data, args.split)}beside another model's results: wholegrain compare OTHER {out}")
 
 
 def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
@@ -151,7 +161,7 @@ def _print_results(results: list[Any], left_out: dict[str, str], overlap: str) -
     print(overlap)
 
 
-def _what(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
+def _results_name(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
     """What results are of, as the last part of their folder."""
     names = list(dict.fromkeys(benchmarks))
     on_data = [f"{data.resolve().name}-{split}"] if data is not None else []

@@ -43,12 +43,11 @@ from wholegrain.training.checkpoints.run_folder import OtherRunError, read_recip
 from wholegrain.training.start import load_inputs, starting_model
 from wholegrain.training.step import Outcome, seed_everything
 from wholegrain.training.trainer import TrainOptions, train
-from wholegrain.workflows.entrants import Rules, entrants
+from wholegrain.workflows.entrants import TASKS, Rules, entrants
 from wholegrain.workflows.runs import Suite, check_run, evaluate_once, train_once
 from wholegrain.workflows.validation import validation
 
 START = "start"
-TASKS = ("retrieval", "composition", "hard_positives", "grounding")
 PILOT = 8
 """Steps that are timed to learn a method's speed; the first half is warm-up."""
 

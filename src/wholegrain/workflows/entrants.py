@@ -21,6 +21,7 @@ from wholegrain.workflows.validation import validation
 
 RUN_FOLDERS = ("model", "last", "start", "checkpoints", "tensorboard")
 """Folders of a run, beside which its results lie in one named like the split."""
+TASKS = ("retrieval", "composition", "hard_positives", "grounding")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Rules:
             recipe's own.
         seconds: training time of each run, in place of a number of steps; 0 is equal steps.
         overrides: dotted, for all recipes alike.
-        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: ``compete.TASKS``, and ``negatives`` where the data
+        split, tasks: of the evaluation; see ``evaluation.suite.evaluate``. No tasks: :data:`TASKS`, and ``negatives`` where the data
             have a sidecar of them.
         roles: retrieval with captions in these roles alone; empty is all.
         shortlist: retrieval by models that score pairs jointly re-ranks that many candidates of each query; 0 is all.
