@@ -161,7 +161,7 @@ class OpenClipLoss(nn.Module):
             self._objectives[name].load_state_dict(carried)
 
 
-def _recipe(source: RecipeSource) -> Recipe:
+def _recipe(source: Any) -> Recipe:
     if isinstance(source, Recipe):
         return source
     if isinstance(source, (str, Path, Mapping)):
