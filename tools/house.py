@@ -40,15 +40,15 @@ def body_length(function: Function) -> int:
     return (function.end_lineno or 0) - function.lineno + 1 - ((first.end_lineno or 0) - first.lineno + 1 if said else 0)
 
 
-def imports(tree: ast.Module, package: str) -> set[str]:
-    """Modules of the package that a module imports anywhere, also for types alone."""
+def imports(tree: ast.Module, known: set[str]) -> set[str]:
+    """Known modules that a module imports anywhere, also for types alone."""
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == package:
-            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {name if (name := f"{node.module}.{part.name}") in known else node.module for part in node.names}
         elif isinstance(node, ast.Import):
-            found |= {name.name for name in node.names if name.name.split(".")[0] == package}
-    return found
+            found |= {name.name for name in node.names}
+    return found & known
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -93,7 +93,7 @@ def main(source: Path) -> None:
         names[path] for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "Any"
     )
     known = set(names.values())
-    graph = {names[path]: (imports(tree, source.name) & known) - {names[path]} for path, tree in trees.items()}
+    graph = {names[path]: imports(tree, known) - {names[path]} for path, tree in trees.items()}
     print(f"files {len(texts)}, lines {sum(lines.values()):,}, over {LONG_FILE} lines: {[n for n, k in lines.items() if k > LONG_FILE]}")
     deciles = quantiles(lengths, n=10)
     print(f"functions {len(lengths):,}: median {median(lengths):.0f} lines, p90 {deciles[8]:.0f}, max {max(lengths)}", end="")
