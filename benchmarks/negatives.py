@@ -35,8 +35,9 @@ from wholegrain.evaluation.benchmarks.run import parse_benchmark, run_benchmarks
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 from wholegrain.towers.io import load_model
-from wholegrain.training.start import begin
-from wholegrain.workflows.runs import measured, trained
+from wholegrain.training.start import load_inputs
+from wholegrain.training.trainer import TrainOptions
+from wholegrain.workflows.runs import Suite, evaluate_once, train_once
 from wholegrain.workflows.validation import validation
 
 ARMS = {"clip": "clip", "rules": "ce_clip", "random": "ce_clip", "blind": "ce_clip"}
@@ -101,10 +102,10 @@ def run(arm: str, seed: int, data: Path, given: argparse.Namespace) -> list[Task
     words = [*SHARED, f"--optimiser.epochs={given.epochs}", f"--seed={seed}"]
     if arm != "clip":
         words.append(f"--data.negatives.count={given.count}")
-    recipe, dataset, start = begin(ARMS[arm], data, given.model, words)
+    recipe, dataset, start = load_inputs(ARMS[arm], data, given.model, words)
     judge, folder = validation(dataset, recipe, cache=given.cache), given.out / f"{arm}-{seed}"
-    model = trained(recipe, lambda: start, dataset, folder, origin={}, evaluate=judge, quiet=True, cache=given.cache)
-    tests = measured(model, Dataset(given.test), folder / "test", "test", ("retrieval", "negatives"))
+    model = train_once(recipe, dataset, start, TrainOptions(folder, quiet=True, cache=given.cache), judge)
+    tests = evaluate_once(model, Dataset(given.test), folder / "test", Suite("test", ("retrieval", "negatives")))
     if given.sugarcrepe is not None:
         if not (folder / "sugarcrepe" / "results.json").exists():
             found = run_benchmarks(load_model(str(folder / "model")), [parse_benchmark(f"sugarcrepe={given.sugarcrepe}")], progress=False)

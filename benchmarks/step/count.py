@@ -14,7 +14,7 @@ from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_l
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.precision import autocast
 from wholegrain.training.run import offers
-from wholegrain.training.start import begin
+from wholegrain.training.start import load_inputs
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.work import step_work
 
@@ -36,7 +36,7 @@ def padded(model: Model) -> None:
 
 def recipe_work(recipe: str, data: Path, model: str, batch: int, pad: bool) -> float:
     """Multiplications and additions of a step's matrix products, forward and backward."""
-    chosen, dataset, start = begin(recipe, data, model, [f"--optimiser.batch={batch}"])
+    chosen, dataset, start = load_inputs(recipe, data, model, [f"--optimiser.batch={batch}"])
     if pad:
         padded(start)
     names = names_of(dataset, chosen.data)

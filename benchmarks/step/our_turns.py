@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.step.count import padded
 from wholegrain.training.memory.malloc import keep_freed_memory
-from wholegrain.training.start import begin
+from wholegrain.training.start import load_inputs
 from wholegrain.training.step import Outcome
 from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.training.work import peak_megabytes
@@ -57,7 +57,7 @@ def main() -> None:
     os.dup2(2, 1)
     keep_freed_memory()  # as the command does
     settings = json.loads(sys.argv[1])
-    recipe, dataset, model = begin(settings["recipe"], Path(settings["data"]), settings["model"], settings["overrides"])
+    recipe, dataset, model = load_inputs(settings["recipe"], Path(settings["data"]), settings["model"], settings["overrides"])
     if settings["padded"]:
         padded(model)
     with tempfile.TemporaryDirectory() as folder:

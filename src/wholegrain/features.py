@@ -102,7 +102,7 @@ class ImageFeatures(FeatureRows):
     grid: tuple[int, int] | None = None
     keys_BGSE: Tensor | None = None
     values_BGSE: Tensor | None = None
-    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    learned: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     match: Callable[[ImageFeatures, TextFeatures], Tensor] | None = None
     query_BGE: Tensor | None = None
     teacher: ImageFeatures | None = None

@@ -18,10 +18,10 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
-from wholegrain.doctor import captions, fit, learning, pictures, room
-from wholegrain.doctor.doctor import examine
+from wholegrain.doctor import capacity, captions, fit, learning, pictures
+from wholegrain.doctor.doctor import RunOptions, examine
 from wholegrain.doctor.finding import Finding
-from wholegrain.doctor.looked import look
+from wholegrain.doctor.sample import draw_sample
 from wholegrain.doctor.trial import Trial
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.sources.small import SmallConfig, small_model
@@ -88,15 +88,15 @@ def named(findings, check):
 
 
 def content(folder, batch=16):
-    looked = look(folder)
-    seen = pictures.see(looked)
+    sample = draw_sample(folder)
+    decoded = pictures.decode(sample)
     found = [
-        *captions.wrong_field(looked),
-        *captions.copies(looked, batch),
-        *pictures.dead(seen),
-        *pictures.doubles(looked, seen),
+        *captions.wrong_field(sample),
+        *captions.copies(sample, batch),
+        *pictures.dead(decoded),
+        *pictures.doubles(sample, decoded),
     ]
-    return [*found, *pictures.shared_captions(looked)]
+    return [*found, *pictures.shared_captions(sample)]
 
 
 def test_healthy_data_and_recipe_give_no_finding(healthy, tmp_path, capsys):
@@ -134,7 +134,7 @@ def test_healthy_data_and_recipe_give_no_finding(healthy, tmp_path, capsys):
     ],
 )
 def test_captions_that_are_none(tmp_path, text, what):
-    finding = named(captions.wrong_field(look(make(tmp_path / "d", text=text))), "caption field")
+    finding = named(captions.wrong_field(draw_sample(make(tmp_path / "d", text=text))), "caption field")
     assert finding.level == "stop"
     assert f"are {what}" in finding.said
     assert "record " in finding.said
@@ -153,30 +153,30 @@ def test_true_captions_are_not_taken_for_something_else(tmp_path):
         "B2B",
     ]
     findings = captions.wrong_field(
-        look(make(tmp_path / "d", text=lambda n: f"{odd[n % 9]} {'x' * (n % 7)}" if n % 9 != 3 else "dog"))
+        draw_sample(make(tmp_path / "d", text=lambda n: f"{odd[n % 9]} {'x' * (n % 7)}" if n % 9 != 3 else "dog"))
     )
     assert bad(findings) == []
 
 
 def test_constant_captions_classes_and_few_different_ones(tmp_path):
-    constant = captions.wrong_field(look(make(tmp_path / "a", text=lambda n: "a picture of something")))
+    constant = captions.wrong_field(draw_sample(make(tmp_path / "a", text=lambda n: "a picture of something")))
     assert named(constant, "caption field").level == "stop"
     assert "All 96" in named(constant, "caption field").said
-    classes = captions.wrong_field(look(make(tmp_path / "b", text=lambda n: WORDS[1][n % 6])))
+    classes = captions.wrong_field(draw_sample(make(tmp_path / "b", text=lambda n: WORDS[1][n % 6])))
     assert "names of classes" in named(classes, "caption field").said
-    few = captions.wrong_field(look(make(tmp_path / "c", text=lambda n: f"a {WORDS[1][n % 6]} in the grass")))
+    few = captions.wrong_field(draw_sample(make(tmp_path / "c", text=lambda n: f"a {WORDS[1][n % 6]} in the grass")))
     assert "Only 6 of" in named(few, "caption field").said
 
 
 def test_copies_and_what_the_loss_makes_of_them(tmp_path):
-    looked = look(make(tmp_path / "d", text=lambda n: sentence(n % 12)))
-    finding = named(captions.copies(looked, 16), "copied captions")
+    sample = draw_sample(make(tmp_path / "d", text=lambda n: sentence(n % 12)))
+    finding = named(captions.copies(sample, 16), "copied captions")
     assert "leaves out of account" in finding.said
-    assert "takes for false" in named(captions.copies(looked, 16, True), "copied captions").said
+    assert "takes for false" in named(captions.copies(sample, 16, True), "copied captions").said
     # each of 12 captions is under 12 of 72 images of two captions, one of which is drawn: 15 others, each a copy with chance 11 / 71 / 2
     expected = next(v for name, v in finding.numbers.items() if name.startswith("meets"))
     assert expected == pytest.approx(1 - (1 - 11 / 71 / 2) ** 15, rel=1e-6)
-    assert bad(captions.copies(looked, 2)) == []
+    assert bad(captions.copies(sample, 2)) == []
 
 
 def test_dead_pictures(tmp_path):
@@ -189,7 +189,7 @@ def test_dead_pictures(tmp_path):
             return noise(number, (400, 40))
         return noise(number)[:-80] if number % 12 == 3 else noise(number)
 
-    findings = pictures.dead(pictures.see(look(make(tmp_path / "d", image=image))))
+    findings = pictures.dead(pictures.decode(draw_sample(make(tmp_path / "d", image=image))))
     said = " ".join(finding.said for finding in findings)
     assert all(
         f"8 of 96 pictures looked at {what}" in said
@@ -251,7 +251,7 @@ def test_an_infinite_number_is_a_text_in_json():
 
 def test_a_sign_of_life_for_every_part_that_takes_long(healthy):
     shown = []
-    made = examine(healthy, "clip", model=TINY, overrides=LIVELY, device="cpu", show=lambda *what: shown.append(what))
+    made = examine(healthy, "clip", RunOptions(TINY, LIVELY, "cpu"), show=lambda *what: shown.append(what))
     assert all(finding.level == "fine" for finding in made)
     parts = {what: total for what, _, total in shown}
     counted = {what for what, total in parts.items() if total}
@@ -295,7 +295,7 @@ def test_advice_about_shards_and_workers_has_the_number(healthy):
 def test_texts_that_the_context_cuts_off(tmp_path):
     folder = make(tmp_path / "d", text=lambda n: " ".join([sentence(n)] * 3))
     model = model_for(Dataset(folder), 12)
-    finding = named(captions.cut_off(look(folder), model.tokenizer), "cut texts")
+    finding = named(captions.cut_off(draw_sample(folder), model.tokenizer), "cut texts")
     assert finding.numbers["cut"] == 1
     assert finding.numbers["words lost"] > 0.4
 
@@ -337,7 +337,7 @@ def test_roles_and_negatives_that_are_missing(healthy):
 def test_negatives_that_are_true(tmp_path):
     folder = make(tmp_path / "d", negative=lambda text: text.upper() + "." if "red" in text else f"no {text}")
     recipe, dataset, _ = ready(folder, name="negclip")
-    finding = named(fit.negatives(recipe, look(folder), dataset), "negatives")
+    finding = named(fit.negatives(recipe, draw_sample(folder), dataset), "negatives")
     assert "true caption of their own image" in finding.said
     wrong = sum("red" in c.text for r in dataset.records("train") for c in r.captions)
     assert finding.numbers["true"] == pytest.approx(wrong / 144)
@@ -425,20 +425,20 @@ def test_losses_that_are_not_numbers_or_worse_than_guessing(healthy):
 
 def test_memory_and_disk(healthy, tmp_path, monkeypatch):
     trial = trial_of(healthy, "--optimiser.batch", "64")
-    assert bad(room.memory(trial, 1)) == []
-    few, more = room._kept_bytes(trial, 8), room._kept_bytes(trial, 16)
+    assert bad(capacity.memory(trial, 1)) == []
+    few, more = capacity._kept_bytes(trial, 8), capacity._kept_bytes(trial, 16)
     assert more > 1.5 * few
     each = (more - few) / 8
-    monkeypatch.setattr(room, "device_memory", lambda device: 1.2 * (room.fixed_bytes(trial.model, False) + few + 20 * each))
-    finding = room.memory(trial, 1)[0]
+    monkeypatch.setattr(capacity, "device_memory", lambda device: 1.2 * (capacity.fixed_bytes(trial.model, False) + few + 20 * each))
+    finding = capacity.memory(trial, 1)[0]
     assert (finding.level, "optimiser.micro_batch to 16" in finding.do) == ("stop", True)
-    assert room.memory(trial, 8)[0].level == "fine"
-    assert bad(room.disk(trial, tmp_path)) == []
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
-    assert bad(room.disk(trial, tmp_path)) == [("disk", "stop")]
+    assert capacity.memory(trial, 8)[0].level == "fine"
+    assert bad(capacity.disk(trial, tmp_path)) == []
+    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda place: type("Usage", (), {"free": 1000})())
+    assert bad(capacity.disk(trial, tmp_path)) == [("disk", "stop")]
 
 
 def test_every_packaged_kind_of_recipe_is_tried(tmp_path):
     folder = make(tmp_path / "d", negative=lambda text: f"no {text}")
-    findings = list(examine(folder, "negclip", model=TINY, overrides=LIVELY, device="cpu", out=tmp_path))
+    findings = list(examine(folder, "negclip", RunOptions(TINY, LIVELY, "cpu", out=tmp_path)))
     assert bad(findings) == []

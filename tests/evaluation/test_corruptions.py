@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import ndimage
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.corrupted import seen
+from wholegrain.evaluation.benchmarks.corrupted import source_view
 from wholegrain.evaluation.benchmarks.corruptions import ALEXNET, NAMES, corrupt, corruption_names, generator, plasma
 
 
@@ -124,6 +124,6 @@ def test_what_cannot_be_is_said():
 def test_the_view_is_the_middle_or_the_whole():
     x = np.zeros((100, 300, 3), np.uint8)
     x[:, 100:200] = 255
-    assert seen(x, crop=True).shape == (224, 224, 3)
-    assert seen(x, crop=True).mean() > 250  # the middle third, enlarged
-    assert seen(x, crop=False).shape == (224, 672, 3)
+    assert source_view(x, crop=True).shape == (224, 224, 3)
+    assert source_view(x, crop=True).mean() > 250  # the middle third, enlarged
+    assert source_view(x, crop=False).shape == (224, 672, 3)

@@ -22,7 +22,7 @@ from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.training.loading.draw import draw_texts, sentences_of
 from wholegrain.training.loading.streams import stream
 from wholegrain.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.packaged import definition, reference
+from wholegrain.verify.definitions import definition, reference
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 VARIANTS = definition("cosmos").variants

@@ -18,7 +18,7 @@ from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.tgc import TgcLoss
 from wholegrain.towers.io import load_model
 from wholegrain.verify.cases import make_batch, permuted, without_texts
-from wholegrain.verify.packaged import reference
+from wholegrain.verify.definitions import reference
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 VARIANTS = variants_of("tgc", "distillation")

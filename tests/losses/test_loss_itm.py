@@ -17,7 +17,7 @@ from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.itm import ItmLoss
 from wholegrain.verify.cases import as_type, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.packaged import reference
+from wholegrain.verify.definitions import reference
 from wholegrain.verify.subject import evaluate
 
 ITM = [name for name in MATCHING if name.startswith("itm")]

@@ -18,7 +18,7 @@ from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss, choice
 from wholegrain.losses.paraphrases import ParaphrasesLoss
 from wholegrain.verify.cases import Batch, make_batch, without_texts
-from wholegrain.verify.packaged import reference
+from wholegrain.verify.definitions import reference
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 

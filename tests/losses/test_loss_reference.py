@@ -8,7 +8,7 @@ from loss_variants import USUAL as CASES
 
 from wholegrain.losses.core import contrastive, tiles
 from wholegrain.verify.cases import make_batch
-from wholegrain.verify.packaged import reference
+from wholegrain.verify.definitions import reference
 
 
 def knobs() -> tuple[torch.Tensor, torch.Tensor]:

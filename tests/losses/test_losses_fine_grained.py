@@ -23,7 +23,7 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.verify import cases
 from wholegrain.verify.cases import OF_TOKENS, Batch, as_type, lean, padded_with, permuted
-from wholegrain.verify.packaged import reference
+from wholegrain.verify.definitions import reference
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 DETACHED = ("sparc-images-detached",)  # the gradient leaves something out on purpose

@@ -72,3 +72,14 @@ def test_a_file_that_raises_leaves_no_half_module_behind(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"half\.py line 2 raises ValueError;"):
         resolve_loss(Term(f"{tmp_path}/half.py:Loss"))
     assert "wholegrain_user_half" not in sys.modules
+
+
+def test_a_loss_of_ones_own_may_state_ranges(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom wholegrain.losses.clip import ClipLoss\n\n\n@dataclass(frozen=True)\nclass Loss(ClipLoss):\n"
+        "    power: float = 1.0\n    ranges = {**ClipLoss.ranges, 'power': (0, 4)}\n"
+    )
+    assert resolve_loss(Term(f"{tmp_path}/mine.py:Loss", settings={"power": 4.0})).power == 4
+    for settings in ({"power": 5.0}, {"label_smoothing": 5.0}):
+        with pytest.raises(UserError, match=r"is 5\.0; it must be from 0 to"):
+            resolve_loss(Term(f"{tmp_path}/mine.py:Loss", settings=settings))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from wholegrain.objectives.resolve import packaged
-from wholegrain.verify.packaged import definition
+from wholegrain.verify.definitions import definition
 
 
 def variants_of(*losses: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tiny_training import make_dataset, make_recipe, train
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.blocks import Packed, SparingBlock
+from wholegrain.towers.blocks import Packed, ResidualBlock
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.open_clip import build_open_clip_text, split_open_clip
 from wholegrain.training.step import seed_everything
@@ -87,7 +87,7 @@ def test_images_and_their_gradients_are_open_clips(vision):
 def counted(tower, *inputs):
     """How many tokens each block's MLP sees."""
     seen = []
-    blocks = [block for block in tower.modules() if isinstance(block, SparingBlock)]
+    blocks = [block for block in tower.modules() if isinstance(block, ResidualBlock)]
     hooks = [block.mlp.register_forward_hook(lambda _, x, y: seen.append(y[..., 0].numel())) for block in blocks]
     tower(*inputs)
     for hook in hooks:
@@ -126,7 +126,7 @@ def test_a_padded_tower_keeps_open_clips_blocks():
     _, _, text, _ = towers()
     padded = build_open_clip_text(text.config(), text.pad_id, true_length=False).double()
     padded.load_state_dict(text.state_dict())
-    assert not any(isinstance(module, SparingBlock) for module in padded.modules())
+    assert not any(isinstance(module, ResidualBlock) for module in padded.modules())
     torch.testing.assert_close(padded(*rows()).pooled_NV, text(*rows()).pooled_NV, rtol=1e-12, atol=1e-12)
 
 

@@ -18,9 +18,9 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.text.tokenizer import ClipTokenizer
 from wholegrain.towers import HeadConfig, convert_head, load_model
 from wholegrain.towers.export import export as towers_export
+from wholegrain.towers.export.approximation import _of_branches, approximated
+from wholegrain.towers.export.comparison import distance
 from wholegrain.towers.export.export import export_model
-from wholegrain.towers.export.plain_form import _of_branches, approximated
-from wholegrain.towers.export.sameness import distance
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.hf_text import HfTextTower
@@ -228,7 +228,7 @@ def test_one_branch_of_streams_is_exact_as_a_plain_clip(tmp_path):
     nearest = approximated(model, images)
     with torch.no_grad():
         exact, plain = model.encode_images(images), nearest.model.encode_images(images).pooled_BD
-    branch = int(nearest.said.split()[1]) - 1
+    branch = int(nearest.description.split()[1]) - 1
     assert distance(plain, exact.branches_BHD[:, branch]) < 1e-5
     assert nearest.model.head.kind == "plain"
     assert 0 < nearest.agreement < 1
@@ -252,13 +252,13 @@ def test_the_token_chosen_is_the_nearest(tmp_path):
         model.image_tower.branches.tokens_HV[1:].mul_(-3)  # branches 2 and 3 agree, the first does not
         model.image_tower.branches.tokens_HV[2] = model.image_tower.branches.tokens_HV[1]
     nearest = approximated(model, images)
-    assert "branch 1" not in nearest.said
-    made = _of_branches(model)
+    assert "branch 1" not in nearest.description
+    made = _of_branches(model, 3)
     with torch.no_grad():
         own = model.encode_images(images).pooled_BD
-        near = {said: cosine_similarity(own, make().eval().encode_images(images).pooled_BD).mean() for said, make in made.items()}
+        near = {name: cosine_similarity(own, make().eval().encode_images(images).pooled_BD).mean() for name, make in made.items()}
     assert len(near) == 4
-    assert max(near, key=near.get) == nearest.said
+    assert max(near, key=near.get) == nearest.description
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("filip", {}), ("fusion", {"layers": 1})])
@@ -266,7 +266,7 @@ def test_a_joint_score_left_out_leaves_the_vectors(kind, settings, tmp_path):
     model = convert_head(of_open_clip(tmp_path), HeadConfig(kind, **settings))
     nearest = approximated(model, pixels())
     assert nearest.agreement == pytest.approx(1, abs=1e-5)
-    assert kind in nearest.said
+    assert kind in nearest.description
     with pytest.raises(UserError, match="another model"):
         approximated(convert_head(of_open_clip(tmp_path), "sparc"), pixels())
 

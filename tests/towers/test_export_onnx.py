@@ -11,9 +11,9 @@ from tiny_models import pixels, randomised
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import load_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
+from wholegrain.towers.export.comparison import TEXTS, distance
 from wholegrain.towers.export.dense_scores import dense_score
 from wholegrain.towers.export.export import export_model
-from wholegrain.towers.export.sameness import TEXTS, distance
 from wholegrain.towers.sources.small import SmallConfig, small_model
 
 HEADS = {

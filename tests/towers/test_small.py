@@ -9,7 +9,7 @@ from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, v
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.sources.small import PlaceMoments, SmallConfig, at_image_size, short_sight, small_model
+from wholegrain.towers.sources.small import PlaceMoments, SmallConfig, at_image_size, local_mask, small_model
 
 WORLD = World()
 TOKENIZER = train_tokenizer(vocabulary(WORLD), 1024, 32)
@@ -68,7 +68,7 @@ def test_short_sight_keeps_what_is_far_out_of_a_patch():
 
 
 def test_short_sight_leaves_tokens_before_the_patches_free():
-    mask = short_sight(3, 1, prefix=2)
+    mask = local_mask(3, 1, prefix=2)
     assert mask.shape == (11, 11)
     assert (mask[:2] == 0).all()
     assert (mask[:, :2] == 0).all()

@@ -81,7 +81,7 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=20, here=Non
                     parameter.add_(1.0)  # what is saved is what was
         saver.finish()
     if shared and not beside:
-        plain = shards.whole(model)
+        plain = shards.full_model(model)
         for key, value in model.state_dict().items():
             assert torch.equal(plain.state_dict()[key], gathered(value)), key
     weights = torch.cat([gathered(parameter.detach()).flatten() for parameter in model.parameters()])

@@ -17,7 +17,7 @@ from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.memory.recompute import blocks_of, recomputed
+from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.run import fit_model
 from wholegrain.training.step import NonFiniteLossError, StepOptions, make_optimiser, take_step
 
@@ -172,12 +172,12 @@ def test_towers_of_every_kind_say_what_their_blocks_are(dataset):
         {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
         {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 3},
     )
-    assert len(blocks_of(OpenClipImageTower(clip.visual, {}))) == 2
-    assert len(blocks_of(OpenClipTextTower(clip.text, {}))) == 3
+    assert len(OpenClipImageTower(clip.visual, {}).transformer_blocks()) == 2
+    assert len(OpenClipTextTower(clip.text, {}).transformer_blocks()) == 3
     model = make_model(dataset)
-    assert (len(blocks_of(model.image_tower)), blocks_of(model.text_tower)) == (1, [])
+    assert (len(model.image_tower.transformer_blocks()), model.text_tower.transformer_blocks()) == (1, [])
     model.image_tower = timm_tower("mobilenetv3_small_050", 32)
-    assert blocks_of(model.image_tower) == []
+    assert model.image_tower.transformer_blocks() == []
     model.train()
     pixels = torch.rand(2, 3, 32, 32)
     wanted = model.image_tower(pixels).pooled_BV

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.cli.evaluate import EvaluateArguments, evaluate
-from wholegrain.cli.export import export
+from wholegrain.cli.export import ExportArguments, export
 from wholegrain.cli.interpolate import interpolate
 from wholegrain.data.dataset import Dataset
 from wholegrain.towers.io import load_model, save_model
@@ -72,7 +72,7 @@ def two_models(place):
 
 def exporting(place):
     if not (place / "out").exists():  # as whoever finds it there
-        export(str(place / "model"), place / "out", to="wholegrain")
+        export(ExportArguments(model=str(place / "model"), out=place / "out", to="wholegrain"))
 
 
 def interpolating(place):

@@ -10,7 +10,7 @@ import torch
 from altered_losses import BREAKS, FOLDER, SLIPS, source
 
 from wholegrain.objectives.resolve import class_name, packaged
-from wholegrain.verify import Seen, verify
+from wholegrain.verify import Differences, verify
 from wholegrain.verify.answers import steps
 from wholegrain.verify.cases import near_ids
 from wholegrain.verify.settings import parse_settings
@@ -119,17 +119,19 @@ def test_where_there_is_no_reference_the_namesake_is_offered(tmp_path):
     assert "--like siglip" in said
 
 
-def test_seen_names_the_case():
-    seen = Seen()
-    seen.case = "one image"
-    seen.compare("value", torch.tensor(1.0), torch.tensor(2.0))
-    assert seen.where == "value (one image): 1 where 2 is expected"
+def test_differences_name_the_case():
+    differences = Differences()
+    differences.case = "one image"
+    differences.compare("value", torch.tensor(1.0), torch.tensor(2.0))
+    assert differences.where == "value (one image): 1 where 2 is expected"
 
 
-def test_the_list_is_long_and_covers_most_losses():
+def test_the_list_is_long_and_covers_the_losses():
     assert len(SLIPS) >= 100
-    assert {slip.loss for slip in SLIPS.values()} == set(packaged())
+    losses = {slip.loss for slip in SLIPS.values()}
+    assert losses <= set(packaged())
+    assert len(losses) >= 24
     assert set(BREAKS) <= set(SLIPS)
     docs = (Path(__file__).parents[2] / "docs" / "verify.md").read_text(encoding="utf-8")
-    assert f"{len(SLIPS)} of them in all {len(packaged())} losses" in docs
+    assert f"{len(SLIPS)} of them in {len(losses)} losses" in docs
     assert f"finds all\n{len(SLIPS)} with `--like`, and {len(BREAKS)} without" in docs

@@ -16,8 +16,8 @@ from wholegrain.errors import UserError
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.objectives.resolve import packaged, resolve_loss
 from wholegrain.objectives.schema import Term
-from wholegrain.verify import CHECKS, Seen, processes, verify, verify_all
-from wholegrain.verify.packaged import definition, definition_of, label, settings_of, variants
+from wholegrain.verify import CHECKS, Differences, processes, verify, verify_all
+from wholegrain.verify.definitions import definition, definition_of, label, settings_of, variants
 
 SUPPORT = Path(__file__).parents[1] / "support"
 DOCS = Path(__file__).parents[2] / "docs" / "verify.md"
@@ -197,12 +197,12 @@ def test_a_loss_that_waits_for_ever_is_found(tmp_path, monkeypatch):
     assert verify("clip", checks=["processes"]).right  # with new processes
 
 
-def test_seen_keeps_the_worst():
-    seen = Seen()
-    seen.compare("near", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.002]))
-    seen.compare("far", torch.tensor(100.0), torch.tensor(200.0))
-    seen.compare("same", torch.ones(3), torch.ones(3))
-    assert seen.worst == pytest.approx(0.5)
-    assert seen.where == "far: 100 where 200 is expected"
-    seen.compare("gone", torch.tensor([0.0, torch.nan]), torch.zeros(2))
-    assert (seen.worst, seen.where) == (float("inf"), "gone: nan where 0 is expected")
+def test_differences_keep_the_worst():
+    differences = Differences()
+    differences.compare("near", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.002]))
+    differences.compare("far", torch.tensor(100.0), torch.tensor(200.0))
+    differences.compare("same", torch.ones(3), torch.ones(3))
+    assert differences.worst == pytest.approx(0.5)
+    assert differences.where == "far: 100 where 200 is expected"
+    differences.compare("gone", torch.tensor([0.0, torch.nan]), torch.zeros(2))
+    assert (differences.worst, differences.where) == (float("inf"), "gone: nan where 0 is expected")

@@ -27,7 +27,7 @@ from wholegrain.towers.base_model import load_base
 from wholegrain.towers.io import save_model
 from wholegrain.towers.sources.small import SmallImageTower
 from wholegrain.workflows.compete import Rules, compete
-from wholegrain.workflows.runs import measured
+from wholegrain.workflows.runs import Suite, evaluate_once
 
 RULES = Rules(
     "base",
@@ -93,12 +93,12 @@ def test_results_of_another_split_are_measured_and_kept_beside(finished, scenes)
 
 def test_results_of_other_tasks_are_not_taken_for_these(scenes, tmp_path):
     model = load_base()
-    first = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval",), progress=False)
-    second = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval", "composition"), progress=False)
+    first = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval",)), progress=False)
+    second = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval", "composition")), progress=False)
     assert [[result.task for result in results] for results in (first, second)] == [["retrieval"], ["retrieval", "composition"]]
     with torch.no_grad():
         model.head.text.weight.neg_()
-    third = measured(model, Dataset(scenes), tmp_path, "val", ("retrieval", "composition"), progress=False)
+    third = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval", "composition")), progress=False)
     assert third[0].metrics != second[0].metrics, "another model"
 
 

@@ -15,7 +15,7 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.workflows import export as app_export
-from wholegrain.workflows.export import Wish, push
+from wholegrain.workflows.export import ExportOptions, push
 
 transformers = pytest.importorskip("transformers")
 
@@ -161,8 +161,8 @@ def test_the_hub_refuses(tmp_path):
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        (Wish("x", None, "onnx"), "name a folder"),
-        (Wish("x", None, "onnx", push="mine"), "org/name"),
+        (ExportOptions("x", None, "onnx"), "name a folder"),
+        (ExportOptions("x", None, "onnx", push="mine"), "org/name"),
     ],
 )
 def test_where_to(wish, words):
@@ -172,7 +172,7 @@ def test_where_to(wish, words):
 
 def test_results_that_are_not_there(base, tmp_path):
     with pytest.raises(UserError, match=r"no results\.json"):
-        app_export.export(Wish(str(base), tmp_path / "out", "open_clip", results=tmp_path))
+        app_export.export(ExportOptions(str(base), tmp_path / "out", "open_clip", results=tmp_path))
     assert not (tmp_path / "out").exists()
 
 

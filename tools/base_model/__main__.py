@@ -9,7 +9,6 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.table import Table
-from wholegrain.towers.sources.base_model import load_base
 
 from base_model.gates import run_gates
 from base_model.make import COMMAND, make_base
@@ -18,6 +17,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts, build_scenes, picture_count
 from wholegrain.data.scenes.world import World
 from wholegrain.progress import counted, showing
+from wholegrain.towers.base_model import load_base
 from wholegrain.towers.io import load_model
 
 

@@ -32,7 +32,8 @@ from wholegrain.towers.io import save_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.small import SmallConfig, at_image_size, small_model
 from wholegrain.training.step import seed_everything
-from wholegrain.workflows.runs import drawn, trained
+from wholegrain.training.trainer import TrainOptions
+from wholegrain.workflows.runs import drawn, train_once
 
 COMMAND = "PYTHONPATH=tools python -m base_model"
 COUNTS = SceneCounts(train=40_000, val=1_000, test=0, crowded=0, twins=400)
@@ -61,11 +62,11 @@ def make_base(
     seed_everything(seed)
     start = small_model(CONFIG, train_tokenizer(vocabulary(world), 1024, CONFIG.context))
     console.print(f"stage 1 of 2: {len(crops):,} crops of single objects")
-    learnt = trained(first, lambda: start, crops, work / "run-crops", origin={"command": COMMAND})
+    learnt = train_once(first, crops, start, TrainOptions(work / "run-crops", origin={"command": COMMAND}))
     console.print(f"stage 2 of 2: {counts.train:,} pictures")
     grown = at_image_size(learnt, world.size)
     whiten_head(grown, _pooled(grown, whole, 5000))
-    grown = trained(second, lambda: grown, whole, work / "run-scenes", origin={"command": COMMAND})
+    grown = train_once(second, whole, grown, TrainOptions(work / "run-scenes", origin={"command": COMMAND}))
     save_model(grown, out)
     origin = {
         "world": {**asdict(world), "hash": world.hash},

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from wholegrain.doctor.finding import Finding
 
 
@@ -59,7 +61,7 @@ def doctor(
     from wholegrain.files import disk_errors, write_json
     from wholegrain.progress import showing
 
-    console, began, findings = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic(), []
+    console, began = Console(markup=False, highlight=False, soft_wrap=True), time.monotonic()
     if json_out is not None:
         with disk_errors(json_out):
             json_out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,25 +70,22 @@ def doctor(
         from wholegrain.cli.prepare import column_roles
         from wholegrain.cli.train import workers_by_default
         from wholegrain.data.sources import SourceOptions
-        from wholegrain.doctor.doctor import examine
-        from wholegrain.doctor.finding import worst
+        from wholegrain.doctor.doctor import RunOptions, examine
 
         columns = ((caption_column, ""),) if caption_column else column_roles(caption_columns)
-        told = SourceOptions(image_column, columns, split_column, image_root=image_root)
+        source = SourceOptions(image_column, columns, split_column, image_root=image_root)
+        run = RunOptions(model, overrides, device, workers_by_default() if workers is None else workers, out)
 
-        def say(sentence: str) -> None:
+        def log(sentence: str) -> None:
             show.clear()
             print(sentence, file=sys.stderr)
 
-        loading = workers_by_default() if workers is None else workers
-        asked = {"model": model, "overrides": overrides, "device": device, "workers": loading, "out": out, "options": told}
-        for finding in examine(data, recipe, **asked, say=say, show=show):
+        findings = []
+        for finding in examine(data, recipe, run, source=source, log=log, show=show):
             findings.append(finding)
             if finding.level != "fine" or every:
                 show.clear()
-                console.print(f"{finding.level.upper():5} {finding.check}: {finding.said}", style=_STYLE[finding.level])
-                if finding.do:
-                    console.print(f"      -> {finding.do}")
+                _print(console, finding)
     counts = {level: sum(finding.level == level for finding in findings) for level in _STYLE}
     verdict = "something would ruin the run" if counts["stop"] else "look at these first" if counts["look"] else "nothing found"
     console.print(
@@ -97,7 +96,13 @@ def doctor(
             write_json(json_out, [_plain(finding) for finding in findings])
         console.print(f"written: {json_out}")
     console.print(f"next: {_next(data, recipe, model, overrides, bool(counts['stop']))}")
-    return 2 if worst(findings) == "stop" else 0
+    return 2 if counts["stop"] else 0
+
+
+def _print(console: Console, finding: Finding) -> None:
+    console.print(f"{finding.level.upper():5} {finding.check}: {finding.said}", style=_STYLE[finding.level])
+    if finding.do:
+        console.print(f"      -> {finding.do}")
 
 
 def _next(data: str, recipe: str, model: str, overrides: tuple[str, ...], stopped: bool) -> str:

@@ -105,7 +105,7 @@ def evaluate(args: EvaluateArguments) -> None:
     results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
     with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):
         loaded = context.on_all_processes(lambda: load_any(args.model))
-        loaded = loaded.to(context.device) if hasattr(loaded, "to") else loaded
+        loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
         if args.data is not None:
             options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
             results, more = _on_data(loaded, args.data, args.split, suite, settings, options, left_out)

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
+from tyro.conf import Positional
 
 
-def export(
-    model: tyro.conf.Positional[str],
-    out: tyro.conf.Positional[Path | None] = None,
-    *,
-    to: Literal["open_clip", "transformers", "onnx", "wholegrain"],
-    approximate: bool = False,
-    data: Path | None = None,
-    split: str = "test",
-    results: Path | None = None,
-    push: str = "",
-    private: bool = False,
-) -> int:
-    """Writes a model for other libraries, reads it back with theirs, and says how far apart both are; with a model card.
+@dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """The words and options of ``wholegrain export``.
 
-    wholegrain export runs/latest models/mine --to transformers
-
-    What a format has no place for is refused, naming the part.
-
-    Args:
+    Attributes:
         model: as in "train --model", such as a run.
         out: a new folder; may be left out with --push.
         to: open_clip, transformers, onnx, or wholegrain for everything that a model here can have.
@@ -38,24 +25,47 @@ def export(
         push: org/name on the Hugging Face Hub.
         private: for a repository that is made now.
     """
-    from wholegrain.workflows.export import Wish
+
+    model: Positional[str]
+    out: Positional[Path | None] = None
+    to: Literal["open_clip", "transformers", "onnx", "wholegrain"]
+    approximate: bool = False
+    data: Path | None = None
+    split: str = "test"
+    results: Path | None = None
+    push: str = ""
+    private: bool = False
+
+
+def export(args: ExportArguments) -> int:
+    """Writes a model for other libraries, reads it back with theirs, and says how far apart both are; with a model card.
+
+    wholegrain export runs/latest models/mine --to transformers
+
+    What a format has no place for is refused, naming the part.
+    """
+    from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
-    done = run(Wish(model, out, to, approximate, data, split, results, push, private))
-    if done.approximation:
-        where = "on the data's pictures" if data is not None else "on pictures of noise; --data measures retrieval"
-        print(f"exported is an approximation: {done.approximation}")
-        print(f"mean cosine of its image vectors with the model's own: {done.agreement:.4f} ({where})")
-        for name, (exact, ours) in done.recalls.items():
+    result = run(
+        ExportOptions(
+            args.model, args.out, args.to, args.approximate, args.data, args.split, args.results, args.push, args.private
+        )
+    )
+    if result.approximation:
+        where = "on the data's pictures" if args.data is not None else "on pictures of noise; --data measures retrieval"
+        print(f"exported is an approximation: {result.approximation}")
+        print(f"mean cosine of its image vectors with the model's own: {result.agreement:.4f} ({where})")
+        for name, (exact, ours) in result.recalls.items():
             print(f"  {name:26}  exact {exact:6.1%}   exported {ours:6.1%}   {100 * (ours - exact):+.1f} points")
-    print(f"read back with {to} and compared; largest difference as a share of the largest number:")
-    for part, far in done.differences.items():
+    print(f"read back with {args.to} and compared; largest difference as a share of the largest number:")
+    for part, far in result.differences.items():
         print(f"  {part:16} {far:.1e}")
-    for place in (done.folder, done.url):
+    for place in (result.folder, result.url):
         if place:
             print(place)
-    if done.folder is not None:
-        print(f"{_LOADED[to].format(folder=done.folder)} (README.md there says more)", file=sys.stderr)
+    if result.folder is not None:
+        print(f"{_LOADED[args.to].format(folder=result.folder)} (README.md there says more)", file=sys.stderr)
     return 0
 
 

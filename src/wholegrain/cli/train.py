@@ -15,8 +15,6 @@ from wholegrain.errors import UserError
 
 if TYPE_CHECKING:
     from wholegrain.data.dataset import Dataset
-    from wholegrain.objectives.schema import Recipe
-    from wholegrain.towers.model import Model
 
 
 def train(
@@ -69,7 +67,7 @@ def train(
     """
     from wholegrain.data.mixture import absolute
     from wholegrain.training.distributed.launch import launch
-    from wholegrain.training.start import begin
+    from wholegrain.training.start import load_inputs, load_run_inputs
     from wholegrain.training.trackers import require_tracker
     from wholegrain.training.trainer import TrainOptions
     from wholegrain.training.trainer import train as run_training
@@ -89,12 +87,13 @@ def train(
     if launched.may_restart and out is not None and _is_of(out, command):
         resume = out
     if resume is not None:
-        chosen, dataset, start, folder = _resumed(resume)
+        folder = resume.resolve()  # runs/latest may point elsewhere by the end
+        chosen, dataset, start = load_run_inputs(folder)
         origin = {}
     else:
         if not recipe or not data:
             raise UserError("Training needs a recipe and --data, such as: wholegrain train clip --data data/photos")
-        chosen, dataset, start = begin(recipe, data, model, dotted)
+        chosen, dataset, start = load_inputs(recipe, data, model, dotted)
         folder = out or Path("runs") / f"{chosen.name}-{dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
         named = [absolute(source) for source in data]
         origin = {"command": command, "data": named if len(named) > 1 else named[0], "model": model}
@@ -130,21 +129,6 @@ def _is_of(folder: Path, command: str) -> bool:
     from wholegrain.training.checkpoints.run_folder import read_run
 
     return (folder / "run.json").exists() and read_run(folder).get("command") == command
-
-
-def _resumed(run: Path) -> tuple[Recipe, Dataset, Model, Path]:
-    from wholegrain.data.mixture import open_data
-    from wholegrain.towers.io import load_model
-    from wholegrain.training.checkpoints.run_folder import read_recipe, read_run
-
-    run = run.resolve()  # runs/latest may point elsewhere by the end
-    data = read_run(run).get("data")
-    sources = [source for source in (data if isinstance(data, list) else [data]) if isinstance(source, str)]
-    if not sources or (isinstance(data, list) and len(sources) < len(data)):
-        raise UserError(
-            f"{run / 'run.json'} does not say which data the run used; resume it from Python with training.trainer.train."
-        )
-    return read_recipe(run), open_data(sources), load_model(run), run
 
 
 def workers_by_default() -> int:

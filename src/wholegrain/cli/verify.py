@@ -40,17 +40,17 @@ def verify(
         raise UserError("Option --all goes with no other option but --json; leave the others out.")
     if not all and not loss:
         raise UserError('Say which loss: "wholegrain verify clip", "… verify losses.py:MyLoss", or "… verify --all".')
-    told = parse_settings(settings)
+    given = parse_settings(settings)
     with showing() as show:
         show("starting")
-        from wholegrain.verify.show import show_exactness, show_verdict
+        from wholegrain.verify.terminal import print_exactness, print_verdict
         from wholegrain.verify.verdict import verify as run
         from wholegrain.verify.verdict import verify_all
 
         if all:
             verdicts = verify_all([loss] if loss else None, show)
         else:
-            verdicts = [run(loss, told, like or None, checks or None, show)]
+            verdicts = [run(loss, given, like or None, checks or None, show)]
     if json:
         print(
             text.dumps(
@@ -58,9 +58,9 @@ def verify(
             )
         )
     elif all:
-        show_exactness(verdicts)
+        print_exactness(verdicts)
     else:
-        show_verdict(verdicts[0])
+        print_verdict(verdicts[0])
     if not json and not all and not verdicts[0].right:
         print("next: docs/verify.md says what each check means; --checks NAME repeats one alone")
     return 1 if [verdict for verdict in verdicts if not verdict.right] else 0

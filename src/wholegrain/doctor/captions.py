@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wholegrain.doctor.finding import Finding, examples, judged
-from wholegrain.doctor.looked import Item, Looked, spread
+from wholegrain.doctor.finding import Finding, examples, level_of
+from wholegrain.doctor.sample import DataSample, Item, spread
 from wholegrain.progress import Show, each, nowhere
 from wholegrain.text.tokenizer import Tokenizer
 
@@ -18,34 +18,34 @@ _AGAIN = "wholegrain prepare SOURCE OUT --overwrite"
 _FIELD = f"name the right field and prepare the data again: {_AGAIN} --caption-column NAME"
 _TAGS = f"take the mark-up out of the captions and prepare the data again: {_AGAIN}"
 
-Test = Callable[[str], bool]
+Test = Callable[[str], object]
 KINDS: tuple[tuple[str, Test, str], ...] = (
-    ("URLs", re.compile(r"(https?://|www\.)\S+", re.I).fullmatch, _FIELD),  # type: ignore[list-item]
-    ("file names", re.compile(rf"\S*{SUFFIX}|[\w.-]*(/[\w.-]+){{2,}}", re.I).fullmatch, _FIELD),  # type: ignore[list-item]
-    ("numbers", re.compile(r"[-+]?[\d.,:/ -]*\d[\d.,:/ -]*").fullmatch, _FIELD),  # type: ignore[list-item]
-    ("identifiers", re.compile(r"(?=\S*\d)([0-9a-f-]{8,}|[A-Za-z]{0,12}[_:-]?\d{3,}[\w-]*)", re.I).fullmatch, _FIELD),  # type: ignore[list-item]
+    ("URLs", re.compile(r"(https?://|www\.)\S+", re.I).fullmatch, _FIELD),
+    ("file names", re.compile(rf"\S*{SUFFIX}|[\w.-]*(/[\w.-]+){{2,}}", re.I).fullmatch, _FIELD),
+    ("numbers", re.compile(r"[-+]?[\d.,:/ -]*\d[\d.,:/ -]*").fullmatch, _FIELD),
+    ("identifiers", re.compile(r"(?=\S*\d)([0-9a-f-]{8,}|[A-Za-z]{0,12}[_:-]?\d{3,}[\w-]*)", re.I).fullmatch, _FIELD),
     (
         "placeholders",
         re.compile(r"\W{0,9}(nan|none|null|n/?a|unknown|untitled|image|photo|caption|todo)?\W{0,9}", re.I).fullmatch,
         _FIELD,
-    ),  # type: ignore[list-item]
-    ("HTML", re.compile(r"</?[a-z][^<>]*>|&(#\d+|[a-z]{2,8});", re.I).search, _TAGS),  # type: ignore[list-item]
+    ),
+    ("HTML", re.compile(r"</?[a-z][^<>]*>|&(#\d+|[a-z]{2,8});", re.I).search, _TAGS),
     (
         "lists in brackets",
         re.compile(r"\s*[\[{].*[\]}]\s*", re.S).fullmatch,
         f"split the lists into several captions and prepare the data again: {_AGAIN}",
-    ),  # type: ignore[list-item]
-    ("wrongly decoded letters", re.compile(r"Ã[\x80-\xbf]|â€|�").search, f"read the captions as UTF-8 and prepare the data again: {_AGAIN}"),  # type: ignore[list-item]
+    ),
+    ("wrongly decoded letters", re.compile(r"Ã[\x80-\xbf]|â€|�").search, f"read the captions as UTF-8 and prepare the data again: {_AGAIN}"),
 )
 """What no caption is -> how it is told, and what to do; a text is of the first kind that fits."""
 MOST_TOKENISED = 5000
 _READ = 400  # letters of a text that are looked at
 
 
-def wrong_field(looked: Looked) -> list[Finding]:
+def wrong_field(sample: DataSample) -> list[Finding]:
     """Captions that are file names, identifiers, URLs, numbers, mark-up, one and the same text, or names of classes; role by role."""
     findings = []
-    for role, pairs in sorted(_by_role(looked.all).items()):
+    for role, pairs in sorted(_by_role(sample.all).items()):
         texts = [text for _, text in pairs]
         odd = defaultdict(list)
         for item, text in pairs:
@@ -53,14 +53,14 @@ def wrong_field(looked: Looked) -> list[Finding]:
             if kind:
                 odd[kind].append((item, text))
         for name, _, remedy in KINDS:
-            level = judged(len(odd[name]) / len(texts), 0.01, 0.5)
+            level = level_of(len(odd[name]) / len(texts), 0.01, 0.5)
             if level != "fine":
                 item, _ = odd[name][0]
                 said = f"{len(odd[name]):,} of {len(texts):,} captions (role {role}) are {name}: {examples([t for _, t in odd[name]])}"
                 numbers = {"share": len(odd[name]) / len(texts)}
                 findings.append(Finding("caption field", level, f"{said}; first: {item.where}.", remedy, numbers))
         findings += _same(role, texts)
-    return findings or [Finding("caption field", "fine", f"The captions of {len(looked.all):,} images read as captions.")]
+    return findings or [Finding("caption field", "fine", f"The captions of {len(sample.all):,} images read as captions.")]
 
 
 def _same(role: str, texts: Sequence[str]) -> list[Finding]:
@@ -84,15 +84,15 @@ def _same(role: str, texts: Sequence[str]) -> list[Finding]:
     return []
 
 
-def copies(looked: Looked, batch: int, as_negatives: bool = False) -> list[Finding]:
+def copies(sample: DataSample, batch: int, as_negatives: bool = False) -> list[Finding]:
     """How often a caption meets a copy of itself under another image of its batch, and what the loss makes of that.
 
     Args:
-        looked: the data.
+        sample: of the data.
         batch: images of a batch.
         as_negatives: whether a loss of the recipe takes copies for negatives.
     """
-    items, places = [item for item in looked.trained if item.captions], defaultdict(set)
+    items, places = [item for item in sample.trained if item.captions], defaultdict(set)
     for item in items:
         for text, role in item.captions:
             if role != "label":
@@ -127,9 +127,9 @@ def copies(looked: Looked, batch: int, as_negatives: bool = False) -> list[Findi
     return [Finding("copied captions", "look", said, do, numbers)]
 
 
-def cut_off(looked: Looked, tokenizer: Tokenizer, show: Show = nowhere) -> list[Finding]:
+def cut_off(sample: DataSample, tokenizer: Tokenizer, show: Show = nowhere) -> list[Finding]:
     """Captions longer than the model's context, and how many of their tokens are lost."""
-    pairs = [(item, text) for item in looked.trained for text, _ in item.captions]
+    pairs = [(item, text) for item in sample.trained for text, _ in item.captions]
     chosen = [pairs[place] for place in spread(len(pairs), MOST_TOKENISED)]
     if not chosen:
         return []

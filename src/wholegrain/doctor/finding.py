@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 Level = Literal["fine", "look", "stop"]
-LEVELS: tuple[Level, ...] = ("fine", "look", "stop")
 Number = float | int | str
 
 
@@ -30,17 +29,11 @@ class Finding:
     numbers: Mapping[str, Number] = field(default_factory=dict)
 
 
-def worst(findings: Iterable[Finding]) -> Level:
-    """The gravest level of all; ``fine`` for none."""
-    found: set[Level] = {finding.level for finding in findings}
-    return max(found, key=LEVELS.index) if found else "fine"
-
-
-def judged(value: float, look: float, stop: float) -> Level:
+def level_of(value: float, look: float, stop: float) -> Level:
     """``stop`` from ``stop`` on, ``look`` from ``look`` on.
 
     Example:
-        >>> [judged(share, 0.01, 0.5) for share in (0.0, 0.01, 0.7)]
+        >>> [level_of(share, 0.01, 0.5) for share in (0.0, 0.01, 0.7)]
         ['fine', 'look', 'stop']
     """
     return "stop" if value >= stop else "look" if value >= look else "fine"

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.doctor.finding import Finding, judged
-from wholegrain.doctor.looked import Looked
+from wholegrain.doctor.finding import Finding, level_of
+from wholegrain.doctor.sample import DataSample
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import choose_terms
 from wholegrain.objectives.schema import Recipe
@@ -117,13 +117,13 @@ def _schedule(recipe: Recipe, plan: Plan) -> list[Finding]:
     return [Finding("schedule", "fine", f"{total:,} steps are {epochs:.3g} epochs.", numbers=numbers)]
 
 
-def negatives(recipe: Recipe, looked: Looked, dataset: Dataset) -> list[Finding]:
+def negatives(recipe: Recipe, sample: DataSample, dataset: Dataset) -> list[Finding]:
     """Hard negatives that are true after all, and captions without any."""
     if not recipe.data.negatives.count or not dataset.negative_kinds:
         return []
     rows = wrong = captions = without = 0
     first = ""
-    for item in looked.trained:
+    for item in sample.trained:
         record = dataset.record(item.place)
         true = {_plain(caption.text) for caption in record.captions}
         for caption in record.captions:
@@ -137,7 +137,7 @@ def negatives(recipe: Recipe, looked: Looked, dataset: Dataset) -> list[Finding]
     if wrong:
         said = f"{wrong:,} of {rows:,} negatives are a true caption of their own image; first: {first}."
         do = f"make them anew: wholegrain enrich {dataset.folder} --negatives --replace"
-        findings.append(Finding("negatives", judged(wrong / rows, 0, 0.1), said, do, numbers))
+        findings.append(Finding("negatives", level_of(wrong / rows, 0, 0.1), said, do, numbers))
     if without > 0.5 * captions:
         said = f"{without:,} of {captions:,} captions have no negative, though the recipe asks for {recipe.data.negatives.count}."
         do = f"make some of all kinds (wholegrain enrich {dataset.folder} --negatives --replace), or expect a weak effect"

@@ -168,7 +168,7 @@ def learning_rate(trial: Trial, batch: Batch, rates: Rates) -> list[Finding]:
     low, high = rates.rates[0], rates.rates[-1]
     fall = f"falls from {rates.falls:.0e} on, farthest at {rates.fastest:.0e}" if math.isfinite(rates.falls) else "hardly falls"
     end = f"gains nothing or rises from {rates.diverges:.0e} on" if math.isfinite(rates.diverges) else "rises nowhere"
-    seen = (
+    observed = (
         f"{rates.updates} {'step' if rates.updates == 1 else 'steps'} on {images} images at each of {len(rates.rates)} rates from {low:.0e} to {high:.0e}: "
         f"the loss {fall} and {end}; the recipe has {rate:.1e}"
     )
@@ -177,13 +177,13 @@ def learning_rate(trial: Trial, batch: Batch, rates: Rates) -> list[Finding]:
         do = f"try --lr {rates.diverges / 10:.0e}"
         fall = max(0.0, 1 - min(rates.losses))
         if not last < (1 - 0.1 * fall if fall > 0.2 else 1.2) * base(begun, guessing(trial, batch)):
-            said = f"{seen}, and {tried} steps at it, warmed up over five, took the loss from {begun:.3g} to {last:.3g}."
+            said = f"{observed}, and {tried} steps at it, warmed up over five, took the loss from {begun:.3g} to {last:.3g}."
             return [Finding("learning rate", "stop", said, do, numbers)]
-        return [Finding("learning rate", "look", f"{seen}, which {tried} steps with a warm-up survived.", do, numbers)]
+        return [Finding("learning rate", "look", f"{observed}, which {tried} steps with a warm-up survived.", do, numbers)]
     if rate < rates.falls / 10 and math.isfinite(rates.falls):
-        said = f"{seen}, less than a tenth of where anything happens in few steps; that is usual in long fine-tuning alone."
+        said = f"{observed}, less than a tenth of where anything happens in few steps; that is usual in long fine-tuning alone."
         return [Finding("learning rate", "look", said, f"consider --lr {rates.falls:.0e}", numbers)]
-    return [Finding("learning rate", "fine", f"{seen}.", numbers=numbers)]
+    return [Finding("learning rate", "fine", f"{observed}.", numbers=numbers)]
 
 
 def _tried(trial: Trial, batch: Batch, rate: float, steps: int = 10) -> tuple[int, float, float]:

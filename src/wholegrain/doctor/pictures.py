@@ -12,8 +12,8 @@ from PIL import Image
 
 from wholegrain.data.pictures import BrokenPictureError, open_picture
 from wholegrain.data.record import content_key
-from wholegrain.doctor.finding import Finding, judged
-from wholegrain.doctor.looked import Item, Looked, spread
+from wholegrain.doctor.finding import Finding, level_of
+from wholegrain.doctor.sample import DataSample, Item, spread
 from wholegrain.errors import UserError
 from wholegrain.progress import Show, each, nowhere
 
@@ -45,12 +45,12 @@ class Picture:
     problem: str = ""
 
 
-def see(looked: Looked, show: Show = nowhere) -> tuple[Picture, ...]:
+def decode(sample: DataSample, show: Show = nowhere) -> tuple[Picture, ...]:
     """Decodes a sample, the same one every time."""
-    others = [split for split in looked.items if split != looked.split]
+    others = [split for split in sample.items if split != sample.split]
     chosen: list[Item] = []
-    for split, items in looked.items.items():
-        most = TRAINED if split == looked.split else OTHERS // len(others)
+    for split, items in sample.items.items():
+        most = TRAINED if split == sample.split else OTHERS // len(others)
         once = list({item.place: item for item in items}.values())
         chosen += [once[place] for place in spread(len(once), most)]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -90,7 +90,7 @@ def dead(pictures: Sequence[Picture]) -> list[Finding]:
     )
     findings = []
     for what, found, do in kinds:
-        level = judged(len(found) / max(1, len(pictures)), 1e-9, 0.5)
+        level = level_of(len(found) / max(1, len(pictures)), 1e-9, 0.5)
         if level != "fine":
             why = f" ({found[0].problem})" if found[0].problem else f" ({found[0].size[0]} x {found[0].size[1]} pixels)"
             said = f"{len(found):,} of {len(pictures):,} pictures looked at {what}; first: {found[0].item.where}{why}."
@@ -98,10 +98,10 @@ def dead(pictures: Sequence[Picture]) -> list[Finding]:
     return findings or [Finding("pictures", "fine", f"{len(pictures):,} pictures were decoded; all are pictures.")]
 
 
-def doubles(looked: Looked, pictures: Sequence[Picture]) -> list[Finding]:
+def doubles(sample: DataSample, pictures: Sequence[Picture]) -> list[Finding]:
     """The same or nearly the same picture, inside the trained split and across splits."""
-    trained = [p for p in pictures if p.item.split == looked.split and p.small is not None]
-    others = [p for p in pictures if p.item.split != looked.split and p.small is not None]
+    trained = [p for p in pictures if p.item.split == sample.split and p.small is not None]
+    others = [p for p in pictures if p.item.split != sample.split and p.small is not None]
     across = [
         pair
         for split in sorted({p.item.split for p in others})
@@ -111,23 +111,23 @@ def doubles(looked: Looked, pictures: Sequence[Picture]) -> list[Finding]:
     if across:
         test, train = across[0]
         said = (
-            f"{len(across):,} of {len(others):,} pictures looked at in other splits are also among {len(trained):,} of {looked.split} "
+            f"{len(across):,} of {len(others):,} pictures looked at in other splits are also among {len(trained):,} of {sample.split} "
             f"(same bytes or nearly the same picture): {test.item.where} ({test.item.split}) and {train.item.where}."
         )
-        if looked.sizes[looked.split] > TRAINED:
+        if sample.sizes[sample.split] > TRAINED:
             said += " There are more among those that were not looked at."
         do = "take them out of one of the splits: figures on them are too good"
         findings.append(
-            Finding("overlap", judged(len(across) / len(others), 0, 0.5), said, do, {"share": len(across) / len(others)})
+            Finding("overlap", level_of(len(across) / len(others), 0, 0.5), said, do, {"share": len(across) / len(others)})
         )
     elif others:
-        said = f"None of {len(others):,} pictures of other splits is like one of {len(trained):,} of {looked.split}."
+        said = f"None of {len(others):,} pictures of other splits is like one of {len(trained):,} of {sample.split}."
         findings.append(Finding("overlap", "fine", said))
     inside = _repeats(trained)
     share = len(inside) / max(1, len(trained))
     if share > 0.05:
         one, other = (p.item.where for p in inside[0])
-        said = f"{len(inside):,} of {len(trained):,} pictures of {looked.split} are nearly the same as another one, such as {one} and {other}."
+        said = f"{len(inside):,} of {len(trained):,} pictures of {sample.split} are nearly the same as another one, such as {one} and {other}."
         findings.append(
             Finding("copied pictures", "look", said, "keep one of each; to the loss they are strangers", {"share": share})
         )
@@ -188,13 +188,13 @@ def _close(one: Picture, other: Picture) -> bool:
     return max(a, b) < 1.1 * min(a, b) and float(differ.mean()) < 6 and int(differ.max()) < 40
 
 
-def shared_captions(looked: Looked) -> list[Finding]:
+def shared_captions(sample: DataSample) -> list[Finding]:
     """Captions of other splits that stand under trained images, too."""
-    trained = {text for item in looked.trained for text, role in item.captions if role != "label"}
+    trained = {text for item in sample.trained for text, role in item.captions if role != "label"}
     other = [
         (item, text)
-        for split, items in looked.items.items()
-        if split != looked.split
+        for split, items in sample.items.items()
+        if split != sample.split
         for item in items
         for text, role in item.captions
         if role != "label"
@@ -204,9 +204,9 @@ def shared_captions(looked: Looked) -> list[Finding]:
     found = [(item, text) for item, text in other if text in trained]
     share = len(found) / len(other)
     numbers = {"share": share, "captions": len(other)}
-    said = f"{share:.1%} of {len(other):,} captions of other splits stand under images of {looked.split}, too"
+    said = f"{share:.1%} of {len(other):,} captions of other splits stand under images of {sample.split}, too"
     if share < 0.05:
         return [Finding("overlap of captions", "fine", said + ".", numbers=numbers)]
     said += f", such as {found[0][1][:60]!r} ({found[0][0].where})."
     do = "check how the splits were made: one image's captions must not be parted, and text retrieval on these is too easy"
-    return [Finding("overlap of captions", judged(share, 0, 0.5), said, do, numbers)]
+    return [Finding("overlap of captions", level_of(share, 0, 0.5), said, do, numbers)]

@@ -40,7 +40,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Looked:
+class DataSample:
     """What was looked at.
 
     Attributes:
@@ -81,9 +81,9 @@ class Looked:
         return f"Captions of {', '.join(parts)}{rest}."
 
 
-def look(
+def draw_sample(
     data: str | Path, split: str = "train", options: SourceOptions | None = None, show: Show = nowhere
-) -> Looked:
+) -> DataSample:
     """Opens prepared data, or a raw source as ``wholegrain prepare`` takes it.
 
     Raises:
@@ -94,14 +94,14 @@ def look(
     return _raw(str(data), split, options or SourceOptions(), show)
 
 
-def _prepared(name: str, dataset: Dataset, split: str, show: Show) -> Looked:
+def _prepared(name: str, dataset: Dataset, split: str, show: Show) -> DataSample:
     items, sizes = {}, {}
     for known in dataset.splits:
         keys = dataset.layout(known).keys
         sizes[known] = len(keys)
         chosen = spread(len(keys), TRAINED if known == split else OTHERS)
         items[known] = tuple(_item(dataset, keys[place], known) for place in each(chosen, f"reading captions of {known}", show))
-    return Looked(name, split, items, sizes, True, dataset)
+    return DataSample(name, split, items, sizes, True, dataset)
 
 
 def _item(dataset: Dataset, key: str, split: str) -> Item:
@@ -109,7 +109,7 @@ def _item(dataset: Dataset, key: str, split: str) -> Item:
     return Item(f"record {key}", split, captions, partial(dataset.image_bytes, key), key)
 
 
-def _raw(name: str, split: str, options: SourceOptions, show: Show) -> Looked:
+def _raw(name: str, split: str, options: SourceOptions, show: Show) -> DataSample:
     kept: dict[str, list[Item]] = {}
     counts: Counter[str] = Counter()
     stride: Counter[str] = Counter()
@@ -127,7 +127,7 @@ def _raw(name: str, split: str, options: SourceOptions, show: Show) -> Looked:
                 del own[1::2]
                 stride[its] = 2 * max(1, stride[its])
         counts[its] += 1
-    return Looked(name, split, {key: tuple(own) for key, own in kept.items()}, dict(counts), whole, None)
+    return DataSample(name, split, {key: tuple(own) for key, own in kept.items()}, dict(counts), whole, None)
 
 
 def _sampled(sample: RawSample, split: str) -> Item:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe, Term
 
+RecipeSource: TypeAlias = str | Path | Mapping[str, Any] | Recipe | Iterable[Term]
 GIVES = frozenset({"patches", "tokens", "negatives", "bias"})
 _LOG = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class OpenClipLoss(nn.Module):
 
     def __init__(
         self,
-        recipe: str | Path | Mapping[str, Any] | Recipe | Iterable[Term],
+        recipe: RecipeSource,
         *,
         captions: int = 1,
         negatives: int = 0,
@@ -124,8 +125,8 @@ class OpenClipLoss(nn.Module):
                 f"the batch has {images} images and {texts} texts, where {images * each} are expected; give every image {self.captions} "
                 f"captions with {self.negatives} negatives each, or set captions and negatives of OpenClipLoss"
             )
-        for need, there in (("bias", bias), ("patches", patches), ("tokens", tokens)):
-            if need in self.needs and there is None:
+        for need, part in (("bias", bias), ("patches", patches), ("tokens", tokens)):
+            if need in self.needs and part is None:
                 remedy = "start open_clip with --siglip" if need == "bias" else "wrap the model: model = with_tokens(model)"
                 raise UserError(f"the losses need {need}, which the model's output does not hold; {remedy}")
 
@@ -154,13 +155,13 @@ class OpenClipLoss(nn.Module):
         """What the losses carry from step to step; part of ``state_dict()``. open_clip does not save its loss."""
         return {name: objective.state_dict() for name, objective in self._objectives.items()}
 
-    def set_extra_state(self, state: Any) -> None:
+    def set_extra_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Puts back what :meth:`get_extra_state` gave."""
         for name, carried in state.items():
             self._objectives[name].load_state_dict(carried)
 
 
-def _recipe(source: Any) -> Recipe:
+def _recipe(source: RecipeSource) -> Recipe:
     if isinstance(source, Recipe):
         return source
     if isinstance(source, (str, Path, Mapping)):
@@ -260,7 +261,7 @@ def _add(net: Any, text: Any, seen: dict[str, Tensor], args: tuple[Any, ...], kw
     }
 
 
-def _projected(x: Tensor, projection: Any) -> Tensor:
+def _projected(x: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
     if projection is None:
         return x
     return projection(x) if isinstance(projection, nn.Module) else x @ projection

@@ -46,7 +46,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, takes_numbers, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, takes_numbers, unit
 from wholegrain.losses.core.gather import max_over, sum_over, world
 from wholegrain.losses.core.matching import NEEDED, own_log_odds
 
@@ -73,6 +73,7 @@ class CmrLoss:
     units: Literal["logit", "cosine"] = "logit"
     scores: Literal["cosine", "joint"] = "cosine"
     needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+    ranges: ClassVar[Ranges] = {"upper": (0, 1e6), "fixed": (0, 1e6)}
 
     def __post_init__(self) -> None:
         if self.scores == "joint":
@@ -119,7 +120,9 @@ class CmrLoss:
         parts = {f"margin/{name}": share[k] for k, name in enumerate(pairing.kinds)}
         return LossOutput(hinge_M.sum() / cells.clamp_min(1), parts, {"margin_K": next_K})
 
-    def _next_margin(self, margin_K: Tensor, true_N: Tensor, true_M: Tensor, false_M: Tensor, kind_M: Tensor, group) -> Tensor:
+    def _next_margin(
+        self, margin_K: Tensor, true_N: Tensor, true_M: Tensor, false_M: Tensor, kind_M: Tensor, group: dist.ProcessGroup | None
+    ) -> Tensor:
         """The next step's margins, the same in every process; a kind without negatives in the global batch keeps its own."""
         if self.margin == "fixed":
             return margin_K

@@ -56,7 +56,7 @@ from torch import Tensor
 from torch.nn.functional import linear, logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, capped_scale, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, capped_scale, full_precision, unit
 from wholegrain.losses.core.contrastive import Rest, over_processes
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, row_counts
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue
@@ -79,6 +79,7 @@ class CosmosLoss:
     distillation: float = 1.0
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"teacher", "views", "cross"})
+    ranges: ClassVar[Ranges] = {"contrast": (0, 1e6), "distillation": (0, 1e6)}
 
     @full_precision
     def __call__(
@@ -103,29 +104,29 @@ class CosmosLoss:
         slots = _Slots.of(everyone.pairing, self.whole)
         first_B = slots.first_whole(pairing, everyone)
         own_scale = capped_scale(at_least_float32(image.learned["cross_log_scale_1"])[0])
-        game = _Contrasts(pairing, everyone, self.duplicates, slots)
+        contrasts = _Contrasts(pairing, everyone, self.duplicates, slots)
 
         taught = torch.stack([unit(view.teacher.pooled_BD) for view in views if view.teacher is not None], 1)
         counts = row_counts(len(image.pooled_BD), device=taught.device, group=group)[0]
         teachers = [Side(x, "images") for x in gather_rows(taught.to(student_ND.dtype), counts, group).unbind(1)]
         read = [Side(all_teacher_CD[slot], "texts", slot) for slot in slots.whole]
-        shown = [Side(unit(view.pooled_BD), "images") for view in views if view.teacher is not None]
-        said = [Side(all_student_CD[slot], "texts", slot) for slot in slots.all]
+        global_views = [Side(unit(view.pooled_BD), "images") for view in views if view.teacher is not None]
+        text_views = [Side(all_student_CD[slot], "texts", slot) for slot in slots.all]
 
-        seeing = (first_B >= 0).nonzero().squeeze(1)
-        crossed_VBD = _images_crossed(views, text, seeing, first_B[seeing], image)
-        told_R = first_B[seeing] + everyone.texts_before
-        joint_V = [Side(x, "images", told_R, seeing) for x in crossed_VBD]
+        with_text_R = (first_B >= 0).nonzero().squeeze(1)
+        crossed_VBD = _images_crossed(views, text, with_text_R, first_B[with_text_R], image)
+        text_R = first_B[with_text_R] + everyone.texts_before
+        joint_V = [Side(x, "images", text_R, with_text_R) for x in crossed_VBD]
         crossed_ND = _texts_crossed(image, text, pairing.owner_N)
         local = [slots.here(slot, everyone, len(crossed_ND)) for slot in slots.all]
         joint_T = [Side(crossed_ND[n], "texts", n + everyone.texts_before, pairing.owner_N[n]) for n in local]
 
         scale = at_least_float32(scale)
-        game.add("contrast", shown, said, scale)
+        contrasts.add("contrast", global_views, text_views, scale)
         for name, rows in (("image", joint_V), ("text", joint_T)):
-            game.add(f"{name}_image", rows, teachers, own_scale)
-            game.add(f"{name}_text", rows, read, own_scale)
-        parts = game.shares()
+            contrasts.add(f"{name}_image", rows, teachers, own_scale)
+            contrasts.add(f"{name}_text", rows, read, own_scale)
+        parts = contrasts.shares()
         contrast = parts["contrast"]
         distilled = torch.stack([part for name, part in parts.items() if name != "contrast"]).mean()
         logged = {name: part.detach() for name, part in parts.items()}
@@ -139,7 +140,7 @@ class Side:
     Attributes:
         vectors_RD: unit vectors.
         kind: ``images`` or ``texts``.
-        text_R: the text (of all processes) that each vector is, or has seen; ``None`` if none.
+        text_R: the text (of all processes) that each vector is, or attended to; ``None`` if none.
         image_R: of rows, the image of each (this process's); ``None``: all in order.
     """
 
@@ -199,14 +200,14 @@ def _images_crossed(
     assert text.mask_NL is not None
     mask = text.mask_NL[text_R][..., None, None]
     keys, values = (torch.where(mask, at_least_float32(x[text_R]), 0.0) for x in (text.keys_NLGE, text.values_NLGE))
-    asked = [view.query_BGE for view in views if view.query_BGE is not None]
-    query = at_least_float32(torch.stack([x[image_R] for x in asked], 1))  # [R, views, G, E]
+    queries = [view.query_BGE for view in views if view.query_BGE is not None]
+    query = at_least_float32(torch.stack([x[image_R] for x in queries], 1))  # [R, views, G, E]
     score = torch.einsum("rvge,rlge->rvgl", query, keys)
     floor = torch.finfo(score.dtype).min / 4
     weight = score.masked_fill(~mask[:, None, :, 0, 0].unsqueeze(2), floor).softmax(-1)
-    seen = torch.einsum("rvgl,rlge->rvge", weight, values).flatten(2)
-    told = _mixed(seen, first, "image")
-    return [unit(at_least_float32(view.pooled_BD[image_R]) + told[:, v]) for v, view in enumerate(views)]
+    attended = torch.einsum("rvgl,rlge->rvge", weight, values).flatten(2)
+    mixed = _mixed(attended, first, "image")
+    return [unit(at_least_float32(view.pooled_BD[image_R]) + mixed[:, v]) for v, view in enumerate(views)]
 
 
 def _texts_crossed(image: ImageFeatures, text: TextFeatures, owner_N: Tensor) -> Tensor:
@@ -222,13 +223,13 @@ def _texts_crossed(image: ImageFeatures, text: TextFeatures, owner_N: Tensor) ->
     most = int(place.max()) + 1 if len(place) else 0
     dense = query_NGE.new_zeros(images, most, *query_NGE.shape[1:]).index_put((owner_N, place), query_NGE).transpose(1, 2)
     weight = (dense @ at_least_float32(image.keys_BGSE).mT).softmax(-1)  # [B, G, texts of an image, S]
-    seen = (weight @ at_least_float32(image.values_BGSE)).transpose(1, 2)[owner_N, place].flatten(1)
-    return unit(at_least_float32(text.pooled_ND) + _mixed(seen, image, "text"))
+    attended = (weight @ at_least_float32(image.values_BGSE)).transpose(1, 2)[owner_N, place].flatten(1)
+    return unit(at_least_float32(text.pooled_ND) + _mixed(attended, image, "text"))
 
 
-def _mixed(seen: Tensor, image: ImageFeatures, side: str) -> Tensor:
+def _mixed(attended: Tensor, image: ImageFeatures, side: str) -> Tensor:
     weight, shift = (at_least_float32(image.learned[f"cross_{side}_{name}"]) for name in ("DA", "D"))
-    return linear(seen, weight, shift)
+    return linear(attended, weight, shift)
 
 
 @dataclass
@@ -246,9 +247,9 @@ class _Contrasts:
     everyone: GlobalTexts
     duplicates: Duplicates
     slots: _Slots
-    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict)
-    pairs: dict[str, Tensor] = field(default_factory=dict)
-    columns: list[Tensor] = field(default_factory=list)
+    found: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict[str, list[tuple[Tensor, Tensor, Tensor]]])
+    pairs: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    columns: list[Tensor] = field(default_factory=list[Tensor])
 
     def add(self, name: str, rows: Sequence[Side], columns: Sequence[Side], scale: Tensor) -> None:
         """Every view of ``rows`` (this process's) with every view of ``columns`` (all processes')."""
@@ -282,7 +283,7 @@ class _Contrasts:
             for x in row_counts(*(int(self.pairs[name]) for name in names), device=self.everyone.vectors_CD.device, group=group)
         ]
         merged = over_processes(Rest(torch.cat(self.columns, 1)), group).stats[0] if self.columns else None
-        shares = {}
+        shares: dict[str, Tensor] = {}
         for name, total in zip(names, counts, strict=True):
             share = 0 * self.everyone.vectors_CD.sum()
             for to_column, pair_P, column_P in self.found[name]:

@@ -30,7 +30,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, full_precision, unit
 from wholegrain.losses.core.gather import sum_over
 
 
@@ -44,6 +44,7 @@ class DiversityLoss:
 
     ceiling: float = 0.7
     needs: ClassVar[frozenset[str]] = frozenset({"branches"})
+    ranges: ClassVar[Ranges] = {"ceiling": (-1, 1)}
 
     @full_precision
     def __call__(

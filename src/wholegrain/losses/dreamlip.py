@@ -46,9 +46,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, row_counts, sum_over
-from wholegrain.losses.core.pair_scores import blocks, joined, over_processes
+from wholegrain.losses.core.pair_scores import blocks, joined, lse_over_processes
 from wholegrain.losses.sparc import minmax_weights
 
 
@@ -70,6 +70,7 @@ class DreamlipLoss:
     weights: Literal["minmax", "softmax"] = "minmax"
     patches_of: Literal["own", "released"] = "own"
     needs: ClassVar[frozenset[str]] = frozenset({"patches"})
+    ranges: ClassVar[Ranges] = {"sigma": (0, 1)}
 
     def __post_init__(self) -> None:
         if self.patches_of == "released" and self.rivals != "batch":
@@ -103,7 +104,7 @@ class DreamlipLoss:
         grouped_ND = self.groups(patches_BPD, text_ND, image_N, scale)
         by_group_N, by_text_C = self._compare(grouped_ND, pairs, everyone, scale)
         if self.rivals == "batch":
-            by_text_C = over_processes(by_text_C, group)
+            by_text_C = lse_over_processes(by_text_C, group)
         by_text_N = by_text_C[everyone.texts_before : everyone.texts_before + len(text_ND)]
         true_N = scale * (grouped_ND * text_ND).sum(1)
         texts = sum_over(true_N.new_tensor(float(len(true_N))), group).clamp_min(1)

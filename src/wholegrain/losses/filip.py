@@ -44,7 +44,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.known_true import Duplicates
 from wholegrain.losses.core.pair_scores import Tokens, blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
 
@@ -106,6 +106,7 @@ class FilipLoss:
     negatives: Literal["none", "all"] = "none"
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens"})
+    ranges: ClassVar[Ranges] = {"keep": (0, 1)}
 
     def __post_init__(self) -> None:
         if self.variant not in KEPT:

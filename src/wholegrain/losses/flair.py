@@ -88,7 +88,7 @@ class FlairLoss:
         if self.others == "first":
             first = first_of_image(everyone.pairing.owner_N, len(everyone.pairing.image_id_B))
             sent_CX, out_BC = sent_CX[first], out_BC[:, first]
-        logit_BC = scale * pool.scores(sent_CX[:, width:].unflatten(1, query_NGE.shape[1:]), sent_CX[:, :width]) + bias
+        logit_BC = scale * pool.scores(sent_CX[:, width:].view(len(sent_CX), *query_NGE.shape[1:]), sent_CX[:, :width]) + bias
         own_N = scale * pool.own_scores(query_NGE, text_ND, pairing.owner_N) + bias
         positive, negative = -logsigmoid(own_N[true]).sum(), -(logsigmoid(-logit_BC) * ~out_BC).sum()
         if self.negatives == "own":

@@ -49,9 +49,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.known_true import Duplicates
 from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, joined
+from wholegrain.losses.core.typed_torch import distinct
 from wholegrain.losses.own_negatives import choice_among_own, true_foils
 from wholegrain.losses.sparc import minmax_weights
 
@@ -79,6 +80,7 @@ class FscLocalLoss:
     start_token: bool = False
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens", "negatives"})
+    ranges: ClassVar[Ranges] = {"focal": (0, 1e6), "label_smoothing": (0, 1)}
 
     @full_precision
     def __call__(
@@ -102,7 +104,7 @@ class FscLocalLoss:
         caption_M, spoken_N = pairing.negative_of_N[foil_M], word_NL.any(1)
         there_M = spoken_N[foil_M] & spoken_N[caption_M]
         foil_M = foil_M[there_M]
-        used_U = torch.unique(torch.cat([foil_M, caption_M[there_M]]))
+        used_U = distinct(torch.cat([foil_M, caption_M[there_M]]))
         words = Tokens(tokens.tokens_CLD[used_U], word_NL[used_U])
         score_U = self.scores(at_least_float32(image.patches_BPD), words, pairing.owner_N[used_U], at_least_float32(scale))
         score_N = score_U.new_zeros(len(word_NL)).index_put((used_U,), score_U)

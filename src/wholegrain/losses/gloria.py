@@ -45,7 +45,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision
 from wholegrain.losses.core.known_true import Duplicates
 from wholegrain.losses.core.pair_scores import (
     blocks,
@@ -56,6 +56,7 @@ from wholegrain.losses.core.pair_scores import (
     pair_softmax_of,
     pooled_cosine,
 )
+from wholegrain.losses.core.typed_torch import vector_norm
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class GloriaLoss:
     negatives: Literal["none", "all"] = "none"
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens"})
+    ranges: ClassVar[Ranges] = {"attention_scale": (0, 1e6), "pair_scale": (0, 1e6), "word_scale": (1e-12, 1e3)}
 
     def __post_init__(self) -> None:
         if self.variant not in ("own", "sparc"):
@@ -116,12 +118,12 @@ class GloriaLoss:
 
     def scores(self, patches_BPD: Tensor, tokens_CLD: Tensor, mask_CL: Tensor) -> Tensor:
         """Z of every image with every text, ``[B, C]``; 0 for a text without tokens. Un-normalised vectors."""
-        length_CL = torch.linalg.vector_norm(tokens_CLD.where(mask_CL[..., None], 1.0), dim=-1)
+        length_CL = vector_norm(tokens_CLD.where(mask_CL[..., None], 1.0), dim=-1)
 
         def block(rows: slice, columns: slice) -> Tensor:
             patches, tokens, mask = patches_BPD[rows], tokens_CLD[columns], mask_CL[columns]
             dot = patches @ tokens.flatten(0, 1).T  # [b, P, cL]
-            dot = dot.mT.unflatten(1, mask.shape)  # [b, c, L, P]
+            dot = dot.mT.view(len(patches), *mask.shape, patches.shape[1])  # [b, c, L, P]
             weight = self._attention(dot, mask, patches.shape[2])
             cosine = pooled_cosine(weight, dot, patches, length_CL[columns])
             total = (self.word_scale * cosine).masked_fill(~mask, torch.finfo(dot.dtype).min / 4).logsumexp(2)

@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, takes_numbers, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, takes_numbers, unit
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, sum_over, world
 from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
@@ -74,6 +74,7 @@ class ItmLoss:
     duplicates: Duplicates = "ignore"
     seed: int = 0
     needs: ClassVar[frozenset[str]] = NEEDED
+    ranges: ClassVar[Ranges] = {"seed": (0, 2**63 - 1)}
 
     def initial_state(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """``draw``: the seed, and how many steps were drawn: int64 ``[2]``."""
@@ -95,7 +96,7 @@ class ItmLoss:
         tokens = clean_tokens(text, "ItmLoss")
         true = pairing.true_N.nonzero().squeeze(1)
         pairs = pairing.select_texts(true)
-        said, _ = gather_tokens(tokens[true], pairs, group)
+        all_tokens, _ = gather_tokens(tokens[true], pairs, group)
         everyone = gather_texts(text.pooled_ND[true], pairs, group)
         foil = own_foils(pairing, everyone, self.duplicates)
         if self.negatives == "none":
@@ -107,7 +108,7 @@ class ItmLoss:
         yes_text = torch.arange(len(true), device=true.device) + everyone.texts_before
         images = torch.cat([pairs.owner_N, hard_image, pairing.owner_N[foil]])
         texts = torch.cat([yes_text, hard_text, foil_text])
-        z_M = log_odds(image, _joined(everyone, said, text, tokens, foil), images, texts)
+        z_M = log_odds(image, _joined(everyone, all_tokens, text, tokens, foil), images, texts)
         yes_M = torch.arange(len(images), device=images.device) < len(true)
         return self._output(z_M, yes_M, group, {"draw": torch.stack([draw[0], draw[1] + 1])})
 
@@ -157,16 +158,16 @@ class ItmLoss:
         return torch.cat([own, image_C[drawn]]), torch.cat([text_B[own], drawn])
 
 
-def _joined(everyone: GlobalTexts, said: Tokens, text: TextFeatures, tokens: Tokens, foil: Tensor) -> TextFeatures:
+def _joined(everyone: GlobalTexts, all_tokens: Tokens, text: TextFeatures, tokens: Tokens, foil: Tensor) -> TextFeatures:
     """The true texts of all processes, then this process's foils."""
     mine = tokens[foil]
-    length = max(said.mask_CL.shape[1], mine.mask_CL.shape[1])
+    length = max(all_tokens.mask_CL.shape[1], mine.mask_CL.shape[1])
 
     def longer(x: Tensor) -> Tensor:
         return pad(x, (0, 0) * (x.ndim - 2) + (0, length - x.shape[1]))
 
     return TextFeatures(
         torch.cat([everyone.vectors_CD, text.pooled_ND[foil]]),
-        torch.cat([longer(said.tokens_CLD), longer(mine.tokens_CLD)]),
-        torch.cat([longer(said.mask_CL), longer(mine.mask_CL)]),
+        torch.cat([longer(all_tokens.tokens_CLD), longer(mine.tokens_CLD)]),
+        torch.cat([longer(all_tokens.mask_CL), longer(mine.mask_CL)]),
     )

@@ -81,7 +81,7 @@ class LlipLoss:
         pairs, width = pairing.select_texts(chosen), text_ND.shape[1]
         everyone = gather_texts(torch.cat([text_ND, query_NGE.flatten(1)], 1), pairs, group)
         sent_CX = everyone.vectors_CD
-        score_BC = pool.scores(sent_CX[:, width:].unflatten(1, query_NGE.shape[1:]), sent_CX[:, :width])
+        score_BC = pool.scores(sent_CX[:, width:].view(len(sent_CX), *query_NGE.shape[1:]), sent_CX[:, :width])
         score_BC = at_least_float32(scale) * score_BC
         if self.kind == "softmax":
             return pair_softmax_of(score_BC, score_BC, pairs, everyone, duplicates=self.duplicates)

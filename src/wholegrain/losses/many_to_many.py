@@ -49,6 +49,7 @@ Example:
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -63,6 +64,7 @@ from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue
 from wholegrain.losses.core.tiled_softmax import tiled_softmax
 from wholegrain.losses.core.tiles import Logits
+from wholegrain.losses.core.typed_torch import groups, integers, run_lengths
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class ManyToManyLoss:
             return every, every
         place = pairing.owner_N
         if self.negatives != "all":
-            place = torch.unique(torch.stack([place, position_N], 1), dim=0, return_inverse=True)[1]
+            place = groups(torch.stack([place, position_N], 1), dim=0)[1]
         order = place.argsort(stable=True)
         ordered = place[order]
         first, last = torch.searchsorted(ordered, place), torch.searchsorted(ordered, place, right=True)
@@ -194,14 +196,13 @@ class _OrElsewhere:
 
 def _matched(cosine_NH: Tensor, owner_N: Tensor) -> Tensor:
     """The branch of each text in the best one-to-one matching within its image, or its favourite if none is left: ``[N]``."""
-    from scipy.optimize import linear_sum_assignment  # here, for it takes a second or two to import
-
+    assign = importlib.import_module("scipy.optimize").linear_sum_assignment  # here, for it takes a second or two to import
     branch_N = cosine_NH.argmax(1).cpu()
-    cosines, owner = cosine_NH.cpu().numpy(), owner_N.cpu()
+    cosines, owner = cosine_NH.cpu(), owner_N.cpu()
     order = owner.argsort(stable=True)
-    for texts in order.split(torch.unique_consecutive(owner[order], return_counts=True)[1].tolist()):
-        text, branch = linear_sum_assignment(cosines[texts.numpy()], maximize=True)
-        branch_N[texts[torch.from_numpy(text)]] = torch.from_numpy(branch)
+    for texts in torch.split(order, integers(run_lengths(owner[order]))):
+        text, branch = assign(cosines[texts], maximize=True)
+        branch_N[texts[torch.as_tensor(text)]] = torch.as_tensor(branch)
     return branch_N.to(owner_N.device)
 
 

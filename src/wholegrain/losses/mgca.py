@@ -44,7 +44,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.gather import sum_over
 from wholegrain.losses.core.pair_scores import blocks, clean_tokens
 
@@ -65,6 +65,7 @@ class MgcaLoss:
     bidirectional: bool = True
     control: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens"})
+    ranges: ClassVar[Ranges] = {"temperature": (1e-12, 1e3)}
 
     def __post_init__(self) -> None:
         if self.variant not in ("own", "sparc"):
@@ -107,14 +108,14 @@ class MgcaLoss:
         def block(texts: slice, _: slice) -> Tensor:
             patches, tokens, mask = patches_BPD[owner_N[texts]], tokens_NLD[texts], mask_NL[texts]
             cosine = sharpness * (tokens @ patches.mT)  # [n, L, P]
-            said = unit(cosine.softmax(2) @ patches)
-            word = matching(sharpness * (tokens @ said.mT), mask)
+            found = unit(cosine.softmax(2) @ patches)
+            word = matching(sharpness * (tokens @ found.mT), mask)
             if not self.bidirectional:
                 return torch.stack([word, torch.zeros_like(word)])
             floor = torch.finfo(cosine.dtype).min / 4
-            said = unit(cosine.mT.masked_fill(~mask[:, None], floor).softmax(2) @ tokens)
+            found = unit(cosine.mT.masked_fill(~mask[:, None], floor).softmax(2) @ tokens)
             spoken = mask.any(1)
-            patch = matching(sharpness * (patches @ said.mT), spoken[:, None].expand(-1, patches.shape[1]))
+            patch = matching(sharpness * (patches @ found.mT), spoken[:, None].expand(-1, patches.shape[1]))
             return torch.stack([word, patch])
 
         places, length = patches_BPD.shape[1], mask_NL.shape[1]

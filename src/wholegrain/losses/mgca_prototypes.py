@@ -38,7 +38,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, full_precision, unit
 from wholegrain.losses.core.gather import max_over, sum_over
 
 
@@ -80,6 +80,12 @@ class MgcaPrototypesLoss:
     rounds: int = 3
     frozen_steps: int = 0
     needs: ClassVar[frozenset[str]] = frozenset({"prototypes"})
+    ranges: ClassVar[Ranges] = {
+        "temperature": (1e-12, 1e3),
+        "epsilon": (1e-12, 1e3),
+        "rounds": (1, 1000),
+        "frozen_steps": (0, 10**9),
+    }
 
     def initial_state(self, kinds: Sequence[str]) -> dict[str, Tensor]:
         """``step``: how many steps were taken."""

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, full_precision
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, full_precision
 from wholegrain.losses.core.contrastive import pooled_softmax
 from wholegrain.losses.core.known_true import Duplicates
 
@@ -54,6 +54,7 @@ class NegclipLoss:
     duplicates: Duplicates = "ignore"
     label_smoothing: float = 0.0
     needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+    ranges: ClassVar[Ranges] = {"label_smoothing": (0, 1)}
 
     @full_precision
     def __call__(

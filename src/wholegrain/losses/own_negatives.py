@@ -48,7 +48,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.contrastive import grouped_lse
 from wholegrain.losses.core.gather import gather_texts, sum_over
 from wholegrain.losses.core.known_true import Duplicates, own_foils
@@ -68,6 +68,7 @@ class OwnNegativesLoss:
     label_smoothing: float = 0.0
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"negatives"})
+    ranges: ClassVar[Ranges] = {"focal": (0, 1e6), "label_smoothing": (0, 1)}
 
     @full_precision
     def __call__(

@@ -78,7 +78,7 @@ class ParaphrasesLoss:
         everyone = gather_texts(text_ND, pairs, group)
         one_Q, other_Q = _ordered_pairs(pairs)
         column_Q = other_Q + everyone.texts_before
-        parts = {}
+        parts: dict[str, Tensor] = {}
         if self.finds != "text":
             known, row_Q = KnownTrue(pairs, everyone, self.duplicates), pairs.owner_N[one_Q]
             found = tiled_softmax(Logits(unit(image.pooled_BD), everyone.vectors_CD, scale), known, row_Q, column_Q)

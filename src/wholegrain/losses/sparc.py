@@ -61,10 +61,11 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import TINY, LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.gather import sum_over
 from wholegrain.losses.core.known_true import KnownTrue
-from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, over_processes, pooled_cosine
+from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, lse_over_processes, pooled_cosine
+from wholegrain.losses.core.typed_torch import vector_norm
 
 
 def minmax_weights(similarity: Tensor, sigma: float | None = None, eps: float = 1e-6) -> Tensor:
@@ -116,6 +117,7 @@ class SparcLoss:
     eps: float = 1e-6
     control: bool = False
     needs: ClassVar[frozenset[str]] = frozenset({"patches", "tokens"})
+    ranges: ClassVar[Ranges] = {"sigma": (0, 1), "temperature": (1e-12, 1e3), "eps": (1e-12, 1e3)}
 
     @full_precision
     def __call__(
@@ -134,7 +136,8 @@ class SparcLoss:
         true, scale = pairing.true_N, at_least_float32(scale)
         patches, owner = at_least_float32(image.patches_BPD), pairing.owner_N[true]
         tokens = clean_tokens(text, "SparcLoss")[true]
-        value, parts = None, {}
+        value: Tensor | None = None
+        parts: dict[str, Tensor] = {}
         if self.rivals != "images":
             value = self._share(patches[owner], tokens, scale, group)
         if self.rivals != "tokens":
@@ -156,7 +159,7 @@ class SparcLoss:
         """Weights over the last axis of the dot products ``[..., L, P]`` of tokens ``[..., L, D]`` and patches ``[..., P, D]``."""
         factor: Tensor | float = tokens.shape[-1] ** -0.5
         if self.similarity == "cosine":
-            length = torch.linalg.vector_norm(tokens, dim=-1)[..., None] * torch.linalg.vector_norm(patches, dim=-1)[..., None, :]
+            length = vector_norm(tokens, dim=-1)[..., None] * vector_norm(patches, dim=-1)[..., None, :]
             dot, factor = dot * torch.where(length > TINY, length.clamp_min(TINY).reciprocal(), 0.0), scale
         if self.weights == "minmax":
             weight = minmax_weights(dot, self.sigma, self.eps)
@@ -164,7 +167,7 @@ class SparcLoss:
             weight = (dot * (factor if self.temperature is None else 1 / self.temperature)).softmax(-1)
         return weight.detach() if self.detach_weights else weight
 
-    def _share(self, patches_NPD: Tensor, tokens: Tokens, scale: Tensor, group) -> Tensor:
+    def _share(self, patches_NPD: Tensor, tokens: Tokens, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         grouped = unit(self.group_patches(patches_NPD, tokens.tokens_CLD, scale)[1])
         logits = scale * (grouped @ unit(tokens.tokens_CLD).mT)  # [N, L grouped, L tokens]
         padded, floor = ~tokens.mask_CL, torch.finfo(logits.dtype).min / 4
@@ -172,7 +175,7 @@ class SparcLoss:
         to_group = logits.masked_fill(padded[:, :, None], floor).logsumexp(1)
         return self._mean((to_token + to_group) / 2 - logits.diagonal(dim1=1, dim2=2), tokens.mask_CL, group)
 
-    def _among_images(self, patches_BPD: Tensor, tokens: Tokens, pairs: Pairing, scale: Tensor, group) -> Tensor:
+    def _among_images(self, patches_BPD: Tensor, tokens: Tokens, pairs: Pairing, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         """Every token's own image among the images of the global batch."""
         all_tokens, everyone = gather_tokens(tokens, pairs, group)
         known = KnownTrue(pairs, everyone, "ignore")
@@ -185,7 +188,7 @@ class SparcLoss:
         count, length = all_tokens.mask_CL.shape
         table = blocks(block, len(patches_BPD), count, 3 * patches_BPD.shape[1] * length)
         rest_CL = torch.cat([torch.cat(row, 2) for row in table], 1).logsumexp(1).T
-        rest_CL = over_processes(rest_CL.reshape(-1), group).view(count, length)
+        rest_CL = lse_over_processes(rest_CL.reshape(-1), group).view(count, length)
         mine = slice(everyone.texts_before, everyone.texts_before + len(tokens.mask_CL))
         rest_NL = rest_CL[mine, : tokens.mask_CL.shape[1]]
         grouped = unit(self.group_patches(patches_BPD[pairs.owner_N], tokens.tokens_CLD, scale)[1])
@@ -194,12 +197,12 @@ class SparcLoss:
 
     def _found(self, patches_BPD: Tensor, tokens_CLD: Tensor, scale: Tensor) -> Tensor:
         """How well each token recognises what it grouped in each image: cosines ``[B, C, L]``."""
-        length_CL = torch.linalg.vector_norm(tokens_CLD, dim=-1)
+        length_CL = vector_norm(tokens_CLD, dim=-1)
         dot = (patches_BPD @ tokens_CLD.flatten(0, 1).T).mT  # [b, cL, P]
         weight = self._weigh(dot, tokens_CLD.flatten(0, 1), patches_BPD, scale)
-        return pooled_cosine(weight, dot, patches_BPD, length_CL.flatten()).unflatten(1, length_CL.shape)
+        return pooled_cosine(weight, dot, patches_BPD, length_CL.flatten()).view(len(patches_BPD), *length_CL.shape)
 
-    def _mean(self, each_NL: Tensor, mask_NL: Tensor, group) -> Tensor:
+    def _mean(self, each_NL: Tensor, mask_NL: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         """This process's share of the mean over captions or tokens of the global batch."""
         each_NL, length_N = torch.where(mask_NL, each_NL, 0.0), mask_NL.sum(1)
         if self.reduction == "token":

@@ -43,9 +43,11 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core import contrastive
-from wholegrain.losses.core.contract import TINY, LossOutput, State, at_least_float32, full_precision, unit
-from wholegrain.losses.core.contrastive import Duplicates, Foils, own_foils, pair_sigmoid, pair_softmax
+from wholegrain.losses.core.contract import TINY, LossOutput, Ranges, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contrastive import Foils, RowScores, pair_sigmoid, pair_softmax
 from wholegrain.losses.core.gather import gather_texts
+from wholegrain.losses.core.known_true import Duplicates, own_foils
+from wholegrain.losses.core.typed_torch import vector_norm
 from wholegrain.losses.sparc import minmax_weights
 
 Weights = Literal["softmax", "minmax"]
@@ -70,7 +72,7 @@ def text_conditioned_scores(
     patches, text = at_least_float32(patches_BPD), unit(pooled_ND)
     per_block = max(1, contrastive.CELLS // max(len(text) * patches.shape[1], 1))
     return torch.cat(
-        [_scores(block, text.expand(len(block), -1, -1), temperature, weights) for block in patches.split(per_block)]
+        [_scores(block, text.expand(len(block), -1, -1), temperature, weights) for block in torch.split(patches, per_block)]
     )
 
 
@@ -79,7 +81,7 @@ def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: float, weights: 
     patch_BPD = unit(patches_BPD)
     cosine_BNP = unit_BND @ patch_BPD.mT
     weight = (cosine_BNP / temperature).softmax(-1) if weights == "softmax" else minmax_weights(cosine_BNP)
-    weight = weight * torch.linalg.vector_norm(patches_BPD, dim=-1)[:, None]  # so that unit vectors serve from here on
+    weight = weight * vector_norm(patches_BPD, dim=-1)[:, None]  # so that unit vectors serve from here on
     along = (weight * cosine_BNP).sum(-1)  # the pooled patches' part along the text
     if patches_BPD.shape[1] <= patches_BPD.shape[2]:  # their squared length, by way of the patches' products or of their sum
         square = ((weight @ (patch_BPD @ patch_BPD.mT)) * weight).sum(-1)
@@ -106,6 +108,7 @@ class TextConditionedLoss:
     negatives: Literal["none", "own", "all"] = "none"
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"patches"})
+    ranges: ClassVar[Ranges] = {"pool_temperature": (1e-12, 1e3)}
 
     def __post_init__(self) -> None:
         if self.kind == "sigmoid":
@@ -143,10 +146,11 @@ class TextConditionedLoss:
         if self.negatives == "own":
             foil = own_foils(pairing, everyone, self.duplicates)
             foils = Foils(own(text_ND[foil], pairing.owner_N[foil]), pairing.owner_N[foil])
-        settings = {"duplicates": self.duplicates, "foils": foils, "cost": patches_BPD.shape[1]}
+        cost = patches_BPD.shape[1]
         if self.kind == "sigmoid":
             if bias is None:
                 raise ValueError('TextConditionedLoss with kind="sigmoid" needs a bias; use a model that learns one')
-            return pair_sigmoid(scores, pairs, everyone, **settings)
+            return pair_sigmoid(RowScores(scores, cost), pairs, everyone, duplicates=self.duplicates, foils=foils)
         pair_P = pairs.true_N.nonzero().squeeze(1)
-        return pair_softmax(scores, own(candidates_ND[pair_P], pairs.owner_N[pair_P]), pair_P, pairs, everyone, **settings)
+        rows = RowScores(scores, cost, own(candidates_ND[pair_P], pairs.owner_N[pair_P]))
+        return pair_softmax(rows, pair_P, pairs, everyone, duplicates=self.duplicates, foils=foils)

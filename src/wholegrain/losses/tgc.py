@@ -39,7 +39,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State, at_least_float32, full_precision, unit
+from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.known_true import Duplicates
 from wholegrain.losses.own_negatives import choice_among_own, true_foils
 
@@ -56,6 +56,7 @@ class TgcLoss:
     scale: float = 10.0
     duplicates: Duplicates = "ignore"
     needs: ClassVar[frozenset[str]] = frozenset({"negatives", "teacher"})
+    ranges: ClassVar[Ranges] = {"scale": (0, 1e6)}
 
     def __post_init__(self) -> None:
         if self.scale < 0:

@@ -14,23 +14,9 @@ from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
-from wholegrain.losses.core.contract import LossOutput, State
+from wholegrain.losses.core.contract import REMEDIES, LossOutput, State
 from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Recipe, Term, selects
-
-_REMEDY = {
-    "negatives": "make some (wholegrain enrich DATA --negatives) and set data.negatives.count to 1 or more, such as 4",
-    "branches": 'set model.head to "branches" and model.branches to 2 or more',
-    "bias": "use a model with a bias, which sigmoid recipes make, such as recipe siglip",
-    "patches": "use an image tower that gives patch features, such as --model ViT-B-32:openai",
-    "tokens": "use a text tower that gives token features, such as --model ViT-B-32:openai",
-    "slots": 'set model.head to "flair" or "llip"',
-    "prototypes": 'set model.head to "mgca"',
-    "teacher": 'set teacher.kind to "ema" or "frozen"',
-    "cross": 'set model.head to "cosmos"',
-    "views": "ask for further crops, such as data.views = [{ count = 1, crop_scale = [0.4, 1.0] }]",
-    "match": 'set model.head to "fusion"',
-}
 
 
 class Objective:
@@ -40,7 +26,7 @@ class Objective:
         terms: the recipe's terms.
 
     Attributes:
-        needs: the union of what the terms need, from ``losses.contract.NEEDS``.
+        needs: the union of what the terms need, from ``losses.core.contract.NEEDS``.
 
     Example:
         >>> from wholegrain.objectives.recipe import load_recipe
@@ -57,7 +43,7 @@ class Objective:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset().union(*(loss.needs for loss in self._losses.values()))
+        return frozenset[str]().union(*(loss.needs for loss in self._losses.values()))
 
     def needs_of(self, term: Term) -> frozenset[str]:
         """What one term needs."""
@@ -127,7 +113,7 @@ def choose_terms(recipe: Recipe, roles: Collection[str], offers: Collection[str]
     Args:
         recipe: the recipe.
         roles: roles of the captions that the recipe can draw from the data.
-        offers: what data and model give, out of ``losses.contract.NEEDS``.
+        offers: what data and model give, out of ``losses.core.contract.NEEDS``.
 
     Raises:
         UserError: a term that is not optional lacks something: which term, what, and what to do.
@@ -154,7 +140,7 @@ def choose_terms(recipe: Recipe, roles: Collection[str], offers: Collection[str]
 def _lack(term: Term, roles: Collection[str], offers: frozenset[str]) -> str:
     missing = sorted(frozenset(resolve_loss(term).needs) - offers)
     if missing:
-        return f'it needs "{missing[0]}"; {_REMEDY[missing[0]]}'
+        return f'it needs "{missing[0]}"; {REMEDIES[missing[0]]}'
     if not any(selects(term.roles, role) for role in roles):
         have = ", ".join(sorted(roles)) or "none"
         wants = ", ".join(term.roles)

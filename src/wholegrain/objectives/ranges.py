@@ -28,15 +28,3 @@ RANGES: dict[str, tuple[float, float]] = {
     "saving.evaluate_every": (0, 10**9),
 }
 """Least and greatest value of a recipe's numbers, by dotted key; :func:`wholegrain.objectives.recipe.load_recipe` holds recipes to them."""
-
-SETTING_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("temperature", "pool_temperature", "eps", "epsilon", "word_scale"), (1e-12, 1e3)),
-    **dict.fromkeys(("attention_scale", "pair_scale", "scale", "contrast", "distillation", "focal", "upper", "fixed"), (0, 1e6)),
-    **dict.fromkeys(("label_smoothing", "sigma"), (0, 1)),
-    "ceiling": (-1, 1),
-    "keep": (0, 1),
-    "rounds": (1, 1000),
-    "frozen_steps": (0, 10**9),
-    "seed": (0, 2**63 - 1),
-}
-"""The same for the settings of packaged losses, by their names."""

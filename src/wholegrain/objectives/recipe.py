@@ -9,11 +9,11 @@ refused with the file, the key and the closest valid key; the command line overr
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import cattrs
 import tomli_w
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()) -> Recipe:
     """A recipe from the package, a TOML file or a dict, with overrides.
 
     Args:
@@ -72,26 +72,26 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
         >>> load_recipe("clip", ["--optimiser.lr", "1e-5"]).optimiser.lr
         1e-05
     """
-    place = "The recipe"
+    source_name = "The recipe"
     try:
-        table, place, name = _read(source)
+        table, source_name, name = _read(source)
         for key, value in _pairs(overrides):
             _override(table, key, value)
         recipe = _checked(table)
     except (StructureError, RecursionError) as problem:
-        said = "is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
-        raise UserError(f"{place} {said}; correct it.") from None
+        reason = "is nested too deeply" if isinstance(problem, RecursionError) else str(problem)
+        raise UserError(f"{source_name} {reason}; correct it.") from None
     return recipe if recipe.name else replace(recipe, name=name)
 
 
 def recipe_names(folder: str = "") -> tuple[str, ...]:
     """The packaged recipes, sorted; with ``folder="scenes"`` those for scenes alone, as ``scenes/NAME``."""
-    place = resources.files("wholegrain.recipes").joinpath(folder)
-    names = [file.name.removesuffix(".toml") for file in place.iterdir() if file.name.endswith(".toml")]
+    packaged = resources.files("wholegrain.recipes").joinpath(folder)
+    names = [file.name.removesuffix(".toml") for file in packaged.iterdir() if file.name.endswith(".toml")]
     return tuple(sorted(f"{folder}/{name}" if folder else name for name in names))
 
 
-def to_table(recipe: Recipe) -> dict[str, Any]:
+def to_table(recipe: Recipe) -> dict[str, object]:
     """The recipe as nested dicts and lists of plain values; ``load_recipe(to_table(recipe)) == recipe``."""
     return _CONVERTER.unstructure(recipe)
 
@@ -104,10 +104,10 @@ def to_toml(recipe: Recipe) -> str:
 # ---- reading ----------------------------------------------------------------------------------------------------------------
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+def _read(source: str | Path | Mapping[str, object]) -> tuple[dict[str, object], str, str]:
     """The raw table, where it comes from (for messages), and a name."""
     if isinstance(source, Mapping):
-        return _copied(source), "The recipe", "recipe"
+        return {key: _copied(value) for key, value in source.items()}, "The recipe", "recipe"
     text = str(source)
     path = Path(text)
     if not text.endswith(".toml"):
@@ -118,14 +118,23 @@ def _read(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, 
     return read_toml(path, "give a .toml file of a recipe, or a packaged recipe's name"), f"The recipe {shown(source)}", path.stem
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
+def _copied(value: object) -> object:
+    if _is_table(value):
         return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+    return [_copied(inner) for inner in value] if _is_list(value) else value
+
+
+def _is_table(value: object) -> TypeGuard[MutableMapping[str, object]]:
+    return isinstance(value, Mapping)
+
+
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(value, (list, tuple))
 
 
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
-    pairs, rest = [], list(overrides)
+    pairs: list[tuple[str, str]] = []
+    rest = list(overrides)
     while rest:
         key, equals, value = rest.pop(0).partition("=")
         if not equals:
@@ -136,19 +145,19 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _override(table: dict[str, Any], dotted: str, text: str) -> None:
+def _override(table: dict[str, object], dotted: str, text: str) -> None:
     """Sets one dotted key; ``terms.NAME.…`` finds the term of that name, ``captions.0.…`` counts."""
     value = toml_value(text)
     *path, last = dotted.split(".")
-    spot: Any = table
+    spot: object = table
     for depth, part in enumerate(path):
         spot = _step_into(spot, part, ".".join(path[: depth + 1]))
-    if not isinstance(spot, dict):
+    if not _is_table(spot):
         raise UserError(f"The override --{dotted} does not name a value; give the dotted name of a single key.")
     spot[last.replace("-", "_")] = value
 
 
-def toml_value(text: str) -> Any:
+def toml_value(text: str) -> object:
     """A value as it is written on a command line: TOML, or else the text itself.
 
     Example:
@@ -162,14 +171,14 @@ def toml_value(text: str) -> Any:
     return found["value"] if len(found) == 1 else text
 
 
-def _step_into(spot: Any, part: str, dotted: str) -> Any:
-    if isinstance(spot, dict):
+def _step_into(spot: object, part: str, dotted: str) -> object:
+    if _is_table(spot):
         inner = spot.setdefault(part, {})
-        if isinstance(inner, (dict, list)):
+        if _is_table(inner) or _is_list(inner):
             return inner
-    if isinstance(spot, list):
-        named = {str(place): item for place, item in enumerate(spot)}
-        losses = [item for item in spot if isinstance(item, dict) and "loss" in item]
+    if _is_list(spot):
+        named = {str(index): item for index, item in enumerate(spot)}
+        losses = [item for item in spot if _is_table(item) and "loss" in item]
         named |= {str(item.get("name") or str(item["loss"]).rpartition(":")[2]): item for item in losses}
         if part in named:
             return named[part]
@@ -192,7 +201,7 @@ def _converter() -> cattrs.Converter:
 _CONVERTER = _converter()
 
 
-def _checked(table: dict[str, Any]) -> Recipe:
+def _checked(table: dict[str, object]) -> Recipe:
     """The recipe of a table.
 
     Raises:
@@ -210,9 +219,9 @@ def _checked(table: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def _numbers(values: Any, dotted: str) -> Iterator[tuple[str, float]]:
+def _numbers(values: object, dotted: str) -> Iterator[tuple[str, float]]:
     """Every number, with its dotted key."""
-    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    pairs = values.items() if _is_table(values) else enumerate(values) if _is_list(values) else ()
     for key, inner in pairs:
         yield from _numbers(inner, f"{dotted}.{key}" if dotted else str(key))
     if isinstance(values, int | float) and not isinstance(values, bool):

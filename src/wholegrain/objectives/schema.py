@@ -14,7 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
 
 
-def require(fine: bool, key: str, value: Any, wanted: str) -> None:
+def require(fine: bool, key: str, value: object, wanted: str) -> None:
     if not fine:
         raise ValueError(f"{key} = {value!r} is not allowed; it must be {wanted}")
 
@@ -176,7 +176,7 @@ class ModelRecipe:
 
     head: str = "plain"
     branches: int = 0
-    head_settings: dict[str, Any] = field(default_factory=dict)
+    head_settings: dict[str, Any] = field(default_factory=dict[str, Any])
     tune_image: str = ""
     tune_text: str = ""
     lora: LoraRecipe = LoraRecipe()
@@ -238,7 +238,7 @@ class Term:
     loss: str
     weight: float = 1.0
     roles: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict[str, Any])
     name: str = ""
     optional: bool = False
 

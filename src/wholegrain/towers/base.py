@@ -109,6 +109,10 @@ class TunedModule(nn.Module):
         """The parts of the tower from input to output; whatever is in none of them counts as before the first."""
         raise NotImplementedError
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """The blocks of a transformer, one a stage; none for other towers."""
+        return [stage[0] if isinstance(stage, nn.ModuleList) else stage for stage in self.stages()]
+
     def tune(self, how: str) -> None:
         """Sets what is trained: ``all``, ``none``, or ``last:N`` (the last N stages and all that follows them)."""
         kept = self._kept(how)

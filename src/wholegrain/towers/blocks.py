@@ -25,25 +25,25 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 
 @dataclass(frozen=True)
-class Grid:
+class Dense:
     """Sequences of one length, ``[B, S, V]``.
 
     Attributes:
         mask_SS: additive, or ``None``.
-        read: how many tokens at the beginning are read.
+        classes: how many tokens at the beginning are pooled.
     """
 
     mask_SS: Tensor | None = None
-    read: int = 1
+    classes: int = 1
 
-    def wanted(self, x_BSV: Tensor) -> Tensor:
-        """The tokens that are read."""
-        return x_BSV[:, : self.read]
+    def pooled(self, x_BSV: Tensor) -> Tensor:
+        """The class tokens."""
+        return x_BSV[:, : self.classes]
 
-    def attend(self, q_BQV: Tensor, k_BSV: Tensor, v_BSV: Tensor, heads: int, some: bool) -> Tensor:
-        """Attention of all tokens, or of ``some``: those that are read."""
+    def attention(self, q_BQV: Tensor, k_BSV: Tensor, v_BSV: Tensor, heads: int, pooled_only: bool) -> Tensor:
+        """Attention of all tokens, or of those that are pooled."""
         mask = None if self.mask_SS is None else self.mask_SS.to(q_BQV.dtype)
-        mask = mask[: self.read] if some and mask is not None else mask
+        mask = mask[: self.classes] if pooled_only and mask is not None else mask
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BQV, k_BSV, v_BSV))
         return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -55,7 +55,7 @@ class Packed:
     Attributes:
         node_NL: the place in the list of each token of padded rows; 0 at padding.
         cell_T: for each place of the list, a token in the N * L padded ones that it stands for.
-        end_N: the place of each sequence's last token, which is the one that is read.
+        end_N: the place of each sequence's last token, which is the one that is pooled.
         real_NL: False at padding.
 
     Example:
@@ -89,70 +89,70 @@ class Packed:
         """Padded rows ``[N, L, V]``; padding has the first place's vector."""
         return x_TV.index_select(0, self.node_NL.flatten()).unflatten(0, self.node_NL.shape)
 
-    def wanted(self, x_TV: Tensor) -> Tensor:
-        """The tokens that are read, ``[N, V]``."""
+    def pooled(self, x_TV: Tensor) -> Tensor:
+        """The last tokens, ``[N, V]``."""
         return x_TV.index_select(0, self.end_N)
 
-    def attend(self, q_QV: Tensor, k_TV: Tensor, v_TV: Tensor, heads: int, some: bool) -> Tensor:
-        """Causal attention of all tokens, or of ``some``: those that are read."""
-        padded = self.pad(torch.cat([k_TV, v_TV] if some else [q_QV, k_TV, v_TV], 1))
-        rows = [q_QV[:, None]] if some else []
-        rows += padded.chunk(2 if some else 3, dim=-1)
+    def attention(self, q_QV: Tensor, k_TV: Tensor, v_TV: Tensor, heads: int, pooled_only: bool) -> Tensor:
+        """Causal attention of all tokens, or of those that are pooled."""
+        padded = self.pad(torch.cat([k_TV, v_TV] if pooled_only else [q_QV, k_TV, v_TV], 1))
+        rows = [q_QV[:, None]] if pooled_only else []
+        rows += padded.chunk(2 if pooled_only else 3, dim=-1)
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in rows)
-        if some:
+        if pooled_only:
             return scaled_dot_product_attention(q, k, v, attn_mask=self.real_NL[:, None, None]).transpose(1, 2).flatten(1)
         seen_NLV = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         return seen_NLV.flatten(0, 1).index_select(0, self.cell_T)
 
 
-class SparingBlock(nn.Module):
-    """One residual block of open_clip, on :class:`Grid` or :class:`Packed` tokens."""
+class ResidualBlock(nn.Module):
+    """One residual block of open_clip, on :class:`Dense` or :class:`Packed` tokens."""
 
     def __init__(self, block: ResidualAttentionBlock) -> None:
         super().__init__()
         self.ln_1, self.attn, self.ls_1 = block.ln_1, block.attn, block.ls_1
         self.ln_2, self.mlp, self.ls_2 = block.ln_2, block.mlp, block.ls_2
 
-    def forward(self, x: Tensor, layout: Grid | Packed, some: bool = False) -> Tensor:
-        """All tokens, or ``some`` of them: those that are read."""
-        return self.think(*self.look(x, layout, some))
+    def forward(self, x: Tensor, layout: Dense | Packed, pooled_only: bool = False) -> Tensor:
+        """All tokens, or only those that are pooled."""
+        return self.after_attention(*self.attention(x, layout, pooled_only))
 
-    def look(self, x: Tensor, layout: Grid | Packed, some: bool) -> tuple[Tensor, Tensor]:
+    def attention(self, x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, Tensor]:
         """The tokens that go on, and what they attended to."""
         attention: Any = self.attn
-        q, k, v = self.ask(x, layout, some)
-        return layout.wanted(x) if some else x, layout.attend(q, k, v, attention.num_heads, some)
+        q, k, v = self.qkv(x, layout, pooled_only)
+        return layout.pooled(x) if pooled_only else x, layout.attention(q, k, v, attention.num_heads, pooled_only)
 
-    def ask(self, x: Tensor, layout: Grid | Packed, some: bool) -> tuple[Tensor, ...]:
+    def qkv(self, x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, ...]:
         """Queries, keys and values."""
         h, attention = self.ln_1(x), self.attn
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        if not some:
+        if not pooled_only:
             return linear(h, weight, bias).chunk(3, dim=-1)
         width = weight.shape[1]
-        q = linear(layout.wanted(h), weight[:width], None if bias is None else bias[:width])
+        q = linear(layout.pooled(h), weight[:width], None if bias is None else bias[:width])
         return q, *linear(h, weight[width:], None if bias is None else bias[width:]).chunk(2, dim=-1)
 
-    def think(self, x: Tensor, attended: Tensor) -> Tensor:
-        """What is behind the attention; a second matrix of H copies makes H streams of one."""
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The output map of the attention, and the MLP; a second matrix of H copies makes H streams of one."""
         x = x + self.ls_1(self.attn.out_proj(attended))
-        thought = self.ls_2(self.mlp(self.ln_2(x)))
-        return (x if len(x) == len(thought) else x.repeat_interleave(len(thought) // len(x), 0)) + thought
+        more = self.ls_2(self.mlp(self.ln_2(x)))
+        return (x if len(x) == len(more) else x.repeat_interleave(len(more) // len(x), 0)) + more
 
     def get_weight_dtype(self) -> torch.dtype:
         """As open_clip's block."""
         return self.attn.in_proj_weight.dtype
 
 
-def spare(transformer: Any) -> bool:
-    """Puts :class:`SparingBlock` in the place of every block, if all are of the one kind that it knows; whether it did."""
+def replace_blocks(transformer: Any) -> bool:
+    """Puts :class:`ResidualBlock` in the place of every block, if all are of the one kind that it knows; whether it did."""
     blocks = transformer.resblocks
     known = all(
         type(block) is ResidualAttentionBlock and fused_attention(block.attn) and not hasattr(block, "ln_1_kv") for block in blocks
     )
     if known:
         for place, block in enumerate(blocks):
-            blocks[place] = SparingBlock(block)
+            blocks[place] = ResidualBlock(block)
     return known
 
 

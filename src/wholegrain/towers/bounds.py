@@ -1,6 +1,6 @@
 """The sizes that a file or a command states, checked before anything of that size is made.
 
-A configuration of a few bytes can ask for a billion layers. So its numbers are held against :data:`MOST`, and networks are first built
+A configuration of a few bytes can ask for a billion layers. So its numbers are held against :data:`MAX_VALUE`, and networks are first built
 on torch's ``meta`` device, which has shapes but no memory, while what is registered is counted: building stops as soon as there is more than the
 weights' file can hold, or than this machine can.
 """
@@ -20,10 +20,10 @@ from torch.nn.modules import module as hooks
 from wholegrain.errors import UserError
 from wholegrain.files import memory_bytes
 
-MOST = 2**20
+MAX_VALUE = 2**20
 """Of any whole number in a model's configuration, such as a width, a vocabulary or the side of a picture."""
-MOST_LAYERS = 1024
-MOST_MODULES = 200_000
+MAX_LAYERS = 1024
+MAX_MODULES = 200_000
 _DEPTHS = ("layers", "depth", "depths", "heads", "num_heads", "num_hidden_layers", "num_attention_heads", "image_layers", "text_layers")
 _SIZES = ("size", "width", "layers", "heads", "dim", "length", "depth")
 _RUNS_CODE = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "attn_implementation",
@@ -33,11 +33,11 @@ Made = TypeVar("Made")
 
 def first_line(error: BaseException) -> str:
     """What an error of another library says, as a part of a sentence."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
-    return (said if len(said) <= 300 else f"{said[:297]}…") or type(error).__name__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "").rstrip(".")
+    return (line if len(line) <= 300 else f"{line[:297]}…") or type(error).__name__
 
 
-def room() -> int:
+def memory_limit() -> int:
     """How many numbers a model may have on this machine: their float32 take half of its memory."""
     return memory_bytes() // 8
 
@@ -46,7 +46,7 @@ def check_numbers(values: Any, where: str, advice: str) -> None:
     """Refuses numbers that no model has, anywhere in a configuration.
 
     Raises:
-        UserError: a whole number beyond :data:`MOST` (of layers and heads: :data:`MOST_LAYERS`), or one that is not finite; names its key.
+        UserError: a whole number beyond :data:`MAX_VALUE` (of layers and heads: :data:`MAX_LAYERS`), or one that is not finite; names its key.
     """
     for path, value in _leaves(values, ()):
         keys = [key for key in path if not key.isdigit()] or [""]
@@ -54,7 +54,7 @@ def check_numbers(values: Any, where: str, advice: str) -> None:
             raise UserError(f'{where} has a wrong value at "{".".join(path)}": {value} is not a number; {advice}.')
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        most = MOST_LAYERS if keys[-1] in _DEPTHS else MOST
+        most = MAX_LAYERS if keys[-1] in _DEPTHS else MAX_VALUE
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f'{where} has a wrong value at "{".".join(path)}": {value} is not a finite number; {advice}.')
         if keys[-1] in _DEPTHS and value < 1:
@@ -90,8 +90,8 @@ class _TooLargeError(Exception):
 
 
 @contextmanager
-def counted(most: int) -> Iterator[None]:
-    """Stops the building of networks, in this thread, at more than ``most`` numbers or :data:`MOST_MODULES` modules."""
+def size_limit(most: int) -> Iterator[None]:
+    """Stops the building of networks, in this thread, at more than ``most`` numbers or :data:`MAX_MODULES` modules."""
     mine, numbers, modules = threading.get_ident(), 0, 0
 
     def of_tensor(module: nn.Module, name: str, tensor: Any) -> None:
@@ -104,8 +104,8 @@ def counted(most: int) -> Iterator[None]:
     def of_module(module: nn.Module, name: str, inner: Any) -> None:
         nonlocal modules
         modules += threading.get_ident() == mine
-        if modules > MOST_MODULES:
-            raise _TooLargeError(f"asks for more than {MOST_MODULES:,} modules")
+        if modules > MAX_MODULES:
+            raise _TooLargeError(f"asks for more than {MAX_MODULES:,} modules")
 
     with ExitStack() as stack:
         for handle in (
@@ -117,7 +117,7 @@ def counted(most: int) -> Iterator[None]:
         yield
 
 
-def dry(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
+def build_on_meta(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
     """What ``make`` builds, on the ``meta`` device: shapes without values.
 
     Args:
@@ -129,7 +129,7 @@ def dry(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
         UserError: they have more, or cannot be built.
     """
     try:
-        with counted(min(most, room())), torch.device("meta"):
+        with size_limit(min(most, memory_limit())), torch.device("meta"):
             return make()
     except _TooLargeError as error:
         raise UserError(f"{where} {error}, more than there is place or weights for; {advice}.") from None
@@ -139,9 +139,9 @@ def dry(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
         raise UserError(f"{where} describes a model that cannot be built ({type(error).__name__}: {first_line(error)}); {advice}.") from None
 
 
-def bounded(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
-    """What ``make`` builds, after :func:`dry` has shown that it can be built and is not too large."""
-    dry(make, most, where, advice)
+def build_bounded(make: Callable[[], Made], most: int, where: str, advice: str) -> Made:
+    """What ``make`` builds, after :func:`build_on_meta` has shown that it can be built and is not too large."""
+    build_on_meta(make, most, where, advice)
     return make()
 
 

@@ -97,7 +97,7 @@ class BranchTokens(nn.Module):
         self.tokens_HV = nn.Parameter(tokens)
         self.register_buffer("mask_SS", branch_mask(count, rest, patches_see, legacy_plus_one), persistent=False)
 
-    def over(self, near_SS: Tensor | None) -> Tensor:
+    def combined_mask(self, near_SS: Tensor | None) -> Tensor:
         """The mask of the whole sequence, on a tower whose other tokens have a mask of their own.
 
         A class token that the branches replace is the first of those other tokens, and leaves with its row and column.

@@ -44,7 +44,7 @@ Facts = TypeVar("Facts")
 
 def tower_digest(tower: TunedModule) -> str:
     """A hash of a tower's weights and configuration."""
-    return digest([tower.config(), state_digest(tower)])  # type: ignore[operator]
+    return digest([tower.config(), state_digest(tower)])
 
 
 def features_name(kind: str, tower: str, facts: Any, tensors: Iterable[Tensor] = ()) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from wholegrain.files import digest
 from wholegrain.towers.tensor_files import tensors_digest
@@ -13,7 +13,7 @@ PROBES = ["A dog's cup, left of 2 red ones.", "naïve", "x " * 500]
 """Texts whose tokens stand for a tokeniser, which the weights do not hold."""
 
 
-def state_digest(module: Any) -> str:
+def state_digest(module: nn.Module) -> str:
     """:func:`~wholegrain.towers.tensor_files.tensors_digest` of all parameters and buffers."""
     return tensors_digest({name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)})
 

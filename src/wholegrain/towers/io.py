@@ -35,7 +35,7 @@ from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import Tokenizer, load_tokenizer
 from wholegrain.towers.base import ImageTower, TextTower
-from wholegrain.towers.bounds import check_finite, check_numbers, dry
+from wholegrain.towers.bounds import build_on_meta, check_finite, check_numbers
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig, build_head
 from wholegrain.towers.lora import plain_state
@@ -52,7 +52,7 @@ from wholegrain.towers.sources.pair import load_pair
 from wholegrain.towers.sources.small import SmallConfig, SmallImageTower, small_model, small_text_tower
 from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.towers.sources.transformers import CONFIG_FILE, FILES, kind_of, load_transformers
-from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest
+from wholegrain.towers.tensor_files import read_header, read_tensors, tensors_digest, uncompiled
 
 FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -267,9 +267,7 @@ def save_model(model: Model, folder: str | Path) -> None:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    # compiled blocks carry a prefix in their names
-    plain = {key.replace("_orig_mod.", ""): value.detach().contiguous() for key, value in plain_state(model).items()}
-    return dict(sorted(plain.items()))
+    return {key: value.detach().contiguous() for key, value in sorted(uncompiled(plain_state(model)).items())}
 
 
 def _saved_folder(spec: str) -> Path | None:
@@ -309,7 +307,7 @@ def _load_saved(folder: Path) -> Model:
             model.add_bias()
         return model
 
-    check_fits(dry(build, most, str(path), AGAIN), header, weights)
+    check_fits(build_on_meta(build, most, str(path), AGAIN), header, weights)
     return _filled(build(), record, weights)
 
 

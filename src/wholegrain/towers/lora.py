@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from wholegrain.errors import UserError
+from wholegrain.towers.base import ImageTower, TextTower
 
 PARTS = ("attention", "mlp")
 _MARK = ".parametrizations."
@@ -49,14 +50,13 @@ class LowRank(nn.Module):
             return torch.addmm(weight_OI, self.up_OR, self.down_RI, alpha=self.scale)
 
 
-def add_lora(tower: nn.Module, blocks: Iterable[nn.Module], rank: int, alpha: float, parts: Iterable[str], seed: int) -> None:
+def add_lora(tower: ImageTower | TextTower, rank: int, alpha: float, parts: Iterable[str], seed: int) -> None:
     """Freezes a tower and gives the matrices of its blocks adapters; one that has them keeps them.
 
     Class tokens of branches, which no base model has, are trained as they are.
 
     Args:
-        tower: an image or text tower.
-        blocks: its transformer blocks.
+        tower: a transformer.
         rank, alpha: of the adapters.
         parts: ``attention``, ``mlp`` or both.
         seed: of ``down``, together with the weight's name: the same in every process.
@@ -64,11 +64,11 @@ def add_lora(tower: nn.Module, blocks: Iterable[nn.Module], rank: int, alpha: fl
     Raises:
         UserError: there are no blocks, or none that can be adapted.
     """
-    inside, wanted = {id(module) for block in blocks for module in block.modules()}, set(parts)
+    inside, wanted = {id(module) for block in tower.transformer_blocks() for module in block.modules()}, set(parts)
     chosen = [
         (name, module, weight) for name, module, weight in _matrices(tower) if id(module) in inside and _part(name) in wanted
     ]
-    if not chosen or getattr(tower, "mlp_branches", None) is not None:
+    if not chosen or (isinstance(tower, ImageTower) and tower.mlp_branches is not None):
         raise UserError(
             "model.lora needs a tower of transformer blocks without split ones (no convolutional network, no recurrent reader, no MLP "
             "branches); leave that tower out of model.lora.towers."
@@ -81,9 +81,8 @@ def add_lora(tower: nn.Module, blocks: Iterable[nn.Module], rank: int, alpha: fl
             parametrize.register_parametrization(module, weight, LowRank(getattr(module, weight), rank, alpha, random))
     for adapter in adapters(tower):
         adapter.requires_grad_(True)
-    branches = getattr(tower, "branches", None)
-    if isinstance(branches, nn.Module):
-        branches.requires_grad_(True)
+    if isinstance(tower, ImageTower) and tower.branches is not None:
+        tower.branches.requires_grad_(True)
 
 
 def adapters(module: nn.Module) -> list[LowRank]:

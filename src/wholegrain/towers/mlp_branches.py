@@ -31,7 +31,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.towers.blocks import SparingBlock
+from wholegrain.towers.blocks import ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MlpBranches:
         """For ``add_mlp_branches(**settings)``."""
         return asdict(self)
 
-    def apart(self, x: Tensor) -> Tensor:
+    def split(self, x: Tensor) -> Tensor:
         """``[B H, ...]`` to ``[B, H, ...]``."""
         return x.unflatten(0, (-1, self.count))
 
@@ -92,7 +92,7 @@ class SplitTimmBlock(nn.Module):
 
     def __init__(self, block: Block, count: int) -> None:
         super().__init__()
-        self.block: Any = block
+        self.block = block
         self.count = count
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
@@ -102,7 +102,7 @@ class SplitTimmBlock(nn.Module):
         return x.repeat_interleave(self.count, 0) + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
-def split_blocks(blocks: Any, count: int, changed: int) -> MlpBranches:
+def split_blocks(blocks: nn.ModuleList | nn.Sequential, count: int, changed: int) -> MlpBranches:
     """Splits a tower's list of blocks, in place: H second matrices in the last ``changed`` blocks.
 
     Raises:
@@ -126,7 +126,7 @@ def split_blocks(blocks: Any, count: int, changed: int) -> MlpBranches:
 
 def _second_matrix(block: nn.Module) -> tuple[nn.Module, str]:
     """The MLP that holds it, and its name there."""
-    name = "fc2" if type(block) is Block else "c_proj" if type(block) is SparingBlock else ""
+    name = "fc2" if type(block) is Block else "c_proj" if type(block) is ResidualBlock else ""
     mlp: Any = getattr(block, "mlp", None)
     if not name or not isinstance(getattr(mlp, name, None), nn.Linear):
         kind = type(block).__name__

@@ -119,6 +119,11 @@ class _Index(TypedDict):
     weight_map: dict[str, str]
 
 
+def uncompiled(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefix that compiled blocks carry in their names."""
+    return {key.replace("_orig_mod.", ""): value for key, value in state.items()}
+
+
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) of names, types, shapes and values; the order does not matter."""
     total = hashlib.sha256()

@@ -29,7 +29,6 @@ from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import refuse_batchnorm
 from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
 from wholegrain.training.memory.precision import resolve_precision
-from wholegrain.training.memory.recompute import blocks_of
 from wholegrain.training.step import seed_everything
 from wholegrain.training.teacher import Teacher, make_teacher
 
@@ -152,7 +151,7 @@ def fit_model(model: Model, recipe: Recipe) -> None:
         model.add_bias(wanted.sigmoid_bias, wanted.sigmoid_scale)
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         if wanted.lora.rank and name in wanted.lora.towers:
-            add_lora(tower, blocks_of(tower), wanted.lora.rank, wanted.lora.alpha, wanted.lora.parts, recipe.seed)
+            add_lora(tower, wanted.lora.rank, wanted.lora.alpha, wanted.lora.parts, recipe.seed)
 
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:

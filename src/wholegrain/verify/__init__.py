@@ -4,12 +4,12 @@
 * :func:`verify_all`: every packaged loss with each of its variants.
 
 ``cases`` makes the problems; ``losses`` has a file for each packaged loss with its variants, its reference in loops (of what is in
-``reference``), its answers on paper (``closed_form``) and what it is known to break, found by name (``packaged``); ``checks`` lists what
-is checked; ``pool`` and ``processes`` run several processes; ``verdict`` says what was found, ``show`` prints it.
+``reference``), its answers on paper (``closed_form``) and what it is known to break, found by name (``definitions``); ``checks`` lists what
+is checked; ``pool`` and ``processes`` run several processes; ``verdict`` says what was found, ``terminal`` prints it.
 """
 
 from wholegrain.verify.checks import CHECKS
-from wholegrain.verify.seen import Seen
-from wholegrain.verify.verdict import Finding, Verdict, verify, verify_all
+from wholegrain.verify.differences import Differences
+from wholegrain.verify.verdict import CheckResult, Verdict, verify, verify_all
 
-__all__ = ["CHECKS", "Finding", "Seen", "Verdict", "verify", "verify_all"]
+__all__ = ["CHECKS", "CheckResult", "Differences", "Verdict", "verify", "verify_all"]

@@ -10,41 +10,41 @@ from torch import Tensor
 
 from wholegrain.losses.core.contract import LossOutput, State
 from wholegrain.verify.cases import BIAS, SCALE, Batch, alike, drawn_near, lean, make_batch, permuted
-from wholegrain.verify.packaged import definition_of
-from wholegrain.verify.seen import Seen, tensor
+from wholegrain.verify.definitions import definition_of
+from wholegrain.verify.differences import Differences, tensor
 from wholegrain.verify.subject import NotApplicable, Subject, evaluate
 
 EXACT = 1e-8  # the largest difference between a loss and its loops
 
 
-def contract(subject: Subject, seen: Seen) -> None:
+def contract(subject: Subject, differences: Differences) -> None:
     """The form of call and answer."""
     batch, loss = make_batch(0).fresh(), subject.loss
     names = inspect.signature(loss.__call__).parameters
-    seen.require("group" in names, "its call has no parameter group, so it can only see one process")
+    differences.require("group" in names, "its call has no parameter group, so it can only see one process")
     scale, bias = tensor(SCALE), tensor(BIAS)
     output = loss(batch.image, batch.text, batch.pairing, scale, bias, subject.warm_state, group=None)
-    seen.require(isinstance(output, LossOutput), f"it answers with {type(output).__name__}, not LossOutput")
+    differences.require(isinstance(output, LossOutput), f"it answers with {type(output).__name__}, not LossOutput")
     value = output.value
-    seen.require(isinstance(value, Tensor) and value.ndim == 0, "value is not a tensor of no dimensions")
-    seen.require(value.dtype == torch.float64, f"float64 inputs give a value in {value.dtype}; nothing may round them")
-    seen.require(value.requires_grad, "value is cut off from its inputs: no gradient reaches them")
+    differences.require(isinstance(value, Tensor) and value.ndim == 0, "value is not a tensor of no dimensions")
+    differences.require(value.dtype == torch.float64, f"float64 inputs give a value in {value.dtype}; nothing may round them")
+    differences.require(value.requires_grad, "value is cut off from its inputs: no gradient reaches them")
     for name, part in output.parts.items():
         fine = isinstance(part, Tensor) and part.ndim == 0 and not part.requires_grad
-        seen.require(fine, f'part "{name}" is not a detached scalar tensor')
+        differences.require(fine, f'part "{name}" is not a detached scalar tensor')
 
 
-def needs(subject: Subject, seen: Seen) -> None:
+def needs(subject: Subject, differences: Differences) -> None:
     """What is not asked for may be absent."""
     full = make_batch(8)
     slim = lean(full, subject.needs)
     bias = BIAS if "bias" in subject.needs else None
     expected = subject.evaluate(full)
     got = subject.evaluate(slim, bias=bias)
-    seen.compare("value without the features that it does not ask for", got.value, expected.value)
+    differences.compare("value without the features that it does not ask for", got.value, expected.value)
 
 
-def known_answers(subject: Subject, seen: Seen) -> None:
+def known_answers(subject: Subject, differences: Differences) -> None:
     """Problems that can be solved on paper."""
     known = definition_of(subject.definition)
     if known is None:
@@ -57,7 +57,7 @@ def known_answers(subject: Subject, seen: Seen) -> None:
         if form.margin and state is not None:
             state = {name: torch.full_like(x, form.margin) for name, x in state.items()}
         result = evaluate(subject.loss, form.batch, scale=form.scale, state=state)
-        seen.compare(form.said, result.value, tensor(form.expected))
+        differences.compare(form.description, result.value, tensor(form.expected))
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,12 @@ class Problem:
     """What is compared with the reference.
 
     Attributes:
-        said: the problem in words.
+        description: the problem in words.
         batch, scale, bias: the problem.
         step: whether it has the state that the problem before it left.
     """
 
-    said: str
+    description: str
     batch: Batch
     scale: float = SCALE
     bias: float = BIAS
@@ -138,7 +138,7 @@ def steps() -> list[Problem]:
     ]
 
 
-def reference(subject: Subject, seen: Seen) -> None:
+def reference(subject: Subject, differences: Differences) -> None:
     """Value, gradients and next state against loops."""
     if subject.reference is None:
         like = f"{subject.namesake}, the packaged loss of this name" if subject.namesake else "NAME"
@@ -146,34 +146,34 @@ def reference(subject: Subject, seen: Seen) -> None:
     initial = subject.initial_state()
     carried, wrong, everything = initial, [], problems() + (steps() if initial is not None else [])
     for problem in everything:
-        found, following = _beside_loops(subject, seen, problem, carried if problem.step else initial)
+        found, following = _beside_loops(subject, differences, problem, carried if problem.step else initial)
         carried = following if problem.step else carried
         wrong += [(problem.traits, kind) for kind in found]
-    seen.likely = _cause(wrong, [problem.traits for problem in everything])
+    differences.likely = _cause(wrong, [problem.traits for problem in everything])
 
 
-def _beside_loops(subject: Subject, seen: Seen, problem: Problem, carried: State | None) -> tuple[set[str], State | None]:
+def _beside_loops(subject: Subject, differences: Differences, problem: Problem, carried: State | None) -> tuple[set[str], State | None]:
     """What is wrong, of ``value``, ``gradient`` and ``state``, and the state that should come next."""
     assert subject.reference is not None
-    seen.case = problem.said
+    differences.case = problem.description
     result = evaluate(subject.loss, problem.batch, scale=problem.scale, bias=problem.bias, state=carried)
     given = problem.batch.fresh()
     scale, bias = (tensor(x).requires_grad_() for x in (problem.scale, problem.bias))
     value, next_state = subject.reference(given, scale, bias, carried)
-    wrong = {"value"} if seen.compare("value", result.value, value) > EXACT else set()
+    wrong = {"value"} if differences.compare("value", result.value, value) > EXACT else set()
     leaves = {**given.leaves(), "scale": scale, "bias": bias}
     if value.requires_grad:
         grads = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
         for (name, leaf), grad in zip(leaves.items(), grads, strict=True):
             expected = torch.zeros_like(leaf) if grad is None else grad
-            if seen.compare(f"gradient of {name}", result.grads[name], expected) > EXACT:
+            if differences.compare(f"gradient of {name}", result.grads[name], expected) > EXACT:
                 wrong.add("gradient")
     for name, x in (next_state or {}).items():
         got = (result.state or {}).get(name)
         if got is None or not torch.allclose(got.float(), x.float(), rtol=1e-6, atol=1e-6):  # float32 is enough to carry
             wrong.add("state")
-            seen.require(got is not None, f"state {name} is not in the answer")
-            seen.compare(f"next state {name}", x * 0 if got is None else got, x)
+            differences.require(got is not None, f"state {name} is not in the answer")
+            differences.compare(f"next state {name}", x * 0 if got is None else got, x)
     return wrong, next_state or result.state
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.verify.small_match import small_match
+
+Side = TypeVar("Side", bound=ImageFeatures | TextFeatures)
 
 SCALE, BIAS = 7.0, -1.5  # of every problem that says no other
 HEAD = (2, 4, 3)  # attention heads, slots, width of each head
@@ -82,32 +84,32 @@ class Batch:
         return Batch(self.image.select(torch.arange(first, last)), self.text.select(mine), pairing)
 
 
-def _named(features: Any, prefix: str = "") -> dict[str, Tensor]:
+def _named(features: ImageFeatures | TextFeatures, prefix: str = "") -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for name, value in vars(features).items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            found[prefix + name] = value
+        if isinstance(value, Tensor):
+            found |= {prefix + name: value} if value.is_floating_point() else {}
         elif isinstance(value, (ImageFeatures, TextFeatures)):
             found |= _named(value, f"{prefix}{name}.")
         elif name == "views":
             for place, view in enumerate(value):
                 found |= _named(view, f"{prefix}{name}.{place}.")
         elif name == "learned":
-            found |= {f"{prefix}{name}.{key}": x for key, x in features.learned.items()}
+            found |= {f"{prefix}{name}.{key}": x for key, x in value.items()}
     return found
 
 
-def _renewed(features: Any, new: Mapping[str, Tensor], prefix: str = "") -> Any:
+def _renewed(features: Side, new: Mapping[str, Tensor], prefix: str = "") -> Side:
     changed: dict[str, Any] = {}
     for name, value in vars(features).items():
-        if isinstance(value, Tensor) and prefix + name in new:
-            changed[name] = new[prefix + name]
+        if isinstance(value, Tensor):
+            changed[name] = new.get(prefix + name, value)
         elif isinstance(value, (ImageFeatures, TextFeatures)):
             changed[name] = _renewed(value, new, f"{prefix}{name}.")
         elif name == "views":
             changed[name] = tuple(_renewed(view, new, f"{prefix}{name}.{place}.") for place, view in enumerate(value))
         elif name == "learned":
-            changed[name] = {key: new.get(f"{prefix}{name}.{key}", x) for key, x in features.learned.items()}
+            changed[name] = {key: new.get(f"{prefix}{name}.{key}", x) for key, x in value.items()}
     return replace(features, **changed)
 
 
@@ -241,8 +243,8 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
     kept = {part for need, parts in _OF_NEED.items() if need in needs for part in parts}
     learned = {name: x for name, x in batch.image.learned.items() if _LEARNED[name.partition("_")[0]] in needs}
 
-    def slim(features: Any) -> Any:
-        empty = {f.name: None for f in fields(features) if f.name not in {*kept, "pooled_BD", "pooled_ND", "learned", "views"}}
+    def slim(features: Side) -> Side:
+        empty: dict[str, Any] = {f.name: None for f in fields(features) if f.name not in {*kept, "pooled_BD", "pooled_ND", "learned", "views"}}
         return replace(features, **empty)
 
     image = replace(slim(batch.image), learned=learned)
@@ -278,8 +280,8 @@ def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Ba
 
     learned = {"mix_DA": ones(8, HEAD[0] * HEAD[2]), "mix_D": ones(8), "prototypes_KD": ones(PROTOTYPES, 8)}
     learned |= {"match_DD": torch.eye(8, dtype=torch.float64), "match_1": ones(1)}
-    seen = ImageFeatures(ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), learned=learned, match=small_match)
-    seen = replace(seen, keys_BGSE=ones(images, *HEAD), values_BGSE=ones(images, *HEAD))
+    image = ImageFeatures(ones(images, 8), ones(images, 3, 8), ones(images, 4, 8), (2, 2), learned=learned, match=small_match)
+    image = replace(image, keys_BGSE=ones(images, *HEAD), values_BGSE=ones(images, *HEAD))
     mask = torch.ones(texts, tokens, dtype=torch.bool)
-    seen, read = _more(seen, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), ones)
-    return Batch(seen, read, pairing)
+    image, text = _more(image, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), ones)
+    return Batch(image, text, pairing)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wholegrain.verify import answers, invariances, numbers, training
-from wholegrain.verify.seen import Seen
+from wholegrain.verify.differences import Differences
 from wholegrain.verify.subject import Subject
 
 
@@ -18,7 +18,7 @@ class Check:
         name: by which ``breaks`` and the tables know it.
         means: what holds if it passes.
         likely: where a failure most likely comes from.
-        tolerance: the largest difference that passes (see ``Seen.worst``).
+        tolerance: the largest difference that passes (see ``Differences.worst``).
         run: compares; raises ``NotApplicable`` where the check does not concern the loss.
         judged: ``False`` for what is told, not judged.
     """
@@ -27,7 +27,7 @@ class Check:
     means: str
     likely: str
     tolerance: float
-    run: Callable[[Subject, Seen], None]
+    run: Callable[[Subject, Differences], None]
     judged: bool = True
 
 

@@ -20,14 +20,14 @@ class ClosedForm:
     """A problem and its answer.
 
     Attributes:
-        said: the problem in words, with the answer as a formula.
+        description: the problem in words, with the answer as a formula.
         batch: the problem.
         expected: the answer.
         scale: at which it is the answer.
         margin: of a loss that carries margins: what every kind carries.
     """
 
-    said: str
+    description: str
     batch: Batch
     expected: float
     scale: float = SCALE
@@ -67,8 +67,8 @@ def at_right_angles(fixed: float | None = None) -> Iterator[ClosedForm]:
     """Of a softmax whose score is the scale for the own caption and 0 for others; ``fixed``: the loss has a scale of its own."""
     for scale in (1.0, SCALE):
         own = scale if fixed is None else fixed
-        said = f"4 images and their captions at right angles: ln(1 + 3 e^-scale), scale {own:g}"
-        yield ClosedForm(said, right_angles(), math.log1p((IMAGES - 1) * math.exp(-own)), scale)
+        description = f"4 images and their captions at right angles: ln(1 + 3 e^-scale), scale {own:g}"
+        yield ClosedForm(description, right_angles(), math.log1p((IMAGES - 1) * math.exp(-own)), scale)
 
 
 def of_sigmoid(foils: int) -> Iterator[ClosedForm]:

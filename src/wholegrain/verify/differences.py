@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Seen:
+class Differences:
     """Collects comparisons; keeps the worst.
 
     Attributes:

@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from wholegrain.verify.cases import OF_TOKENS, Batch, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.seen import Seen
+from wholegrain.verify.differences import Differences
 from wholegrain.verify.subject import NotApplicable, Subject
 
 
-def image_order(subject: Subject, seen: Seen) -> None:
+def image_order(subject: Subject, differences: Differences) -> None:
     """The images of the batch in another order."""
-    _order(subject, seen, images=True)
+    _order(subject, differences, images=True)
 
 
-def text_order(subject: Subject, seen: Seen) -> None:
+def text_order(subject: Subject, differences: Differences) -> None:
     """The texts of the batch in another order."""
-    _order(subject, seen, images=False)
+    _order(subject, differences, images=False)
 
 
-def _order(subject: Subject, seen: Seen, images: bool) -> None:
+def _order(subject: Subject, differences: Differences, images: bool) -> None:
     for seed in (6, 7):
         batch, draw = make_batch(seed), torch.Generator().manual_seed(seed)
         image, text = (torch.arange(len(x)) for x in (batch.pairing.image_id_B, batch.pairing.owner_N))
@@ -30,15 +30,15 @@ def _order(subject: Subject, seen: Seen, images: bool) -> None:
             image = torch.randperm(len(image), generator=draw)
         else:
             text = torch.randperm(len(text), generator=draw)
-        seen.case = f"{len(image)} images and {len(text)} texts, the {'images' if images else 'texts'} in another order"
+        differences.case = f"{len(image)} images and {len(text)} texts, the {'images' if images else 'texts'} in another order"
         plain, moved = subject.evaluate(batch), subject.evaluate(permuted(batch, image, text))
-        seen.compare("value", moved.value, plain.value)
+        differences.compare("value", moved.value, plain.value)
         for name, grad in plain.grads.items():
             order = {"images": image, "texts": text}.get(batch.rows_of(name) if grad.ndim else "nothing")
-            seen.compare(f"gradient of {name}", moved.grads[name], grad if order is None else grad[order])
+            differences.compare(f"gradient of {name}", moved.grads[name], grad if order is None else grad[order])
 
 
-def padding(subject: Subject, seen: Seen) -> None:
+def padding(subject: Subject, differences: Differences) -> None:
     """What stands at padded tokens, and how many there are."""
     if not subject.needs & {"tokens", "cross"}:
         raise NotApplicable("it reads no tokens")
@@ -47,19 +47,19 @@ def padding(subject: Subject, seen: Seen) -> None:
     assert mask is not None
     length = mask.shape[1]
     for said, filling in (("0", 0.0), ("1e6", 1e6), ("nan", torch.nan), ("inf", torch.inf)):
-        seen.case = f"{said} in the padded tokens, and 3 more of them"
+        differences.case = f"{said} in the padded tokens, and 3 more of them"
         other = subject.evaluate(padded_with(batch, filling))
-        seen.compare("value", other.value, plain.value)
+        differences.compare("value", other.value, plain.value)
         for name, grad in plain.grads.items():
             got = other.grads[name]
             if name in OF_TOKENS:
                 more = torch.cat([~mask, torch.ones(len(mask), 3, dtype=torch.bool)], 1)
-                seen.compare(f"gradient of {name} at padded tokens", got[more], torch.zeros_like(got[more]))
+                differences.compare(f"gradient of {name} at padded tokens", got[more], torch.zeros_like(got[more]))
                 got, grad = got[:, :length][mask], grad[mask]
-            seen.compare(f"gradient of {name}", got, grad)
+            differences.compare(f"gradient of {name}", got, grad)
 
 
-def missing(subject: Subject, seen: Seen) -> None:
+def missing(subject: Subject, differences: Differences) -> None:
     """Captions, foils and kinds that are not there."""
     usual = make_batch(3)
     ids = usual.pairing.text_id_N
@@ -77,20 +77,20 @@ def missing(subject: Subject, seen: Seen) -> None:
         assert mask is not None
         cases["captions without tokens"] = replace(usual, text=replace(usual.text, mask_NL=torch.zeros_like(mask)))
     for said, batch in cases.items():
-        _finite(subject, seen, said, batch)
+        _finite(subject, differences, said, batch)
 
 
-def _finite(subject: Subject, seen: Seen, said: str, batch: Batch) -> None:
-    seen.case = said
+def _finite(subject: Subject, differences: Differences, said: str, batch: Batch) -> None:
+    differences.case = said
     result = subject.evaluate(batch)
-    seen.finite("value", result.value)
+    differences.finite("value", result.value)
     for name, grad in result.grads.items():
-        seen.finite(f"gradient of {name}", grad)
+        differences.finite(f"gradient of {name}", grad)
     for name, x in (result.state or {}).items():
-        seen.finite(f"state {name}", x)
+        differences.finite(f"state {name}", x)
 
 
-def duplicates(subject: Subject, seen: Seen) -> None:
+def duplicates(subject: Subject, differences: Differences) -> None:
     """Whether known true pairs that are not a pair of the batch are compared, and as what is documented.
 
     Two things are compared by a loss if it cannot be split into a part for the one and a part for the other: with v', t' other
@@ -113,15 +113,15 @@ def duplicates(subject: Subject, seen: Seen) -> None:
         compared = True
         where = f"how much image {image} and caption {caption}, true by a copied {said}, are compared"
         if documented == "negative":
-            seen.compare(where + " (as any two)", copied, usual)
+            differences.compare(where + " (as any two)", copied, usual)
         elif documented == "positive":
-            seen.require(copied.abs().item() > 1e-9, where + ": not at all, though documented as positive")
+            differences.require(copied.abs().item() > 1e-9, where + ": not at all, though documented as positive")
         else:
-            seen.compare(where + " (documented: ignored)", copied, torch.zeros_like(copied))
+            differences.compare(where + " (documented: ignored)", copied, torch.zeros_like(copied))
     if "negatives" in subject.needs and _reads_foil_in_true_words(subject):
-        seen.notes.append("a negative in the words of its caption counts like any other")
+        differences.notes.append("a negative in the words of its caption counts like any other")
     if not compared:
-        raise NotApplicable("; ".join(["it compares no image with another image's caption", *seen.notes]))
+        raise NotApplicable("; ".join(["it compares no image with another image's caption", *differences.notes]))
 
 
 def _reads_foil_in_true_words(subject: Subject) -> bool:
@@ -140,17 +140,17 @@ def _reads_foil_in_true_words(subject: Subject) -> bool:
     return (there - here).abs().item() > 1e-9
 
 
-def ids(subject: Subject, seen: Seen) -> None:
+def ids(subject: Subject, differences: Differences) -> None:
     """Other ids for the same equalities: an id says what is equal, nothing else."""
     batch = make_batch(24)  # ids of 63 bits that differ in one bit
     small = {name: torch.unique(getattr(batch.pairing, name), return_inverse=True)[1] for name in ("text_id_N", "image_id_B")}
     plain = subject.evaluate(replace(batch, pairing=replace(batch.pairing, **small)))
     for said, change in (("that differ in the last bit, or above the 32nd", {}), ("drawn at random", _drawn_ids(small))):
         found = subject.evaluate(replace(batch, pairing=replace(batch.pairing, **change)))
-        seen.case = f"ids of 63 bits {said}, instead of 0, 1, 2, …"
-        seen.compare("value", found.value, plain.value)
+        differences.case = f"ids of 63 bits {said}, instead of 0, 1, 2, …"
+        differences.compare("value", found.value, plain.value)
         for name, grad in plain.grads.items():
-            seen.compare(f"gradient of {name}", found.grads[name], grad)
+            differences.compare(f"gradient of {name}", found.grads[name], grad)
 
 
 def _drawn_ids(small: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -158,7 +158,7 @@ def _drawn_ids(small: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.randint(2**63 - 1, (int(x.max()) + 1,), generator=draw)[x] for name, x in small.items()}
 
 
-def large_scores(subject: Subject, seen: Seen) -> None:
+def large_scores(subject: Subject, differences: Differences) -> None:
     """Every caption is the opposite of its image, so what it costs must go on growing with the scale."""
     batch = make_batch(27, duplicates=False)
     sign = torch.where(torch.arange(len(batch.pairing.image_id_B)) % 2 == 0, 1.0, -1.0).double()
@@ -178,7 +178,7 @@ def large_scores(subject: Subject, seen: Seen) -> None:
     if early < 1e-3 or growth(8.0) < early / 2:  # a loss that is bounded, or whose scores are not these, has begun to level off
         raise NotApplicable("it does not grow with the scale where every caption is the opposite of its image")
     for scale in (12.0, 24.0, 90.0):
-        seen.require(
+        differences.require(
             growth(scale) > early / 1000,
             f"where every caption is the opposite of its image the loss no longer grows between scale {scale:g} and {scale + 0.5:g}, "
             f"though it grew by {early:.3g} between 4 and 4.5",
@@ -200,7 +200,7 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
     return value(True, True) - value(True, False) - value(False, True) + value(False, False)
 
 
-def input_length(subject: Subject, seen: Seen) -> None:
+def input_length(subject: Subject, differences: Differences) -> None:
     """Not judged: whether the loss sees the length of its inputs."""
     batch = make_batch(9)
     plain = subject.evaluate(batch).value
@@ -211,6 +211,6 @@ def input_length(subject: Subject, seen: Seen) -> None:
     ):
         longer = batch.with_leaves({name: 3 * x for name, x in batch.leaves().items() if name in names})
         seen_by += [said] if not torch.allclose(subject.evaluate(longer).value, plain, rtol=1e-9, atol=1e-9) else []
-    seen.notes.append(
+    differences.notes.append(
         f"it sees the length of its {' and '.join(seen_by)}" if seen_by else "it normalises: length does not matter"
     )

@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from wholegrain.verify.cases import Batch, as_type, lone_pair, make_batch, without_texts
-from wholegrain.verify.seen import Seen
+from wholegrain.verify.differences import Differences
 from wholegrain.verify.subject import Subject
 
 
-def precision(subject: Subject, seen: Seen) -> None:
+def precision(subject: Subject, differences: Differences) -> None:
     """bf16 and fp16 inputs, with autocast, against float64 on the same rounded inputs."""
     usual = make_batch(9)
     long = {name: 200 * x for name, x in usual.leaves().items() if name.endswith("D") and "learned." not in name}
@@ -21,14 +21,14 @@ def precision(subject: Subject, seen: Seen) -> None:
         ("float32 inputs under bf16 autocast", usual, torch.float32, True),
         ("fp16 inputs of length 500", usual.with_leaves(long), torch.float16, False),
     ):
-        seen.case, rounded = said, as_type(batch, dtype)
+        differences.case, rounded = said, as_type(batch, dtype)
         exact = subject.evaluate(as_type(rounded, torch.float64))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             result = subject.evaluate(rounded)
-        seen.require(result.value.dtype == torch.float32, f"the value is {result.value.dtype}, not float32")
-        seen.compare("value", result.value, exact.value)
+        differences.require(result.value.dtype == torch.float32, f"the value is {result.value.dtype}, not float32")
+        differences.compare("value", result.value, exact.value)
         for name, grad in result.grads.items():
-            seen.finite(f"gradient of {name}", grad)
+            differences.finite(f"gradient of {name}", grad)
 
 
 def edge_batches() -> dict[str, Batch]:
@@ -53,13 +53,13 @@ def edge_batches() -> dict[str, Batch]:
     }
 
 
-def edges(subject: Subject, seen: Seen) -> None:
+def edges(subject: Subject, differences: Differences) -> None:
     """Finite value, gradients and state in float32 at scale 100."""
     for said, batch in edge_batches().items():
-        seen.case = f"{said}, scale 100"
+        differences.case = f"{said}, scale 100"
         result = subject.evaluate(batch, scale=100.0, bias=-10.0)
-        seen.finite("value", result.value)
+        differences.finite("value", result.value)
         for name, grad in result.grads.items():
-            seen.finite(f"gradient of {name}", grad)
+            differences.finite(f"gradient of {name}", grad)
         for name, x in (result.state or {}).items():
-            seen.finite(f"state {name}", x)
+            differences.finite(f"state {name}", x)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.losses.core.contract import Loss
@@ -28,17 +28,17 @@ class Joined:
     """Two steps in several processes, beside the same steps in one.
 
     Attributes:
-        said: how the problem was split.
+        split: how the problem was split.
         alone: name -> number, of one process.
         shares: the same of every process, in rank order.
     """
 
-    said: str
+    split: str
     alone: dict[str, Tensor]
     shares: list[dict[str, Tensor]]
 
 
-def two_steps(loss: Loss, batches: list[Batch], group: Any = None) -> dict[str, Tensor]:
+def two_steps(loss: Loss, batches: list[Batch], group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
     """Values, parts and gradients of two steps with carried state, and the last state."""
     initial = getattr(loss, "initial_state", None)
     state, found = None if initial is None else initial(batches[0].pairing.kinds), {}
@@ -51,7 +51,7 @@ def two_steps(loss: Loss, batches: list[Batch], group: Any = None) -> dict[str, 
     return found | {f"state {name}": value for name, value in (state or {}).items()}
 
 
-def _in_process(rank: int, group: Any, term: Term, batches: list[Batch]) -> dict[str, Tensor]:
+def _in_process(rank: int, group: dist.ProcessGroup | None, term: Term, batches: list[Batch]) -> dict[str, Tensor]:
     return two_steps(resolve_loss(term), batches, group)
 
 

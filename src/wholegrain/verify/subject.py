@@ -17,7 +17,7 @@ from wholegrain.objectives.resolve import class_name, packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.suggest import closest
 from wholegrain.verify.cases import BIAS, KINDS, SCALE, Batch, drawn_near, make_batch
-from wholegrain.verify.packaged import defined, definition_of, reference
+from wholegrain.verify.definitions import defined, definition_of, reference
 from wholegrain.verify.settings import parse_settings
 
 PROVIDED = frozenset(
@@ -97,7 +97,7 @@ class Subject:
         return self.new()
 
     @cached_property
-    def definition(self) -> Any:
+    def definition(self) -> Loss | None:
         """The packaged loss by whose formula this one is judged, or ``None``."""
         if self.like is not None:
             return resolve_loss(self.like)
@@ -137,7 +137,7 @@ class Subject:
     @cached_property
     def reference(self) -> Reference | None:
         """``reference(batch, scale, bias, state)``, independent of the loss: the package's loops, or the loss's own method."""
-        own = getattr(self.loss, "reference", None)
+        own: Callable[..., Tensor | tuple[Tensor, State | None]] | None = getattr(self.loss, "reference", None)
         if definition_of(self.definition) is not None:
             return partial(reference, self.definition)
         if not callable(own):
@@ -175,7 +175,7 @@ def _parsed(like: str) -> dict[str, Any]:
     return parse_settings(like.split()[1:])
 
 
-def _likened(loss: Any) -> Term | None:
+def _likened(loss: Loss) -> Term | None:
     like = getattr(loss, "like", None)
     return Term(like.partition(" ")[0], settings=_parsed(like), name=like) if isinstance(like, str) else None
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from wholegrain.verify.checks import CHECKS
-from wholegrain.verify.verdict import Finding, Verdict
+from wholegrain.verify.verdict import CheckResult, Verdict
 
 _COLOUR = {"pass": "green", "FAIL": "bold red", "known to break": "yellow", "not applicable": "dim", "note": "cyan"}
 _SHORT = {
@@ -19,7 +19,7 @@ _SHORT = {
 }  # fmt: skip
 
 
-def show_verdict(verdict: Verdict, console: Console | None = None) -> None:
+def print_verdict(verdict: Verdict, console: Console | None = None) -> None:
     """One loss: a line for each check, what was seen where one failed, and the verdict."""
     console = console or Console()
     table = Table(
@@ -38,7 +38,7 @@ def show_verdict(verdict: Verdict, console: Console | None = None) -> None:
     console.print(f"[{'green' if verdict.right else 'bold red'}]{escape(verdict.sentence)}[/]", soft_wrap=True)
 
 
-def show_exactness(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
+def print_exactness(verdicts: Sequence[Verdict], console: Console | None = None) -> None:
     """Many losses: the largest difference of each check."""
     console = console or Console()
     shown = [check.name for check in CHECKS if check.judged]
@@ -77,7 +77,7 @@ def summary(verdicts: Sequence[Verdict]) -> str:
     return f"All {len(verdicts) - skipped} losses and variants keep their promises.{rest}"
 
 
-def _cell(finding: Finding) -> str:
+def _cell(finding: CheckResult) -> str:
     number = _number(finding)
     return {
         "FAIL": f"[bold red]FAIL {number}[/]",
@@ -86,7 +86,7 @@ def _cell(finding: Finding) -> str:
     }.get(finding.status, number)
 
 
-def _number(finding: Finding) -> str:
+def _number(finding: CheckResult) -> str:
     if finding.difference is None:
         return ""
     if math.isinf(finding.difference):

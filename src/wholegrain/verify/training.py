@@ -11,54 +11,54 @@ from torch import Tensor
 
 from wholegrain.losses.core.contract import State
 from wholegrain.verify.cases import BIAS, SCALE, Batch, drawn_near, make_batch
+from wholegrain.verify.differences import Differences, tensor
 from wholegrain.verify.processes import join, summed
-from wholegrain.verify.seen import Seen, tensor
 from wholegrain.verify.subject import NotApplicable, Subject, evaluate
 
 STEP = 1e-6
 
 
-def gradients(subject: Subject, seen: Seen) -> None:
+def gradients(subject: Subject, differences: Differences) -> None:
     """Every feature's gradient against differences, along random directions."""
     for seed in (5, 15):
         batch = make_batch(seed, captions=(2, 1, 1), branches=2, patches=4, tokens=3, width=4)
-        seen.case = f"3 images, {len(batch.pairing.owner_N)} texts, scale {SCALE:g}"
+        differences.case = f"3 images, {len(batch.pairing.owner_N)} texts, scale {SCALE:g}"
         result, draw = subject.evaluate(batch), torch.Generator().manual_seed(seed)
         for name, x in batch.leaves().items():
             along = torch.randn(x.shape, generator=draw, dtype=torch.float64)
             there, back = (subject.evaluate(batch.with_leaves({name: x + s * along})).value for s in (STEP, -STEP))
             slope = (result.grads[name] * along).sum()
-            seen.compare(f"slope along a random change of {name}", slope, (there - back) / (2 * STEP))
+            differences.compare(f"slope along a random change of {name}", slope, (there - back) / (2 * STEP))
 
 
-def scale(subject: Subject, seen: Seen) -> None:
+def scale(subject: Subject, differences: Differences) -> None:
     """The gradients of scale and bias against differences."""
     idle = {"scale", "bias"}
     for seed, of_scale, of_bias in ((5, SCALE, BIAS), (16, 1.3, 0.5), (17, 40.0, -6.0)):
         batch, knobs = make_batch(seed), {"scale": of_scale, "bias": of_bias}
-        seen.case = f"scale {of_scale:g}, bias {of_bias:g}"
+        differences.case = f"scale {of_scale:g}, bias {of_bias:g}"
         result = subject.evaluate(batch, **knobs)
         for name, at in knobs.items():
             there, back = (subject.evaluate(batch, **{**knobs, name: at + s}).value for s in (STEP, -STEP))
-            seen.compare(f"gradient of {name}", result.grads[name], (there - back) / (2 * STEP))
+            differences.compare(f"gradient of {name}", result.grads[name], (there - back) / (2 * STEP))
             if not torch.equal(there, back):
                 idle.discard(name)
     if "scale" in idle:
-        seen.notes.append("the scale changes nothing, which is right for a loss that means to use none, or a fixed one")
+        differences.notes.append("the scale changes nothing, which is right for a loss that means to use none, or a fixed one")
 
 
 _joined = lru_cache(maxsize=1)(join)  # for the two checks that look at the same steps
 
 
-def processes(subject: Subject, seen: Seen) -> None:
+def processes(subject: Subject, differences: Differences) -> None:
     """Values, parts and gradients of 1, 2 and 4 processes."""
     for joined in _joined(subject):
         for name, expected in joined.alone.items():
             if not name.startswith("state"):
-                seen.compare(f"{name}, {joined.said}", summed(joined, name), expected)
+                differences.compare(f"{name}, {joined.split}", summed(joined, name), expected)
 
 
-def state(subject: Subject, seen: Seen) -> None:
+def state(subject: Subject, differences: Differences) -> None:
     """What is carried: its form, a round trip over disk, the same in all processes."""
     initial, batch = subject.initial_state(), make_batch(1)
     result = evaluate(subject.loss, batch, state=initial)
@@ -66,25 +66,25 @@ def state(subject: Subject, seen: Seen) -> None:
         raise NotApplicable("it carries nothing")
     if initial is None or result.state is None:
         present, absent = ("a call gives", "initial_state") if initial is None else ("initial_state gives", "a call's answer")
-        seen.require(False, f"{present} a state and {absent} has none")
+        differences.require(False, f"{present} a state and {absent} has none")
         return
-    _same_form(seen, initial, result.state)
-    _same_form(seen, initial, subject.evaluate(make_batch(2, captions=(2, 1, 2), negatives=0)).state or {})
+    _same_form(differences, initial, result.state)
+    _same_form(differences, initial, subject.evaluate(make_batch(2, captions=(2, 1, 2), negatives=0)).state or {})
     written = io.BytesIO()
     torch.save(dict(result.state), written)
     written.seek(0)
     again = evaluate(subject.new(), make_batch(3), state=torch.load(written, weights_only=True))
     onward = evaluate(subject.loss, make_batch(3), state=result.state)
-    seen.compare("value after saving, a new instance and loading", again.value, onward.value)
-    _has_effect(subject, seen, initial)
+    differences.compare("value after saving, a new instance and loading", again.value, onward.value)
+    _has_effect(subject, differences, initial)
     for joined in _joined(subject):
         for name, expected in joined.alone.items():
             if name.startswith("state"):
                 for rank, share in enumerate(joined.shares):
-                    seen.compare(f"{name} in process {rank}, {joined.said}", share[name], expected)
+                    differences.compare(f"{name} in process {rank}, {joined.split}", share[name], expected)
 
 
-def _has_effect(subject: Subject, seen: Seen, initial: State) -> None:
+def _has_effect(subject: Subject, differences: Differences, initial: State) -> None:
     """What moves from step to step must change value or gradients; counts, which may change them in time, are left out."""
     later = subject.warm_state or {}
     floating = [name for name, x in initial.items() if x.is_floating_point() and name in later]
@@ -93,24 +93,24 @@ def _has_effect(subject: Subject, seen: Seen, initial: State) -> None:
     pairs = [[evaluate(subject.loss, batch, state=s) for s in (initial, later)] for batch in batches if moved]
     same = all(torch.equal(a.value, b.value) and all(map(torch.equal, a.grads.values(), b.grads.values())) for a, b in pairs)
     idle = bool(moved) and same
-    seen.likely = "what is carried is never used: a margin, or an average, was dropped from the formula" if idle else ""
-    seen.require(
+    differences.likely = "what is carried is never used: a margin, or an average, was dropped from the formula" if idle else ""
+    differences.require(
         not idle,
         f"state {', '.join(moved)} moves from step to step and changes nothing: value and gradients are those of the first step",
     )
 
 
-def _same_form(seen: Seen, initial: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:
-    seen.require(set(initial) == set(later), f"the state begins with {sorted(initial)} and goes on with {sorted(later)}")
+def _same_form(differences: Differences, initial: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> None:
+    differences.require(set(initial) == set(later), f"the state begins with {sorted(initial)} and goes on with {sorted(later)}")
     for name in set(initial) & set(later):
         fine = initial[name].shape == later[name].shape
-        seen.require(
+        differences.require(
             fine, f"state {name} begins with shape {tuple(initial[name].shape)}, goes on with {tuple(later[name].shape)}"
         )
-        seen.finite(f"state {name}", later[name])
+        differences.finite(f"state {name}", later[name])
 
 
-def replay(subject: Subject, seen: Seen) -> None:
+def replay(subject: Subject, differences: Differences) -> None:
     """Cached embeddings: the loss once over all, its gradients carried back in three micro-batches."""
     batch, parts = make_batch(21), [(0, 2), (2, 3), (3, 6)]
     towers = {name: torch.eye(x.shape[-1], dtype=torch.float64) + 0.1 for name, x in batch.leaves().items()}
@@ -136,13 +136,13 @@ def replay(subject: Subject, seen: Seen) -> None:
             torch.stack(terms).sum().backward()
     for name, w in whole.items():
         got, expected = (torch.zeros_like(x) if x.grad is None else x.grad for x in (pieces[name], w))
-        seen.compare(f"gradient of the weights behind {name}", got, expected)
+        differences.compare(f"gradient of the weights behind {name}", got, expected)
     got, expected = (tensor(0.0) if x.grad is None else x.grad for x in (once, knob))
-    seen.compare("gradient of scale", got, expected)
+    differences.compare("gradient of scale", got, expected)
     alone = sum(subject.evaluate(batch.part(*bounds)).value.item() for bounds in parts) / len(parts)
     together = subject.evaluate(batch).value.item()
     if abs(alone - together) > 1e-6:
-        seen.notes.append(
+        differences.notes.append(
             f"micro-batches on their own give {alone:.4g} on average, together {together:.4g}: cache the embeddings"
         )
 
@@ -155,18 +155,18 @@ def _value(subject: Subject, batch: Batch, knob: Tensor) -> Tensor:
     return subject.loss(batch.image, batch.text, batch.pairing, knob, tensor(BIAS), subject.warm_state).value
 
 
-def repeatable(subject: Subject, seen: Seen) -> None:
+def repeatable(subject: Subject, differences: Differences) -> None:
     """Twice the same, from a used and a new instance."""
     batch = make_batch(22)
     first, second = subject.evaluate(batch), subject.evaluate(batch)
     new = evaluate(subject.new(), batch, state=subject.warm_state)
     for said, other in (("the second call", second), ("a new instance", new)):
-        seen.compare(f"value of {said}", other.value, first.value)
+        differences.compare(f"value of {said}", other.value, first.value)
         for name, grad in first.grads.items():
-            seen.compare(f"gradient of {name} in {said}", other.grads[name], grad)
+            differences.compare(f"gradient of {name} in {said}", other.grads[name], grad)
 
 
-def inputs_kept(subject: Subject, seen: Seen) -> None:
+def inputs_kept(subject: Subject, differences: Differences) -> None:
     """The call changes none of its arguments."""
     batch = make_batch(23)
     given = batch.fresh().map(lambda x: x * 1)  # no leaves: autograd refuses to change leaves in place, and would hide it
@@ -179,4 +179,4 @@ def inputs_kept(subject: Subject, seen: Seen) -> None:
     changes |= {f"state {name}": (x, (subject.warm_state or {})[name]) for name, x in (carried or {}).items()}
     changes |= {"scale": (knob, tensor(SCALE)), "bias": (shift, tensor(BIAS))}
     for name, (after, expected) in changes.items():
-        seen.compare(f"{name} after the call", after, expected)
+        differences.compare(f"{name} after the call", after, expected)

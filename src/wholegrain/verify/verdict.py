@@ -18,15 +18,15 @@ from wholegrain.objectives.schema import Term
 from wholegrain.progress import Show, each, nowhere
 from wholegrain.suggest import closest
 from wholegrain.verify.checks import CHECKS, NAMES, Check
-from wholegrain.verify.packaged import label, variants
-from wholegrain.verify.seen import Seen
+from wholegrain.verify.definitions import label, variants
+from wholegrain.verify.differences import Differences
 from wholegrain.verify.subject import NotApplicable, Subject, make_subject
 
 Status = Literal["pass", "FAIL", "known to break", "not applicable", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """What one check found.
 
     Attributes:
@@ -57,7 +57,7 @@ class Verdict:
     """
 
     loss: str
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[CheckResult, ...] = ()
     skipped: str = ""
 
     @property
@@ -137,7 +137,7 @@ def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None, 
     torch.set_num_threads(1)  # the problems are tiny
     try:
         wanted = [check for check in CHECKS if chosen is None or check.name in chosen]
-        return Verdict(name, tuple(_find(check, subject) for check in each(wanted, f"verifying {name}", show)))
+        return Verdict(name, tuple(_run_check(check, subject) for check in each(wanted, f"verifying {name}", show)))
     finally:
         torch.set_num_threads(threads)
 
@@ -166,32 +166,32 @@ def _variants_of(name: str) -> Iterable[Verdict]:
         yield verify_subject(subject, label(short, settings))
 
 
-def _find(check: Check, subject: Subject) -> Finding:
-    seen, declared, crashed = Seen(), subject.breaks.get(check.name), False
+def _run_check(check: Check, subject: Subject) -> CheckResult:
+    differences, declared, crashed = Differences(), subject.breaks.get(check.name), False
     try:
-        check.run(subject, seen)
+        check.run(subject, differences)
     except NotApplicable as why:
         if declared:
-            return Finding(check.name, "FAIL", check.means, f"declared as broken ({declared}), but: {why}")
-        return Finding(check.name, "not applicable", check.means, str(why))
+            return CheckResult(check.name, "FAIL", check.means, f"declared as broken ({declared}), but: {why}")
+        return CheckResult(check.name, "not applicable", check.means, str(why))
     except (Exception, SystemExit) as problem:
         crashed = True
-        seen.require(False, _crash(problem, subject))
-        seen.likely = "it cannot stand this case at all" if seen.case else ""
-    difference = seen.worst if seen.count else None
-    notes = "; ".join(seen.notes)
+        differences.require(False, _crash(problem, subject))
+        differences.likely = "it cannot stand this case at all" if differences.case else ""
+    difference = differences.worst if differences.count else None
+    notes = "; ".join(differences.notes)
     if not check.judged:
-        return Finding(check.name, "note", check.means, notes or seen.where)
-    broken = seen.worst > check.tolerance
+        return CheckResult(check.name, "note", check.means, notes or differences.where)
+    broken = differences.worst > check.tolerance
     why = declared or ("" if crashed else subject.may_break.get(check.name, ""))
     if why and broken:
-        return Finding(check.name, "known to break", check.means, why, difference=difference)
+        return CheckResult(check.name, "known to break", check.means, why, difference=difference)
     if declared:
         said = f"declared as broken ({declared}), but it holds"
-        return Finding(check.name, "FAIL", check.means, said, "a declaration that is out of date", difference)
+        return CheckResult(check.name, "FAIL", check.means, said, "a declaration that is out of date", difference)
     if broken:
-        return Finding(check.name, "FAIL", check.means, seen.where, seen.likely or check.likely, difference)
-    return Finding(check.name, "pass", check.means, notes, difference=difference)
+        return CheckResult(check.name, "FAIL", check.means, differences.where, differences.likely or check.likely, difference)
+    return CheckResult(check.name, "pass", check.means, notes, difference=difference)
 
 
 def _crash(problem: Exception | SystemExit, subject: Subject) -> str:

@@ -62,11 +62,11 @@ def about(spec: str) -> About:
     if needs_tokenizer(spec):
         raise UserError(f"{spec} starts from nothing, and its vocabulary comes from the data; look at a run that began with it, or at base")
     model, run = load_model(spec), run_of(spec)
-    towers: list[tuple[str, Any]] = [("image tower", model.image_tower), ("text tower", model.text_tower)]
+    towers = (("image tower", model.image_tower), ("text tower", model.text_tower))
     parts = [_part(name, tower, _architecture(tower.config(), name), tower.width) for name, tower in towers]
     parts.append(_part("head", model.head, _head(model), model.width))
     training = {} if run is None else {"run": str(run), **training_of(read_history(run))}
-    return About(tuple(parts), tuple(_facts(model)), tuple((key, _said(value)) for key, value in training.items()))
+    return About(tuple(parts), tuple(_facts(model)), tuple((key, _phrase(value)) for key, value in training.items()))
 
 
 def _part(name: str, module: nn.Module, what: str, width: int) -> Part:
@@ -85,7 +85,7 @@ def _architecture(config: Mapping[str, Any], side: str) -> str:
         layers = hf.get("num_hidden_layers", hf.get("n_layers"))
         return f"{hf['model_type']} of Hugging Face, {layers} layers, pooled by {config['pool']}"
     if kind == "small":
-        return f"the preset small, {_said(_of_side(config['small'], side))}{more}"
+        return f"the preset small, {_phrase(_of_side(config['small'], side))}{more}"
     cfg = config["model"]["vision_cfg" if side == "image tower" else "text_cfg"]
     if name := cfg.get("timm_model_name"):
         return f"{name} of timm, by open_clip{more}"
@@ -93,7 +93,7 @@ def _architecture(config: Mapping[str, Any], side: str) -> str:
     if isinstance(cfg.get("layers"), list | tuple):
         form = "ResNet"
     sizes = {name: cfg[name] for name in ("layers", "width", "patch_size", "heads") if name in cfg}
-    return f"{form} of open_clip, {_said(sizes)}{more}"
+    return f"{form} of open_clip, {_phrase(sizes)}{more}"
 
 
 def _of_side(small: Mapping[str, Any], side: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _head(model: Model) -> str:
     config = model.head.config()
     settings = {key: value for key, value in config.items() if key not in ("kind", "widths")}
     forms = f"{model.head.widths.image_projection} and {model.head.widths.text_projection} projection"
-    return ", ".join(filter(None, (str(config["kind"]), forms, _said(settings))))
+    return ", ".join(filter(None, (str(config["kind"]), forms, _phrase(settings))))
 
 
 def _facts(model: Model) -> list[tuple[str, str]]:
@@ -130,7 +130,7 @@ def _tokeniser(tokenizer: Tokenizer) -> str:
     return {"ClipTokenizer": "CLIP's own", "FileTokenizer": "tokenizer.json"}.get(type(tokenizer).__name__, type(tokenizer).__name__)
 
 
-def _said(value: Any) -> str:
+def _phrase(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_said(part)}" for key, part in value.items())
+        return ", ".join(f"{key} {_phrase(part)}" for key, part in value.items())
     return str(value) if not isinstance(value, Path) else value.name

@@ -40,11 +40,11 @@ from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints.run_folder import OtherRunError, read_recipe
-from wholegrain.training.start import begin, starting_model
+from wholegrain.training.start import load_inputs, starting_model
 from wholegrain.training.step import Outcome, seed_everything
 from wholegrain.training.trainer import TrainOptions, train
 from wholegrain.workflows.entrants import TASKS, Rules, entrants
-from wholegrain.workflows.runs import check_run, measured, trained
+from wholegrain.workflows.runs import Suite, check_run, evaluate_once, train_once
 from wholegrain.workflows.validation import validation
 
 START = "start"
@@ -101,18 +101,18 @@ class _Competition:
         rows: list[Standing] = []
         try:
             self._check_what_is_there(able)
-            for place, (name, recipe) in enumerate(able.items()):
-                self.say(f"{name} ({place + 1} of {len(able)})")
+            for index, (name, recipe) in enumerate(able.items()):
+                self.say(f"{name} ({index + 1} of {len(able)})")
                 try:
                     rows.append(self._competitor(name, recipe))
                 except OtherRunError:
                     raise
                 except UserError as problem:  # its loss is no number any more, and the like
-                    if place == 0:
+                    if index == 0:
                         raise
                     left_out[name] = str(problem)
                     self.say(f"left out: {problem}")
-                if place == 0:
+                if index == 0:
                     rows.insert(0, self._start(recipe))
         finally:
             if len(rows) > 1:
@@ -137,7 +137,7 @@ class _Competition:
             for seed in self.rules.seeds:
                 run = self.out / f"{name}-{seed}"
                 if (run / "run.json").exists():
-                    chosen, _, start = begin(recipe, self.data, self.rules.model, (*self.rules.overrides, f"--seed={seed}"))
+                    chosen, _, start = load_inputs(recipe, self.data, self.rules.model, (*self.rules.overrides, f"--seed={seed}"))
                     check_run(run, self._of_its_length(chosen, run), start, self.dataset, self.rules.seconds)
 
     def _of_its_length(self, recipe: Recipe, run: Path) -> Recipe:
@@ -146,16 +146,16 @@ class _Competition:
         return replace(recipe, optimiser=replace(recipe.optimiser, steps=steps))
 
     def _run(self, recipe: str, run: Path, overrides: Sequence[str]) -> Model:
-        chosen, _, start = begin(recipe, self.data, self.rules.model, overrides)
+        chosen, _, start = load_inputs(recipe, self.data, self.rules.model, overrides)
         if (run / "run.json").exists():
             chosen = self._of_its_length(chosen, run)
         elif self.rules.seconds:
             self.say(f"  timing {PILOT} steps")
             chosen = replace(chosen, optimiser=replace(chosen.optimiser, steps=self._steps_in_time(chosen, start)))
-            start = begin(recipe, self.data, self.rules.model, overrides)[2]  # the pilot has moved it
+            start = load_inputs(recipe, self.data, self.rules.model, overrides)[2]  # the pilot has moved it
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         origin = {"command": command, "data": str(self.data.resolve()), "model": self.rules.model, "seconds": self.rules.seconds}
-        return trained(chosen, lambda: start, self.dataset, run, origin=origin, cache=self.cache)
+        return train_once(chosen, self.dataset, start, TrainOptions(run, origin=origin, cache=self.cache))
 
     def _steps_in_time(self, recipe: Recipe, model: Model) -> int:
         """How many steps fit, by the median of a few timed ones."""
@@ -192,9 +192,8 @@ class _Competition:
             retrieval["shortlist"] = rules.shortlist
         settings = {"retrieval": retrieval} if retrieval else {}
         self.say(f"  results of {folder.name} on {rules.split}")
-        return measured(
-            model, self.dataset, folder / rules.split, rules.split, rules.tasks, settings=settings, seed=0, cache=self.cache
-        )
+        suite = Suite(rules.split, rules.tasks, settings)
+        return evaluate_once(model, self.dataset, folder / rules.split, suite, cache=self.cache)
 
     def _start(self, recipe: str) -> Standing:
         first = load_recipe(recipe, (*self.rules.overrides, f"--seed={self.rules.seeds[0]}"))

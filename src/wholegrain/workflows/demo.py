@@ -27,7 +27,8 @@ from wholegrain.report.report import Entry, Report, write_report
 from wholegrain.report.terminal import show_twin
 from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.model import Model
-from wholegrain.workflows.runs import drawn, measured, trained
+from wholegrain.training.trainer import TrainOptions
+from wholegrain.workflows.runs import Suite, drawn, evaluate_once, train_once
 
 METHODS = ("clip", "negclip", "sparc", "ce_clip", "holistic", "wholegrain")
 NAMES = {
@@ -146,12 +147,12 @@ def told_apart(entry: Entry, kind: str) -> set[str]:
 def fine_tuned(method: str, dataset: Dataset, run: Path, steps: int, seed: int, world: World) -> Model:
     """The base fine-tuned by one method; a run that is finished is loaded, one that was interrupted goes on."""
     recipe = load_recipe(f"scenes/{method}", [f"--optimiser.steps={steps}", f"--seed={seed}"])
-    return trained(recipe, lambda: load_base(world), dataset, run, origin={"command": "wholegrain demo"})
+    return train_once(recipe, dataset, load_base(world), TrainOptions(run, origin={"command": "wholegrain demo"}))
 
 
 def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: Sequence[str] = TASKS) -> list[TaskResult]:
     """The model's results on the test split, kept in ``folder`` so that an interrupted demo need not measure twice."""
-    return measured(model, dataset, folder, "test", tasks, settings=SETTINGS, seed=seed)
+    return evaluate_once(model, dataset, folder, Suite("test", tasks, SETTINGS, seed))
 
 
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:

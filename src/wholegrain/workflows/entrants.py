@@ -1,4 +1,4 @@
-"""Who can take part in a competition: all that can be known is looked at before anything is trained."""
+"""The rules of a competition, and who can take part: all that can be known is looked at before anything is trained."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _check_rules(dataset: Dataset, rules: Rules) -> None:
         )
 
 
-def _refuse_repeats(what: str, advice: str, given: Sequence[str]) -> None:
-    twice = [name for name, count in Counter(given).items() if count > 1]
+def _refuse_repeats(what: str, advice: str, names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise UserError(f"Two of {what} ({twice[0]}); {advice}.")

@@ -17,10 +17,10 @@ from wholegrain.evaluation.result import load_results
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report.entry import History, read_history
 from wholegrain.suggest import closest
+from wholegrain.towers.export.approximation import approximated, special_part
 from wholegrain.towers.export.card import Facts, Score, card
+from wholegrain.towers.export.comparison import Sample
 from wholegrain.towers.export.export import export_model
-from wholegrain.towers.export.plain_form import approximated, special_part
-from wholegrain.towers.export.sameness import Sample
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.positions import split_options
@@ -28,13 +28,13 @@ from wholegrain.towers.positions import split_options
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 ORDINARY = ("open_clip", "transformers")
 """Formats of ordinary CLIPs."""
-SHOWN = 64
+CANDIDATE_PICTURES = 64
 """Pictures by which candidates of an approximation are compared."""
-TRAINED = ("recipe", "data", "data_hash", "model", "seed", "command", "versions")
+TRAINING_FACTS = ("recipe", "data", "data_hash", "model", "seed", "command", "versions")
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportOptions:
     """What is exported where.
 
     Attributes:
@@ -59,7 +59,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Done:
+class ExportResult:
     """What came of it.
 
     Attributes:
@@ -79,32 +79,32 @@ class Done:
     recalls: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def export(wish: Wish) -> Done:
-    """Does what was wished.
+def export(options: ExportOptions) -> ExportResult:
+    """Exports a model, with its card.
 
     Raises:
         UserError: a part that the format has no place for, no place to put the model, no such data.
     """
-    if wish.out is None and not wish.push:
+    if options.out is None and not options.push:
         raise UserError("name a folder for the exported model, or --push org/name.")
-    if wish.push and wish.push.count("/") != 1:
-        raise UserError(f"--push is {wish.push!r}; it must be org/name.")
-    model, done = load_model(wish.spec), Done(wish.out, "", {})
-    if wish.approximate and wish.to in ORDINARY and special_part(model) is not None:
-        model, done = _approximate(model, wish, done)
-    with _place(wish.out) as folder:
-        facts = _facts(wish, done)
+    if options.push and options.push.count("/") != 1:
+        raise UserError(f"--push is {options.push!r}; it must be org/name.")
+    model, result = load_model(options.spec), ExportResult(options.out, "", {})
+    if options.approximate and options.to in ORDINARY and special_part(model) is not None:
+        model, result = _approximate(model, options, result)
+    with _target(options.out) as folder:
+        facts = _facts(options, result)
 
         def finish(part: Path, found: dict[str, float]) -> None:
             (part / "README.md").write_text(card(replace(facts, differences=found)), encoding="utf-8")
 
-        differences = export_model(model, folder, wish.to, hub_name=wish.push, finish=finish)
-        url = push(folder, wish.push, wish.private) if wish.push else ""
-    return replace(done, url=url, differences=differences)
+        differences = export_model(model, folder, options.to, hub_name=options.push, finish=finish)
+        url = push(folder, options.push, options.private) if options.push else ""
+    return replace(result, url=url, differences=differences)
 
 
 @contextmanager
-def _place(out: Path | None) -> Iterator[Path]:
+def _target(out: Path | None) -> Iterator[Path]:
     if out is not None:
         yield out
         return
@@ -112,22 +112,22 @@ def _place(out: Path | None) -> Iterator[Path]:
         yield Path(folder) / "model"
 
 
-def _approximate(model: Model, wish: Wish, done: Done) -> tuple[Model, Done]:
+def _approximate(model: Model, options: ExportOptions, result: ExportResult) -> tuple[Model, ExportResult]:
     """The nearest ordinary CLIP, with what it loses: in retrieval on data, or else in image vectors of noise."""
-    dataset = None if wish.data is None else Dataset(wish.data)
+    dataset = None if options.data is None else Dataset(options.data)
     if dataset is not None:
-        if wish.split not in dataset.splits:
-            raise UserError(f"{wish.data} has no split {wish.split!r}; {closest(wish.split, dataset.splits)}")
-        keys = list(dataset.keys(wish.split))[:SHOWN]
+        if options.split not in dataset.splits:
+            raise UserError(f"{options.data} has no split {options.split!r}; {closest(options.split, dataset.splits)}")
+        keys = list(dataset.keys(options.split))[:CANDIDATE_PICTURES]
         pixels = torch.stack([torch.from_numpy(model.preprocess.image(dataset.pixels(key))) for key in keys])
     else:
         pixels = Sample.of(model, 16).pixels_BCHW
     nearest = approximated(model, pixels)
     recalls: dict[str, tuple[float, float]] = {}
     if dataset is not None:
-        exact, ours = (_recalls(m, dataset, wish.split) for m in (model, nearest.model))
+        exact, ours = (_recalls(m, dataset, options.split) for m in (model, nearest.model))
         recalls = {name: (exact[name], ours[name]) for name in RECALLS}
-    return nearest.model, replace(done, approximation=nearest.said, agreement=nearest.agreement, recalls=recalls)
+    return nearest.model, replace(result, approximation=nearest.description, agreement=nearest.agreement, recalls=recalls)
 
 
 def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
@@ -135,33 +135,33 @@ def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
     return {name: result.figure(name).value for name in RECALLS}
 
 
-def _facts(wish: Wish, done: Done) -> Facts:
+def _facts(options: ExportOptions, result: ExportResult) -> Facts:
     """What the card says, from the run that made the model, if one did."""
-    run = run_of(wish.spec)
+    run = run_of(options.spec)
     history = read_history(run)
-    training = training_of(history) if run is not None else {"model": wish.spec}
+    training = training_of(history) if run is not None else {"model": options.spec}
     start = str(history.facts.get("model", ""))
-    scores = [] if done.approximation else _scores(wish.results, run)
-    if done.recalls:
-        data = Path(wish.data or "").name
-        scores = [Score("retrieval", name, data, wish.split, ours) for name, (_, ours) in done.recalls.items()]
-    place = wish.push or str(wish.out)
+    scores = [] if result.approximation else _scores(options.results, run)
+    if result.recalls:
+        data = Path(options.data or "").name
+        scores = [Score("retrieval", name, data, options.split, ours) for name, (_, ours) in result.recalls.items()]
+    place = options.push or str(options.out)
     return Facts(
-        name=(wish.push or Path(place).name).rpartition("/")[2],
-        to=wish.to,
+        name=(options.push or Path(place).name).rpartition("/")[2],
+        to=options.to,
         place=place,
-        on_hub=bool(wish.push),
+        on_hub=bool(options.push),
         training=training,
         paper=str(history.recipe.get("paper", "")),
         base=start.removeprefix("hf-hub:").partition(",")[0] if start.startswith("hf-hub:") else "",
         scores=scores,
-        notes=_loss_notes(wish, done),
+        notes=_loss_notes(options, result),
     )
 
 
 def training_of(history: History) -> dict[str, Any]:
     """What made a model, row by row: recipe, data, start, seed, command, versions, the optimiser's main values."""
-    found = {key: history.facts[key] for key in TRAINED if key in history.facts}
+    found = {key: history.facts[key] for key in TRAINING_FACTS if key in history.facts}
     if "data" in found:
         found["data"] = Path(str(found["data"])).name
     optimiser = history.recipe.get("optimiser", {})
@@ -172,15 +172,15 @@ def training_of(history: History) -> dict[str, Any]:
     return found
 
 
-def _loss_notes(wish: Wish, done: Done) -> list[str]:
-    if not done.approximation:
+def _loss_notes(options: ExportOptions, result: ExportResult) -> list[str]:
+    if not result.approximation:
         return []
-    said = [f"**An approximation.** {wish.to} has no place for all of the model; this is {done.approximation}. "]
-    where = f"on pictures of {Path(wish.data).name}" if wish.data else "on pictures of noise"
-    said.append(f"Mean cosine of its image vectors with the model's own {where}: {done.agreement:.4f}.")
-    for name, (exact, ours) in done.recalls.items():
-        said.append(f" {name}: exact model {exact:.1%}, this one {ours:.1%}.")
-    return ["".join(said)]
+    parts = [f"**An approximation.** {options.to} has no place for all of the model; this is {result.approximation}. "]
+    where = f"on pictures of {Path(options.data).name}" if options.data else "on pictures of noise"
+    parts.append(f"Mean cosine of its image vectors with the model's own {where}: {result.agreement:.4f}.")
+    for name, (exact, ours) in result.recalls.items():
+        parts.append(f" {name}: exact model {exact:.1%}, this one {ours:.1%}.")
+    return ["".join(parts)]
 
 
 def _scores(results: Path | None, run: Path | None) -> list[Score]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
@@ -45,35 +44,26 @@ def drawn(folder: Path, world: World, counts: SceneCounts, tick: Callable[[int],
     return dataset
 
 
-def trained(
-    recipe: Recipe,
-    start: Callable[[], Model],
-    dataset: Dataset,
-    run: Path,
-    *,
-    origin: Mapping[str, Any],
-    evaluate: Evaluate | None = None,
-    quiet: bool = False,
-    cache: Path | None = None,
+def train_once(
+    recipe: Recipe, dataset: Dataset, start: Model, options: TrainOptions, evaluate: Evaluate | None = None
 ) -> Model:
     """The model that a run makes: trained now, or from where it was interrupted, or read if the run is finished.
 
     Args:
-        start: makes the model to begin with.
-        run: the run's folder.
-        origin: as in ``training.trainer.train``; ``seconds`` is part of what the run is (:class:`RunIdentity`).
-        evaluate, quiet, cache: as there.
+        recipe, dataset, evaluate: as in ``training.trainer.train``.
+        start: the model to begin with.
+        options: as there, but for ``resume``; ``seconds`` in its ``origin`` is part of what the run is (:class:`RunIdentity`).
 
     Raises:
         OtherRunError: the folder's run began with another recipe, other data or another model: what differs.
     """
-    first, begun = start(), (run / "run.json").exists()
+    run, begun = options.out, (options.out / "run.json").exists()
     if begun:
-        check_run(run, recipe, first, dataset, origin.get("seconds", 0.0))
+        seconds = options.origin.get("seconds", 0.0)
+        assert isinstance(seconds, float | int)
+        check_run(run, recipe, start, dataset, seconds)
     if not (run / "finished").exists():
-        model = load_model(str(run)) if begun else first
-        options = TrainOptions(run, resume=begun, origin=origin, quiet=quiet, cache=cache)
-        train(recipe, dataset, model, options, evaluate=evaluate)
+        train(recipe, dataset, load_model(str(run)) if begun else start, replace(options, resume=begun), evaluate=evaluate)
         (run / "finished").touch()
     return load_model(str(run))
 
@@ -84,43 +74,50 @@ def check_run(run: Path, recipe: Recipe, start: Model, dataset: Dataset, seconds
     RunFolder(run, resume=True).check(RunIdentity(recipe, dataset.content_hash, model_digest(start), seconds))
 
 
-def measured(
-    model: Model,
-    dataset: Dataset,
-    folder: Path,
-    split: str,
-    tasks: Sequence[str],
-    *,
-    settings: Mapping[str, Mapping[str, object]] | None = None,
-    seed: int = 0,
-    progress: bool = True,
-    cache: Path | None = None,
+@dataclass(frozen=True)
+class Suite:
+    """What is measured.
+
+    Attributes:
+        split: of the data.
+        tasks, settings, seed: as in ``evaluation.suite.evaluate``.
+    """
+
+    split: str
+    tasks: Sequence[str]
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    seed: int = 0
+
+
+def evaluate_once(
+    model: Model, dataset: Dataset, folder: Path, suite: Suite, *, progress: bool = True, cache: Path | None = None
 ) -> list[TaskResult]:
-    """The model's results on a split, kept in ``folder`` and made anew for anything else; what data or model cannot serve is left out.
+    """The model's results, kept in ``folder`` and made anew for anything else; what data or model cannot serve is left out.
 
     Args:
         cache: see :func:`wholegrain.training.loading.remembered.remembered`.
     """
-    chosen = {task: of for task, of in (settings or {}).items() if task in tasks}
+    settings = {task: of for task, of in suite.settings.items() if task in suite.tasks}
     identity = {
         "model": model_digest(model),
         "content_hash": dataset.content_hash,
-        "split": split,
-        "tasks": list(tasks),
-        "settings": json.loads(json.dumps(chosen)),
-        "seed": seed,
+        "split": suite.split,
+        "tasks": list(suite.tasks),
+        "settings": json.loads(json.dumps(settings)),
+        "seed": suite.seed,
         "wholegrain": importlib.metadata.version("wholegrain"),
     }
     if _identity_of(folder) != identity:
         with remembered(model, cache):
-            results = evaluate(model, dataset, EvaluationOptions(seed, progress=progress), split=split, tasks=tasks, settings=chosen)
+            options = EvaluationOptions(suite.seed, progress=progress)
+            results = evaluate(model, dataset, options, split=suite.split, tasks=suite.tasks, settings=settings)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}
         with folder_aside(folder) as part:
             save_results(results, part, {"dataset": str(dataset.folder), "weights": identity["model"], **facts, "identity": identity})
     return load_results(folder)[0]
 
 
-def _identity_of(folder: Path) -> dict[str, Any] | None:
+def _identity_of(folder: Path) -> object:
     """Of the results in a folder; ``None`` if there are none that can be read."""
     try:
         return load_results(folder)[1].get("identity")

@@ -39,8 +39,9 @@ def split_features(
         cache = None
     frozen = getattr(model, "image_frozen", False), getattr(model, "text_frozen", False)
     if cache is None or not any(frozen):
-        told = lambda what, done, total: say(f"{done:,} of {total:,} {what}")  # noqa: E731
-        return encode_split(model, dataset, split, batch=batch, cache=cache, progress=told)
+        return encode_split(
+            model, dataset, split, batch=batch, cache=cache, progress=lambda what, done, total: say(f"{done:,} of {total:,} {what}")
+        )
     keys = list(split_keys(dataset, split))
     seen = freeze_images(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
     if seen is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from wholegrain.towers.model import Model
 from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts, freeze_images, freeze_texts
 from wholegrain.training.pace import Pace
 
+Features = TypeVar("Features", ImageFeatures, TextFeatures)
 IMAGES = 1000
 """Validation looks at this many images of the split ``val`` at most."""
 JOINT_IMAGES, SHORTLIST = 200, 16
@@ -71,14 +72,14 @@ class Validation:
 
     def _encoded(self, model: Model) -> Encoded:
         keys = spread(self.dataset.keys("val"), IMAGES if model.score is None else JOINT_IMAGES)
-        captions = [(place, caption) for place, key in enumerate(keys) for caption in self.dataset.record(key).captions]
+        captions = [(index, caption) for index, key in enumerate(keys) for caption in self.dataset.record(key).captions]
         texts = tuple(caption.text for _, caption in captions)
-        distinct, place_N = distinct_texts(texts)
+        distinct, row_N = distinct_texts(texts)
         needs = default_needs(model)
         image, text = self._image(model, keys, needs), self._text(model, distinct, needs)
-        owner_N = torch.tensor([place for place, _ in captions], dtype=torch.int64)
+        owner_N = torch.tensor([index for index, _ in captions], dtype=torch.int64)
         roles, ids = tuple(caption.role for _, caption in captions), tuple(caption.id for _, caption in captions)
-        return Encoded(tuple(keys), image, texts, text.select(place_N), owner_N, roles, ids)
+        return Encoded(tuple(keys), image, texts, text.select(row_N), owner_N, roles, ids)
 
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
@@ -99,7 +100,7 @@ class Validation:
             return _plain(model.project_texts(self._texts.read(texts, model.device), needs))
 
 
-def spread(keys: Any, count: int) -> list[str]:
+def spread(keys: Sequence[str], count: int) -> list[str]:
     """At most ``count`` of the keys, evenly spread, always the same.
 
     Example:
@@ -107,10 +108,10 @@ def spread(keys: Any, count: int) -> list[str]:
         ['a', 'c']
     """
     step = max(1.0, len(keys) / count)
-    return [keys[int(place * step)] for place in range(min(len(keys), count))]
+    return [keys[int(index * step)] for index in range(min(len(keys), count))]
 
 
-def _plain(features: Any) -> Any:
+def _plain(features: Features) -> Features:
     """Float32 copies on the CPU that are ordinary tensors, not inference tensors."""
     tensors = {name: value for name, value in vars(features).items() if isinstance(value, torch.Tensor)}
     return type(features)(**{**vars(features), **{n: v.to("cpu", copy=True) for n, v in tensors.items()}})

@@ -22,7 +22,6 @@ import io
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -41,10 +40,10 @@ ALEXNET = {
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 NAMES = (*ALEXNET, *EXTRA)
 SEVERITIES = (1, 2, 3, 4, 5)
-Made = Callable[[np.ndarray, int, Any], np.ndarray]
+Made = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
-def corruption_names(asked: str) -> tuple[str, ...]:
+def corruption_names(text: str) -> tuple[str, ...]:
     """``all`` is the 15 of ImageNet-C, ``extra`` the four others, else names separated by commas.
 
     Raises:
@@ -55,7 +54,7 @@ def corruption_names(asked: str) -> tuple[str, ...]:
         (('fog', 'contrast'), 19)
     """
     found: list[str] = []
-    for name in (part.strip() for part in asked.split(",")):
+    for name in (part.strip() for part in text.split(",")):
         if name not in (known := ("all", "extra", *NAMES)):
             raise UserError(f"There is no corruption {name!r}; {closest(name, known)}")
         found += ALEXNET if name == "all" else EXTRA if name == "extra" else (name,)
@@ -68,7 +67,7 @@ def generator(seed: int, key: str, name: str, severity: int) -> np.random.Genera
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 
-def corrupt(pixels_HWC: np.ndarray, name: str, severity: int, rng: Any, *, frost: Path | None = None) -> np.ndarray:
+def corrupt(pixels_HWC: np.ndarray, name: str, severity: int, rng: np.random.Generator, *, frost: Path | None = None) -> np.ndarray:
     """A corrupted copy.
 
     Args:
@@ -94,14 +93,14 @@ def corrupt(pixels_HWC: np.ndarray, name: str, severity: int, rng: Any, *, frost
     return np.clip(made, 0, 255).astype(np.uint8)
 
 
-def _noise(levels: tuple[float, ...], draw: Callable[[np.ndarray, float, Any], np.ndarray]) -> Made:
-    def made(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _noise(levels: tuple[float, ...], draw: Callable[[np.ndarray, float, np.random.Generator], np.ndarray]) -> Made:
+    def made(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
         return np.clip(draw(pixels / 255.0, levels[severity - 1], rng), 0, 1) * 255
 
     return made
 
 
-def _impulse(x: np.ndarray, amount: float, rng: Any) -> np.ndarray:
+def _impulse(x: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     hit, white = rng.uniform(size=x.shape) < amount, rng.uniform(size=x.shape) < 0.5
     return np.where(hit, white.astype(x.dtype), x)
 
@@ -110,11 +109,11 @@ def _blurred(x: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(x, (sigma, sigma, 0) if x.ndim == 3 else sigma, mode="nearest")
 
 
-def _gaussian_blur(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _gaussian_blur(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     return _blurred(pixels / 255.0, (1, 2, 3, 4, 6)[severity - 1]) * 255
 
 
-def _glass_blur(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _glass_blur(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     sigma, reach, rounds = ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2))[severity - 1]
     first = (_blurred(pixels / 255.0, sigma) * 255).astype(np.uint8)
     height, width = first.shape[:2]
@@ -142,7 +141,7 @@ def _disk(radius: int, alias: float) -> np.ndarray:
     return disk
 
 
-def _defocus_blur(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _defocus_blur(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     disk = _disk(*((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))[severity - 1])
     half = len(disk) // 2
     wide = np.pad(pixels / 255.0, ((half, half), (half, half), (0, 0)), mode="reflect")
@@ -166,7 +165,7 @@ def _streaks(x: np.ndarray, radius: int, sigma: float, angle: float) -> np.ndarr
     return found
 
 
-def _motion_blur(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _motion_blur(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[severity - 1]
     return _streaks(pixels.astype(np.float64), radius, sigma, rng.uniform(-45, 45))
 
@@ -180,13 +179,13 @@ def _zoomed(x: np.ndarray, factor: float) -> np.ndarray:
     return np.asarray(ndimage.zoom(part, (factor, factor, *(1,) * (x.ndim - 2)), order=1))[:height, :width]
 
 
-def _zoom_blur(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _zoom_blur(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     factors = np.arange(1, (1.11, 1.16, 1.21, 1.26, 1.31)[severity - 1], (0.01, 0.01, 0.02, 0.02, 0.03)[severity - 1])
     x = (pixels / 255.0).astype(np.float32)
     return np.clip((x + sum(_zoomed(x, factor) for factor in factors)) / (len(factors) + 1), 0, 1) * 255
 
 
-def _snow(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _snow(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     mean, spread, zoom, least, radius, sigma, kept = (
         (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
         (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
@@ -201,7 +200,7 @@ def _snow(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
     return np.clip(x + flakes + np.rot90(flakes, k=2), 0, 1) * 255
 
 
-def plasma(size: int, decay: float, rng: Any) -> np.ndarray:
+def plasma(size: int, decay: float, rng: np.random.Generator) -> np.ndarray:
     """A fractal height map by diamond and square (Fournier, Fussell & Carpenter 1982), ``[size, size]`` between 0 and 1, borders joined.
 
     Args:
@@ -226,7 +225,7 @@ def plasma(size: int, decay: float, rng: Any) -> np.ndarray:
     return field / field.max()
 
 
-def _fog(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _fog(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     amount, decay = ((1.5, 2), (2.0, 2), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))[severity - 1]
     height, width = pixels.shape[:2]
     x = pixels / 255.0
@@ -235,7 +234,7 @@ def _fog(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
     return np.clip((x + amount * mist) * brightest / (brightest + amount), 0, 1) * 255
 
 
-def _frost(pixels: np.ndarray, severity: int, rng: Any, folder: Path | None) -> np.ndarray:
+def _frost(pixels: np.ndarray, severity: int, rng: np.random.Generator, folder: Path | None) -> np.ndarray:
     kept, laid = ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))[severity - 1]
     height, width = pixels.shape[:2]
     if folder is None:
@@ -251,7 +250,7 @@ def _frost(pixels: np.ndarray, severity: int, rng: Any, folder: Path | None) -> 
     return kept * pixels + laid * ice.astype(np.float64)
 
 
-def _drawn_frost(height: int, width: int, rng: Any) -> np.ndarray:
+def _drawn_frost(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Bright, bluish ridges on a darker ground: where two fractal maps cross their middle height."""
     size = 1 << (max(height, width) - 1).bit_length()
     ridge = sum((1 - np.abs(2 * plasma(size, 1.8, rng) - 1)) ** 6 for _ in range(2)) + 0.6 * plasma(size, 2.0, rng)
@@ -274,13 +273,13 @@ def frost_photos(folder: Path) -> tuple[np.ndarray, ...]:
     return tuple(map(read_rgb, paths))
 
 
-def _contrast(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _contrast(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     x = pixels / 255.0
     mean = x.mean((0, 1), keepdims=True)
     return np.clip((x - mean) * (0.4, 0.3, 0.2, 0.1, 0.05)[severity - 1] + mean, 0, 1) * 255
 
 
-def _brightness(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _brightness(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """More of V in HSV, which scales the three channels alike; black becomes grey."""
     x = pixels / 255.0
     value = x.max(2, keepdims=True)
@@ -288,7 +287,7 @@ def _brightness(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
     return np.where(value > 0, x * more / np.where(value > 0, value, 1), more) * 255
 
 
-def _saturate(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _saturate(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     """S in HSV times and plus a constant. What is grey has the hue 0, so it turns red where something is added."""
     times, plus = ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2))[severity - 1]
     x = pixels / 255.0
@@ -301,19 +300,19 @@ def _saturate(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
     return np.where(old > 0, coloured, red) * 255
 
 
-def _jpeg_compression(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _jpeg_compression(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=(25, 18, 15, 10, 7)[severity - 1])
     return np.asarray(Image.open(file))
 
 
-def _pixelate(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _pixelate(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     share, (height, width) = (0.6, 0.5, 0.4, 0.3, 0.25)[severity - 1], pixels.shape[:2]
     small = Image.fromarray(pixels).resize((int(width * share), int(height * share)), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
 
 
-def _elastic_transform(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _elastic_transform(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     strength = 250 * (0.05, 0.065, 0.085, 0.1, 0.12)[severity - 1]
     shape, most = pixels.shape[:2], pixels.shape[0] * 0.005
     sigma = tuple(0.01 * side for side in shape)
@@ -328,7 +327,7 @@ def _elastic_transform(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarra
     return np.clip(np.stack(moved, 2), 0, 1) * 255
 
 
-def _spatter(pixels: np.ndarray, severity: int, rng: Any) -> np.ndarray:
+def _spatter(pixels: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
     mean, spread, blur, least, strength, mud = (
         (0.65, 0.3, 4, 0.69, 0.6, 0), (0.65, 0.3, 3, 0.68, 0.6, 0), (0.65, 0.3, 2, 0.68, 0.5, 0), (0.65, 0.3, 1, 0.65, 1.5, 1),
         (0.67, 0.4, 1, 0.65, 1.5, 1),

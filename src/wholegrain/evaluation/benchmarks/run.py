@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 from rich.console import Console
 
@@ -51,6 +51,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "classes": class_set("classes"), **{name: class_set(name) for name in CLASS_TASKS},
 }  # fmt: skip
 """name -> reader of a folder (or table)."""
+Found: TypeAlias = Benchmark | CaptionSet | LabelledSet | Statements | TaskResult
+"""What a reader or a function of the user's own gives."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def run_benchmarks(
     return results
 
 
-def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Any]:
+def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Found]:
     """What a reader or function gives, as a list of benchmarks and results."""
     if not is_function(one.name):
         settings = dict(one.settings)
@@ -243,7 +245,7 @@ def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Any]:
         title = one.name.rpartition(":")[2]
         return [Benchmark(title, tuple(several), f"items of {Path(one.name.rpartition(':')[0]).name}")]
     wrong = next(
-        (item for item in several if not isinstance(item, Benchmark | CaptionSet | LabelledSet | Statements | TaskResult)), None
+        (item for item in several if not isinstance(item, Found)), None
     )
     if wrong is not None or not several:
         raise UserError(
@@ -253,7 +255,7 @@ def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Any]:
     return several
 
 
-def _check_texts(found: Sequence[Any], one: BenchmarkSpec) -> None:
+def _check_texts(found: Sequence[Found], one: BenchmarkSpec) -> None:
     for made in found:
         items = made.items if isinstance(made, Benchmark) else ()
         wrong = next((item for item in items if not all(isinstance(text, str) for text in (*item.true, *item.false))), None)
@@ -261,7 +263,7 @@ def _check_texts(found: Sequence[Any], one: BenchmarkSpec) -> None:
             raise UserError(f"The item {wrong.id} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
 
 
-def _scored(found: Any, model: EvaluatedModel, store: FeatureStore, seed: int) -> list[TaskResult]:
+def _scored(found: Found, model: EvaluatedModel, store: FeatureStore, seed: int) -> list[TaskResult]:
     if isinstance(found, TaskResult):
         return [found]
     if isinstance(found, CaptionSet):
@@ -274,9 +276,11 @@ def _scored(found: Any, model: EvaluatedModel, store: FeatureStore, seed: int) -
 
 
 def _extra_results(
-    found: Any, model: EvaluatedModel, store: FeatureStore, seed: int, extras: BenchmarkExtras, reasons: dict[str, str]
+    found: Found, model: EvaluatedModel, store: FeatureStore, seed: int, extras: BenchmarkExtras, reasons: dict[str, str]
 ) -> Iterator[TaskResult]:
     """What was asked for beside a set's own protocol; what it cannot give is left out with the reason."""
+    if isinstance(found, TaskResult):
+        return
     steps: dict[str, Callable[[], list[TaskResult]]] = {}
     if isinstance(found, LabelledSet) and (extras.probe or extras.shots):
         steps["probe"] = lambda: score_probes(found, store, linear=extras.probe, shots=extras.shots, seed=seed)

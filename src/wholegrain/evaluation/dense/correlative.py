@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.towers.blocks import Grid, SparingBlock
+from wholegrain.towers.blocks import Dense, ResidualBlock
 
 
 @contextmanager
@@ -48,8 +48,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask_SS: Tensor | None = None) -> Te
 def _place(model: Any) -> tuple[Any, str, Callable[..., Any]]:
     net = getattr(getattr(model, "image_tower", None), "net", None)
     blocks = getattr(getattr(net, "transformer", None), "resblocks", None)
-    if blocks is not None and isinstance(blocks[-1], SparingBlock):
-        return blocks[-1], "look", _sparing(blocks[-1])
+    if blocks is not None and isinstance(blocks[-1], ResidualBlock):
+        return blocks[-1], "attention", _open_clip(blocks[-1])
     blocks = getattr(net, "blocks", None)
     attention = getattr(blocks[-1], "attn", None) if blocks is not None and len(blocks) else None
     if attention is not None and all(hasattr(attention, part) for part in ("qkv", "q_norm", "k_norm", "proj", "num_heads")):
@@ -60,16 +60,16 @@ def _place(model: Any) -> tuple[Any, str, Callable[..., Any]]:
     )
 
 
-def _sparing(block: SparingBlock) -> Callable[..., tuple[Tensor, Tensor]]:
-    def look(x: Tensor, layout: Any, some: bool) -> tuple[Tensor, Tensor]:
-        attention: Any = block.attn
-        if some or not isinstance(layout, Grid):  # only the class token is read: nothing to correlate
-            return SparingBlock.look(block, x, layout, some)
-        heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in block.ask(x, layout, some)]
+def _open_clip(block: ResidualBlock) -> Callable[..., tuple[Tensor, Tensor]]:
+    def attention(x: Tensor, layout: Any, pooled_only: bool) -> tuple[Tensor, Tensor]:
+        module: Any = block.attn
+        if pooled_only or not isinstance(layout, Dense):  # only the class token is read: nothing to correlate
+            return ResidualBlock.attention(block, x, layout, pooled_only)
+        heads = [part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in block.qkv(x, layout, pooled_only)]
         mask = None if layout.mask_SS is None else layout.mask_SS.to(x.dtype)
         return x, attend(*heads, mask_SS=mask).transpose(1, 2).flatten(2)
 
-    return look
+    return attention
 
 
 def _timm(attention: Any) -> Callable[..., Tensor]:

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import Box, EvaluatedModel
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.suggest import closest
 from wholegrain.text.tokenizer import Tokens
@@ -74,7 +75,7 @@ def load_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def load_any(name: str) -> Any:
+def load_any(name: str) -> EvaluatedModel:
     """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`).
 
     ``,grain=1`` (or ``,grain=1:0.05``) behind the former scores it by whole and grain (:mod:`wholegrain.evaluation.scores.whole_and_grain`).
@@ -88,7 +89,7 @@ def load_any(name: str) -> Any:
     return _with_grain(model, settings) if mark else model
 
 
-def _with_grain(model: Any, settings: str) -> Any:
+def _with_grain(model: EvaluatedModel, settings: str) -> EvaluatedModel:
     from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 
     weight, _, temperature = settings.partition(":")
@@ -98,7 +99,7 @@ def _with_grain(model: Any, settings: str) -> Any:
         raise UserError(f"grain is {settings!r}; write a weight, or a weight and a temperature, such as grain=1 or grain=1:0.1.") from None
 
 
-def load_foreign(name: str) -> Any:
+def load_foreign(name: str) -> EvaluatedModel:
     """The model that ``name()`` returns, as evaluation needs it.
 
     The function returns either a model of this library's form (``preprocess.image``, ``tokenizer.encode``, ``encode_images``,
@@ -144,12 +145,11 @@ class Foreign:
         """The foreign model's."""
         return self.model.state_dict()
 
-    def parameters(self) -> Any:
+    def parameters(self) -> Iterator[Tensor]:
         """The foreign model's, or none."""
-        own = getattr(self.model, "parameters", None)
-        return own() if callable(own) else iter(())
+        return self.model.parameters() if callable(getattr(self.model, "parameters", None)) else iter(())
 
-    def to(self, device: Any) -> Foreign:
+    def to(self, device: torch.device | str) -> Foreign:
         """Moves the foreign model, if it can be moved."""
         if callable(getattr(self.model, "to", None)):
             self.model.to(device)
@@ -167,7 +167,7 @@ class Foreign:
         return TextFeatures(_vectors(self.model.encode_texts(texts), len(texts), f"{self.name}: encode_texts"))
 
 
-def _vectors(found: Any, count: int, who: str) -> Tensor:
+def _vectors(found: object, count: int, who: str) -> Tensor:
     found = torch.as_tensor(found)
     if found.ndim != 2 or len(found) != count:
         raise UserError(f"{who} gave a tensor of shape {tuple(found.shape)} for {count} items; [{count}, width] is expected.")
@@ -178,7 +178,7 @@ class _Preprocess:
     def __init__(self, own: Callable[[Image.Image], Tensor]) -> None:
         self._own = own
 
-    def image(self, pixels_HWC: np.ndarray, box: Any = None) -> Tensor:
+    def image(self, pixels_HWC: np.ndarray, box: Box | None = None) -> Tensor:
         return torch.as_tensor(self._own(Image.fromarray(pixels_HWC)))
 
 

@@ -19,10 +19,10 @@ text longer and are kept out of the figures over all kinds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
+from wholegrain.data.record import Negative, Twin
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
@@ -105,7 +105,7 @@ def twin_scores(s_N22: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def _twin_blind(twins: Sequence[Any], seed: int) -> dict[str, np.ndarray]:
+def _twin_blind(twins: Sequence[Twin], seed: int) -> dict[str, np.ndarray]:
     """Mean over the two comparisons of each twin."""
     true = [c for twin in twins for c in twin.captions]
     false = [c for twin in twins for c in twin.captions[::-1]]
@@ -202,7 +202,7 @@ def negatives(
     return TaskResult("negatives", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
-def split_negatives(dataset: EvaluatedData, split: str) -> list[tuple[str, Any]]:
+def split_negatives(dataset: EvaluatedData, split: str) -> list[tuple[str, Negative]]:
     """(true text, :class:`~wholegrain.data.record.Negative`) of all captions of a split, in the order of its keys."""
     if not dataset.negatives:
         return []
@@ -213,7 +213,7 @@ def split_negatives(dataset: EvaluatedData, split: str) -> list[tuple[str, Any]]
     return found
 
 
-def _negative_ids(found: list[tuple[str, Any]]) -> list[str]:
+def _negative_ids(found: list[tuple[str, Negative]]) -> list[str]:
     seen: dict[str, int] = {}
     out = []
     for _, negative in found:

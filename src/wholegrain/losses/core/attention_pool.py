@@ -58,8 +58,8 @@ class Pool:
         def block(rows: slice, columns: slice) -> Tensor:
             query = query_CGE[columns].transpose(0, 1)  # [G, c, E]
             weight = (query @ self.keys_BGSE[rows].mT).softmax(-1)  # [b, G, c, S]
-            seen = (weight @ self.values_BGSE[rows]).transpose(1, 2).flatten(2)  # [b, c, A]
-            return (unit(self._mixed(seen)) * text_CD[columns]).sum(-1)
+            attended = (weight @ self.values_BGSE[rows]).transpose(1, 2).flatten(2)  # [b, c, A]
+            return (unit(self._mixed(attended)) * text_CD[columns]).sum(-1)
 
         return joined(blocks(block, len(self.keys_BGSE), len(query_CGE), self.cost))
 
@@ -69,14 +69,14 @@ class Pool:
         def block(_: slice, texts: slice) -> Tensor:
             place = image_N[texts]
             weight = (self.keys_BGSE[place] @ query_NGE[texts, :, :, None]).squeeze(3).softmax(2)  # [n, G, S]
-            seen = (weight[:, :, None] @ self.values_BGSE[place]).flatten(1)
-            return (unit(self._mixed(seen)) * text_ND[texts]).sum(-1)[None]
+            attended = (weight[:, :, None] @ self.values_BGSE[place]).flatten(1)
+            return (unit(self._mixed(attended)) * text_ND[texts]).sum(-1)[None]
 
         cost = self.cost + 2 * self.keys_BGSE[:1].numel()  # each text reads keys and values of its own
         return joined(blocks(block, 1, len(query_NGE), cost)).squeeze(0)
 
-    def _mixed(self, seen: Tensor) -> Tensor:
-        return torch.nn.functional.linear(seen, self.mix_DA, self.mix_D)
+    def _mixed(self, attended: Tensor) -> Tensor:
+        return torch.nn.functional.linear(attended, self.mix_DA, self.mix_D)
 
 
 def score(image: ImageFeatures, text: TextFeatures, learned: Mapping[str, Tensor]) -> Tensor:

@@ -6,7 +6,8 @@ A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_
     @dataclass(frozen=True)
     class CeRankLoss:
         weight_of_margin: float = 1.0                                   # settings: plain values with defaults
-        needs: ClassVar[frozenset[str]] = frozenset({"negatives"})      # what must be there, from NEEDS
+        needs: ClassVar[frozenset[str]] = frozenset({"negatives"})      # what must be there, from NEEDS; REMEDIES says how to get it
+        ranges: ClassVar[Ranges] = {"weight_of_margin": (0, 1e6)}       # of numbers among the settings; recipes are held to them
 
         def initial_state(self, kinds): return {"margin_K": torch.zeros(len(kinds))}    # only if it carries state
         def __call__(self, image, text, pairing, scale, bias=None, state=None, *, group=None) -> LossOutput: ...
@@ -38,11 +39,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
+from wholegrain.losses.core.typed_torch import vector_norm
 
-NEEDS = frozenset(
-    {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "teacher", "views", "match", "cross"}
-)
+REMEDIES: Mapping[str, str] = {
+    "negatives": "make some (wholegrain enrich DATA --negatives) and set data.negatives.count to 1 or more, such as 4",
+    "branches": 'set model.head to "branches" and model.branches to 2 or more',
+    "bias": "use a model with a bias, which sigmoid recipes make, such as recipe siglip",
+    "patches": "use an image tower that gives patch features, such as --model ViT-B-32:openai",
+    "tokens": "use a text tower that gives token features, such as --model ViT-B-32:openai",
+    "slots": 'set model.head to "flair" or "llip"',
+    "prototypes": 'set model.head to "mgca"',
+    "teacher": 'set teacher.kind to "ema" or "frozen"',
+    "cross": 'set model.head to "cosmos"',
+    "views": "ask for further crops, such as data.views = [{ count = 1, crop_scale = [0.4, 1.0] }]",
+    "match": 'set model.head to "fusion"',
+}
+"""What a loss may need -> what to do where data or model lack it, in words that end a sentence."""
+NEEDS = frozenset(REMEDIES)
 State = Mapping[str, Tensor]
+Ranges = Mapping[str, tuple[float, float]]
+"""Setting -> its least and its greatest value; beyond them lies what can only be a slip, or harm."""
 TINY = 1e-12
 MAX_SCALE = 100.0
 """The cap of learned scales that have one, as in CLIP."""
@@ -59,7 +75,7 @@ class LossOutput:
     """
 
     value: Tensor
-    parts: dict[str, Tensor] = field(default_factory=dict)
+    parts: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     state: State | None = None
 
 
@@ -94,7 +110,7 @@ def unit(x: Tensor) -> Tensor:
         [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
     x = at_least_float32(x)
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm = vector_norm(x, dim=-1, keepdim=True)
     return x * torch.where(norm > TINY, norm.clamp_min(TINY).reciprocal(), 0.0)
 
 
@@ -109,7 +125,7 @@ def takes_numbers(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]:
     """
 
     @wraps(call)
-    def with_tensors(self, image: ImageFeatures, *args, **kwargs) -> LossOutput:
+    def with_tensors(self: object, image: ImageFeatures, *args: object, **kwargs: object) -> LossOutput:
         like = at_least_float32(image.pooled_BD[:0])
 
         def tensor(x: object) -> object:  # of what a loss is given, scale and bias alone can be numbers
@@ -137,7 +153,7 @@ def full_precision(call: Callable[..., LossOutput]) -> Callable[..., LossOutput]
     exact = takes_numbers(call)
 
     @wraps(call)
-    def without_autocast(self, image: ImageFeatures, *args, **kwargs) -> LossOutput:
+    def without_autocast(self: object, image: ImageFeatures, *args: object, **kwargs: object) -> LossOutput:
         with torch.autocast(image.pooled_BD.device.type, enabled=False):
             return exact(self, image, *args, **kwargs)
 

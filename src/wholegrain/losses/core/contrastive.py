@@ -33,7 +33,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import Pairing
 from wholegrain.losses.core.contract import LossOutput, at_least_float32, unit
@@ -42,6 +41,7 @@ from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
 from wholegrain.losses.core.tiled_sigmoid import tiled_sigmoid
 from wholegrain.losses.core.tiled_softmax import tiled_softmax
 from wholegrain.losses.core.tiles import Logits
+from wholegrain.losses.core.typed_torch import checkpoint
 
 CELLS = 2**26  # float32 scores of one block: 256 MB
 
@@ -100,6 +100,21 @@ class Foils:
     image_M: Tensor
 
 
+@dataclass(frozen=True)
+class RowScores:
+    """Scaled scores that take more than a product of vectors, and so are made a few rows at a time.
+
+    Attributes:
+        make: rows -> their scores ``[rows, C]``.
+        cost: numbers that it holds in memory for each score.
+        true_P: of a softmax: the scores of this process's true pairs.
+    """
+
+    make: Scores
+    cost: int = 1
+    true_P: Tensor | None = None
+
+
 def compare(
     scores: Scores, left_out: RowMask, rows: int, columns: int, smoothing: float = 0.0, cost: int = 1
 ) -> tuple[Rest, Rest]:
@@ -145,8 +160,7 @@ def _merged(parts: Tensor) -> Tensor:
 
 
 def pair_softmax(
-    scores: Scores | Logits,
-    true_P: Tensor | None,
+    scores: RowScores | Logits,
     pair_P: Tensor,
     pairing: Pairing,
     everyone: GlobalTexts,
@@ -154,19 +168,16 @@ def pair_softmax(
     duplicates: Duplicates = "ignore",
     foils: Foils | None = None,
     smoothing: float = 0.0,
-    cost: int = 1,
 ) -> LossOutput:
     """The symmetric softmax over the global batch; this process's share of the mean over all true pairs.
 
     Args:
-        scores: scaled scores of this process's images with all texts of ``everyone``: vectors, or a function that makes rows.
-        true_P: the scaled scores of this process's true pairs; not needed with vectors.
-        pair_P: the text (0..N-1, this process's) of each of these pairs.
+        scores: scaled scores of this process's images with all texts of ``everyone``: vectors, or rows of scores.
+        pair_P: the text (0..N-1, this process's) of each of this process's true pairs.
         pairing: this process's pairing of the same texts that were gathered.
         everyone: the texts of all processes: all are candidates of images; true texts alone are queries.
         foils: hard negatives that were not gathered: candidates of their own image alone.
         smoothing: label smoothing, 0..1.
-        cost: numbers held in memory for each score that a function makes.
     """
     known = KnownTrue(pairing, everyone, duplicates)
     row_P, column_P = pairing.owner_N[pair_P], pair_P + everyone.texts_before
@@ -174,7 +185,8 @@ def pair_softmax(
         found = tiled_softmax(scores, known, row_P, column_P, sums=smoothing > 0)
         by_image, by_text, true_P = Rest(found.by_row), Rest(found.by_column), found.pair_P
     else:
-        by_image, by_text = compare(scores, known, len(pairing.image_id_B), len(everyone.pairing.owner_N), smoothing, cost)
+        rows, columns, true_P = len(pairing.image_id_B), len(everyone.pairing.owner_N), scores.true_P
+        by_image, by_text = compare(scores.make, known, rows, columns, smoothing, scores.cost)
     assert true_P is not None
     by_text = over_processes(by_text, everyone.group)
     if foils is not None:
@@ -218,17 +230,16 @@ def pooled_softmax(
         foils = Foils(scale * (image_BD[image_M] * text_ND[foil]).sum(1), image_M)
     pair_P = pairs.true_N.nonzero().squeeze(1)
     logits = Logits(image_BD, everyone.vectors_CD, scale)
-    return pair_softmax(logits, None, pair_P, pairs, everyone, duplicates=duplicates, foils=foils, smoothing=smoothing)
+    return pair_softmax(logits, pair_P, pairs, everyone, duplicates=duplicates, foils=foils, smoothing=smoothing)
 
 
 def pair_sigmoid(
-    logits: Scores | Logits,
+    logits: RowScores | Logits,
     pairing: Pairing,
     everyone: GlobalTexts,
     *,
     duplicates: Literal["ignore", "negative", "positive"] = "ignore",
     foils: Foils | None = None,
-    cost: int = 1,
 ) -> LossOutput:
     """The sigmoid loss of every (image, text) cell of the global batch; this process's share: the cells of its own images.
 
@@ -236,9 +247,8 @@ def pair_sigmoid(
     All texts of ``everyone`` are columns. ``duplicates="positive"`` makes z = 1 for every text known to be true.
 
     Args:
-        logits: ``scale * cosine + bias`` of this process's images with all texts of ``everyone``: vectors, or a function that
-            makes rows.
-        pairing, everyone, foils, cost: as in :func:`pair_softmax`.
+        logits: ``scale * cosine + bias`` of this process's images with all texts of ``everyone``: vectors, or rows.
+        pairing, everyone, foils: as in :func:`pair_softmax`.
     """
     own = KnownTrue(pairing, everyone, "negative")
     known = own if duplicates == "negative" else KnownTrue(pairing, everyone, "ignore")
@@ -247,7 +257,7 @@ def pair_sigmoid(
     if isinstance(logits, Logits):
         total, of_positive = tiled_sigmoid(logits, positive, known)
     else:
-        total, of_positive = _sigmoid_in_blocks(logits, positive, known, rows, columns * cost)
+        total, of_positive = _sigmoid_in_blocks(logits.make, positive, known, rows, columns * logits.cost)
     if foils is not None:
         total = total - logsigmoid(-foils.logit_M).sum()
     images = sum_over(total.new_tensor(float(rows)), everyone.group).clamp_min(1)

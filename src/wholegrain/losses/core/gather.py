@@ -11,12 +11,14 @@ Cost: forward one all-gather of the rows (padded to the largest count), backward
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from wholegrain.features import Pairing
+from wholegrain.losses.core.typed_torch import reduce_scatter_tensor, table
 
 
 def world(group: dist.ProcessGroup | None = None) -> tuple[int, int]:
@@ -56,9 +58,9 @@ def row_counts(*rows: int, device: torch.device, group: dist.ProcessGroup | None
     rank, size = world(group)
     if size == 1:
         return [(n,) for n in rows]
-    table = torch.zeros(size, len(rows), dtype=torch.int64, device=device)
-    table[rank] = torch.tensor(rows, dtype=torch.int64, device=device)
-    return [tuple(column) for column in sum_over(table, group).T.tolist()]
+    counts = torch.zeros(size, len(rows), dtype=torch.int64, device=device)
+    counts[rank] = torch.tensor(rows, dtype=torch.int64, device=device)
+    return [tuple(column) for column in table(sum_over(counts, group).T)]
 
 
 def gather_rows(x: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None = None) -> Tensor:
@@ -119,18 +121,18 @@ def _reduced(x: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessG
 
 class _AddOver(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         return _reduced(x, dist.ReduceOp.SUM, group)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return _reduced(grads[0], dist.ReduceOp.SUM, ctx.group), None
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
         ctx.counts, ctx.group = counts, group
         most = max(counts)
         padded = x.new_zeros(most, *x.shape[1:])
@@ -140,7 +142,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([rows[:n] for rows, n in zip(all_rows, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         scatter = all_reduce_rows if dist.get_backend(ctx.group) == "gloo" else reduce_scatter_rows
         return scatter(grads[0], ctx.counts, ctx.group), None, None
 
@@ -149,15 +151,15 @@ def all_reduce_rows(grad: Tensor, counts: tuple[int, ...], group: dist.ProcessGr
     """The sum over processes of ``grad [sum(counts), ...]``, this process's rows of it: for backends without reduce-scatter."""
     rank, total = dist.get_rank(group), grad.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, dist.ReduceOp.SUM, group)
-    return total.split(counts)[rank]
+    return torch.split(total, list(counts))[rank]
 
 
 def reduce_scatter_rows(grad: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
     """As :func:`all_reduce_rows`, but every process receives its own rows alone."""
     rank, most = dist.get_rank(group), max(counts)
     padded = grad.new_zeros(len(counts), most, *grad.shape[1:])
-    for cell, rows in zip(padded, grad.split(counts), strict=True):
+    for cell, rows in zip(padded, torch.split(grad, list(counts)), strict=True):
         cell[: len(rows)] = rows
     own = grad.new_empty(most, *grad.shape[1:])
-    dist.reduce_scatter_tensor(own, padded.flatten(0, 1), dist.ReduceOp.SUM, group)
+    reduce_scatter_tensor(own, padded.flatten(0, 1), dist.ReduceOp.SUM, group)
     return own[: counts[rank]]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wholegrain.features import Pairing
 from wholegrain.losses.core.gather import GlobalTexts
+from wholegrain.losses.core.typed_torch import groups
 
 Duplicates = Literal["ignore", "negative"]
 
@@ -109,8 +110,8 @@ def _places(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _groups(pairing: Pairing, everyone: GlobalTexts, owner_N: Tensor, image_R: Tensor, text_C: Tensor | None) -> _Groups | None:
     """The groups, ``None`` if nothing occurs twice. ``owner_N`` is -1 unless the text is true and its image is here."""
     texts, before = everyone.pairing, everyone.images_before
-    image_ids, image_B, image_count = torch.unique(texts.image_id_B, return_inverse=True, return_counts=True)
-    text_ids, text_N, text_count = torch.unique(texts.text_id_N, return_inverse=True, return_counts=True)
+    image_ids, image_B, image_count = groups(texts.image_id_B)
+    text_ids, text_N, text_count = groups(texts.text_id_N)
     if len(image_ids) == len(image_B) and len(text_ids) == len(text_N):
         return None
     copied_N = (image_count[image_B] > 1)[texts.owner_N] & texts.true_N
@@ -137,7 +138,7 @@ def own_foils(pairing: Pairing, everyone: GlobalTexts, duplicates: Duplicates) -
     texts, true = everyone.pairing, everyone.pairing.true_N
     images = torch.cat([texts.image_id_B[texts.owner_N[true]], pairing.image_id_B[pairing.owner_N[foil]]])
     words = torch.cat([texts.text_id_N[true], pairing.text_id_N[foil]])
-    word_ids, word = torch.unique(words, return_inverse=True)
-    pair = torch.unique(images, return_inverse=True)[1] * len(word_ids) + word
+    word_ids, word, _ = groups(words)
+    pair = groups(images)[1] * len(word_ids) + word
     facts = len(pair) - len(foil)
     return foil[~torch.isin(pair[facts:], pair[:facts])]

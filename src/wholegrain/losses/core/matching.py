@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import at_least_float32
+from wholegrain.losses.core.typed_torch import checkpoint
 
 CELLS = 2**26  # float32 numbers of one run's inputs: 256 MB
 
@@ -28,19 +28,19 @@ def log_odds(image: ImageFeatures, text: TextFeatures, image_M: Tensor, text_M: 
     match, patches, tokens = image.match, image.patches_BPD, text.tokens_NLD
     if match is None or patches is None or tokens is None or text.mask_NL is None:
         raise ValueError('scores of pairs need match, patches and tokens; set model.head to "fusion"')
-    seen = ImageFeatures(image.pooled_BD, patches_BPD=patches, grid=image.grid, learned=image.learned, match=match)
-    read = TextFeatures(text.pooled_ND, tokens, text.mask_NL)
+    image_parts = ImageFeatures(image.pooled_BD, patches_BPD=patches, grid=image.grid, learned=image.learned, match=match)
+    text_parts = TextFeatures(text.pooled_ND, tokens, text.mask_NL)
 
     def score(images: Tensor, texts: Tensor) -> Tensor:
-        return at_least_float32(match(seen.select(images), read.select(texts)))
+        return at_least_float32(match(image_parts.select(images), text_parts.select(texts)))
 
     per_pair = patches[:1].numel() + tokens[:1].numel()
     step = max(1, CELLS // max(per_pair, 1))
     if len(image_M) <= step:
         return score(image_M, text_M)
-    runs = zip(image_M.split(step), text_M.split(step), strict=True)
+    runs = zip(torch.split(image_M, step), torch.split(text_M, step), strict=True)
     scores = [checkpoint(score, i, n, use_reentrant=False, preserve_rng_state=False) for i, n in runs]
-    return torch.cat(scores)  # pyright: ignore[reportArgumentType]
+    return torch.cat(scores)
 
 
 def own_log_odds(image: ImageFeatures, text: TextFeatures, pairing: Pairing) -> Tensor:

@@ -17,12 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import logsigmoid, pad
-from torch.utils.checkpoint import checkpoint
 
 from wholegrain.features import Pairing, TextFeatures
 from wholegrain.losses.core.contract import TINY, LossOutput, at_least_float32
+from wholegrain.losses.core.contrastive import mean_of_both
 from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts, max_over, sum_over, world
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue
+from wholegrain.losses.core.typed_torch import checkpoint
 
 CELLS = 2**26  # float32 numbers of one rectangle: 256 MB
 
@@ -51,7 +52,7 @@ def blocks(block: Block, rows: int, columns: int, cost: int) -> list[list[Tensor
         return [[block(table[0][0], table[0][1][0])]]
 
     def again(rows: slice, columns: slice) -> Tensor:
-        return checkpoint(block, rows, columns, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
+        return checkpoint(block, rows, columns, use_reentrant=False, preserve_rng_state=False)
 
     return [[again(here, there) for there in across] for here, across in table]
 
@@ -115,14 +116,13 @@ def pair_softmax_of(
     out_BC = KnownTrue(pairing, everyone, duplicates)(slice(0, len(pairing.image_id_B)))
     floor = torch.finfo(to_text_BC.dtype).min / 4  # finite: with nothing to compare with, loss and gradient are 0, never NaN
     by_image_B = to_text_BC.masked_fill(out_BC, floor).logsumexp(1)
-    by_text_C = over_processes(to_image_BC.masked_fill(out_BC, floor).logsumexp(0), everyone.group)
+    by_text_C = lse_over_processes(to_image_BC.masked_fill(out_BC, floor).logsumexp(0), everyone.group)
     text_P = pairing.true_N.nonzero().squeeze(1)
     image_P, column_P = pairing.owner_N[text_P], text_P + everyone.texts_before
     pairs = everyone.pairing.true_N.sum().clamp_min(1)
     to_text = -logsigmoid(to_text_BC[image_P, column_P] - by_image_B[image_P]).sum() / pairs
     to_image = -logsigmoid(to_image_BC[image_P, column_P] - by_text_C[column_P]).sum() / pairs
-    parts = {"image_to_text": to_text.detach(), "text_to_image": to_image.detach()}
-    return LossOutput((to_text + to_image) / 2, parts)
+    return mean_of_both(to_text, to_image)
 
 
 def pair_sigmoid_of(
@@ -141,7 +141,7 @@ def pair_sigmoid_of(
     return LossOutput(positive + negative, {"positive": positive.detach(), "negative": negative.detach()})
 
 
-def over_processes(lse_C: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+def lse_over_processes(lse_C: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """Log-sum-exps over this process's images made those over all images; with gradient."""
     size = world(group)[1]
     return lse_C if size == 1 else gather_rows(lse_C[None], (1,) * size, group).logsumexp(0)

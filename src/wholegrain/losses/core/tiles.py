@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.losses.core.contract import at_least_float32
+from wholegrain.losses.core.typed_torch import disable
 
 TILE = {"cpu": 2**20, "accelerator": 2**24}  # numbers of a tile
 KEPT = 2**24  # numbers that the forward pass may keep for the backward pass, which then computes no score again
@@ -54,7 +55,7 @@ def untraced(call: Callable[..., Any], *arguments: Any) -> Any:
 
     (As a decorator, ``torch.compiler.disable`` would import the compiler wherever a loss is imported: two seconds.)
     """
-    return torch.compiler.disable(call)(*arguments) if torch.compiler.is_compiling() else call(*arguments)
+    return disable(call)(*arguments) if torch.compiler.is_compiling() else call(*arguments)
 
 
 def only_once() -> None:

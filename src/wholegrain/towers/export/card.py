@@ -120,10 +120,10 @@ def _body(facts: Facts) -> str:
         rows = [(s.task, s.metric, f"{s.dataset}, {s.split}", f"{s.value:.4g}") for s in facts.scores]
         parts += ["## Results", _table(("task", "figure", "data", "value"), rows)]
     if facts.differences:
-        said = ", ".join(f"{part} {far:.0e}" for part, far in facts.differences.items())
+        listed = ", ".join(f"{part} {far:.0e}" for part, far in facts.differences.items())
         parts += [
             "## Check",
-            f"Written, read back with {facts.to} and compared; largest difference as a share of the largest number: {said}.",
+            f"Written, read back with {facts.to} and compared; largest difference as a share of the largest number: {listed}.",
         ]
     return "\n\n".join(parts) + "\n"
 

@@ -6,29 +6,37 @@ the whole ``[B, N, ...]`` in memory. A test and the export compare them with ``s
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import unit
+from wholegrain.towers.heads.attention import AttentionHead
+from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.filip import FilipHead
+from wholegrain.towers.heads.fusion import FusionHead
+from wholegrain.towers.heads.pacl import PaclHead
 
 
-def dense_score(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def dense_score(head: PlainHead, image: ImageFeatures, text: TextFeatures) -> Tensor:
     """``[B, N]``, as the head's ``score``.
 
     Raises:
         UserError: a head whose score has no dense form here.
     """
-    forms = {"filip": _filip, "pacl": _pacl, "flair": _attention, "llip": _attention, "fusion": _fusion}
-    if head.kind not in forms:
-        raise UserError(f"the joint score of the {head.kind} head has no form for a graph; export to wholegrain")
-    return forms[head.kind](head, image, text)
+    if isinstance(head, FilipHead):
+        return _filip(image, text)
+    if isinstance(head, PaclHead):
+        return _pacl(head, image, text)
+    if isinstance(head, AttentionHead):
+        return _attention(head, image, text)
+    if isinstance(head, FusionHead):
+        return _fusion(head, image, text)
+    raise UserError(f"the joint score of the {head.kind} head has no form for a graph; export to wholegrain")
 
 
-def _filip(_: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def _filip(image: ImageFeatures, text: TextFeatures) -> Tensor:
     patches, tokens, mask_NL = image.patches_BPD, text.tokens_NLD, text.mask_NL
     assert patches is not None
     assert tokens is not None
@@ -41,7 +49,7 @@ def _filip(_: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
     return (by_patch_BN + by_token_BN) / 2
 
 
-def _pacl(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def _pacl(head: PaclHead, image: ImageFeatures, text: TextFeatures) -> Tensor:
     assert image.patches_BPD is not None
     patches_BPD, text_ND = unit(image.patches_BPD), unit(text.pooled_ND)
     near_BNP = torch.einsum("bpd,nd->bnp", patches_BPD, text_ND)
@@ -49,7 +57,7 @@ def _pacl(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
     return torch.einsum("bnd,nd->bn", unit(pooled_BND), text_ND)
 
 
-def _attention(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def _attention(head: AttentionHead, image: ImageFeatures, text: TextFeatures) -> Tensor:
     keys, values, query = image.keys_BGSE, image.values_BGSE, text.query_NGE
     assert keys is not None
     assert values is not None
@@ -59,7 +67,7 @@ def _attention(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
     return torch.einsum("bnd,nd->bn", unit(head.mix(pooled)), unit(text.pooled_ND))
 
 
-def _fusion(head: Any, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def _fusion(head: FusionHead, image: ImageFeatures, text: TextFeatures) -> Tensor:
     patches, tokens, mask = image.patches_BPD, text.tokens_NLD, text.mask_NL
     assert patches is not None
     assert tokens is not None

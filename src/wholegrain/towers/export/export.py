@@ -8,9 +8,9 @@ from pathlib import Path
 from wholegrain.errors import MachineError, UserError
 from wholegrain.files import disk_errors, folder_aside
 from wholegrain.suggest import closest
+from wholegrain.towers.export.comparison import Sample, distance, features, require_close
 from wholegrain.towers.export.onnx import onnx_distances, write_onnx
 from wholegrain.towers.export.open_clip import open_clip_distances, write_open_clip
-from wholegrain.towers.export.sameness import Sample, demand, distance, features
 from wholegrain.towers.export.transformers import transformers_distances, write_transformers
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
@@ -56,7 +56,7 @@ def export_model(
     try:
         with disk_errors(folder), folder_aside(folder) as part:
             distances = _written(model, part, to, hub_name)
-            demand(distances, f"the {to} folder")
+            require_close(distances, f"the {to} folder")
             if finish is not None:
                 finish(part, distances)
     except OSError as error:

@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import _build_text_tower
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.base import NOTHING, RawText, real_tokens
+from wholegrain.towers.export.comparison import Sample, distance
 from wholegrain.towers.export.dense_scores import dense_score
-from wholegrain.towers.export.sameness import Sample, distance
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.open_clip import OpenClipTextTower
+from wholegrain.towers.sources.open_clip import OpenClipTextTower, text_net
 from wholegrain.towers.sources.small import RecurrentTextTower
+from wholegrain.towers.tensor_files import uncompiled
 
 SETTINGS_FILE = "wholegrain_onnx.json"
 NAMES = {"pooled_BD": "image", "branches_BHD": "branches", "patches_BPD": "patches", "keys_BGSE": "keys", "values_BGSE": "values"}
@@ -39,7 +39,7 @@ NAMES |= {"pooled_ND": "text", "tokens_NLD": "token_vectors", "mask_NL": "mask",
 
 
 class ImageGraph(nn.Module):
-    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of :func:`given`."""
+    """uint8 pixels to the tensors of :class:`ImageFeatures`, in the order of their fields."""
 
     scale: Tensor
     shift: Tensor
@@ -60,7 +60,7 @@ class ImageGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """Token rows to the tensors of :class:`TextFeatures`, in the order of :func:`given`."""
+    """Token rows to the tensors of :class:`TextFeatures`, in the order of their fields."""
 
     def __init__(self, model: Model, needs: frozenset[str]) -> None:
         super().__init__()
@@ -81,26 +81,25 @@ class PaddedText(nn.Module):
 
     def __init__(self, tower: OpenClipTextTower) -> None:
         super().__init__()
-        own = tower.config()["model"]
-        self.net: Any = _build_text_tower(own["embed_dim"], dict(own["text_cfg"]), own["quick_gelu"])  # type: ignore[arg-type]
+        self.net: Any = text_net(tower.config()["model"])
         self.net.text_projection = None
-        self.net.load_state_dict({key.replace("_orig_mod.", ""): value for key, value in tower.net.state_dict().items()})
+        self.net.load_state_dict(uncompiled(tower.net.state_dict()))
         self.true_length, self.context, self.pad_id = tower.true_length, tower.context_length, tower.pad_id
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """As :class:`OpenClipTextTower`."""
-        net, given_length = self.net, tokens_NL.shape[1]
-        mask_NL = real_tokens(length_N, given_length)
+        net, length = self.net, tokens_NL.shape[1]
+        mask_NL = real_tokens(length_N, length)
         tokens_NL = torch.where(mask_NL, tokens_NL, self.pad_id)
         if not self.true_length:
             filled = torch.full((tokens_NL.shape[0], self.context), self.pad_id, dtype=tokens_NL.dtype)
-            tokens_NL = torch.cat([tokens_NL, filled[:, given_length:]], 1)
+            tokens_NL = torch.cat([tokens_NL, filled[:, length:]], 1)
         L = tokens_NL.shape[1]
         x = net.token_embedding(tokens_NL) + net.positional_embedding[:L]
         x = net.transformer(x, attn_mask=None if net.attn_mask is None else net.attn_mask[:L, :L])
         x = net.ln_final(x)
         pooled = text_global_pool(x, tokens_NL, pool_type=net.pool_type, eos_token_id=net.eos_id)
-        return RawText(pooled, x[:, :given_length] if "tokens" in needs else None, mask_NL)
+        return RawText(pooled, x[:, :length] if "tokens" in needs else None, mask_NL)
 
 
 class ScoreGraph(nn.Module):

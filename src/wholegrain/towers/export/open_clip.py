@@ -18,13 +18,15 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
-from wholegrain.towers.export.plain_form import BEYOND, named, special_part
-from wholegrain.towers.export.sameness import Sample, distance, features
+from wholegrain.towers.base import ImageTower
+from wholegrain.towers.export.approximation import BEYOND, special_part, tower_name
+from wholegrain.towers.export.comparison import Sample, clip_distances
 from wholegrain.towers.export.tokenizer_files import write_tokenizer
 from wholegrain.towers.heads.base import Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipPooledTower, OpenClipTextTower
 from wholegrain.towers.sources.timm import TimmImageTower
+from wholegrain.towers.tensor_files import uncompiled
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
 
@@ -64,15 +66,10 @@ def open_clip_distances(model: Model, folder: Path) -> dict[str, float]:
     clip = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]  # type: ignore[misc]
     clip.eval()
     sample = Sample.of(model)
-    image, text = features(model, sample)
-    context = model.text_tower.context_length
-    given = sample.tokens.tokens_NL
-    rows = nn.functional.pad(given, (0, context - given.shape[1]), value=model.tokenizer.pad_id)  # type: ignore[operator]
-    logits = {"logit scale": distance(clip.logit_scale.detach()[None], model.log_scale.detach().cpu()[None])}
-    if model.bias is not None:
-        logits["logit bias"] = distance(clip.logit_bias.detach()[None], model.bias.detach().cpu()[None])
-    seen = clip.encode_image(model.preprocess.normalise(sample.pixels_BCHW))
-    return {"image features": distance(seen, image), "text features": distance(clip.encode_text(rows), text), **logits}
+    rows = sample.tokens.tokens_NL
+    rows = nn.functional.pad(rows, (0, model.text_tower.context_length - rows.shape[1]), value=model.tokenizer.pad_id)
+    image_BD = clip.encode_image(model.preprocess.normalise(sample.pixels_BCHW))
+    return clip_distances(model, sample, image_BD, clip.encode_text(rows), clip)
 
 
 def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
@@ -81,7 +78,7 @@ def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
         raise UserError(f"open_clip has no place for {part}; export to onnx or wholegrain, or give --approximate")
     image, text = model.image_tower, model.text_tower
     if not isinstance(text, OpenClipTextTower):
-        raise UserError(f"open_clip has no configuration for this text tower ({named(text)}); {BEYOND}")
+        raise UserError(f"open_clip has no configuration for this text tower ({tower_name(text)}); {BEYOND}")
     widths = model.head.widths
     config: dict[str, Any] = {"embed_dim": widths.shared}
     vision, quick = _vision_config(image, widths)
@@ -102,7 +99,7 @@ def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
     return config
 
 
-def _vision_config(tower: Any, widths: Widths) -> tuple[dict[str, Any], bool | None]:
+def _vision_config(tower: ImageTower, widths: Widths) -> tuple[dict[str, Any], bool | None]:
     """``vision_cfg``, and whether it uses quick GELU (``None``: it does not ask)."""
     form = widths.image_projection
     if isinstance(tower, OpenClipImageTower | OpenClipPooledTower):
@@ -112,14 +109,14 @@ def _vision_config(tower: Any, widths: Widths) -> tuple[dict[str, Any], bool | N
         is_timm = "timm_model_name" in own["vision_cfg"]
         return dict(own["vision_cfg"]), None if is_timm else bool(own["quick_gelu"])
     if not isinstance(tower, TimmImageTower) or tower.config()["kind"] not in ("timm", "open_clip"):
-        raise UserError(f"open_clip has no configuration for this image tower ({named(tower)}); {BEYOND}")
+        raise UserError(f"open_clip has no configuration for this image tower ({tower_name(tower)}); {BEYOND}")
     config = tower.config()
     if config["kind"] == "open_clip":
         return dict(config["model"]["vision_cfg"]), None
     if config["kwargs"]:
-        said = ", ".join(f"{key}={value}" for key, value in config["kwargs"].items())
+        kwargs = ", ".join(f"{key}={value}" for key, value in config["kwargs"].items())
         raise UserError(
-            f"open_clip has no configuration for this image tower ({config['name']} with {said}); export to transformers or onnx"
+            f"open_clip has no configuration for this image tower ({config['name']} with {kwargs}); export to transformers or onnx"
         )
     pool = tower.net.global_pool if isinstance(getattr(tower.net, "global_pool", None), str) else ""
     proj = {"linear": "linear", "linear_bias": "linear", "identity": "none"}[form]
@@ -144,7 +141,7 @@ def _text_config(model: Model, text_cfg: dict[str, Any], hub_name: str) -> dict[
 
 def _keeps_tokenizer(model: Model) -> bool:
     """The tokeniser came from open_clip, whose configuration says how to clean and what to set around a text."""
-    return bool(model.text_tower.config()["model"]["text_cfg"].get("hf_tokenizer_name"))  # type: ignore[operator]
+    return bool(model.text_tower.config()["model"]["text_cfg"].get("hf_tokenizer_name"))
 
 
 def _filled(model: Model, model_cfg: dict[str, Any]) -> CustomTextCLIP:
@@ -191,5 +188,4 @@ def _fill(net: Any, state: dict[str, Tensor], projection: nn.Module, name: str) 
 
 
 def _weights(tower: nn.Module) -> dict[str, Tensor]:
-    named = ((key.replace("_orig_mod.", ""), value) for key, value in tower.state_dict().items())
-    return {key.removeprefix("net."): value.detach().float() for key, value in named}
+    return {key.removeprefix("net."): value.detach().float() for key, value in uncompiled(tower.state_dict()).items()}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,13 +14,15 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.towers.export.plain_form import BEYOND, named, special_part
-from wholegrain.towers.export.sameness import TEXTS, Sample, distance, features
+from wholegrain.towers.export.approximation import BEYOND, special_part, tower_name
+from wholegrain.towers.export.comparison import TEXTS, Sample, clip_distances
 from wholegrain.towers.export.tokenizer_files import write_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources import weight_names
+from wholegrain.towers.sources.hf_library import quiet, transformers_for
 from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower
 from wholegrain.towers.sources.timm import TimmImageTower
+from wholegrain.towers.tensor_files import uncompiled
 
 _VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "norm_kwargs", "act_kwargs", "patch_dropout"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs", "pool_type"}
@@ -35,25 +35,26 @@ def write_transformers(model: Model, folder: Path) -> None:
     Raises:
         UserError: transformers is missing, or a part that neither class has, by name.
     """
-    transformers = _transformers()
+    transformers = transformers_for("exporting to transformers")
     if (part := special_part(model)) is not None:
         raise UserError(f"transformers has no place for {part}; export to onnx or wholegrain, or give --approximate")
-    text: Any = model.text_tower
+    text = model.text_tower
     if not isinstance(text, OpenClipTextTower):
         raise UserError(
-            f"transformers' CLIP and SigLIP have no text tower like this one ({named(text)}); {BEYOND}"
+            f"transformers' CLIP and SigLIP have no text tower like this one ({tower_name(text)}); {BEYOND}"
         )
     _same_or_refuse(text.config()["model"]["text_cfg"], CLIPTextCfg, _TEXT, "text")
-    if isinstance(model.image_tower, OpenClipImageTower):
-        made = _clip(transformers, model, text)
-    elif _is_siglip(model.image_tower):
-        made = _siglip(transformers, model, text)
+    image = model.image_tower
+    if isinstance(image, OpenClipImageTower):
+        made = _clip(transformers, model, image, text)
+    elif isinstance(image, TimmImageTower) and _is_siglip(image):
+        made = _siglip(transformers, model, image, text)
     else:
-        kind = type(model.image_tower).__name__
+        kind = type(image).__name__
         raise UserError(f"transformers' CLIP and SigLIP have no image tower like this one ({kind}); export to open_clip or onnx")
-    with _quiet(transformers):
+    with quiet(transformers):
         made.save_pretrained(folder)
-    masked = isinstance(model.image_tower, OpenClipImageTower)
+    masked = isinstance(image, OpenClipImageTower)
     write_tokenizer(model.tokenizer, folder, masked=masked)
     (folder / "preprocessor_config.json").write_text(json.dumps(_processor(model, masked), indent=2), encoding="utf-8")
 
@@ -61,21 +62,16 @@ def write_transformers(model: Model, folder: Path) -> None:
 @torch.no_grad()
 def transformers_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and what transformers makes of the folder are."""
-    transformers = _transformers()
-    with _quiet(transformers):
+    transformers = transformers_for("exporting to transformers")
+    with quiet(transformers):
         theirs = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     sample = Sample.of(model)
-    image, text = features(model, sample)
     settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     rows = tokenizer(list(TEXTS), max_length=model.text_tower.context_length, **settings)
     seen = theirs.get_image_features(pixel_values=model.preprocess.normalise(sample.pixels_BCHW))
     read = theirs.get_text_features(**rows)
-    found = {"image features": distance(_pooled(seen), image), "text features": distance(_pooled(read), text)}
-    found["logit scale"] = distance(theirs.logit_scale.reshape(1), model.log_scale.detach().cpu()[None])
-    if model.bias is not None:
-        found["logit bias"] = distance(theirs.logit_bias.reshape(1), model.bias.detach().cpu()[None])
-    return found
+    return clip_distances(model, sample, _pooled(seen), _pooled(read), theirs)
 
 
 def _pooled(output: Any) -> Tensor:
@@ -83,31 +79,7 @@ def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError('exporting to transformers needs transformers; install it with: pip install "wholegrain[hf]"') from error
-    return transformers
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without transformers' progress bars and its remarks on configurations."""
-    log = transformers.utils.logging
-    shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar()
-    log.set_verbosity_error()
-    try:
-        yield
-    finally:
-        log.set_verbosity(verbosity)
-        if shown:
-            log.enable_progress_bar()
-
-
-def _clip(transformers: Any, model: Model, text: OpenClipTextTower) -> Any:
-    tower: Any = model.image_tower
+def _clip(transformers: Any, model: Model, tower: OpenClipImageTower, text: OpenClipTextTower) -> Any:
     own = tower.config()["model"]
     vision_cfg, text_cfg = own["vision_cfg"], text.config()["model"]["text_cfg"]
     _same_or_refuse(vision_cfg, CLIPVisionCfg, _VISION, "image")
@@ -141,8 +113,8 @@ def _clip(transformers: Any, model: Model, text: OpenClipTextTower) -> Any:
     return _loaded(made, {**state, "logit_scale": model.log_scale})
 
 
-def _siglip(transformers: Any, model: Model, text: OpenClipTextTower) -> Any:
-    net: Any = model.image_tower.net
+def _siglip(transformers: Any, model: Model, tower: TimmImageTower, text: OpenClipTextTower) -> Any:
+    net = tower.net
     text_cfg, widths = text.config()["model"]["text_cfg"], model.head.widths
     for part, wrong in (
         ("this image projection", widths.image_projection != "identity"),
@@ -179,8 +151,7 @@ def _loaded(made: Any, state: dict[str, Any]) -> Any:
 
 
 def _prefixed(net: nn.Module, pairs: list[weight_names.Pair], made: nn.Module) -> dict[str, Tensor]:
-    own = {key.replace("_orig_mod.", ""): value for key, value in net.state_dict().items()}
-    return weight_names.carried(own, made, weight_names.turned(pairs), "the model")
+    return weight_names.converted(uncompiled(net.state_dict()), made, weight_names.inverted(pairs), "the model")
 
 
 def _text_state(text: OpenClipTextTower, made: nn.Module) -> dict[str, Tensor]:
@@ -227,9 +198,9 @@ def _timm_act(act: nn.Module) -> str:
     return "gelu_pytorch_tanh" if tanh else "gelu"
 
 
-def _is_siglip(tower: Any) -> bool:
+def _is_siglip(tower: TimmImageTower) -> bool:
     """Whether an image tower of timm has SigLIP's form: attention pooling, no class token, nothing else added."""
-    if not isinstance(tower, TimmImageTower) or not tower.is_vit or tower.near_SS is not None:
+    if not tower.is_vit or tower.near_SS is not None:
         return False
     net = tower.net
     plain = all(isinstance(getattr(net, name), nn.Identity) for name in ("norm_pre", "fc_norm")) and net.num_prefix_tokens == 0
@@ -238,10 +209,10 @@ def _is_siglip(tower: Any) -> bool:
     return plain and bare and isinstance(net.attn_pool, AttentionPoolLatent) and block.attn.qkv.bias is not None
 
 
-def _same_or_refuse(given: dict[str, Any], form: type, served: set[str], side: str) -> None:
+def _same_or_refuse(stated: dict[str, Any], form: type, served: set[str], side: str) -> None:
     """Refuses settings beyond those that both libraries have."""
     defaults = {f.name: f.default for f in fields(form)}
-    for name, value in given.items():
+    for name, value in stated.items():
         if name not in served and value != defaults.get(name):
             raise UserError(f"transformers' CLIP has no {side} tower with {name} = {value!r}; export to open_clip or onnx")
 

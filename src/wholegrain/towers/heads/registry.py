@@ -32,17 +32,11 @@ from wholegrain.towers.heads.pacl import PaclHead
 from wholegrain.towers.heads.sparc import SparcHead
 
 KINDS: dict[str, type[PlainHead]] = {
-    "plain": PlainHead,
-    "sparc": SparcHead,
-    "branches": BranchHead,
-    "filip": FilipHead,
-    "pacl": PaclHead,
-    "mgca": MgcaHead,
-    "flair": FlairHead,
-    "llip": LlipHead,
-    "fusion": FusionHead,
-    "cosmos": CosmosHead,
-}
+    head.kind: head
+    for head in (
+        PlainHead, SparcHead, BranchHead, FilipHead, PaclHead, MgcaHead, FlairHead, LlipHead, FusionHead, CosmosHead,
+    )
+}  # fmt: skip
 """Every head by its name in recipes and saved models."""
 
 

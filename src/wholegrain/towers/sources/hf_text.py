@@ -18,19 +18,13 @@ from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import MOST_CONTEXT
 from wholegrain.towers.base import NOTHING, RawText, TextTower, masked_mean, real_tokens
-from wholegrain.towers.bounds import check_numbers, dry, first_line, without_code
+from wholegrain.towers.bounds import build_on_meta, check_numbers, first_line, without_code
+from wholegrain.towers.sources.hf_library import quiet, transformers_for
 from wholegrain.towers.tensor_files import read_header, safetensors_of, size_of
 
 AGAIN = "get the complete model"
 POOLS = ("mean", "first")
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError('a text tower from a Hugging Face folder needs transformers; install it with: pip install "wholegrain[hf]"') from error
-    return transformers
+WHO = "a text tower from a Hugging Face folder"
 
 
 class HfTextTower(TextTower):
@@ -104,7 +98,7 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
     path = folder / "config.json"
     if not os.path.lexists(path):
         raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
-    _transformers()
+    transformers_for(WHO)
     stated = read_json(path, dict[str, Any], AGAIN)
     check_numbers(stated, str(path), AGAIN)
     weights = safetensors_of(folder, AGAIN)
@@ -113,7 +107,7 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
     most = sum(size_of(file, AGAIN) for file in weights)
     for file in weights:
         read_header(file, AGAIN)
-    dry(lambda: _network(stated), 2 * most + 10**7, str(path), AGAIN)
+    build_on_meta(lambda: _network(stated), 2 * most + 10**7, str(path), AGAIN)
     try:
         net, info = _read_encoder(folder)
     except Exception as error:  # transformers raises whatever its parts raise
@@ -127,21 +121,13 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
 
 
 def _read_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
-    transformers = _transformers()
-    log = transformers.utils.logging
+    transformers = transformers_for(WHO)
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
-    shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
-    log.disable_progress_bar()
-    log.set_verbosity_error()
-    try:
+    with quiet(transformers):
         try:
             return transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
         except TypeError:  # encoders that never have a pooling layer refuse the word
             return transformers.AutoModel.from_pretrained(folder, **options)
-    finally:
-        log.set_verbosity(verbosity)
-        if shown:
-            log.enable_progress_bar()
 
 
 def build_hf_text(config: dict[str, Any]) -> HfTextTower:
@@ -151,7 +137,7 @@ def build_hf_text(config: dict[str, Any]) -> HfTextTower:
 
 def _network(stated: dict[str, Any]) -> Any:
     """The encoder of a configuration, random weights."""
-    transformers = _transformers()
+    transformers = transformers_for(WHO)
     settings = without_code(dict(stated), "the text tower's configuration")
     hf_config = transformers.AutoConfig.for_model(settings.pop("model_type"), **settings)
     try:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText, TextTower, keep_patches, keeps_true_length, real_tokens
-from wholegrain.towers.blocks import Grid, Packed, spare
+from wholegrain.towers.blocks import Dense, Packed, replace_blocks
 from wholegrain.towers.branch_tokens import BranchTokens
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.mlp_branches import split_blocks
@@ -46,7 +46,7 @@ class OpenClipImageTower(ImageTower):
         self._config = config
         self.width = int(visual.class_embedding.shape[0])
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
-        self._spares = spare(visual.transformer)
+        self._replaced = replace_blocks(visual.transformer)
 
     @property
     def droppable(self) -> int:
@@ -78,22 +78,22 @@ class OpenClipImageTower(ImageTower):
         assert pooled_BV is not None
         streams = self.mlp_branches
         if streams is not None:
-            classes = streams.apart(pooled_BV)
+            classes = streams.split(pooled_BV)
             pooled_BV = classes.mean(1)
         if "patches" not in needs:
             return RawImage(pooled_BV, None, classes)
         patches = x if branches is not None and branches.replaces_class else x[:, 1:]
         patches = net.ln_post(patches) if net.final_ln_after_pool else patches
         grid = (int(net.grid_size[0]), int(net.grid_size[1]))
-        return RawImage(pooled_BV, patches if streams is None else streams.apart(patches).mean(1), classes, grid)
+        return RawImage(pooled_BV, patches if streams is None else streams.split(patches).mean(1), classes, grid)
 
     def _blocks(self, x_BSV: Tensor, mask_SS: Tensor | None, needs: frozenset[str]) -> Tensor:
         """Through all blocks; only the class tokens if nobody reads the others."""
         net = self.net
-        if not self._spares:
+        if not self._replaced:
             return net.transformer(x_BSV, attn_mask=mask_SS)
         *first, last = net.transformer.resblocks
-        layout = Grid(mask_SS, 1 if self.branches is None else self.branches.count)
+        layout = Dense(mask_SS, 1 if self.branches is None else self.branches.count)
         for block in first:
             x_BSV = block(x_BSV, layout)
         return last(x_BSV, layout, net.pool_type == "tok" and "patches" not in needs)
@@ -178,6 +178,10 @@ class OpenClipPooledTower(ImageTower):
         """One stage: all or nothing."""
         return [self.net]
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None."""
+        return []
+
 
 class OpenClipTextTower(TextTower):
     """open_clip's text transformer, without its projection.
@@ -198,18 +202,18 @@ class OpenClipTextTower(TextTower):
         self._config = config
         self.pad_id = pad_id
         self.width, self.context_length = int(net.width), int(net.context_length)
-        self.true_length, self._spares = bool(true_length), False
+        self.true_length, self._replaced = bool(true_length), False
         if true_length is None:
             end_id = net.eos_id if net.pool_type == "eos" else net.vocab_size - 1
             self.true_length = keeps_true_length(self, end_id, pad_id)
         ends = net.attn_mask is not None and net.pool_type in ("argmax", "eos")  # causal, read at the end
-        self._spares = self.true_length and ends and spare(net.transformer)
+        self._replaced = self.true_length and ends and replace_blocks(net.transformer)
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """See :class:`TextTower`."""
         net, length = self.net, tokens_NL.shape[1]
         mask_NL = real_tokens(length_N, length)
-        if self._spares:
+        if self._replaced:
             return self._packed(tokens_NL, length_N, needs)
         if not self.true_length:
             tokens_NL = nn.functional.pad(tokens_NL, (0, self.context_length - length), value=self.pad_id)
@@ -223,7 +227,7 @@ class OpenClipTextTower(TextTower):
 
     def _packed(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str]) -> RawText:
         """The same without padding; only the ends in the last block if nobody reads the other tokens."""
-        net, packed, some = self.net, Packed.of(tokens_NL, length_N), "tokens" not in needs
+        net, packed, pooled_only = self.net, Packed.of(tokens_NL, length_N), "tokens" not in needs
         dtype = net.transformer.get_cast_dtype()
         tokens_T = tokens_NL.flatten().index_select(0, packed.cell_T)
         positions_TV = nn.functional.embedding(packed.cell_T % tokens_NL.shape[1], net.positional_embedding)
@@ -231,10 +235,10 @@ class OpenClipTextTower(TextTower):
         *first, last = net.transformer.resblocks
         for block in first:
             x = block(x, packed)
-        x = net.ln_final(last(x, packed, some))
-        if some:
+        x = net.ln_final(last(x, packed, pooled_only))
+        if pooled_only:
             return RawText(x, None, packed.real_NL)
-        return RawText(packed.wanted(x), packed.pad(x).masked_fill(~packed.real_NL[..., None], 0.0), packed.real_NL)
+        return RawText(packed.pooled(x), packed.pad(x).masked_fill(~packed.real_NL[..., None], 0.0), packed.real_NL)
 
     def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
         """Another table of positions, and its mask."""
@@ -306,24 +310,30 @@ def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def vision_net(model_cfg: dict[str, Any]) -> nn.Module:
+    """open_clip's image network of a configuration, random weights."""
+    vision_cfg: Any = {**model_cfg["vision_cfg"], "timm_model_pretrained": False}
+    return _build_vision_tower(model_cfg["embed_dim"], vision_cfg, model_cfg.get("quick_gelu", False))
+
+
+def text_net(model_cfg: dict[str, Any]) -> nn.Module:
+    """open_clip's text network of a configuration, random weights."""
+    text_cfg: Any = dict(model_cfg["text_cfg"])
+    return _build_text_tower(model_cfg["embed_dim"], text_cfg, model_cfg.get("quick_gelu", False))
+
+
 def build_open_clip_image(config: dict[str, Any]) -> ImageTower:
     """The image tower of a saved configuration, random weights."""
-    model = config["model"]
-    vision: Any = {**model["vision_cfg"]}
-    if "timm_model_name" in vision:
-        vision["timm_model_pretrained"] = False
-    tower = _wrap_image(_build_vision_tower(model["embed_dim"], vision, model["quick_gelu"]), config)[0]
+    tower = _wrap_image(vision_net(config["model"]), config)[0]
     if tower.fixed_size and isinstance(tower, TimmImageTower):
-        tower.resize(vision["image_size"])  # open_clip builds timm's networks at timm's size
+        tower.resize(config["model"]["vision_cfg"]["image_size"])  # open_clip builds timm's networks at timm's size
     return tower
 
 
 def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool) -> OpenClipTextTower:
     """The text tower of a saved configuration, random weights."""
-    model = config["model"]
-    text: Any = dict(model["text_cfg"])
-    if "hf_model_name" in text:
+    if "hf_model_name" in config["model"]["text_cfg"]:
         raise UserError("its text tower is one of Hugging Face inside open_clip, which cannot be used here; choose another model")
-    net = _build_text_tower(model["embed_dim"], text, model["quick_gelu"])
+    net = text_net(config["model"])
     assert isinstance(net, TextTransformer)
     return OpenClipTextTower(net, config, pad_id, true_length)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from open_clip.model import _build_text_tower, _build_vision_tower
-
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
-from wholegrain.towers.bounds import check_numbers, dry
+from wholegrain.towers.bounds import build_on_meta, check_numbers
+from wholegrain.towers.sources.open_clip import text_net, vision_net
 from wholegrain.towers.tensor_files import size_of
 
 CONFIG_FILE, LOCAL = "open_clip_config.json", "local-dir:"
@@ -65,12 +64,5 @@ def read_stated(folder: Path) -> dict[str, Any]:
     refuse_other_kinds(str(path), config)
     weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))
     most = max((size_of(file, AGAIN) for file in weights), default=0)
-    dry(lambda: _both(config), 2 * most + 10**7, str(path), AGAIN)
+    build_on_meta(lambda: (vision_net(config), text_net(config)), 2 * most + 10**7, str(path), AGAIN)
     return config
-
-
-def _both(config: dict[str, Any]) -> None:
-    quick = config.get("quick_gelu", False)
-    vision = {name: value for name, value in config["vision_cfg"].items() if name != "timm_model_pretrained"}
-    _build_vision_tower(config["embed_dim"], vision, quick)  # type: ignore[arg-type]
-    _build_text_tower(config["embed_dim"], dict(config["text_cfg"]), quick)  # type: ignore[arg-type]

@@ -108,9 +108,10 @@ def _create(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any],
             force_quick_gelu=quick,
             require_pretrained=(tag is not None and file is None) or ":" in name,
         )
+    assert isinstance(clip, CustomTextCLIP)
     if file is not None:
-        load_clip_weights(clip, state, file)  # type: ignore[arg-type]
-    return clip, model_cfg, dict(open_clip.get_model_preprocess_cfg(clip))  # type: ignore[return-value]
+        load_clip_weights(clip, state, file)
+    return clip, model_cfg, dict(open_clip.get_model_preprocess_cfg(clip))
 
 
 @contextmanager

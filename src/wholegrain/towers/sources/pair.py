@@ -106,8 +106,8 @@ def load_pair(path: str | Path) -> Model:
         image_tower.tune(image.tune)
         text_tower.tune(text.tune)
     except UserError as error:
-        said = str(error)
-        raise UserError(said if said.startswith(str(path)) else f"{path}: {said}") from error
+        message = str(error)
+        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from error
     head = PlainHead(Widths(image_tower.width, text_tower.width, width))
     return Model(image_tower, text_tower, head, prepared, tokenizer)
 
@@ -115,9 +115,9 @@ def load_pair(path: str | Path) -> Model:
 def read_pair(path: Path) -> Pair:
     """The checked sections of a pair's TOML file."""
     advice = "correct it"
-    given = read_toml(path, advice)
+    sections = read_toml(path, advice)
     try:
-        return structure(given, Pair)
+        return structure(sections, Pair)
     except (StructureError, UserError) as error:
         raise UserError(f"{path} {error}; {advice}" if isinstance(error, StructureError) else f"{path}: {error}") from None
 

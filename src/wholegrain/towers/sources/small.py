@@ -26,7 +26,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.towers.base import NOTHING, RawText, TextTower, masked_mean, real_tokens
-from wholegrain.towers.bounds import bounded, room
+from wholegrain.towers.bounds import build_bounded, memory_limit
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.timm import TimmImageTower
@@ -169,11 +169,11 @@ class SmallImageTower(TimmImageTower):
         if config.sight:
             prefix = net.num_prefix_tokens
             self.register_buffer(
-                "near_SS", short_sight(config.image_size // config.patch, config.sight, prefix), persistent=False
+                "near_SS", local_mask(config.image_size // config.patch, config.sight, prefix), persistent=False
             )
 
 
-def short_sight(side: int, reach: int, prefix: int = 0) -> Tensor:
+def local_mask(side: int, reach: int, prefix: int = 0) -> Tensor:
     """Additive attention mask ``[S, S]``, 0 or -inf: a patch sees patches at most ``reach`` rows and columns away.
 
     The ``prefix`` tokens before the patches (a class token) see everything and are seen by all.
@@ -231,6 +231,10 @@ class RecurrentTextTower(TextTower):
     def stages(self) -> list[nn.Module]:
         """The reader and its gated read-out, as one stage."""
         return [nn.ModuleList([self.reader, self.norm, self.value, self.gate])]
+
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None."""
+        return []
 
 
 class SmallTextTower(TextTower):
@@ -305,7 +309,7 @@ def small_model(config: SmallConfig, tokenizer: Tokenizer) -> Model:
     def build() -> tuple[SmallImageTower, SmallTextTower | RecurrentTextTower]:
         return SmallImageTower(config), small_text_tower(config, tokenizer.vocab_size)
 
-    image, text = bounded(build, room(), "small", "choose smaller sizes")
+    image, text = build_bounded(build, memory_limit(), "small", "choose smaller sizes")
     preprocess = Preprocess(size=config.image_size, resize="squash", mean=HALF, std=HALF)
     return Model(image, text, PlainHead(Widths(image.width, text.width, config.width)), preprocess, tokenizer)
 

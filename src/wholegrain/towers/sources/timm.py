@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.suggest import nearest
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage, keep_patches
-from wholegrain.towers.bounds import check_numbers, dry, room, without_code
+from wholegrain.towers.bounds import build_on_meta, check_numbers, memory_limit, without_code
 from wholegrain.towers.branch_tokens import BranchTokens
 from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.tensor_files import read_weights
@@ -81,7 +81,7 @@ class TimmImageTower(ImageTower):
         norm = getattr(self.net, "fc_norm", None)
         return RawImage(pooled_BV, patches if norm is None else norm(patches), None, grid)
 
-    def _some(self, pixels_BCHW: Tensor, kept_BK: Tensor) -> Tensor:
+    def _from_kept(self, pixels_BCHW: Tensor, kept_BK: Tensor) -> Tensor:
         """timm's ``forward_features`` on some patches."""
         x = self.net._pos_embed(self.net.patch_embed(pixels_BCHW))
         x = self.net.norm_pre(keep_patches(x, kept_BK, self.net.num_prefix_tokens))
@@ -94,15 +94,15 @@ class TimmImageTower(ImageTower):
         grid = tuple(net.patch_embed.grid_size)
         if branches is None:
             whole = kept_BK is None
-            x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS) if whole else self._some(pixels_BCHW, kept_BK)
+            x = net.forward_features(pixels_BCHW, attn_mask=self.near_SS) if whole else self._from_kept(pixels_BCHW, kept_BK)
             pooled_BV, classes, first = net.forward_head(x, pre_logits=True), None, net.num_prefix_tokens
             if self.mlp_branches is not None:
-                classes = self.mlp_branches.apart(pooled_BV)
+                classes = self.mlp_branches.split(pooled_BV)
                 pooled_BV = classes.mean(1)
         else:
             x = net._pos_embed(net.patch_embed(pixels_BCHW))  # with timm's own class token and registers in front
             x = net.norm_pre(branches.prepend(x[:, 1:] if branches.replaces_class else x))
-            mask_SS = branches.over(self.near_SS)
+            mask_SS = branches.combined_mask(self.near_SS)
             for block in net.blocks:
                 x = block(x, attn_mask=mask_SS)
             x = net.norm(x)
@@ -113,7 +113,7 @@ class TimmImageTower(ImageTower):
             first = net.num_prefix_tokens - int(branches.replaces_class)
         patches = net.fc_norm(x[:, first:]) if "patches" in needs else None
         if self.mlp_branches is not None and patches is not None:
-            patches = self.mlp_branches.apart(patches).mean(1)
+            patches = self.mlp_branches.split(patches).mean(1)
         return RawImage(pooled_BV, patches, classes, grid if patches is not None else None)
 
     def resize(self, image_size: int) -> None:
@@ -166,6 +166,10 @@ class TimmImageTower(ImageTower):
             by_id[key] = [self.net.get_submodule(name) for name in names]
         return [nn.ModuleList(by_id[key]) for key in sorted(by_id)]
 
+    def transformer_blocks(self) -> list[nn.Module]:
+        """None of a network that is no Vision Transformer."""
+        return super().transformer_blocks() if self.is_vit else []
+
     def config(self) -> dict[str, Any]:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
         return {**super().config(), "fixed_batchnorm": self.fixed_batchnorm, **self.branch_config()}
@@ -196,19 +200,19 @@ def timm_tower(
         near = nearest(name, timm.list_models(), 3)
         raise UserError(f"timm has no model {name!r}; {'did you mean ' + ', '.join(near) if near else 'see timm.list_models()'}")
     where, advice = f"timm's {name} with the kwargs {kwargs or {}}", "correct them"
-    given = without_code(dict(kwargs or {}), where)
-    check_numbers({**given, "image_size": image_size}, where, advice)
+    checked = without_code(dict(kwargs or {}), where)
+    check_numbers({**checked, "image_size": image_size}, where, advice)
 
     def build() -> Any:
-        return timm.create_model(name, pretrained=False, num_classes=0, **given)
+        return timm.create_model(name, pretrained=False, num_classes=0, **checked)
 
     def trial() -> None:
         net = _sized(build(), image_size).eval()
-        if given:  # some keywords are read only when the network runs
+        if checked:  # some keywords are read only when the network runs
             with suppress(NotImplementedError):  # a layer that has no form without values
                 net(torch.zeros(1, 3, image_size, image_size))
 
-    dry(trial, room(), where, advice)
+    build_on_meta(trial, memory_limit(), where, advice)
     net = build()
     if weights is not None:
         load_timm_weights(net, Path(weights))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import _build_text_tower
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
@@ -27,11 +26,12 @@ from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import FileTokenizer
 from wholegrain.towers.base import ImageTower
-from wholegrain.towers.bounds import bounded, check_numbers, dry, first_line
+from wholegrain.towers.bounds import build_bounded, build_on_meta, check_numbers, first_line
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources import weight_names
-from wholegrain.towers.sources.open_clip import OpenClipTextTower, build_open_clip_image
+from wholegrain.towers.sources.hf_library import transformers_for
+from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower, build_open_clip_image, text_net
 from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.towers.tensor_files import read_tensors, read_weights, safetensors_of
 
@@ -131,7 +131,8 @@ def _clip_parts(
     }
     quick, act = _activation(folder, vision.hidden_act)
     built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {**sizes, **_transformer(vision), **act}, "text_cfg": {}}
-    image_tower: Any = bounded(lambda: build_open_clip_image({"kind": "open_clip", "model": built}), *_most(folder, state))
+    image_tower = build_bounded(lambda: build_open_clip_image({"kind": "open_clip", "model": built}), *_most(folder, state))
+    assert isinstance(image_tower, OpenClipImageTower)
     _fill(image_tower.net, state, weight_names.clip_image(vision.num_hidden_layers), folder)
     end = text.eos_token_id
     if not isinstance(end, int):
@@ -153,7 +154,7 @@ def _siglip_parts(
         part = "no attention pooling" if not vision.vision_use_head else f"layer_norm_eps {vision.layer_norm_eps}"
         raise UserError(f"{folder}: its image tower has {part}, which the tower here does not; choose another model")
     made = _siglip_timm(folder, vision)
-    dry(lambda: timm_tower(*made), *_most(folder, state))
+    build_on_meta(lambda: timm_tower(*made), *_most(folder, state))
     image_tower = timm_tower(*made)
     _fill(image_tower.net, state, weight_names.siglip_image(vision.num_hidden_layers), folder)
     settings = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
@@ -190,7 +191,7 @@ def _text_tower(
     sizes = {"context_length": text.max_position_embeddings, "vocab_size": text.vocab_size, "heads": text.num_attention_heads}
     text_cfg: dict[str, Any] = {**sizes, **_transformer(text), **act, **settings}
     built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {}, "text_cfg": text_cfg}
-    net: Any = bounded(lambda: _build_text_tower(shared, dict(text_cfg), quick), *_most(folder, state))  # type: ignore[arg-type]
+    net = build_bounded(lambda: text_net(built), *_most(folder, state))
     assert isinstance(net, TextTransformer)
     net.text_projection = None
     _fill(net, state, weight_names.text(text.num_hidden_layers), folder)
@@ -231,10 +232,7 @@ def _square(folder: Path, size: Any) -> int:
 
 
 def _read_config(folder: Path, kind: str) -> Any:
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(f'{folder} needs transformers; install it with: pip install "wholegrain[hf]"') from error
+    transformers = transformers_for(str(folder))
     check_numbers(read_json(folder / CONFIG_FILE, dict[str, Any], AGAIN), str(folder / CONFIG_FILE), AGAIN)
     try:
         reader = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]
@@ -244,7 +242,7 @@ def _read_config(folder: Path, kind: str) -> Any:
 
 
 def _fill(net: nn.Module, state: dict[str, Tensor], pairs: list[weight_names.Pair], folder: Path) -> None:
-    net.load_state_dict(weight_names.carried(state, net, pairs, str(folder)))
+    net.load_state_dict(weight_names.converted(state, net, pairs, str(folder)))
 
 
 def _number(folder: Path, state: dict[str, Tensor], name: str) -> float:
@@ -291,8 +289,8 @@ def _read_preprocess(folder: Path) -> Preprocess:
         )
     assert side is not None
     values = {"size": int(side), "resize": "squash" if squash else "crop", "interpolation": filters[record.get("resample", 3)]}
-    given = {name: record[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in record}
-    return Preprocess.from_json({**values, **given})
+    moments = {name: record[f"image_{name}"] for name in ("mean", "std") if f"image_{name}" in record}
+    return Preprocess.from_json({**values, **moments})
 
 
 def _preprocess_record(folder: Path) -> dict[str, Any]:

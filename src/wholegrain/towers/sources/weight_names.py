@@ -81,12 +81,12 @@ def siglip_image(layers: int) -> list[Pair]:
     return pairs
 
 
-def turned(pairs: Iterable[Pair]) -> list[Pair]:
+def inverted(pairs: Iterable[Pair]) -> list[Pair]:
     """The table read the other way: theirs from ours."""
     return [(theirs, ours) for ours, theirs in pairs]
 
 
-def carried(source: Mapping[str, Tensor], net: nn.Module, pairs: Iterable[Pair], where: str) -> dict[str, Tensor]:
+def converted(source: Mapping[str, Tensor], net: nn.Module, pairs: Iterable[Pair], where: str) -> dict[str, Tensor]:
     """The weights of ``net`` from those of ``source``, by a table whose first column is ``net``'s.
 
     Args:
@@ -97,14 +97,14 @@ def carried(source: Mapping[str, Tensor], net: nn.Module, pairs: Iterable[Pair],
     """
     shapes = {name: values.shape for name, values in net.state_dict().items()}
     found: dict[str, Tensor] = {}
-    for wanted, given in pairs:
-        missing = [name for name in given if name not in source]
+    for own, others in pairs:
+        missing = [name for name in others if name not in source]
         if missing:
             raise UserError(f"{where} lacks the weight {missing[0]}; get the complete model")
-        flat = torch.cat([source[name].detach().flatten() for name in given])
-        sizes = [shapes[name].numel() for name in wanted]
+        flat = torch.cat([source[name].detach().flatten() for name in others])
+        sizes = [shapes[name].numel() for name in own]
         if sum(sizes) != len(flat):
-            raise UserError(f"{where}: {given[0]} does not have the size that config.json says; get weights and config together")
-        for name, part in zip(wanted, flat.split(sizes), strict=True):
+            raise UserError(f"{where}: {others[0]} does not have the size that config.json says; get weights and config together")
+        for name, part in zip(own, flat.split(sizes), strict=True):
             found[name] = part.view(shapes[name]).clone()
     return found

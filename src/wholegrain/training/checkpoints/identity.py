@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_table
 
@@ -49,7 +48,7 @@ class RunIdentity:
         return "; ".join(found[:_SHOWN]) + more
 
 
-def dotted(tree: Any, prefix: str = "") -> dict[str, str]:
+def dotted(tree: object, prefix: str = "") -> dict[str, str]:
     """Dotted names of what is neither a table nor a list of tables -> JSON.
 
     Example:

@@ -38,7 +38,6 @@ from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.memory.accumulate import refuse_batchnorm
-from wholegrain.training.memory.recompute import blocks_of
 
 SHARDS = "shards"
 """The folder in a checkpoint that holds what all processes wrote."""
@@ -76,7 +75,7 @@ class Shards:
         mesh = DeviceMesh.from_group(context.group, context.device.type)
         numbers = {parameter for parameter in encoder.parameters() if parameter.ndim == 0}
         for tower in (model.image_tower, model.text_tower):
-            for block in blocks_of(tower):
+            for block in tower.transformer_blocks():
                 fully_shard(block, mesh=mesh, ignored_params=numbers)
         fully_shard(encoder, mesh=mesh, ignored_params=numbers, reshard_after_forward=False)
         for parameter in numbers:

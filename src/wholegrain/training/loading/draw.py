@@ -38,10 +38,10 @@ def draw_texts(
     """
     texts: list[Text] = []
     for caption, name in _captions(record, recipe, random):
-        place, role = len(texts), roles[name or caption.role]
+        owner, role = len(texts), roles[name or caption.role]
         texts.append(Text(caption.text, role))
         for false in _negatives(negatives.get((record.key, caption.id), ()), recipe.negatives, random):
-            texts.append(Text(false.text, role, place, kinds[false.kind]))
+            texts.append(Text(false.text, role, owner, kinds[false.kind]))
     for draw in recipe.captions:
         if draw.sentences[1]:
             texts += [Text(text, roles[draw.name]) for text in text_crops(record.captions, draw, random)]
@@ -113,4 +113,4 @@ def one_of_each(items: Sequence[Item], group: Callable[[Item], str]) -> list[Ite
     for item in items:
         turns.append(seen[group(item)])
         seen[group(item)] += 1
-    return [items[place] for place in sorted(range(len(items)), key=lambda place: turns[place])]
+    return [items[index] for index in sorted(range(len(items)), key=lambda index: turns[index])]

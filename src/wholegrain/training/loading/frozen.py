@@ -101,7 +101,7 @@ def freeze_images(
         say(f"The image tower is frozen: features of {len(keys):,} images are read from {cache}.")
     rows, columns = found.pop("grid").tolist()
     raw = RawImage(**found, grid=(rows, columns) if rows else None)
-    return FrozenImages({key: place for place, key in enumerate(keys)}, raw)
+    return FrozenImages({key: index for index, key in enumerate(keys)}, raw)
 
 
 def asked(model: Model, needs: frozenset[str], part: str) -> bool:
@@ -121,7 +121,7 @@ def _encode_images(
     )
     filled: dict[str, Tensor] = {}
     grid = None
-    for number, pixels_BCHW in enumerate(_told(plainly(loader), len(keys), "images", say)):
+    for number, pixels_BCHW in enumerate(_with_progress(plainly(loader), len(keys), "images", say)):
         raw = _raw_images(model, pixels_BCHW, needs, precision)
         parts = raw.tensors()
         if not filled:
@@ -165,7 +165,7 @@ def freeze_texts(
         say(f"The text tower is frozen: features of {len(ordered):,} texts are read from {cache}.")
     length_T = torch.cat([chunk.length_N for chunk in chunks])
     start_T = length_T.cumsum(0) - length_T
-    row = {text: place for place, text in enumerate(ordered)}
+    row = {text: index for index, text in enumerate(ordered)}
     return FrozenTexts(row, found["pooled_TV"], start_T, length_T, found.get("tokens_SV"))
 
 
@@ -174,7 +174,7 @@ def _encode_texts(
 ) -> dict[str, Tensor] | None:
     """``pooled_TV``, and ``tokens_SV`` if they are needed."""
     pooled, tokens, done, held = [], [], 0, 0
-    for chunk in _told(chunks, count, "texts", say):
+    for chunk in _with_progress(chunks, count, "texts", say):
         raw = _raw_texts(model, chunk.tokens_NL, chunk.length_N, needs, precision)
         pooled.append(raw.pooled_NV)
         if raw.tokens_NLV is not None:
@@ -209,8 +209,8 @@ class _Pixels(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __getitem__(self, place: int) -> Tensor:
-        return torch.from_numpy(self.preprocess.image(self.dataset.pixels(self.keys[place])))
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.preprocess.image(self.dataset.pixels(self.keys[index])))
 
 
 @torch.no_grad()
@@ -229,7 +229,7 @@ def _raw_texts(model: Model, tokens_NL: Tensor, length_N: Tensor, needs: frozens
     return raw.to_cpu()
 
 
-def _told(chunks: Iterable[Item], total: int, what: str, say: Say) -> Iterator[Item]:
+def _with_progress(chunks: Iterable[Item], total: int, what: str, say: Say) -> Iterator[Item]:
     """The chunks; now and then a line says how many are done."""
     pace = Pace(say)
     for number, chunk in enumerate(chunks):

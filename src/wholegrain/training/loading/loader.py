@@ -239,8 +239,8 @@ class Loader:
         new = {key: reason for key, reason in batch.broken if key not in self.broken}
         self.broken |= new
         if len(self.broken) > self.allowed:
-            said = f"{len(self.broken)} unreadable images are more than data.broken_share allows ({self.allowed}); the last"
-            raise UserError(f"{said}: {list(self.broken.values())[-1]}.")
+            what = f"{len(self.broken)} unreadable images are more than data.broken_share allows ({self.allowed}); the last"
+            raise UserError(f"{what}: {list(self.broken.values())[-1]}.")
         if new and self.on_broken is not None:
             self.on_broken(new, self.broken)
 

@@ -9,11 +9,11 @@ import numpy as np
 
 def pairs_of(keys: Sequence[str], twin_of: Mapping[str, str]) -> np.ndarray:
     """int64 ``[P, 2]``: places in ``keys`` of disjoint twins, each pair once."""
-    place = {key: index for index, key in enumerate(keys)}
+    index_of = {key: index for index, key in enumerate(keys)}
     used: set[int] = set()
     pairs = []
-    for key, index in place.items():
-        other = place.get(twin_of.get(key, ""), -1)
+    for key, index in index_of.items():
+        other = index_of.get(twin_of.get(key, ""), -1)
         if other >= 0 and other != index and not {index, other} & used:
             used |= {index, other}
             pairs.append((index, other))
@@ -34,8 +34,8 @@ def dosed(
     """
     together = set(chosen_Q2.ravel().tolist())
     batches: list[list[int]] = [[] for _ in range(steps)]
-    for place, (one, other) in enumerate(chosen_Q2.tolist()):
-        batches[place % steps] += [one, other]
+    for pair, (one, other) in enumerate(chosen_Q2.tolist()):
+        batches[pair % steps] += [one, other]
     singles = iter([index for index in order.tolist() if index not in together])
     for members in batches:
         members += [next(singles) for _ in range(size - len(members))]
@@ -43,7 +43,7 @@ def dosed(
     _part(batches, spare, pairs_P2, together, random)
     for members in batches:
         random.shuffle(members)
-    mixed = [batches[place] for place in random.permutation(steps)] if mix else batches
+    mixed = [batches[number] for number in random.permutation(steps)] if mix else batches
     return np.array([index for members in mixed for index in members], dtype=np.int64)
 
 

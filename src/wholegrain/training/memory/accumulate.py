@@ -76,7 +76,7 @@ def backward_in_parts(
     """
     parts, place_U = split(batch, size)
     inner = encoder.module if isinstance(encoder, nn.parallel.DistributedDataParallel) else encoder
-    seen, states = _look(inner, parts, objective.needs, cast)
+    seen, states = _first_pass(inner, parts, objective.needs, cast)
     image, text = _leaves(join([encoded[0] for encoded in seen])), _leaves(join([encoded[1] for encoded in seen]))
     scale, bias = (None if value is None else value.detach().requires_grad_() for value in seen[-1][2:])
     assert scale is not None
@@ -92,11 +92,11 @@ def backward_in_parts(
             with nullcontext() if last or inner is encoder else encoder.no_sync():  # pyright: ignore[reportCallIssue]
                 with cast():
                     again = encoder(part.batch, objective.needs - {"teacher"})
-                _feed(again, (image, text, scale, bias), part, last)
+                _second_backward(again, (image, text, scale, bias), part, last)
     return output, scale
 
 
-def _look(
+def _first_pass(
     encoder: nn.Module, parts: Sequence[Part], needs: frozenset[str], cast: Cast
 ) -> tuple[list[Encoded], list[tuple[Tensor, Tensor | None]]]:
     """The first pass: features without graph, and the random state before each micro-batch."""
@@ -110,7 +110,7 @@ def _look(
     return seen, states
 
 
-def _feed(again: Encoded, leaves: Encoded, part: Part, last: bool) -> None:
+def _second_backward(again: Encoded, leaves: Encoded, part: Part, last: bool) -> None:
     """The second pass's backward: every output is given the gradient of its leaf. What belongs to no image comes with the last part."""
     image, text = again[0].select(slice(_count(part.images))), again[1].select(slice(_count(part.rows)))
     given: list[tuple[Tensor, Tensor]] = []

@@ -13,11 +13,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from wholegrain.towers.blocks import Packed, SparingBlock
+from wholegrain.towers.blocks import Packed, ResidualBlock
 from wholegrain.towers.model import Model
-from wholegrain.training.memory.recompute import blocks_of
 
-HALVES = ("ask", "think")  # of a block: what is before attention and what is behind it
+HALVES = ("qkv", "after_attention")  # of a block: what is before attention and what is behind it
 
 
 @contextmanager
@@ -30,35 +29,35 @@ def compiled(model: Model, wanted: bool, cast: Callable[[], torch.autocast]) -> 
         cast: a fresh autocast context, as in training.
     """
     towers = ((model.image_tower, False), (model.text_tower, True)) if wanted else ()
-    changed = [(block, dynamic) for tower, dynamic in towers for block in blocks_of(tower)]
+    changed = [(block, dynamic) for tower, dynamic in towers for block in tower.transformer_blocks()]
     try:
         for block, dynamic in changed:
-            if isinstance(block, SparingBlock):
+            if isinstance(block, ResidualBlock):
                 for half in HALVES:
                     setattr(block, half, torch.compile(getattr(block, half), dynamic=dynamic))
             else:
                 block.compile(dynamic=dynamic)
         for block, dynamic in changed:
-            if dynamic and isinstance(block, SparingBlock):
+            if dynamic and isinstance(block, ResidualBlock):
                 _try_out(block, cast)
         yield
     finally:
         for block, _ in changed:
-            if isinstance(block, SparingBlock):
+            if isinstance(block, ResidualBlock):
                 for half in HALVES:
                     block.__dict__.pop(half, None)  # the class's own is there again
             else:
                 block._compiled_call_impl = None
 
 
-def _try_out(block: SparingBlock, cast: Callable[[], torch.autocast]) -> None:
+def _try_out(block: ResidualBlock, cast: Callable[[], torch.autocast]) -> None:
     """Compiles on eight texts of sixteen tokens, forward and backward, all tokens and the ends alone."""
     weight = block.ln_1.weight
     assert isinstance(weight, nn.Parameter)
     tokens_NL = torch.arange(8 * 16, device=weight.device).unflatten(0, (8, 16))
     packed = Packed.of(tokens_NL, torch.full((8,), 16, device=weight.device))
     x_TV = torch.zeros(tokens_NL.numel(), len(weight), device=weight.device, requires_grad=True)
-    for some in (False, True):
+    for pooled_only in (False, True):
         with cast():
-            y = block(x_TV, packed, some)
+            y = block(x_TV, packed, pooled_only)
         torch.autograd.grad(y.float().sum(), x_TV)

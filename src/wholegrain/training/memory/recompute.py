@@ -12,13 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from wholegrain.towers.base import TunedModule
+from wholegrain.towers.base import ImageTower
 from wholegrain.towers.model import Model
-from wholegrain.towers.sources.open_clip import OpenClipPooledTower
-from wholegrain.towers.sources.small import RecurrentTextTower
 from wholegrain.towers.sources.timm import TimmImageTower
 
 
@@ -29,8 +26,8 @@ def recomputed(model: Model, wanted: bool = True) -> Iterator[None]:
     Transformers of every kind, and timm's networks as timm does it. A tower without blocks (a recurrent reader) stays as it is.
     Parameters keep their names, and copies that were made before (a teacher) stay as they are.
     """
-    changed = [block for tower in (model.image_tower, model.text_tower) for block in blocks_of(tower)] if wanted else []
-    trunks = [net for net in (_trunk(model.image_tower),) if wanted and net is not None]
+    changed = [block for tower in (model.image_tower, model.text_tower) for block in tower.transformer_blocks()] if wanted else []
+    trunks = [net for net in (_network(model.image_tower),) if wanted and net is not None]
     try:
         for block in changed:
             block.forward = partial(_again, block.forward)
@@ -44,14 +41,7 @@ def recomputed(model: Model, wanted: bool = True) -> Iterator[None]:
             net.set_grad_checkpointing(False)
 
 
-def blocks_of(tower: TunedModule) -> list[nn.Module]:
-    """The blocks of a transformer, one a stage; none for other towers."""
-    if isinstance(tower, (RecurrentTextTower, OpenClipPooledTower)) or _trunk(tower) is not None:
-        return []
-    return [stage[0] if isinstance(stage, nn.ModuleList) else stage for stage in tower.stages()]
-
-
-def _trunk(tower: TunedModule) -> Any:
+def _network(tower: ImageTower) -> Any:
     """timm's network, where it is no Vision Transformer and so has other parts than blocks."""
     return tower.net if isinstance(tower, TimmImageTower) and not tower.is_vit else None
 

@@ -96,8 +96,8 @@ def _symmetric(x: Samples, rows: View, columns: View, scale: Tensor, duplicates:
 
 def closed_forms(loss: CosmosLoss) -> Iterator[ClosedForm]:
     weights = loss.contrast + (loss.distillation if not loss.whole or "web" in loss.whole else loss.distillation / 4)
-    said = "4 images, 4 captions, all alike: ln 4 from the contrast, ln 4 from the teacher"
-    yield ClosedForm(said, all_alike(), weights * math.log(IMAGES))
+    description = "4 images, 4 captions, all alike: ln 4 from the contrast, ln 4 from the teacher"
+    yield ClosedForm(description, all_alike(), weights * math.log(IMAGES))
     two = all_alike(0, captions=2)
     yield ClosedForm("4 images of two captions each, all alike: the same", two, weights * math.log(IMAGES))
     yield ClosedForm("one image and its caption: 0", lone_pair(all_alike()), 0.0)

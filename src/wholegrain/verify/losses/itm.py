@@ -72,6 +72,6 @@ def closed_forms(loss: ItmLoss) -> Iterator[ClosedForm]:
     yes, no = math.log1p(math.exp(-ALIKE)), math.log1p(math.exp(ALIKE))
     foils = FOILS * IMAGES if loss.negatives == "own" else 0
     value = (IMAGES * yes + (2 * IMAGES + foils) * no) / (3 * IMAGES + foils)
-    said = f"all alike, log-odds 2: 4 pairs of ln(1 + e^-2), 8 drawn and {foils} given of ln(1 + e^2)"
-    yield ClosedForm(said, all_alike(), value)
+    description = f"all alike, log-odds 2: 4 pairs of ln(1 + e^-2), 8 drawn and {foils} given of ln(1 + e^2)"
+    yield ClosedForm(description, all_alike(), value)
     yield ClosedForm("one image and its caption: ln(1 + e^-2)", alike(1, 0), yes)

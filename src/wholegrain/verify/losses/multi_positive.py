@@ -39,6 +39,6 @@ def reference(loss: MultiPositiveLoss, x: Samples) -> Tensor:
 
 def closed_forms(loss: MultiPositiveLoss) -> Iterator[ClosedForm]:
     both = 2 * IMAGES if loss.positives == "each" else IMAGES
-    said = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
-    yield ClosedForm(said, all_alike(0, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
+    description = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
+    yield ClosedForm(description, all_alike(0, captions=2), (math.log(both) + math.log(IMAGES)) / 2)
     yield from at_right_angles()

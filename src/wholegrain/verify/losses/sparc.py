@@ -79,7 +79,7 @@ def _grouped(loss: SparcLoss, t: Tensor, patches: list[Tensor], scale: Tensor) -
 
 def closed_forms(loss: SparcLoss) -> Iterator[ClosedForm]:
     kinds = {"tokens": [TOKENS], "images": [IMAGES], "both": [TOKENS, IMAGES]}[loss.rivals]
-    said = f"4 images, captions of 5 tokens, all alike: {' and '.join(f'ln {n}' for n in kinds)}, their mean"
-    yield ClosedForm(said, all_alike(), sum(map(math.log, kinds)) / len(kinds))
+    description = f"4 images, captions of 5 tokens, all alike: {' and '.join(f'ln {n}' for n in kinds)}, their mean"
+    yield ClosedForm(description, all_alike(), sum(map(math.log, kinds)) / len(kinds))
     if loss.rivals == "tokens":
         yield ClosedForm("captions of one token: 0", all_alike(0, tokens=1), 0.0)

@@ -27,7 +27,7 @@ from wholegrain.verify.closed_form import ClosedForm
 from wholegrain.verify.reference import Samples
 
 
-def _no_breaks(loss: Any) -> dict[str, str]:
+def _no_breaks(loss: object) -> dict[str, str]:
     return {}
 
 
@@ -65,7 +65,7 @@ def definition_of(loss: object) -> Definition | None:
     return definition(name) if fits else None
 
 
-def reference(loss: Any, batch: Batch, scale: Tensor, bias: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+def reference(loss: object, batch: Batch, scale: Tensor, bias: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
     """A packaged loss of a whole batch by its loops, and the next state."""
     known = definition_of(loss)
     assert known is not None
@@ -73,7 +73,7 @@ def reference(loss: Any, batch: Batch, scale: Tensor, bias: Tensor, state: State
     return found if isinstance(found, tuple) else (found, None)
 
 
-def settings_of(loss: Any) -> dict[str, Any]:
+def settings_of(loss: object) -> dict[str, Any]:
     """The fewest settings that make this loss: those that are not their defaults and do not follow from the others."""
     if not is_dataclass(loss):
         return {}
@@ -116,5 +116,5 @@ def _one_at_a_time(kind: type) -> Iterator[dict[str, Any]]:
                 yield {f.name: choice}
 
 
-def _default(f: Field[Any]) -> Any:
+def _default(f: Field[Any]) -> object:
     return f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default

@@ -1,9 +1,10 @@
-"""Whether two models say the same: what both give for the same pictures and texts."""
+"""Whether two models are the same: what both give for the same pictures and texts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,14 +50,29 @@ def features(model: Model, sample: Sample) -> tuple[Tensor, Tensor]:
     return image.pooled_BD.cpu(), model.encode_texts(tokens.tokens_NL, tokens.length_N).pooled_ND.cpu()
 
 
-def distance(given: Tensor, wanted: Tensor) -> float:
+def clip_distances(model: Model, sample: Sample, image_BD: Tensor, text_ND: Tensor, clip: Any) -> dict[str, float]:
+    """How far apart a model and another library's are.
+
+    Args:
+        image_BD, text_ND: what the other makes of the sample.
+        clip: the other; has ``logit_scale`` (its logarithm) and, where the model has a bias, ``logit_bias``.
+    """
+    image, text = features(model, sample)
+    found = {"image features": distance(image_BD, image), "text features": distance(text_ND, text)}
+    found["logit scale"] = distance(clip.logit_scale.detach().reshape(1), model.log_scale.detach().cpu()[None])
+    if model.bias is not None:
+        found["logit bias"] = distance(clip.logit_bias.detach().reshape(1), model.bias.detach().cpu()[None])
+    return found
+
+
+def distance(other: Tensor, wanted: Tensor) -> float:
     """The largest difference, as a share of the largest number; infinite where shapes differ or a number is not finite."""
-    if given.shape != wanted.shape or not bool(torch.isfinite(given).all()):
+    if other.shape != wanted.shape or not bool(torch.isfinite(other).all()):
         return float("inf")
-    return ((given.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-12)).item()
+    return ((other.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp(min=1e-12)).item()
 
 
-def demand(distances: Mapping[str, float], what: str) -> None:
+def require_close(distances: Mapping[str, float], what: str) -> None:
     """Raises :class:`MachineError` if anything is further apart than :data:`TOLERANCE`."""
     for part, found in distances.items():
         if not found <= TOLERANCE:

@@ -17,11 +17,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from wholegrain.errors import UserError
+from wholegrain.towers.base import ImageTower, TextTower
 from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.branches import BranchHead
 from wholegrain.towers.io import build_image_tower
 from wholegrain.towers.model import Model
 
-SCORED_BY_COSINE = ("plain", "mgca", "cosmos")
+PARTS = {"sparc": "its SPARC adapters", "llip": "its mixture tokens", "fusion": "its fusion head"}
+"""What heads have that an ordinary CLIP has not."""
 BEYOND = "export --to onnx, or --to wholegrain (a folder that every command here takes)"
 """What holds models that are no ordinary CLIP."""
 COSINE_OF = ("filip", "pacl", "flair", "fusion")
@@ -31,22 +34,18 @@ COSINE_OF = ("filip", "pacl", "flair", "fusion")
 def special_part(model: Model) -> str | None:
     """What of the model no ordinary CLIP holds; ``None`` if nothing."""
     head, tower = model.head, model.image_tower
-    if head.kind == "branches":
-        return f"its {head.branches} branches"  # type: ignore[attr-defined]
-    if head.kind == "sparc":
-        return "its SPARC adapters"
-    if head.kind == "llip":
-        return "its mixture tokens"
-    if head.kind == "fusion":
-        return "its fusion head"
-    if head.kind not in SCORED_BY_COSINE:
+    if isinstance(head, BranchHead):
+        return f"its {head.settings.branches} branches"
+    if head.kind in PARTS:
+        return PARTS[head.kind]
+    if head.scores_pairs:
         return f"the joint score of its {head.kind} head"
-    if getattr(tower, "branches", None) is not None or getattr(tower, "mlp_branches", None) is not None:
+    if tower.branches is not None or tower.mlp_branches is not None:
         return "the branches of its image tower"
     return None
 
 
-def named(tower: Any) -> str:
+def tower_name(tower: ImageTower | TextTower) -> str:
     """What a tower is, for a sentence."""
     config = tower.config()
     if config["kind"] == "hf":
@@ -60,12 +59,12 @@ class Approximation:
 
     Attributes:
         model: the ordinary CLIP.
-        said: what it is, as a phrase.
+        description: what it is, as a phrase.
         agreement: mean cosine of its image vectors with the model's own.
     """
 
     model: Model
-    said: str
+    description: str
     agreement: float
 
 
@@ -83,31 +82,29 @@ def approximated(model: Model, pixels_BCHW: Tensor) -> Approximation:
         candidates: dict[str, Callable[[], Model]] = {
             f"its cosine, without the joint score of the {kind} head": lambda: _bare(model)
         }
-    elif kind == "branches":
-        candidates = _of_branches(model)
+    elif isinstance(model.head, BranchHead):
+        candidates = _of_branches(model, model.head.settings.branches)
     else:
         raise UserError(f"an ordinary CLIP without {special_part(model)} would be another model; export it to onnx or wholegrain")
     with torch.no_grad():
         own = normalize(model.encode_images(pixels_BCHW).pooled_BD.float(), dim=-1)
         found = []
-        for said, make in candidates.items():
+        for description, make in candidates.items():
             made = make().eval()
             near = cosine_similarity(own, made.encode_images(pixels_BCHW).pooled_BD.float()).mean().item()
-            found.append(Approximation(made, said, near))
+            found.append(Approximation(made, description, near))
     return max(found, key=lambda candidate: candidate.agreement)
 
 
-def _of_branches(model: Model) -> dict[str, Callable[[], Model]]:
-    tower: Any = model.image_tower
-    head: Any = model.head
-    count: int = head.branches
+def _of_branches(model: Model, count: int) -> dict[str, Callable[[], Model]]:
+    tower = model.image_tower
     if tower.mlp_branches is not None:
         return {f"branch {h + 1} of {count}": lambda h=h: _with_stream(model, h) for h in range(count)}
     if tower.branches is not None and tower.branches.replaces_class:
         tokens_HV = tower.branches.tokens_HV.detach()
         chosen = {f"branch {h + 1} of {count}, its class token alone": tokens_HV[h] for h in range(count)}
         chosen[f"one class token, the mean of the {count} branches'"] = tokens_HV.mean(0)
-        return {said: lambda token=token: _with_class_token(model, token) for said, token in chosen.items()}
+        return {name: lambda token=token: _with_class_token(model, token) for name, token in chosen.items()}
     if tower.branches is not None:
         return {"the mean over patches, without its branches": lambda: _rebuilt(model, lambda name, value: _dropped(name, value))}
     return {"the pooled vector, without the branches read out of patches": lambda: _bare(model)}
@@ -127,7 +124,7 @@ def _dropped(name: str, value: Tensor) -> tuple[str, Tensor] | None:
 
 def _rebuilt(model: Model, change: Callable[[str, Tensor], tuple[str, Tensor] | None]) -> Model:
     """The model with an image tower without branches, whose weights are those of the old one after ``change``."""
-    tower: Any = model.image_tower
+    tower = model.image_tower
     config = {key: value for key, value in tower.config().items() if key not in ("branches", "mlp_branches")}
     made = _bare(model)
     made.image_tower = build_image_tower(config)
@@ -145,7 +142,7 @@ def _with_class_token(model: Model, token_V: Tensor) -> Model:
         if net.pos_embed is not None and not net.no_embed_class:
             token_V = token_V - net.pos_embed[0, 0].detach()
         name, value = "net.cls_token", token_V[None, None]
-    return _rebuilt(model, lambda given, old: (name, value.clone()) if given == name else _dropped(given, old))
+    return _rebuilt(model, lambda key, old: (name, value.clone()) if key == name else _dropped(key, old))
 
 
 def _with_stream(model: Model, branch: int) -> Model:
