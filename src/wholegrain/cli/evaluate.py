@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
+    from wholegrain.evaluation.benchmarks.run import BenchmarkSpec
     from wholegrain.evaluation.contract import EvaluatedModel
     from wholegrain.evaluation.result import TaskResult
     from wholegrain.evaluation.suite import EvaluationOptions
@@ -86,23 +87,15 @@ def evaluate(args: EvaluateArguments) -> None:
     Under torchrun or srun all processes share the encoding.
     """
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, run_benchmarks, suite_averages, suite_file
+    from wholegrain.evaluation.benchmarks.run import run_benchmarks
     from wholegrain.evaluation.features.named import load_any
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
-    from wholegrain.evaluation.statistics.averages import check_average
     from wholegrain.evaluation.suite import EvaluationOptions
     from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
-    extras = BenchmarkExtras(args.corrupt, args.severities, None if args.frost is None else str(args.frost), args.probe, args.shots, args.templates)
-    wanted = [parse_benchmark(text, args.images, extras) for text in args.benchmark]
-    suite, average = args.suite, args.average
-    suite_name = Path(suite).stem if suite.endswith(".toml") else ""
-    if suite_name:
-        wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
-    for name in average:
-        check_average(name, [one.name for one in wanted])
+    wanted, suite, suite_name, average = _benchmarks(args)
     if args.data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
     out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]))
@@ -128,6 +121,23 @@ def evaluate(args: EvaluateArguments) -> None:
     _print_results(results, left_out, overlap)
     print(f"written: {keep_results(results, out, facts)}")
     print(f"next: {_report_command(args.model, args.data, args.split)}beside another model's results: wholegrain compare OTHER {out}")
+
+
+def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str, tuple[str, ...]]:
+    """The benchmarks, the suite for prepared data, the name of a suite's file (or ""), and the averages over benchmarks."""
+    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, suite_averages, suite_file
+    from wholegrain.evaluation.statistics.averages import check_average
+
+    frost = None if args.frost is None else str(args.frost)
+    extras = BenchmarkExtras(args.corrupt, args.severities, frost, args.probe, args.shots, args.templates)
+    wanted = [parse_benchmark(text, args.images, extras) for text in args.benchmark]
+    suite, average = args.suite, args.average
+    suite_name = Path(suite).stem if suite.endswith(".toml") else ""
+    if suite_name:
+        wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
+    for name in average:
+        check_average(name, [one.name for one in wanted])
+    return wanted, suite, suite_name, average
 
 
 def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
