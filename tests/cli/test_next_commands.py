@@ -7,13 +7,13 @@ from tiny_training import make_dataset
 
 from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.cli.interpolate import interpolate
-from wholegrain.cli.train import train
+from wholegrain.cli.train import TrainArguments, train
 from wholegrain.errors import UserError
 
 
 def test_what_train_says_to_type_next_measures_the_run(tmp_path, capsys):
     data, run = make_dataset(tmp_path / "my data", splits=("train", "val")).folder, tmp_path / "run"
-    train("clip", data=(str(data),), out=run, steps=1, batch=8, quiet=True, device="cpu")
+    train(TrainArguments("clip", (str(data),), out=run, steps=1, batch=8, quiet=True, device="cpu"))
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == str(run / "model")
     line = next(line for line in printed.err.splitlines() if "measure it with: " in line)
@@ -22,7 +22,7 @@ def test_what_train_says_to_type_next_measures_the_run(tmp_path, capsys):
     evaluate(EvaluateArguments(model=words[2], data=data, split="val", suite="retrieval"))
     assert "retrieval" in capsys.readouterr().out
     with pytest.raises(UserError, match="leave out the recipe, --data, --model"):
-        train(resume=run, model="base")
+        train(TrainArguments(resume=run, model="base"))
     interpolate(str(run), str(run), tmp_path / "between")
     printed = capsys.readouterr()
     assert f"written: {tmp_path / 'between'}" in printed.out

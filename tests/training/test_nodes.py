@@ -15,7 +15,7 @@ from tiny_training import make_dataset
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from wholegrain.cli.main import main
-from wholegrain.cli.train import train
+from wholegrain.cli.train import TrainArguments, train
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.training import trainer
@@ -153,4 +153,4 @@ def test_where_a_run_may_be_restarted_its_folder_must_be_named(data, monkeypatch
     for name, value in {"WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="name its folder with --out"):
-        train("ce_clip", data=(str(data),))
+        train(TrainArguments("ce_clip", (str(data),)))
