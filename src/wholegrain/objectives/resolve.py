@@ -7,7 +7,7 @@ import importlib.util
 import math
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -74,7 +74,7 @@ def _typed(kind: Callable[..., object], settings: Mapping[str, object]) -> dict[
         if name in hints and _plain(hints[name]):
             typed[name] = structure({name: _as_list(value)}, dict[str, hints[name]])[name]
         else:
-            typed[name] = tuple(value) if isinstance(value, list) else value
+            typed[name] = tuple(cast(list[object], value)) if isinstance(value, list) else value
         least, most = ranges.get(name, (-math.inf, math.inf))
         if isinstance(value, int | float) and not least <= value <= most:
             raise StructureError(f"{name} is {value}; it must be from {least} to {most:,}")
@@ -83,7 +83,7 @@ def _typed(kind: Callable[..., object], settings: Mapping[str, object]) -> dict[
 
 def _as_list(value: object) -> object:
     """Tuples as TOML has them, so that terms may be written in Python, too."""
-    return [_as_list(item) for item in value] if isinstance(value, tuple | list) else value
+    return [_as_list(item) for item in cast(Sequence[object], value)] if isinstance(value, tuple | list) else value
 
 
 def _plain(hint: object) -> bool:

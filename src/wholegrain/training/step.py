@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from wholegrain.data.batch import Batch
 from wholegrain.losses.core.contract import LossOutput
+from wholegrain.losses.core.typed_torch import manual_seed, numbers
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.towers.base import TunedModule
@@ -115,7 +116,7 @@ def _new_shares(module: nn.Module, factor: float) -> dict[int, float]:
 def seed_everything(*parts: int) -> None:
     """Makes the random streams of torch, numpy and Python a function of these numbers (the seed, the step, the process)."""
     number = int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
-    torch.manual_seed(number)
+    manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 
@@ -212,7 +213,7 @@ def _backward(encoder: nn.Module, objective: Objective, batch: Batch, options: S
     with cast():
         image, text, scale, bias = encoder(batch, objective.needs)
         output = objective(image, text, batch.pairing, scale, bias, group=group)
-    root(output.value).backward()
+    torch.autograd.backward(root(output.value))
     return output, scale
 
 
@@ -222,4 +223,4 @@ def _sums(shares: list[Tensor | float], device: torch.device, group: dist.Proces
     stacked = torch.stack([torch.as_tensor(share, dtype=dtype, device=device) for share in shares])
     if group is not None:
         dist.all_reduce(stacked, group=group)
-    return stacked.tolist()
+    return numbers(stacked)
