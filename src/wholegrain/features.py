@@ -2,9 +2,10 @@
 
 Shape suffixes, used throughout the library::
 
-    B images    N texts     H image branches    M captions per image    K kinds of negatives
+    B images    N texts     U distinct texts    H image branches        K kinds of negatives
     P patches   L tokens    D shared width      V tower width           C, H, W of pixels (only in ``pixels_BCHW``)
     S slots that a text may attend to           G attention heads, each of width E
+    R, C rows and columns of a score matrix; any other letter (M, F, Q, ...) counts what is at hand in that function
 
 Texts are one flat list. A batch with one caption per image, with five captions per image, or with four hard negatives per
 caption is a shorter or longer list; :class:`Pairing` says what each text is. Nothing is ever faked to fill a gap.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 RETRIEVAL = ("one_caption", "owner_only", "subset", "roles", "shortlist")
-"""Options of the task of that name."""
+"""Options of the command that are settings of the task ``retrieval``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,7 +79,7 @@ class Batch:
         texts: the U distinct texts.
         cut: how many of the N texts were longer than the tokeniser's context and lost their end.
         broken: images that should have been here and could not be read, and why; others take their places.
-        place: where pixels lie that are on their way from a worker; not for you.
+        place: where a loading worker has put the pixels; of use only while the batch is sent, see ``data/slots.py``.
     """
 
     views: tuple[View, ...]

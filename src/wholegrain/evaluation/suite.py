@@ -34,7 +34,8 @@ SUITES = {
     "classification": ("zero_shot", "linear_probe"),
     "faithfulness": ("faithfulness",),
 }
-"""Names that stand for several tasks; ``all`` are those that run unasked."""
+"""Names that stand for several tasks; ``all`` are those that run unasked. A task that is not among these needs a suite of its own name, or
+:func:`expand` does not know it."""
 
 
 def expand(tasks: Sequence[str] | str) -> tuple[str, ...]:
@@ -214,4 +215,4 @@ TASKS: dict[str, Task] = {
     "linear_probe": _linear_probe,
     "faithfulness": _faithfulness,
 }
-"""Name -> task, in the order in which they are done."""
+"""Name -> task. They are done in the order in which they are asked for."""

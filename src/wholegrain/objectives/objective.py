@@ -59,7 +59,7 @@ class Objective:
         *,
         group: dist.ProcessGroup | None = None,
     ) -> LossOutput:
-        """This process's share, and parts named ``<term>`` (unweighted, as it enters the sum) and ``<term>/<part>``.
+        """This process's share, and parts named ``<term>`` (its value without its weight) and ``<term>/<part>``.
 
         The carried state moves on with every call.
         """

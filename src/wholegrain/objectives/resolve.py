@@ -23,7 +23,7 @@ from wholegrain.structure import StructureError, structure
 def resolve_loss(term: Term) -> Loss:
     """The loss that a term names, built with the term's settings.
 
-    ``ce_rank`` is ``CeRankLoss`` of ``wholegrain.losses.ce_rank``. ``module:attribute`` is imported, with the current folder on
+    ``own_negatives`` is ``OwnNegativesLoss`` of ``wholegrain.losses.own_negatives``. ``module:attribute`` is imported, with the current folder on
     the path, and ``file.py:attribute`` is read from that file; either **runs that code**.
 
     Raises:
@@ -97,7 +97,7 @@ def packaged() -> list[str]:
 
 
 def class_name(name: str) -> str:
-    """``ce_rank`` -> ``CeRankLoss``."""
+    """``own_negatives`` -> ``OwnNegativesLoss``."""
     return "".join(part.capitalize() for part in name.split("_")) + "Loss"
 
 

@@ -105,7 +105,7 @@ class DataRecipe:
         negatives: hard negatives per drawn caption.
         crop_scale: smallest and largest share of the image's area that a random crop keeps; (1, 1) is no augmentation.
         views: further views of each image, for terms that need "views"; the first view is cropped by ``crop_scale``.
-        twin_share: share of images, in [0, 1], whose twin is in the same batch (see ``training.plan``).
+        twin_share: share of images, in [0, 1], whose twin is in the same batch (see ``training/loading/plan.py``).
         split: the split to train on.
         shuffle_window: how many shards are in use, and their images mixed, at a time; 0 mixes all images. For data that lie far away or are
             too large for memory.
@@ -226,7 +226,7 @@ class Term:
     """One weighted loss.
 
     Attributes:
-        loss: a name in ``wholegrain.losses`` (``ce_rank`` is ``losses/ce_rank.py:CeRankLoss``), or ``module:attribute``, or
+        loss: a name in ``wholegrain.losses`` (``own_negatives`` is ``losses/own_negatives.py:OwnNegativesLoss``), or ``module:attribute``, or
             ``file.py:attribute``.
         weight: its factor in the sum.
         roles: the texts that it sees, as in :class:`CaptionDraw`; empty means all.

@@ -16,8 +16,8 @@ from wholegrain.towers.model import Model
 def convert_head(model: Model, config: HeadConfig | str) -> Model:
     """Gives a model another head that starts from its projections; changes the model in place and returns it.
 
-    Most heads keep the towers. ``branches`` also puts H class tokens into the image tower, or read-outs into the head, and
-    ``llip`` K mixture tokens likewise. See the classes for when the start is exact.
+    Most heads keep the towers. ``branches`` also puts H class tokens into the image tower, or learned poolings of the patches into the
+    head, and ``llip`` K mixture tokens likewise. Whether the features are those of before, each head's class says.
 
     A model that has such a head already keeps it, and what it has learned, unless other settings are *chosen*: then it gets
     those, and every layer whose weights fit is taken over. Settings that are not chosen stay as they are.
@@ -50,7 +50,7 @@ def convert_head(model: Model, config: HeadConfig | str) -> Model:
 
 
 def _same(has: HeadSettings, wanted: HeadSettings, name: str) -> bool:
-    """Whether a head has a setting that is wanted; what ``auto`` and 0 mean was settled when it was made, and noise is of the start."""
+    """Whether a head has the setting that is wanted. ``auto`` and 0 blocks ask for nothing in particular, and noise only matters at the start."""
     value = getattr(wanted, name)
     return value == getattr(has, name) or value == "auto" or name == "noise" or (name == "branch_blocks" and value == 0)
 

@@ -42,7 +42,7 @@ class Best:
     step: int = -1
 
     def improves(self, numbers: Mapping[str, float], wanted: str, step: int) -> bool:
-        """Takes an evaluation in; whether it is the best yet. The first number counts if no metric is named."""
+        """Notes an evaluation if it is the best yet, and says whether it was. Without a named metric the first number counts."""
         self.metric = self.metric or wanted or next(iter(numbers))
         if self.metric not in numbers:
             raise UserError(f'saving.metric "{self.metric}" is not evaluated: {closest(self.metric, list(numbers))}')
@@ -155,7 +155,7 @@ def fit_model(model: Model, recipe: Recipe) -> None:
 
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
-    """What data and model give to losses, out of ``losses.contract.NEEDS``."""
+    """What data and model give to losses, out of ``losses.core.contract.NEEDS``."""
     offered = {"patches", "tokens"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
         offered.add("negatives")
@@ -203,7 +203,8 @@ def find_checkpoint(run: Run, folder: RunFolder, context: DistributedContext) ->
     """The newest intact checkpoint, or ``None`` if there is none and the run begins anew; and a sentence about each one that is broken.
 
     Raises:
-        UserError: the run began with another recipe or other data, or there is nothing to go on from.
+        UserError: the run began with another recipe or other data, its ``recipe.toml`` was changed, a checkpoint is of a newer format, or
+            there is neither a readable checkpoint nor the model before the first step.
     """
     folder.check(RunIdentity(run.recipe, run.dataset.content_hash, seconds=folder.identity.seconds))
     load = load_shards(context) if run.recipe.optimiser.shard else checkpoint.load

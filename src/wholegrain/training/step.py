@@ -80,7 +80,7 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     ``head_lr`` for what is new.
     """
     share = _lr_shares(module, settings.layer_decay) | _new_shares(module, settings.head_lr)
-    groups: dict[tuple[float, float, bool], list[Tensor]] = {}  # what is shared out is no neighbour of what is not
+    groups: dict[tuple[float, float, bool], list[Tensor]] = {}  # sharded parameters (DTensor) cannot be in one group with others
     for decay, wanted in ((settings.weight_decay, False), (0.0, True)):
         for name, parameter in module.named_parameters():
             still = parameter.ndim < 2 or "gate" in name.rpartition(".")[2]
@@ -91,7 +91,7 @@ def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
 
 
 def _lr_shares(module: nn.Module, decay: float) -> dict[int, float]:
-    """id of a tower's parameter -> decay ** d: d is 1 in the last stage, one more in each stage before it, and most below the first."""
+    """id of a tower's parameter -> decay ** d: d is 1 in the last of n stages, n in the first, and n + 1 for what is in no stage (embeddings)."""
     shares: dict[int, float] = {}
     for tower in module.modules():
         if isinstance(tower, TunedModule) and decay != 1:
@@ -176,7 +176,7 @@ def take_step(
     counts = (len(batch.keys), len(batch.pairing.owner_N), batch.cut)
     shares = [output.value.detach(), *output.parts.values(), *map(float, counts)]
     loss, *values, images, texts, cut = _sums(shares, batch.row_N.device, options.group)
-    too_large = scaler is not None and scaler.get_scale() > 1  # gradients that a smaller factor may make fit
+    too_large = scaler is not None and scaler.get_scale() > 1  # fp16: an overflow, which the scaler answers by halving its factor
     fine = math.isfinite(loss) and (math.isfinite(norm.item()) or too_large)
     if not fine:
         objective.load_state_dict(carried)

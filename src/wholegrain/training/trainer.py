@@ -3,12 +3,13 @@
 1. ``cli/train.py``: the command's words; ``training/start.py`` opens the recipe, the data and the model that they name.
 2. ``training/trainer.py``: :func:`train` builds a :class:`Trainer` (``training/run.py`` fits recipe, data and model to each other), which takes
    step after step, and saves and evaluates between them.
-3. ``training/step.py``: one step: forward, backward, clipping, AdamW.
-4. ``training/encoder.py``: a batch -> features of images and texts, by the model's two towers and head.
-5. ``objectives/objective.py``: features -> the weighted sum of the recipe's losses.
-6. ``losses/clip.py``: one of them.
-7. ``losses/core/contrastive.py``: the logits of the global batch, and the cross-entropy of both directions.
-8. ``losses/core/tiled_softmax.py``: its exponentials, tile by tile.
+3. ``training/loading/loader.py``: the step's batch: which images (``plan.py``), which texts (``draw.py``), put together (``data/batch.py``).
+4. ``training/step.py``: one step: forward, backward, clipping, AdamW.
+5. ``training/encoder.py``: a batch -> features of images and texts, by the model's two towers and head.
+6. ``objectives/objective.py``: features -> the weighted sum of the recipe's losses.
+7. ``losses/clip.py``: one of them.
+8. ``losses/core/contrastive.py``: the texts of all processes (``gather.py``), the logits, and the cross-entropy of both directions.
+9. ``losses/core/tiled_softmax.py``: its exponentials, tile by tile.
 
 Everything random is a function of the seed and the step, so a run that was interrupted at any step goes on as if it had not been:
 on a CPU bit for bit, whatever the number of loading workers.
@@ -110,8 +111,8 @@ def train(
     Args:
         recipe: the method; its batch is that of all processes together.
         dataset: prepared data.
-        model: where to start; it is changed in place and moved to the device. To resume, the model of the run (``RUN/model``; a run with
-            adapters begins again from its own ``RUN/start``).
+        model: where to start; it is changed in place and moved to the device. To resume, the model of the run (``RUN/model``);
+            where there is a ``RUN/start`` (see ``training/checkpoints/run_folder.py``), that one is loaded in its place.
         options: the run's folder, device, workers and the like.
         evaluate: model -> numbers, higher is better for the one by which the best model is kept (``saving.metric``).
         on_step: called after every step; a true answer ends the training there, as if it were the last step.
@@ -234,7 +235,7 @@ class Trainer:
             stopped, interrupted, failed = self.context.any(stopped, interrupts.signal is not None, saver.failed)
             done = progress.step == run.total or stopped
             if failed:
-                saver.finish()  # says what failed
+                saver.finish()  # raises what failed
             progress.evaluation_due = done or progress.step % evaluate_every == 0
             if self.evaluate is not None and progress.evaluation_due and (done or not interrupted):
                 self._evaluate(self.evaluate)
@@ -296,7 +297,7 @@ class Trainer:
 
     @property
     def kept_model(self) -> Model:
-        """The model that is evaluated and saved to be used; of one that is shared out every process asks for it."""
+        """The model that is evaluated and saved to be used. If it is sharded, this gathers its weights, so every process must ask at once."""
         if self.shards is not None:
             return self.shards.full_model(self.run.model)
         teacher = self.run.teacher
@@ -366,7 +367,7 @@ class Trainer:
             self.meters.say(f"Another image takes the place of one: {reason}.")
 
     def _measure(self, batch: Batch) -> None:
-        """At the first batch, meters learn what a step is and what the device can do."""
+        """Tells the meters, at the first batch, how much arithmetic a step is, and how fast the device multiplies matrices."""
         device, precision = self.context.device, self.run.recipe.optimiser.precision
         if self.context.is_main_process and self.shards is None:
             work = step_work(self.encoder, self.run.objective, batch.to(device), self.cast, alone=self.context.main_group)

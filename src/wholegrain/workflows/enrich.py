@@ -38,7 +38,7 @@ class Captioning:
     """How captions are asked for.
 
     Attributes:
-        prompts: names, or a TOML file and names (``enrich.prompting.load_prompts``).
+        prompts: names, or a TOML file and names (``enrich.captions.prompting.load_prompts``).
         seed: of prompts with a temperature.
         endpoint: settings of endpoints; its url and model come from the names of the models.
         batch, device: of local models.

@@ -1,13 +1,13 @@
 """What every loss is: a frozen dataclass of settings that is called with features and returns this process's share.
 
-A loss named ``ce_rank`` in a recipe is the class ``CeRankLoss`` in ``losses/ce_rank.py``; one from outside is
-``module:attribute``::
+A loss named ``own_negatives`` in a recipe is the class ``OwnNegativesLoss`` in ``losses/own_negatives.py``; one from outside is
+``module:attribute``. In outline (``losses/cmr.py`` is one like this in full)::
 
     @dataclass(frozen=True)
-    class CeRankLoss:
-        weight_of_margin: float = 1.0                                   # settings: plain values with defaults
+    class RankLoss:
+        upper: float = 10.0                                             # settings: plain values with defaults
         needs: ClassVar[frozenset[str]] = frozenset({"negatives"})      # what must be there, from NEEDS; REMEDIES says how to get it
-        ranges: ClassVar[Ranges] = {"weight_of_margin": (0, 1e6)}       # of numbers among the settings; recipes are held to them
+        ranges: ClassVar[Ranges] = {"upper": (0, 1e6)}                  # of numbers among the settings; recipes are held to them
 
         def initial_state(self, kinds): return {"margin_K": torch.zeros(len(kinds))}    # only if it carries state
         def __call__(self, image, text, pairing, scale, bias=None, state=None, *, group=None) -> LossOutput: ...

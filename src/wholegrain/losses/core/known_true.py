@@ -1,6 +1,6 @@
 """Which texts of the global batch are known to be true of which image, tile by tile.
 
-A text is known to be true of an image if it is the image's own; with duplicates minded also if it has the same words as one of the
+A text is known to be true of an image if it is the image's own; with ``duplicates="ignore"`` also if it has the same words as one of the
 image's own, or belongs to a copy of the image (or has the same words as a text of a copy). No matrix of images and texts is made:
 own texts are found by search in sorted owners, duplicates through the groups of equal ids, for the cells of one tile at a time, and
 only among the images and texts that have a duplicate at all.

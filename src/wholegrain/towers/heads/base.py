@@ -66,7 +66,7 @@ class PlainHead(nn.Module):
     What a head is, by its class:
 
     * ``Settings``: its settings; ``saved`` has the name of each in :meth:`config`, and so in saved models.
-    * ``gives``: what it gives losses beside patches and tokens, out of ``losses.contract.NEEDS``.
+    * ``gives``: what it gives losses beside patches and tokens, out of ``losses.core.contract.NEEDS``.
     * ``scores_pairs``: whether it scores pairs jointly, by :meth:`score`; ``score_needs`` says what of the features that needs.
 
     Args:

@@ -45,7 +45,7 @@ class HeadConfig:
 
     Args:
         kind: a name out of :data:`KINDS`.
-        chosen: fields of that head's settings; the others have their defaults, or in a model that has such a head already, stay.
+        chosen: fields of that head's settings. The others get their defaults; a head of this kind that a model has already keeps its own.
 
     Raises:
         UserError: an unknown kind, a setting that the kind does not have, of another type, or out of its range.
