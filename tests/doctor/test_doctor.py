@@ -25,7 +25,7 @@ from wholegrain.doctor.sample import draw_sample
 from wholegrain.doctor.trial import Trial
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.sources.small import SmallConfig, small_model
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 from wholegrain.training.step import seed_everything
 
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
@@ -322,7 +322,7 @@ def model_for(dataset, context=32):
 def ready(folder, *options, name="clip"):
     dataset = Dataset(folder)
     recipe, model = make_recipe(name, *LIVELY, *options), model_for(dataset)
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     return recipe, dataset, model
 
 

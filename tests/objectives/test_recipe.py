@@ -11,6 +11,8 @@ from wholegrain.enrich.captions.prompting import load_prompts
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names, selects, to_table, to_toml
+from wholegrain.objectives.schema import HEADS
+from wholegrain.towers.heads.registry import KINDS
 
 PUBLISHED = {"clip", "siglip", "negclip", "ce_clip", "sparc", "holistic", "o2m", "text_conditioned", "wholegrain"}
 PUBLISHED |= {"filip", "pacl", "gloria", "mgca", "flair", "llip", "dreamlip", "sparc_images"}
@@ -211,3 +213,7 @@ def test_an_option_without_a_value_does_not_swallow_the_next_one():
     assert recipe.optimiser.recompute
     with pytest.raises(UserError, match=r'"optimiser\.lr": True is not a number'):
         load_recipe("clip", split_overrides(["--optimiser.lr", "--data", "photos"])[1])
+
+
+def test_a_recipe_may_ask_for_every_head_and_no_other():
+    assert set(HEADS) == set(KINDS)

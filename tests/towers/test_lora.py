@@ -10,7 +10,7 @@ from torch import nn
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.lora import LowRank, adapters, plain_state
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 from wholegrain.training.step import make_optimiser
 
 LORA = ["--model.lora.rank", "2", "--model.lora.alpha", "4"]
@@ -24,7 +24,7 @@ def dataset(tmp_path_factory):
 
 def adapted(dataset, *options):
     model, recipe = make_model(dataset, **DEEP), make_recipe("clip", *LORA, *options)
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     return model, recipe
 
 
@@ -75,7 +75,7 @@ def test_the_first_step_sees_the_base_and_twice_is_as_good_as_once(dataset):
     moved(model)
     assert not torch.allclose(seen(model), seen(base), atol=1e-3)
     before, count = seen(model), len(adapters(model))
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     assert len(adapters(model)) == count == 4 * (2 + 2)  # four matrices a block, two blocks a tower
     assert torch.equal(seen(model), before)
 
@@ -154,7 +154,7 @@ def test_checkpoints_hold_adapters_and_not_the_base(dataset, tmp_path):
 
 def test_what_cannot_have_adapters_is_refused(dataset):
     with pytest.raises(UserError, match=r"tower of transformer blocks.*model\.lora\.towers"):
-        fit_model(make_model(dataset), make_recipe("clip", *LORA))  # a recurrent reader
+        adapt_model(make_model(dataset), make_recipe("clip", *LORA))  # a recurrent reader
     with pytest.raises(UserError, match="tune_image"):
         make_recipe("clip", *LORA, "--model.tune_image", "none")
     with pytest.raises(UserError, match="shard"):

@@ -13,7 +13,7 @@ from wholegrain.towers.io import load_model
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.training.memory.patch_dropout import PatchDropout, make_dropping
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 
 DROP = ["--model.patch_dropout", "0.5", "--saving.every", "5"]
 OPEN = {"sight": 0, "places": "added", "patch": 4}  # patches that all see each other
@@ -115,7 +115,7 @@ def test_micro_batches_drop_the_same(dataset, tmp_path):
 def test_what_cannot_lose_patches_is_refused(dataset, tmp_path):
     def made(name, *options, **sizes):
         recipe, model = make_recipe(name, *DROP, *options), make_model(dataset, **sizes)
-        fit_model(model, recipe)
+        adapt_model(model, recipe)
         return make_dropping(recipe, model, frozenset({"patches", "tokens"}) if name == "sparc" else frozenset())
 
     assert made("clip", **OPEN).keep == 8

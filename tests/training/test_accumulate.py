@@ -17,7 +17,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import split
-from wholegrain.training.run import fit_model, offers
+from wholegrain.training.run import adapt_model, offers
 from wholegrain.training.step import StepOptions, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
@@ -49,7 +49,7 @@ class Catch(torch.optim.SGD):
 def model_of(dataset, recipe, **sizes):
     """The recipe's model in float64, away from where it begins, so that nothing is zero by chance."""
     model = make_model(dataset, **sizes)
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     model.double().train()
     model.image_tower.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(), *inputs[1:]))
     with torch.no_grad():

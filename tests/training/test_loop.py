@@ -18,7 +18,7 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 
@@ -115,7 +115,7 @@ def every_role(tmp_path_factory):
 def test_every_packaged_recipe_trains(every_role, tmp_path, name):
     recipe = make_recipe(name, "--optimiser.steps", "2", "--optimiser.warmup_steps", "0", *SMALL.get(name, ()))
     start = make_model(every_role)
-    fit_model(start, recipe)
+    adapt_model(start, recipe)
     before = {key: value.clone() for key, value in start.state_dict().items()}
     trained = run(every_role, tmp_path / "run", recipe, start)
     found = load_model(trained)

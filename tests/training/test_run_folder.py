@@ -17,7 +17,7 @@ from tiny_training import make_dataset, make_model, make_recipe
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256
 from wholegrain.locks import locked
-from wholegrain.towers.io import load_model
+from wholegrain.towers.io import load_model, save_model
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.meters import Silent
@@ -250,3 +250,14 @@ def test_a_place_that_cannot_be_written_to_is_said_in_one_sentence(copied, datas
         run(dataset, copied, make_recipe(*RECIPE), model, resume=True)
     with pytest.raises(UserError, match="cannot be written"):
         run(dataset, tmp_path / "new" / "run", make_recipe(), make_model(dataset))
+
+
+def test_what_a_run_that_never_began_left_is_not_begun_with(dataset, tmp_path):
+    """A run with adapters saves its start first; killed there, it leaves that, and no run.json."""
+    other = make_model(dataset)
+    with torch.no_grad():
+        other.log_scale.add_(1.0)
+    save_model(other, tmp_path / "cut" / "start")
+    for name in ("cut", "whole"):
+        run(dataset, tmp_path / name, make_recipe("clip", "--optimiser.steps", "1"))
+    assert load_model(tmp_path / "cut").scale == load_model(tmp_path / "whole").scale

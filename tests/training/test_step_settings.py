@@ -18,7 +18,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.recompute import recomputed
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 from wholegrain.training.step import NonFiniteLossError, StepOptions, make_optimiser, take_step
 
 DEEP = {"image_layers": 3, "text_layers": 2, "reader": "transformer"}
@@ -66,7 +66,7 @@ def test_each_stage_learns_slower_than_the_next(dataset):
 def test_what_is_new_learns_at_a_rate_of_its_own(dataset, name):
     model = make_model(dataset, **DEEP)
     before = {id(p) for p in model.parameters()}
-    fit_model(model, make_recipe(name))
+    adapt_model(model, make_recipe(name))
     share = {key: rate for key, (rate, _) in rates(model, Optimiser(head_lr=7.0)).items()}
     base = {id(p) for side in (model.head.image, model.head.text) for p in side.parameters()}
     new = {id(p) for p in model.parameters() if p.requires_grad} - before - base - {id(model.bias)}
@@ -80,7 +80,7 @@ def test_what_is_new_learns_at_a_rate_of_its_own(dataset, name):
 
 def test_copies_of_a_class_token_are_not_new(dataset):
     model = make_model(dataset, **DEEP, pool="class")
-    fit_model(model, make_recipe("llip", "--model.head_settings.mixtures", "3"))
+    adapt_model(model, make_recipe("llip", "--model.head_settings.mixtures", "3"))
     share = rates(model, Optimiser(head_lr=7.0))
     assert share[id(model.image_tower.branches.tokens_HV)][0] == 1.0
     assert share[id(model.head.query.weight)][0] == 7.0
@@ -89,7 +89,7 @@ def test_copies_of_a_class_token_are_not_new(dataset):
 def test_settings_of_another_head_are_refused(dataset):
     recipe = make_recipe("clip", "--model.head_settings.prototypes", "9")
     with pytest.raises(UserError, match=r'model\.head of recipe clip does not fit: .*"prototypes": it belongs to mgca'):
-        fit_model(make_model(dataset), recipe)
+        adapt_model(make_model(dataset), recipe)
     with pytest.raises(UserError, match=r"head_settings\.branches = 3 .* model\.branches"):
         make_recipe("holistic", "--model.head_settings.branches", "3")
 
@@ -104,7 +104,7 @@ def test_settings_of_another_head_are_refused(dataset):
 )
 def test_where_a_sigmoid_model_begins_is_the_recipes_affair(dataset, name, words, scale, bias):
     model = make_model(dataset)
-    fit_model(model, make_recipe(name, *words))
+    adapt_model(model, make_recipe(name, *words))
     assert model.scale.item() == pytest.approx(scale, rel=1e-5)
     assert model.bias.item() == bias
 
@@ -150,7 +150,7 @@ def test_recomputed_blocks_give_the_same_bits_and_keep_less(dataset, name):
     for wanted in (False, True):
         recipe = make_recipe(name)
         model = make_model(dataset, **DEEP)
-        fit_model(model, recipe)
+        adapt_model(model, recipe)
         for block in model.text_tower.blocks:
             block.dropout1.p = 0.2
         (batch,) = batches_of(dataset, recipe, model.train(), 1)

@@ -17,7 +17,7 @@ from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 from wholegrain.training.step import StepOptions, take_step
 
 AT_CAP = torch.tensor(math.log(100.0)).item()  # float32's ln 100, whose exponential is above 100: OpenAI's weights have it
@@ -31,7 +31,7 @@ def dataset(tmp_path_factory):
 def model_at(dataset, start, name="clip"):
     recipe = make_recipe(name)
     model = make_model(dataset).train()
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     with torch.no_grad():
         model.log_scale.fill_(start)
     return model, recipe

@@ -109,7 +109,7 @@ def make_run(recipe: Recipe, dataset: Dataset, model: Model, context: Distribute
     Raises:
         UserError: recipe, data, model and the processes do not fit each other.
     """
-    recipe = fit(model, recipe, context.device)
+    recipe = adapt_to_recipe(model, recipe, context.device)
     model.to(context.device).train()
     for key, wanted in (("micro_batch", recipe.optimiser.micro_batch), ("recompute", recipe.optimiser.recompute)):
         if wanted:
@@ -128,15 +128,15 @@ def make_run(recipe: Recipe, dataset: Dataset, model: Model, context: Distribute
     return Run(recipe, dataset, model, objective, plan, names, total, notes, teacher, dropping)
 
 
-def fit(model: Model, recipe: Recipe, device: torch.device) -> Recipe:
+def adapt_to_recipe(model: Model, recipe: Recipe, device: torch.device) -> Recipe:
     """Fits a model to a recipe, with what is new in it drawn by the recipe's seed, and the recipe to the device that it will run on."""
     seed_everything(recipe.seed)
-    fit_model(model, recipe)
+    adapt_model(model, recipe)
     precision = resolve_precision(recipe.optimiser.precision, device)
     return replace(recipe, optimiser=replace(recipe.optimiser, precision=precision))
 
 
-def fit_model(model: Model, recipe: Recipe) -> None:
+def adapt_model(model: Model, recipe: Recipe) -> None:
     """Gives the model what the recipe asks for: what is tuned, the head, a bias for a sigmoid. Twice is as good as once."""
     wanted: ModelRecipe = recipe.model
     for tower, how in ((model.image_tower, wanted.tune_image), (model.text_tower, wanted.tune_text)):

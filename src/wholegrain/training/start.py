@@ -16,7 +16,7 @@ from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import load_model, needs_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints.run_folder import read_recipe, read_run
-from wholegrain.training.run import fit_model
+from wholegrain.training.run import adapt_model
 from wholegrain.training.step import seed_everything
 
 FROM_SCRATCH = {"lr": "1e-3", "weight_decay": "0.2", "warmup_steps": "200", "epochs": "20"}
@@ -39,7 +39,7 @@ def load_inputs(
     chosen, dataset = load_recipe(recipe, overrides), open_data(data)
     seed_everything(chosen.seed)
     start = starting_model(model, dataset, chosen.data.split)
-    fit_model(start, chosen)  # here, as new parts follow the model in one random stream; training leaves what fits as it is
+    adapt_model(start, chosen)  # here, as new parts follow the model in one random stream; training leaves what fits as it is
     fresh = needs_tokenizer(model) or (start.image_frozen and start.text_frozen)
     if fresh and not recipe.endswith(".toml"):  # a file of one's own means what it says
         chosen = load_recipe(recipe, [*(f"--optimiser.{key}={value}" for key, value in FROM_SCRATCH.items()), *overrides])

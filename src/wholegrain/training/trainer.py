@@ -132,7 +132,7 @@ def train(
         folder = context.on_all_processes(lambda: RunFolder(path, resume))
         if resume:
             context.on_main_process(lambda: stack.enter_context(folder.lock()))
-        model = context.on_all_processes(folder.load_start) or model
+        model = (context.on_all_processes(folder.load_start) if resume else None) or model
         run = context.on_all_processes(lambda: make_run(recipe, dataset, model, context))
         saved, notes = context.on_all_processes(lambda: find_checkpoint(run, folder, context)) if resume else (None, ())
         if context.world_size > 1:

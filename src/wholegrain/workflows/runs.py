@@ -23,7 +23,7 @@ from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import choose_device
 from wholegrain.training.loading.remembered import remembered
-from wholegrain.training.run import fit
+from wholegrain.training.run import adapt_to_recipe
 from wholegrain.training.trainer import Evaluate, TrainOptions, train
 
 
@@ -70,7 +70,7 @@ def train_once(
 
 def check_run(run: Path, recipe: Recipe, start: Model, dataset: Dataset, seconds: float = 0.0) -> None:
     """Refuses to take the run in a folder for one of this recipe, starting model and data: :class:`OtherRunError` says what differs."""
-    recipe = fit(start, recipe, choose_device())
+    recipe = adapt_to_recipe(start, recipe, choose_device())
     RunFolder(run, resume=True).check(RunIdentity(recipe, dataset.content_hash, model_digest(start), seconds))
 
 
