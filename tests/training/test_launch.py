@@ -11,6 +11,7 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.training.checkpoints.run_folder import OtherRunError
 from wholegrain.training.distributed import processes as distributed
 from wholegrain.training.distributed.agreement import facts_to_agree_on
 from wholegrain.training.distributed.launch import Launch, first_host, launch
@@ -140,13 +141,13 @@ def behaves():
     with distributed.init_distributed("cpu", timeout=20) as context:
         assert context.all_gather(context.rank) == [0, 1]
         assert context.on_all_processes(lambda: context.rank) == context.rank
-        for kind in (UserError, MachineError):
+        for kind, raised in ((UserError, UserError), (OtherRunError, UserError), (MachineError, MachineError)):
 
             def fail(kind=kind):
                 if context.rank == 1:
                     raise kind("it is wrong")
 
-            with pytest.raises(kind, match=r"^Process 1: it is wrong$"):
+            with pytest.raises(raised, match=r"^Process 1: it is wrong$"):
                 context.on_all_processes(fail)
 
         def long():

@@ -99,7 +99,7 @@ class DistributedContext:
             made.append(make())
         except (UserError, MachineError) as error:
             failed = error
-        failures = self.all_gather(None if failed is None else (type(failed) is UserError, str(failed)))
+        failures = self.all_gather(None if failed is None else (isinstance(failed, UserError), str(failed)))
         for rank, failure in enumerate(failures):
             if failure is not None:
                 users, sentence = failure
