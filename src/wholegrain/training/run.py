@@ -118,9 +118,15 @@ def make_run(recipe: Recipe, dataset: Dataset, model: Model, context: Distribute
         refuse_shard(recipe, model)
     names = names_of(dataset, recipe.data)
     terms, notes = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
-    layout, drawn = dataset.layout(recipe.data.split), recipe.data
-    share, twin_of = drawn.twin_share, twins_of(dataset, recipe)
-    plan = Plan(layout, recipe.optimiser.batch, recipe.seed, share, twin_of, drawn.shuffle_window, drawn.per_source)
+    plan = Plan(
+        dataset.layout(recipe.data.split),
+        recipe.optimiser.batch,
+        recipe.seed,
+        twin_share=recipe.data.twin_share,
+        twin_of=twins_of(dataset, recipe),
+        window=recipe.data.shuffle_window,
+        per_source=recipe.data.per_source,
+    )
     PlanSampler(plan, 0, 0, context.rank, context.world_size)  # refuses a batch that the processes cannot share
     total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
     teacher, objective = make_teacher(model, recipe.teacher), Objective(terms)

@@ -165,19 +165,19 @@ def take_step(
         NonFiniteLossError: before anything is updated, in every process alike; the objective's state is as before the step.
     """
     scaler = options.scaler
-    for settings in optimiser.param_groups:
-        settings["lr"] = lr * settings.get("lr_share", 1.0)
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group.get("lr_share", 1.0)
     carried = objective.state_dict()
     output, scale = _backward(encoder, objective, batch, options)
     if scaler is not None:
         scaler.unscale_(optimiser)
-    parameters = [p for settings in optimiser.param_groups for p in settings["params"]]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     norm = clip_gradients(parameters, options.grad_clip if options.grad_clip > 0 else math.inf)
     counts = (len(batch.keys), len(batch.pairing.owner_N), batch.cut)
     shares = [output.value.detach(), *output.parts.values(), *map(float, counts)]
     loss, *values, images, texts, cut = _sums(shares, batch.row_N.device, options.group)
-    too_large = scaler is not None and scaler.get_scale() > 1  # fp16: an overflow, which the scaler answers by halving its factor
-    fine = math.isfinite(loss) and (math.isfinite(norm.item()) or too_large)
+    overflow = scaler is not None and scaler.get_scale() > 1  # fp16: may be one, which the scaler answers by halving its factor
+    fine = math.isfinite(loss) and (math.isfinite(norm.item()) or overflow)
     if not fine:
         objective.load_state_dict(carried)
     elif scaler is None:

@@ -210,7 +210,7 @@ class Trainer:
                 encoder = self.encoder if self.shards is not None else self.context.wrap(self.encoder)
                 self._take_steps(encoder, loader, interrupts)
             if self.evaluate is None:
-                kept = self.kept_model
+                kept = self.gather_kept_model()
                 self.context.on_main_process(lambda: self.folder.save_model(kept))
             self.context.on_main_process(self.folder.tidy)
 
@@ -275,7 +275,7 @@ class Trainer:
 
     def _evaluate(self, evaluate: Evaluate) -> None:
         """By the main process; the others help to encode where ``evaluate`` can share that, and else wait."""
-        kept, group = self.kept_model, self.context.group
+        kept, group = self.gather_kept_model(), self.context.group
         kept = kept if self.shards is None else kept.to(self.context.device)
         count = partial(evaluate, kept)
         if isinstance(evaluate, SharedEvaluate) and group is not None:
@@ -295,8 +295,7 @@ class Trainer:
 
     # ---- what is saved ----
 
-    @property
-    def kept_model(self) -> Model:
+    def gather_kept_model(self) -> Model:
         """The model that is evaluated and saved to be used. If it is sharded, this gathers its weights, so every process must ask at once."""
         if self.shards is not None:
             return self.shards.full_model(self.run.model)
@@ -324,7 +323,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         """The last model beside the best, and no more than is needed of what the run began with."""
-        last, run = self.kept_model, self.run
+        last, run = self.gather_kept_model(), self.run
 
         def act() -> None:
             self.folder.save_last(last, same=self.evaluate is None or self.progress.best.step == self.progress.step)
