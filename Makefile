@@ -1,12 +1,12 @@
-# make demo   installs, runs the demo, ends with a report to open
-# make test   installs, runs every check
-# make fast   the checks, and the tests that take less than ten seconds each (not marked slow)
-# make check  the quick checks only (style, types, the arrows between rooms)
+# make demo        installs, runs the demo, ends with a report to open
+# make test        installs, runs every check
+# make check-fast  style, the arrows between rooms, and the tests that take less than three seconds each (not marked slow); also: make fast
+# make check       style, the arrows between rooms, types; no tests
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test fast check clean
+.PHONY: demo test check-fast fast check style clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wholegrain demo
@@ -14,13 +14,17 @@ demo: $(VENV)/.demo
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-fast: check
+fast: check-fast
+
+check-fast: style
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
 
-check: $(VENV)/.dev
+check: style
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+style: $(VENV)/.dev
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/lint-imports
-	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -17,6 +17,7 @@ def dataset(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 def test_command_prints_a_table_and_writes_json(dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench_loading, "open_clip_loaders", lambda *_: {"open_clip, CSV": broken})
     out = tmp_path / "costs.json"

@@ -1,11 +1,13 @@
 """Damaged and hostile input of every kind, a few cases of each: served, or refused in one sentence, and nothing else."""
 
+import pytest
 from fuzz.run import tried
 from fuzz.surfaces import SURFACES
 
 EACH = {"pictures": 60, "overrides": 60, "checkpoints": 8, "degenerate": 8}
 
 
+@pytest.mark.slow
 def test_whatever_comes_is_served_or_refused_in_one_sentence() -> None:
     cases = [(surface, number) for surface in SURFACES for number in range(EACH.get(surface, 25))]
     found = tried(cases)

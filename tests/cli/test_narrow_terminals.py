@@ -29,10 +29,10 @@ def narrow(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def results(seed: int) -> list[TaskResult]:
+def results(seed: int, count: int = 12_000) -> list[TaskResult]:
     rng, made = np.random.default_rng(seed), []
     for task, metrics in METRICS.items():
-        items = [f"i{n}" for n in range(12_000)]
+        items = [f"i{n}" for n in range(count)]
         groups = [GROUPS.get(task, ("",))[n % 2 if task in GROUPS else 0] for n in range(len(items))]
         values = {name: rng.integers(0, 2, len(items)).astype(float) for name in metrics}
         rows = Rows(items, groups, [i[:4] for i in items], values, dict.fromkeys(metrics, 0.5), values)
@@ -85,7 +85,7 @@ def test_comparisons():
 
 def test_standings_put_as_many_methods_side_by_side_as_fit():
     methods = ["start", "clip", "negclip", "text_conditioned", "multi_positive", "holistic_mlp", "sparc_images", "degla"]
-    rows = [Standing(name, [results(n)], [0.1 + n, 0.2 + n]) for n, name in enumerate(methods)]
+    rows = [Standing(name, [results(n, 600)], [0.1 + n, 0.2 + n]) for n, name in enumerate(methods)]
     standings = Standings(rows, "clip")
     text = printed(lambda console: console.print(standings.as_table(console.width)))
     check(text, [*methods, *(column.title for column in standings.columns)])

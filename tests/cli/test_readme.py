@@ -165,6 +165,7 @@ def run(command, capfd):
     return said
 
 
+@pytest.mark.slow
 def test_the_readme(place, capfd):
     page = HOME / "README.md"
     pytest.importorskip("openai")
@@ -183,6 +184,7 @@ def test_the_readme(place, capfd):
     assert (place / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_page_on_photos(place, capfd, monkeypatch):
     page = HOME / "docs/photos.md"
     (pair,) = blocks(page, "toml")

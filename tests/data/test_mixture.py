@@ -99,6 +99,7 @@ def test_equal_pictures_of_two_data_sets_are_known(folders):
     assert len(batch.pairing.image_id_B.unique()) == 24
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mixture_resumes_bit_for_bit(mixture, tmp_path):
     extra = ("--data.shuffle_window", "1", "--data.per_source", "true")
     recipe = make_recipe("ce_clip", "--optimiser.steps", "7", "--saving.every", "2", *extra)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from wholegrain.data.prepare import PrepareOptions, prepare
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 
+POINTS = None if "POINTS" in os.environ else "kinds"  # POINTS=all: every operation
 OPTIONS = PrepareOptions(shard_bytes=6_000, workers=1, progress=False)
 
 
@@ -39,15 +41,15 @@ def quick(monkeypatch):
     monkeypatch.setattr(scan, "CHUNK", 4)
 
 
-@pytest.mark.parametrize("points", [8, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_kill_before_any_file_operation_changes_no_byte(tmp_path, points):
+@pytest.mark.slow
+def test_a_kill_before_any_file_operation_changes_no_byte(tmp_path):
     table = source(tmp_path / "in")
-    for outcome in outcomes(lambda place: prepare(table, place / "out", options=OPTIONS), tmp_path, points=points):
+    for outcome in outcomes(lambda place: prepare(table, place / "out", options=OPTIONS), tmp_path, points=POINTS):
         outcome.check()
 
 
-@pytest.mark.parametrize("points", [8, pytest.param(None, marks=pytest.mark.slow)])
-def test_replacing_a_data_set_leaves_the_old_one_or_the_new_one(tmp_path, points):
+@pytest.mark.slow
+def test_replacing_a_data_set_leaves_the_old_one_or_the_new_one(tmp_path):
     """For the moment between two renames the old one lies beside its name."""
     old, new = source(tmp_path / "old", 3), source(tmp_path / "new")
     options = PrepareOptions(shard_bytes=6_000, workers=1, progress=False, overwrite=True)
@@ -60,7 +62,7 @@ def test_replacing_a_data_set_leaves_the_old_one_or_the_new_one(tmp_path, points
 
     begin(tmp_path / "before")
     before, _ = data_sets(tree(tmp_path / "before"))
-    for outcome in outcomes(lambda place: prepare(new, place / "out", options=options), tmp_path, begin=begin, points=points):
+    for outcome in outcomes(lambda place: prepare(new, place / "out", options=options), tmp_path, begin=begin, points=POINTS):
         outcome.check()
         after, _ = data_sets(outcome.whole)
         assert before in data_sets(outcome.left) or after in data_sets(outcome.left), outcome.operation

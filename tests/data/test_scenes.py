@@ -96,6 +96,7 @@ def is_true(text, scene):
 # --- truth -----------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_no_caption_is_false_and_every_negative_is(index, crowded, unseen):

@@ -97,6 +97,7 @@ def test_every_image_gets_a_caption_of_each_prompt(data, tmp_path):
     assert base64.b64decode(url.partition(",")[2]) in {Dataset(data).image_bytes(key) for key in Dataset(data).keys("train")}
 
 
+@pytest.mark.slow
 def test_through_every_fault_to_the_same_captions(data, tmp_path):
     with serving(tmp_path, faults=FAULTS, each=3, hang=20) as (url, log):
         captions(data, url, timeout=5.0, concurrency=16)

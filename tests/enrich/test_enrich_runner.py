@@ -251,6 +251,7 @@ class Suicide(Backwards):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_command_with_a_sentence(data, small_units):
     with pytest.raises(MachineError, match=r"set --workers to \d+ \(now \d+\)"):
         enrich(Dataset(data), [Suicide()], keys_of(data), Options(workers=2))

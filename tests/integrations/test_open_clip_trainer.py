@@ -143,6 +143,7 @@ def split(data: list, world: int) -> list[list]:
     return [[tuple(x.chunk(world)[rank] for x in batch) for batch in data] for rank in range(world)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "loss"), [(2, "clip"), (2, SPARC)])
 def test_processes_train_as_one(world, loss):
     data = batches(2, 4)
@@ -151,6 +152,7 @@ def test_processes_train_as_one(world, loss):
         assert_same(found, alone)
 
 
+@pytest.mark.slow
 def test_open_clips_own_loss_in_processes_gives_the_same():
     """It gathers over all processes of the pool."""
     data, world = batches(1, 8), gloo.MOST

@@ -323,6 +323,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_resumes_and_keeps_the_teacher(dataset, tmp_path):
     recipe, losses = make_recipe("cosmos", "--saving.every", "3", "--optimiser.lr", "3e-3", "--optimiser.steps", "8", *SMALL), {}
 

@@ -18,11 +18,12 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def outcomes(
     *,
     begin: Callable[[Path], object] | None = None,
     read: Callable[[Path], Any] = tree,
-    points: int | None = None,
+    points: int | str | Sequence[str] | None = None,
     context: Any = FORK,
 ) -> Iterator[Outcome]:
     """Kills the command before each of its file operations, one a time, and runs it again.
@@ -83,7 +84,9 @@ def outcomes(
         folder: an empty place, such as ``tmp_path``; the command's own lies below.
         begin: makes what is in that folder before the command starts (in this process); it is empty otherwise.
         read: what is compared, of that folder; by default every byte in it.
-        points: so many operations, spread evenly with the first and the last among them; all of them by default.
+        points: ``"kinds"``: the first and the last of each kind of operation (function and name, but for numbers in it), and the last of all;
+            or the kinds named, the first of each and the last of all; a number: so many, spread evenly with the first and the last among them;
+            all of them by default.
         context: of ``multiprocessing``; with another than ``fork``, the command must be picklable.
     """
     place = folder / "place"
@@ -98,9 +101,7 @@ def outcomes(
     assert run(command, place, context=context) == 0, "the command fails without any kill"
     whole, operations = read(place), json.loads(_list_of(place).read_text())
     assert operations, "the command changes no file"
-    last = len(operations)
-    chosen = range(1, last + 1) if points is None else sorted({1 + round(i * (last - 1) / max(1, points - 1)) for i in range(points)})
-    for number in chosen:
+    for number in _chosen(operations, points):
         fresh()
         code = run(command, place, kill_at=number, context=context)
         assert code in (0, -signal.SIGKILL), f"killed before operation {number}: exit code {code}"
@@ -109,6 +110,20 @@ def outcomes(
         yield Outcome(number, operations[number - 1], left, read(place), whole)
     shutil.rmtree(place)
     _list_of(place).unlink()
+
+
+def _chosen(operations: list[str], points: int | str | Sequence[str] | None) -> list[int]:
+    last = len(operations)
+    if points is None:
+        return list(range(1, last + 1))
+    if isinstance(points, int):
+        return sorted({1 + round(i * (last - 1) / max(1, points - 1)) for i in range(points)})
+    numbers: dict[str, list[int]] = {}
+    for number, operation in enumerate(operations, 1):
+        numbers.setdefault(re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", operation), []).append(number)
+    if points == "kinds":
+        return sorted({last} | {at for found in numbers.values() for at in (found[0], found[-1])})
+    return sorted({last} | {numbers[kind][0] for kind in points})
 
 
 def read_or_none(read: Callable[[Path], Any], place: Path) -> Any:

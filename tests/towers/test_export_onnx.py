@@ -46,6 +46,7 @@ def run(folder, name, **inputs):
     return dict(zip([o.name for o in session.get_outputs()], map(torch.from_numpy, session.run(None, inputs)), strict=True))
 
 
+@pytest.mark.slow
 def test_branches_and_texts_of_any_number_and_length(tmp_path):
     pytest.importorskip("onnxscript")
     model = with_head(tmp_path, "branches")

@@ -108,6 +108,7 @@ def test_it_is_merged_when_saved(dataset, tmp_path):
     assert torch.equal(seen(twin), seen(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

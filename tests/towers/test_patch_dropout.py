@@ -85,6 +85,7 @@ def test_a_tower_sees_the_kept_patches_and_no_others(tower):
         assert not torch.allclose(seen, tower(pixels).pooled_BV, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--teacher.kind", "ema"], ["--data.views", "[{ count = 1, crop_scale = [0.5, 1.0] }]"]])
 def test_runs_repeat_and_resume_bit_for_bit(dataset, tmp_path, options):
     class KilledError(Exception):

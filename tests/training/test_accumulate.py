@@ -168,6 +168,7 @@ def test_parts_in_two_processes_are_the_whole_in_one(dataset):
             same(seen[name, 3], alone, within=1e-9)
 
 
+@pytest.mark.slow
 def test_features_kept_from_frozen_towers_come_in_parts_too(dataset, tmp_path):
     losses = {}
     for micro in ("0", "3"):

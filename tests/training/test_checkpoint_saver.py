@@ -42,6 +42,7 @@ def test_it_is_a_copy_and_training_does_not_wait(tmp_path, monkeypatch):
         assert torch.equal(checkpoint.load(place).tensors["model/x"], torch.full((3,), float(step)))
 
 
+@pytest.mark.slow
 def test_a_run_that_saves_beside_the_training_is_the_same(dataset, tmp_path):  # noqa: F811
     run(dataset, tmp_path / "whole", make_recipe("ce_clip", "--saving.every", "3"))
     with pytest.raises(KilledError):

@@ -21,7 +21,8 @@ from wholegrain.training import trainer
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
 
-STEPS = 16
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]  # one server of processes for all
+STEPS = 12
 EMA = ("--teacher.kind", "ema")
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 
@@ -107,7 +108,6 @@ def whole_run(tmp_path, world=1):
     return data, int((tmp_path / "whole.count").read_text())
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
     data, operations = whole_run(tmp_path)
     draw = random.Random(0)
@@ -123,7 +123,6 @@ def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
     same(outcome_of(tmp_path / "cut"), outcome_of(tmp_path / "whole"))
 
 
-@pytest.mark.slow
 def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(tmp_path):
     data, operations = whole_run(tmp_path, world=2)
     assert killed(data, tmp_path / "cut", operation=operations // 2, world=2)

@@ -113,6 +113,7 @@ class Dying(Dataset):
         return super().pixels(key)
 
 
+@pytest.mark.slow
 def test_a_dead_worker_is_one_sentence_and_the_run_is_saved_and_resumes_bit_for_bit(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
     recipe = make_recipe("clip", "--optimiser.steps", "8")

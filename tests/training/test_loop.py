@@ -128,6 +128,7 @@ def test_every_packaged_recipe_trains(every_role, tmp_path, name):
     assert any(not torch.equal(after[key], value) for key, value in before.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "towers"), [("ce_clip", ("image", "text")), ("sparc", ("image", "text")), ("holistic", ("text",))]
 )
@@ -153,6 +154,7 @@ def test_cached_features_of_frozen_towers_give_the_same_features_and_run(dataset
     assert said == pytest.approx(losses, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_best_evaluated_model_is_kept(dataset, tmp_path):
     values, seen = iter([0.2, 0.9, 0.4, 0.1]), []
 
@@ -189,6 +191,7 @@ def test_the_run_folder_says_what_it_is(dataset, tmp_path):
         run(dataset, tmp_path / "none", recipe, resume=True)
 
 
+@pytest.mark.slow
 def test_changed_data_are_refused_on_resume(dataset, tmp_path):
     recipe = make_recipe("clip", "--optimiser.steps", "1")
     run(dataset, tmp_path / "run", recipe)
@@ -228,6 +231,7 @@ def test_on_step_can_end_the_training(dataset, tmp_path):
     assert load_model(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
 def test_interrupts_finish_the_step_save_and_end(dataset, tmp_path, number, workers):
     before = signal.getsignal(number)

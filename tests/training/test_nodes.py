@@ -20,6 +20,7 @@ from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.training import trainer
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes")]  # one untouched run, and one server of processes
 TWO_NODES = Path(__file__).parents[2] / "benchmarks" / "two_nodes.sh"
 TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_width=16,text_layers=1,width=8"
 TRAIN = ["--model", TINY, "--steps", "12", "--batch", "8", "--quiet", "--device", "cpu", "--workers", "0", "--saving.every", "5"]
@@ -99,7 +100,6 @@ def whole(data, tmp_path_factory):
     return run
 
 
-@pytest.mark.slow
 def test_two_processes_like_one(data, whole, tmp_path):
     assert forked(command, ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN])
     (one, said), (two, also) = outcome_of(tmp_path / "run"), outcome_of(whole)
@@ -109,7 +109,6 @@ def test_two_processes_like_one(data, whole, tmp_path):
     assert all(torch.allclose(one[name], value, rtol=1e-3, atol=1e-3) for name, value in two.items())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 def test_two_nodes_like_one_node(data, whole, tmp_path):
     """A process on each of two nodes: bit for bit what two processes on one node do."""
@@ -124,7 +123,6 @@ def test_two_nodes_like_one_node(data, whole, tmp_path):
     same(outcome_of(tmp_path / "run"), outcome_of(whole))
 
 
-@pytest.mark.slow
 def test_a_lost_process_is_restarted_and_the_run_ends_with_the_same_bits(data, whole, tmp_path):
     arguments = ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN]
     assert forked(two_of_which_one_dies, arguments)
@@ -132,7 +130,6 @@ def test_a_lost_process_is_restarted_and_the_run_ends_with_the_same_bits(data, w
     same(outcome_of(tmp_path / "run"), outcome_of(whole))
 
 
-@pytest.mark.slow
 def test_a_model_that_is_shared_out_and_a_lost_process(data, whole, tmp_path):
     """The same run to rounding; its checkpoints are written by both processes, beside the training."""
     arguments = ["train", "ce_clip", "--data", data, "--out", tmp_path / "run", *TRAIN]

@@ -29,6 +29,7 @@ from wholegrain.towers.sources.small import SmallImageTower
 from wholegrain.workflows.compete import Rules, compete
 from wholegrain.workflows.runs import Suite, evaluate_once
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compete")]  # one competition for all
 RULES = Rules(
     "base",
     seeds=(0, 1),

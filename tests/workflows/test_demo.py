@@ -18,6 +18,7 @@ from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.io import base_folder
 from wholegrain.workflows.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for all
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))
 
 
