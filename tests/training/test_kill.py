@@ -22,7 +22,7 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed")]  # one server of processes for all
-STEPS = 12
+STEPS = 16
 EMA = ("--teacher.kind", "ema")
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
 
