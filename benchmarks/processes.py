@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / room) for room in ("training", "support")]
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests" / "support")]
 
 
 def main():
-    import test_processes as same
+    import same_training as same
     from tiny_training import make_dataset
 
     with tempfile.TemporaryDirectory() as folder:

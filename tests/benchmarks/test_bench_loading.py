@@ -3,18 +3,12 @@
 import json
 
 import pytest
-from tiny_training import make_dataset
 
 from benchmarks import loading as bench_loading
 from benchmarks.loading import BARE, OURS, LoadingArguments, LoadingCosts, LoadingSetting, loading, measure_loading
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from test_model_io import open_clip_folder, small
+from house_models import open_clip_folder, small
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.cli import main as cli

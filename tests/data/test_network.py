@@ -8,7 +8,7 @@ import time
 import urllib.request
 
 import pytest
-from test_model_io import open_clip_folder
+from house_models import open_clip_folder
 
 from wholegrain.cli import main as cli
 from wholegrain.data import network

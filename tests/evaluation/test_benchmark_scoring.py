@@ -6,6 +6,7 @@ import torch
 from eval_fakes import FakeModel, vector
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from noise_photos import photos
 from PIL import Image
 
 from wholegrain.errors import UserError
@@ -83,16 +84,6 @@ def test_an_average_names_what_it_lacks():
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
-
-
-def photos(folder, count):
-    """Pictures whose pixels spell their number, as the fake towers read them."""
-    made = []
-    for n in range(count):
-        path = folder / f"{n:05d}.png"
-        Image.fromarray(np.full((4, 4, 3), (n % 256, n // 256, 0), np.uint8)).save(path)
-        made.append(Picture(path))
-    return made
 
 
 def all_shapes(pictures):

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from damage import damaged_files, damaged_json_files, met_badly
-from test_eval_result import make_result
+from made_results import make_result
 
 from wholegrain.cli.compare import compare
 from wholegrain.errors import UserError

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from colour_model import COLOURS, ColourModel
 from PIL import Image
-from test_eval_dense import COLOURS, ColourModel
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense import class_lists

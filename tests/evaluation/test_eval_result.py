@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pyarrow as pa
 import pytest
+from made_results import make_result
 from rich.console import Console
 
 from wholegrain.errors import UserError
@@ -21,7 +22,7 @@ from wholegrain.evaluation.statistics.intervals import (
     weighted_median,
     wilson,
 )
-from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
+from wholegrain.evaluation.statistics.rows import Rows, figures, join
 
 
 def test_resamples_draw_as_many_clusters_as_there_are():
@@ -98,17 +99,6 @@ def test_p_values_are_uniform_without_a_difference_and_respect_clusters():
         small += paired_difference(gap, np.zeros(200), np.repeat(np.arange(20), 10), flips=199, resamples=10, seed=trial).p < 0.05
     assert small / 200 < 0.10
     assert paired_difference(np.ones(5), np.ones(5), np.arange(5)).p == 1
-
-
-def make_result(task="composition", shift=0.0, order=None):
-    n = 20
-    place = np.arange(n) if order is None else order
-    values = {"accuracy": ((np.arange(n) + shift) % 2 < 1).astype(float)[place], "rank": (np.arange(n) + 1.0)[place]}
-    kinds = [f"kind{i % 2}" for i in place]
-    rows = Rows(
-        [f"i{i}" for i in place], kinds, [f"k{i // 2}" for i in place], values, {"accuracy": 0.5}, {"accuracy": np.full(n, 0.4)}
-    )
-    return TaskResult(task, "a protocol in one sentence.", tuple(figures(rows, units={"rank": "rank"})), table(rows))
 
 
 def test_round_trip(tmp_path):

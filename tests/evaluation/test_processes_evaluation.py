@@ -6,7 +6,7 @@ import sys
 import gloo
 import pytest
 import torch
-from test_nodes import call, torchrun
+from launching import call, torchrun
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.data.dataset import Dataset

@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_report import dataset, make_model  # noqa: F401 (a fixture)
+from halves import make_model
 
 from wholegrain.cli.main import main
 from wholegrain.errors import UserError
@@ -32,6 +32,11 @@ def result(task="x", hits=(0, 1, 1, 0)):
     items = [f"i{n}" for n in range(len(hits))]
     rows = Rows(items, [""] * len(items), items, {"acc1": np.array(hits, dtype=float)})
     return TaskResult(task, "A protocol.", tuple(figures(rows)), table(rows))
+
+
+@pytest.fixture(scope="module")
+def dataset(halves):
+    return halves
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def command(*arguments) -> int:
     return int(end.value.code or 0)
 
 
-def test_evaluate_keeps_compare_finds_report_takes_and_each_says_what_comes_next(dataset, here, capsys):  # noqa: F811
+def test_evaluate_keeps_compare_finds_report_takes_and_each_says_what_comes_next(dataset, here, capsys):
     for seed, name in enumerate("ab"):
         save_model(make_model(dataset, seed), here / name / "model")
     data, place = ("--data", dataset.folder), here / "a" / "results" / f"{dataset.folder.name}-test"
@@ -128,7 +133,7 @@ def test_evaluate_keeps_compare_finds_report_takes_and_each_says_what_comes_next
     assert json.loads((here / "gaps.json").read_text())["reference"] == "a"
 
 
-def test_report_tells_each_reason_once(dataset, here, capsys):  # noqa: F811
+def test_report_tells_each_reason_once(dataset, here, capsys):
     for seed, name in enumerate("abc"):
         save_model(make_model(dataset, seed), here / name / "model")
     assert command("report", *"abc", "--data", dataset.folder, "--suite", "hard_positives,zero_shot,linear_probe") == 0
@@ -139,7 +144,7 @@ def test_report_tells_each_reason_once(dataset, here, capsys):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_report_says_something_within_a_second(dataset, here):  # noqa: F811
+def test_report_says_something_within_a_second(dataset, here):
     save_model(make_model(dataset, 0), here / "a" / "model")
     arguments = [sys.executable, "-m", "wholegrain", "report", "a", "--data", str(dataset.folder), "--suite", "composition"]
     began = time.monotonic()
@@ -155,7 +160,7 @@ def test_report_says_something_within_a_second(dataset, here):  # noqa: F811
 
 
 @pytest.mark.parametrize("tune", [("none", "none"), ("none", "all"), ("all", "all")])
-def test_models_with_the_same_frozen_towers_share_features(dataset, here, tune):  # noqa: F811
+def test_models_with_the_same_frozen_towers_share_features(dataset, here, tune):
     one, two = make_model(dataset, 0), make_model(dataset, 0)
     for model in (one, two):
         model.image_tower.tune(tune[0])

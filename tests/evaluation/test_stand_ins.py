@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from colour_model import COLOURS, ColourModel
 from eval_fakes import FakeDataset, FakeModel, encoded, record, vector
 from hypothesis import given
 from hypothesis import strategies as st
+from noise_photos import photos
 from PIL import Image
-from test_benchmark_scoring import photos
-from test_eval_dense import COLOURS, ColourModel
 
 from wholegrain.data.record import HardPositive, Negative, Twin
 from wholegrain.evaluation.benchmarks.classification import classification_result

@@ -8,7 +8,7 @@ import gloo
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 from torch.nn.functional import cross_entropy, normalize
 
 from wholegrain.data.record import Caption, Record, caption_id
@@ -266,11 +266,6 @@ def test_impossible_crops_are_refused(draw, said):
 
 
 # ---- head and training ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def encoded(model, needs=CROSS):

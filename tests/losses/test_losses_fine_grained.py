@@ -10,7 +10,7 @@ import gloo
 import pytest
 import torch
 from loss_variants import FINE_GRAINED as CASES
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
@@ -299,11 +299,6 @@ def test_memory_stays_bounded(monkeypatch):
 
 HEADS = ("filip", "pacl", "mgca", "flair", "llip")
 SETTINGS = {"llip": {"mixtures": 3, "noise": 0.0}, "mgca": {"prototypes": 5}}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def encoded(model, needs):

@@ -1,6 +1,5 @@
 """The report: the page is whole and safe, its marks and sentences follow from the items, its examples are what they are said to be."""
 
-import io
 import json
 import re
 from html.parser import HTMLParser
@@ -10,14 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-import torch
-from PIL import Image
+from halves import make_model
 
 from wholegrain.cli.main import main
-from wholegrain.data.dataset import Dataset
-from wholegrain.data.record import Caption, HardPositive, Negative, Record, Region, Twin, caption_id, content_key
-from wholegrain.data.shards import ShardWriter
-from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
@@ -26,58 +20,12 @@ from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
 from wholegrain.report.report import Report, write_report
 from wholegrain.report.summary import summary
-from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers import HeadConfig, convert_head, save_model
-from wholegrain.towers.sources.small import SmallConfig, small_model
-
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220), "white": (240, 240, 240)}
+from wholegrain.towers import save_model
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    """Ten pictures of two coloured halves, each half a region, with negatives, twins and hard positives."""
-    folder, names = tmp_path_factory.mktemp("halves"), list(COLOURS)
-    negatives, records = [], []
-    with ShardWriter(folder) as writer:
-        for number in range(10):
-            left, right = names[number % 4], names[(number + 1 + number // 4) % 4]
-            pixels = np.zeros((16, 16, 3), np.uint8)
-            pixels[:, :8], pixels[:, 8:] = COLOURS[left], COLOURS[right]
-            pixels[number, number] = 7
-            file = io.BytesIO()
-            Image.fromarray(pixels).save(file, "png")
-            key = content_key(file.getvalue())
-            texts = [(f"a {left} door & a {right} wall <here>", "web"), (f"{right} things", "detail")]
-            regions = (Region((0, 0, 8, 16), f"a {left} door"), Region((8, 0, 16, 16), f"a {right} wall"))
-            captions = tuple(Caption(caption_id(text), text, role) for text, role in texts)
-            records.append(Record(key, f"{key}.png", (16, 16), "test", None, captions, regions))
-            writer.add(records[-1], file.getvalue())
-            false = f"a {right} door & a {right} wall <here>"
-            edits = ((2, 2 + len(left), left, right),)
-            negatives.append(Negative(key, captions[0].id, "replace_colour", false, edits))
-    write_sidecar(folder, "negatives", negatives)
-    pairs = [(records[n], records[n + 1]) for n in range(0, 10, 2)]
-    twins = [
-        Twin(f"t{n}", ("swap", "colour")[n % 2], (a.key, b.key), (a.captions[0].text, b.captions[0].text))
-        for n, (a, b) in enumerate(pairs)
-    ]
-    write_sidecar(folder, "twins", twins)
-    a, b = pairs[0]
-    hard = HardPositive("h0", "wording", a.key, (a.captions[0].text, a.captions[1].text), b.captions[0].text)
-    write_sidecar(folder, "hard_positives", [hard])
-    return Dataset(folder)
-
-
-def make_model(dataset, seed, branches=0):
-    torch.manual_seed(seed)
-    texts = [caption.text for record in dataset.records("test") for caption in record.captions]
-    config = SmallConfig(
-        image_size=16, patch=4, image_width=16, image_layers=1, heads=2, text_width=16, text_layers=1, context=20, width=8
-    )
-    model = small_model(config, train_tokenizer(texts, 100, 20))
-    if branches:
-        convert_head(model, HeadConfig("branches", branches=branches))
-    return model.eval()
+def dataset(halves):
+    return halves
 
 
 @pytest.fixture(scope="module")

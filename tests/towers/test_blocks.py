@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from test_towers import TEXT, clip_and_config
+from open_clip_towers import TEXT, clip_and_config
 from tiny_training import make_dataset, make_recipe, train
 
 from wholegrain.data.preprocess import Preprocess

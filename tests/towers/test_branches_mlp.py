@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_branches import MEAN, PATCHES, PIXELS, TOKEN, timm_vit
+from branch_towers import MEAN, PATCHES, PIXELS, TOKEN, timm_vit
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.errors import UserError

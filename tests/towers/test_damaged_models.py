@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from damage import damaged_files, damaged_json_files, met_badly, soon
+from house_models import TOKENIZER, open_clip_folder, outputs, small
 from safetensors.torch import load_file, save_file
-from test_model_io import TOKENIZER, open_clip_folder, outputs, small
 from tiny_models import save_transformers, transformers_clip
 
 from wholegrain.errors import UserError

@@ -7,10 +7,11 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from house_models import small, with_timm
 from open_clip.model import CustomTextCLIP
 from PIL import Image
-from test_model_io import open_clip_folder, small, with_timm
-from tiny_models import TEXTS, TOKENIZER, pixels, randomised, save_transformers, transformers_clip, transformers_siglip
+from read_models import of_open_clip, of_transformers
+from tiny_models import TEXTS, TOKENIZER, pixels, randomised, save_transformers, transformers_clip
 from torch.nn.functional import cosine_similarity
 
 from wholegrain.data.preprocess import Preprocess
@@ -29,19 +30,6 @@ from wholegrain.towers.sources.timm import timm_tower
 
 transformers = pytest.importorskip("transformers")
 CLIP_TEXTS = ["a cat", "two black cats on a mat, asleep", "Dogs!"]
-
-
-def of_open_clip(tmp_path, spec="{}", **text):
-    folder = tmp_path / "oc"
-    if not folder.exists():
-        open_clip_folder(folder, **text)
-    return load_model(spec.format(folder))
-
-
-def of_transformers(tmp_path, kind="clip"):
-    gelu = {"text_config": {"hidden_act": "gelu"}, "vision_config": {"hidden_act": "gelu"}}
-    theirs = transformers_clip(**gelu) if kind == "clip" else transformers_siglip(**gelu)
-    return load_model(save_transformers(theirs, tmp_path / kind))
 
 
 def with_training_parts(tmp_path):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from test_export import of_open_clip, of_transformers
-from test_model_io import CONFIG, TOKENIZER, small
+from house_models import CONFIG, TOKENIZER, small
+from read_models import of_open_clip, of_transformers
 from tiny_models import pixels, randomised
 
 from wholegrain.errors import UserError

@@ -10,7 +10,7 @@ from functools import cache
 import gloo
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 from torch import nn
 
 from wholegrain.errors import UserError
@@ -153,11 +153,6 @@ def test_no_pairs_give_every_parameter_a_gradient_of_zero():
 
 
 # ---- the head ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def fused(dataset, **settings):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 from torch import nn
 
 from wholegrain.errors import UserError
@@ -15,11 +15,6 @@ from wholegrain.training.step import make_optimiser
 
 LORA = ["--model.lora.rank", "2", "--model.lora.alpha", "4"]
 DEEP = {"image_layers": 2, "text_layers": 2, "reader": "transformer"}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def adapted(dataset, *options):

@@ -6,7 +6,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
@@ -17,11 +17,6 @@ from wholegrain.training.run import adapt_model
 
 DROP = ["--model.patch_dropout", "0.5", "--saving.every", "5"]
 OPEN = {"sight": 0, "places": "added", "patch": 4}  # patches that all see each other
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def run(dataset, folder, *options, name="clip", **kwargs):

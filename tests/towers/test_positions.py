@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_model_io import CONFIG, SPEC, TEXTS, TOKENIZER, assert_same, open_clip_folder
+from house_models import CONFIG, SPEC, TEXTS, TOKENIZER, assert_same, open_clip_folder
 
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from open_clip.model import CustomTextCLIP
+from open_clip_towers import TEXT, VISION, clip_and_config
 
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
@@ -17,16 +18,8 @@ from wholegrain.towers.sources.small import SmallConfig, SmallImageTower, SmallT
 from wholegrain.towers.sources.timm import TimmImageTower, timm_tower
 
 PATCHES, TOKENS = frozenset({"patches"}), frozenset({"tokens"})
-VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16}
-TEXT = {"context_length": 77, "vocab_size": 90, "width": 24, "heads": 2, "layers": 2}
 SIGLIP = {**TEXT, "no_causal_mask": True, "pool_type": "last", "proj_bias": True}
 TINY = SmallConfig(image_size=32, image_width=32, image_layers=2, heads=2, text_width=24, text_layers=2, context=20, width=16)
-
-
-def clip_and_config(vision=None, text=None, **more):
-    config = {"embed_dim": 16, "vision_cfg": {**VISION, **(vision or {})}, "text_cfg": {**(text or TEXT)}, **more}
-    torch.manual_seed(0)
-    return CustomTextCLIP(**config).eval(), config
 
 
 def rows(count=5, context=77, longest=11, vocab=90):

@@ -3,6 +3,7 @@
 import gloo
 import pytest
 import torch
+from float64_models import OWN, model_of
 from tiny_training import make_dataset, make_model, make_recipe, train
 from torch import nn
 
@@ -17,20 +18,10 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import split
-from wholegrain.training.run import adapt_model, offers
+from wholegrain.training.run import offers
 from wholegrain.training.step import StepOptions, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
-OWN = {
-    "cosmos": ("--data.views", "[{count=1, crop_scale=[0.4, 1.0]}, {count=2, crop_scale=[0.05, 0.4]}]", "--teacher.views", "2"),
-    "text_conditioned": (
-        *("--data.captions", '[{roles=["web"]}, {roles=["style"]}]'),
-        *("--terms.text_conditioned.roles", '["style"]', "--terms.clip.roles", '["web"]'),
-    ),
-    "llip": ("--model.head_settings.mixtures", "4"),
-    "holistic_mlp": ("--model.head_settings.branch_blocks", "1"),
-    "mgca": ("--model.head_settings.prototypes", "9"),
-}
 TWICE = ("cosmos", "wholegrain", "flair", "fusion", "siglip")  # in two processes
 
 
@@ -44,19 +35,6 @@ class Catch(torch.optim.SGD):
 
     def step(self, closure=None):
         self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"] if p.grad is not None]
-
-
-def model_of(dataset, recipe, **sizes):
-    """The recipe's model in float64, away from where it begins, so that nothing is zero by chance."""
-    model = make_model(dataset, **sizes)
-    adapt_model(model, recipe)
-    model.double().train()
-    model.image_tower.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(), *inputs[1:]))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim:
-                parameter += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def step_of(dataset, name, micro, rank=0, world=1, group=None, prepare=None, **sizes):

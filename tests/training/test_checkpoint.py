@@ -10,18 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe, train
+from tiny_training import make_model, make_recipe, train
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.step import make_optimiser
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def parts(dataset, seed=0, steps=0):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from test_loop import KilledError, dataset, kill_at, lines, run, same_weights, weights  # noqa: F401
+from tiny_runs import KilledError, kill_at, lines, run, same_weights, weights
 from tiny_training import make_recipe
 
 from wholegrain.errors import MachineError
@@ -43,7 +43,7 @@ def test_it_is_a_copy_and_training_does_not_wait(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_that_saves_beside_the_training_is_the_same(dataset, tmp_path):  # noqa: F811
+def test_a_run_that_saves_beside_the_training_is_the_same(dataset, tmp_path):
     run(dataset, tmp_path / "whole", make_recipe("ce_clip", "--saving.every", "3"))
     with pytest.raises(KilledError):
         run(dataset, tmp_path / "cut", make_recipe("ce_clip", *BESIDE), on_step=kill_at(7))
@@ -55,7 +55,7 @@ def test_a_run_that_saves_beside_the_training_is_the_same(dataset, tmp_path):  #
     same_weights(one.tensors, other.tensors)
 
 
-def test_a_full_disk_is_said_at_the_next_step(dataset, tmp_path, monkeypatch):  # noqa: F811
+def test_a_full_disk_is_said_at_the_next_step(dataset, tmp_path, monkeypatch):
     wait = []
 
     def full(tensors, path):
@@ -75,7 +75,7 @@ def test_a_full_disk_is_said_at_the_next_step(dataset, tmp_path, monkeypatch):  
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000003"]
 
 
-def test_the_last_model_beside_the_best(dataset, tmp_path):  # noqa: F811
+def test_the_last_model_beside_the_best(dataset, tmp_path):
     values = iter([0.9, 0.4, 0.1, 0.95])
     recipe = make_recipe("clip", "--optimiser.steps", "8", "--saving.evaluate_every", "2")
     model = None

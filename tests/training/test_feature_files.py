@@ -19,11 +19,6 @@ from wholegrain.workflows.validation import SHORTLIST, Validation, validation
 NOTHING = frozenset()
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
 def frozen_model(dataset, seed=0):
     model = make_model(dataset, seed).eval()
     model.image_tower.tune("none")

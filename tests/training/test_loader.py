@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_training import SIZE, make_dataset, make_model, make_recipe
+from tiny_training import SIZE, make_model, make_recipe
 from torch.utils.data import DataLoader
 
 from wholegrain.data.batch import Sample, Text, collate, stable_id
@@ -17,11 +17,6 @@ from wholegrain.training.loading.draw import draw_texts
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loading.streams import stream, streams
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def batches_of(dataset, recipe, start=0, stop=4, workers=0, rank=0, world=1, seed=0):

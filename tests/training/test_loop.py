@@ -7,7 +7,8 @@ import signal
 
 import pytest
 import torch
-from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture, train
+from tiny_runs import KilledError, kill_at, lines, run, same_weights, weights
+from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
@@ -19,44 +20,6 @@ from wholegrain.objectives.recipe import load_recipe, recipe_names
 from wholegrain.towers.io import load_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.run import adapt_model
-
-TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
-def run(dataset, folder, recipe, model=None, **kwargs):
-    return train(recipe, dataset, model or make_model(dataset), folder, device="cpu", quiet=True, **kwargs)
-
-
-def lines(folder):
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in found]
-
-
-def weights(folder):
-    return load_model(folder).state_dict()
-
-
-def same_weights(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
-
-
-class KilledError(Exception):
-    pass
-
-
-def kill_at(step):
-    def on_step(outcome):
-        if outcome.step == step:
-            raise KilledError
-
-    return on_step
 
 
 @pytest.mark.parametrize(("name", "workers"), [("wholegrain", 0), ("sparc", 2), ("holistic", 0)])

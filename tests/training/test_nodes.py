@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from launching import call, torchrun
 from quick_processes import FORK
 from tiny_training import make_dataset
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -26,16 +26,6 @@ TINY = "small:image_size=16,patch=8,image_width=16,image_layers=1,heads=2,text_w
 TRAIN = ["--model", TINY, "--steps", "12", "--batch", "8", "--quiet", "--device", "cpu", "--workers", "0", "--saving.every", "5"]
 TRAIN += ["--optimiser.precision", "fp32"]  # runs that are split otherwise are the same to rounding, and bf16 rounds at the third digit
 TIMES = ("images_per_s", "texts_per_s", "data_wait", "peak_share", "memory_mb")
-
-
-def call(*command, seconds=150, **more):
-    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    paths = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(list(map(str, command)), env=alone | paths | more, capture_output=True, text=True, timeout=seconds)
-
-
-def torchrun(*arguments, processes=2):
-    return call(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes, *arguments)
 
 
 def two_of_which_one_dies(arguments):

@@ -7,8 +7,8 @@ import gloo
 import pytest
 import torch
 import torch.distributed as dist
-from test_accumulate import OWN, model_of
-from test_processes import apart
+from float64_models import OWN, model_of
+from same_training import apart
 from tiny_training import make_dataset, make_model, make_recipe
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.tensor import DTensor, Shard

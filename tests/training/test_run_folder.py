@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_loop import KilledError, kill_at, lines, run, same_weights, weights
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_runs import KilledError, kill_at, lines, run, same_weights, weights
+from tiny_training import make_model, make_recipe
 
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256
@@ -26,11 +26,6 @@ from wholegrain.training.trainer import Trainer, TrainOptions
 
 RECIPE = ("ce_clip", "--optimiser.steps", "4", "--saving.every", "1", "--teacher.kind", "ema")
 ALONE = DistributedContext(torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_training import make_dataset, make_model, make_recipe
+from tiny_training import make_model, make_recipe
 
 from wholegrain.data.batch import collate
 from wholegrain.objectives.objective import Objective
@@ -20,11 +20,6 @@ from wholegrain.training.step import (
     seed_everything,
     take_step,
 )
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def batch_of(dataset, recipe, model):

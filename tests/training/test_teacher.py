@@ -62,11 +62,6 @@ def recipe_of(loss="FollowLoss", *overrides, kind="ema", momentum=0.9, **teacher
 VIEWS = ("--data.views", "[{count = 1, crop_scale = [0.5, 1.0]}, {count = 2, crop_scale = [0.1, 0.4]}]")
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch, request):
     monkeypatch.syspath_prepend(str(request.path.parent))

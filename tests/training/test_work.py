@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_accumulate import OWN, model_of
-from tiny_training import make_dataset, make_model, make_recipe, train
+from float64_models import OWN, model_of
+from tiny_training import make_model, make_recipe, train
 from torch.utils.flop_counter import FlopCounterMode
 
 from wholegrain.errors import UserError
@@ -25,11 +25,6 @@ from wholegrain.training.trackers import require_tracker
 from wholegrain.training.work import matrix_peak, peak_megabytes, step_work
 
 CAST = partial(autocast, torch.device("cpu"), "fp32")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    return make_dataset(tmp_path_factory.mktemp("data"))
 
 
 def parts_of(dataset, name, images=8):

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 import pytest
 import yaml
+from house_models import open_clip_folder
 from huggingface_hub import ModelCard
-from test_model_io import open_clip_folder
 from tiny_training import make_dataset
 
 from wholegrain.cli.main import main
