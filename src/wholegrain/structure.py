@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from functools import partial
 from types import UnionType
 from typing import Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -68,58 +69,11 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _strict(float, (int, float), "a number"))
     converter.register_structure_hook(bool, _strict(bool, (bool,), "true or false"))
     converter.register_structure_hook(str, _strict(str, (str,), "a text"))
-
-    def of_list(value: Any, kind: Any) -> Any:
-        if not isinstance(value, list):
-            raise TypeError(f"{_short(value)} is not a list")
-        inner = get_args(kind)
-        fixed = get_origin(kind) is tuple and inner[-1] is not Ellipsis
-        if fixed and len(value) != len(inner):
-            raise TypeError(f"{_short(value)} does not have {len(inner)} items")
-        kinds = inner if fixed else (inner[0],) * len(value)
-        made = _each(enumerate(value), kinds, converter)
-        return tuple(made) if get_origin(kind) is tuple else made
-
-    def of_table(value: Any, kind: Any) -> Any:
-        if not isinstance(value, dict):
-            raise TypeError(f"{_short(value)} is not a table")
-        if kind is dict:
-            return value
-        key, inner = get_args(kind)
-        if key is str and (odd := next((name for name in value if not isinstance(name, str)), None)) is not None:
-            raise TypeError(f"the key {odd!r} is not a text")
-        return dict(zip(value, _each(value.items(), (inner,) * len(value), converter), strict=True))
-
-    def of_typed_dict(value: Any, kind: Any) -> Any:
-        if not isinstance(value, dict):
-            raise TypeError(f"{_short(value)} is not a table")
-        hints = get_type_hints(kind, include_extras=True)
-        for name in sorted(kind.__required_keys__ - value.keys()):
-            if get_origin(hints[name]) is not NotRequired:  # annotations that are texts do not tell the class itself
-                raise _MissingError(name)
-        known = {name: _bare(hint) for name, hint in hints.items() if name in value}
-        return {**value, **dict(zip(known, _each(((n, value[n]) for n in known), tuple(known.values()), converter), strict=True))}
-
-    def of_choice(value: Any, kind: Any) -> Any:
-        if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
-            near = nearest(str(value), [str(choice) for choice in get_args(kind)])
-            meant = f' (did you mean "{near[0]}"?)' if near else ""
-            raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}{meant}")
-        return value
-
-    def of_union(value: Any, kind: Any) -> Any:
-        if value is None and type(None) in get_args(kind):
-            return None
-        for one in get_args(kind):
-            with suppress(Exception):
-                return converter.structure(value, one)
-        raise TypeError(f"{_short(value)} is none of {', '.join(getattr(one, '__name__', str(one)) for one in get_args(kind))}")
-
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, of_choice)
-    converter.register_structure_hook_func(_of_several, of_union)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple, list), of_list)
-    converter.register_structure_hook_func(lambda kind: kind is dict or get_origin(kind) is dict, of_table)
-    converter.register_structure_hook_func(is_typeddict, of_typed_dict)
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _of_choice)
+    converter.register_structure_hook_func(_of_several, partial(_of_union, converter))
+    converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple, list), partial(_of_list, converter))
+    converter.register_structure_hook_func(lambda kind: kind is dict or get_origin(kind) is dict, partial(_of_table, converter))
+    converter.register_structure_hook_func(is_typeddict, partial(_of_typed_dict, converter))
     converter.register_structure_hook_func(lambda kind: kind is Any, lambda value, _: value)
     factory = cattrs.gen.make_dict_structure_fn
 
@@ -135,6 +89,57 @@ def make_converter() -> cattrs.Converter:
 
     converter.register_structure_hook_factory(lambda kind: isinstance(kind, type) and is_dataclass(kind), of_dataclass)
     return converter
+
+
+def _of_list(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+    if not isinstance(value, list):
+        raise TypeError(f"{_short(value)} is not a list")
+    inner = get_args(kind)
+    fixed = get_origin(kind) is tuple and inner[-1] is not Ellipsis
+    if fixed and len(value) != len(inner):
+        raise TypeError(f"{_short(value)} does not have {len(inner)} items")
+    kinds = inner if fixed else (inner[0],) * len(value)
+    made = _each(enumerate(value), kinds, converter)
+    return tuple(made) if get_origin(kind) is tuple else made
+
+
+def _of_table(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"{_short(value)} is not a table")
+    if kind is dict:
+        return value
+    key, inner = get_args(kind)
+    if key is str and (odd := next((name for name in value if not isinstance(name, str)), None)) is not None:
+        raise TypeError(f"the key {odd!r} is not a text")
+    return dict(zip(value, _each(value.items(), (inner,) * len(value), converter), strict=True))
+
+
+def _of_typed_dict(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError(f"{_short(value)} is not a table")
+    hints = get_type_hints(kind, include_extras=True)
+    for name in sorted(kind.__required_keys__ - value.keys()):
+        if get_origin(hints[name]) is not NotRequired:  # annotations that are texts do not tell the class itself
+            raise _MissingError(name)
+    known = {name: _bare(hint) for name, hint in hints.items() if name in value}
+    return {**value, **dict(zip(known, _each(((n, value[n]) for n in known), tuple(known.values()), converter), strict=True))}
+
+
+def _of_choice(value: Any, kind: Any) -> Any:
+    if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
+        near = nearest(str(value), [str(choice) for choice in get_args(kind)])
+        meant = f' (did you mean "{near[0]}"?)' if near else ""
+        raise TypeError(f"{_short(value)} is not one of {', '.join(map(str, get_args(kind)))}{meant}")
+    return value
+
+
+def _of_union(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+    if value is None and type(None) in get_args(kind):
+        return None
+    for one in get_args(kind):
+        with suppress(Exception):
+            return converter.structure(value, one)
+    raise TypeError(f"{_short(value)} is none of {', '.join(getattr(one, '__name__', str(one)) for one in get_args(kind))}")
 
 
 class _AtError(Exception):

@@ -20,6 +20,7 @@ VARIANTS = {
 
 
 def reference(loss: ClipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/clip.py`` in float64, sample by sample."""
     scale = x.scale if loss.temperature is None else torch.full_like(x.scale, 1 / loss.temperature)
 
     def score(i: int, n: int) -> Tensor:
@@ -29,6 +30,7 @@ def reference(loss: ClipLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: ClipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield from of_softmax(0)
     if loss.label_smoothing == 0:
         yield from at_right_angles(None if loss.temperature is None else 1 / loss.temperature)

@@ -24,6 +24,7 @@ VARIANTS = {
 
 
 def reference(loss: CmrLoss, x: Samples) -> tuple[Tensor, State]:
+    """The formula of ``losses/cmr.py`` in float64, sample by sample."""
     s = x.scale if loss.units == "logit" else 1.0
     margin = [loss.fixed if loss.margin == "fixed" else 0.0] * len(KINDS)
     if x.state and loss.margin != "fixed":
@@ -58,6 +59,7 @@ def _next_margin(loss: CmrLoss, old: float, pairs: list[tuple[float, float]], me
 
 
 def closed_forms(loss: CmrLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     margin = loss.fixed if loss.margin == "fixed" else 0.0
     yield ClosedForm(f"foils like their caption: the first margin, {margin:g}", all_alike(), margin)
     if loss.margin != "fixed":

@@ -31,6 +31,7 @@ def known_breaks(loss: CosmosLoss) -> dict[str, str]:
 
 
 def reference(loss: CosmosLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/cosmos.py`` in float64, sample by sample."""
     image, text = x.image, x.text
     whole, rest = _slots(loss, x, True), _slots(loss, x, False)
     texts, views, first = whole + rest, [image, *image.views], whole[0] if whole else {}
@@ -95,6 +96,7 @@ def _symmetric(x: Samples, rows: View, columns: View, scale: Tensor, duplicates:
 
 
 def closed_forms(loss: CosmosLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     weights = loss.contrast + (loss.distillation if not loss.whole or "web" in loss.whole else loss.distillation / 4)
     description = "4 images, 4 captions, all alike: ln 4 from the contrast, ln 4 from the teacher"
     yield ClosedForm(description, all_alike(), weights * math.log(IMAGES))

@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: DistillationLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/distillation.py`` in float64, sample by sample."""
     def distance(own: Tensor, teachers: Tensor) -> Tensor:
         gaps = [unit(a) - unit(b) for a, b in zip(own, teachers, strict=True)]
         return total(dot(gap, gap) for gap in gaps) / (len(gaps) if loss.reduction == "mean" else 1)
@@ -32,6 +33,7 @@ def reference(loss: DistillationLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: DistillationLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield ClosedForm("model and teacher alike: 0", all_alike(), 0.0)
     usual = all_alike(0)
     turned = usual.with_leaves({name: -x for name, x in usual.parts().items() if "teacher." in name})

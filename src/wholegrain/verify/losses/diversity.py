@@ -15,6 +15,7 @@ VARIANTS = {"diversity": DiversityLoss(ceiling=-0.3), "diversity-idle": Diversit
 
 
 def reference(loss: DiversityLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/diversity.py`` in float64, sample by sample."""
     branch = required(x.image.branches_BHD)
     count = range(branch.shape[1])
     cosines = [cos(branch[i, g], branch[i, h]) for i in x.images for g in count for h in count if g != h]
@@ -22,4 +23,5 @@ def reference(loss: DiversityLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: DiversityLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield ClosedForm("branches alike: 1 - ceiling", all_alike(), 1 - loss.ceiling)

@@ -27,6 +27,7 @@ def known_breaks(loss: DreamlipLoss) -> dict[str, str]:
 
 
 def reference(loss: DreamlipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/dreamlip.py`` in float64, sample by sample."""
     text, scale, grouped = x.text.pooled_ND, x.scale, dict[int, Tensor]()
     for n, i in _sources(loss, x).items():
         patches = [unit(v) for v in x.patches[i]]
@@ -55,6 +56,7 @@ def _sources(loss: DreamlipLoss, x: Samples) -> dict[int, int]:
 
 
 def closed_forms(loss: DreamlipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     one, two = (IMAGES, 2 * IMAGES) if loss.rivals == "batch" else (1, 2)
     yield ClosedForm(f"4 images, 4 captions, all alike: ln {one}", all_alike(), math.log(one))
     yield ClosedForm(f"4 images of two captions each, all alike: ln {two}", all_alike(0, captions=2), math.log(two))

@@ -30,6 +30,7 @@ def _share(loss: FilipLoss) -> float:
 
 
 def reference(loss: FilipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/filip.py`` in float64, sample by sample."""
     patches, words = _kept(x, _share(loss))
 
     def best(vector: Tensor, partners: list[Tensor]) -> Tensor:
@@ -59,5 +60,6 @@ def _kept(x: Samples, share: float) -> tuple[list[list[Tensor]], list[list[Tenso
 
 
 def closed_forms(loss: FilipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield from of_softmax(FOILS * IMAGES if loss.negatives == "all" else 0)
     yield from at_right_angles()

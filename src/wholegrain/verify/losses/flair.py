@@ -32,6 +32,7 @@ def attended_cosine(x: Samples, i: int, n: int) -> Tensor:
 
 
 def reference(loss: FlairLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/flair.py`` in float64, sample by sample."""
     def logit(i: int, n: int) -> Tensor:
         return x.scale * attended_cosine(x, i, n) + x.bias
 
@@ -49,4 +50,5 @@ def reference(loss: FlairLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: FlairLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     return islice(of_sigmoid(FOILS if loss.negatives == "own" else 0), 1)

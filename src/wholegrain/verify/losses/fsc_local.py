@@ -22,6 +22,7 @@ def known_breaks(loss: FscLocalLoss) -> dict[str, str]:
 
 
 def reference(loss: FscLocalLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/fsc_local.py`` in float64, sample by sample."""
     def words(n: int) -> list[Tensor]:
         return x.words[n] if loss.start_token else x.words[n][1:]
 

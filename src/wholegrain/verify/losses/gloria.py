@@ -18,6 +18,7 @@ VARIANTS = {
 
 
 def reference(loss: GloriaLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/gloria.py`` in float64, sample by sample."""
     own = loss.variant == "own"
 
     def score(i: int, n: int) -> Tensor:
@@ -37,4 +38,5 @@ def reference(loss: GloriaLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: GloriaLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     return of_softmax(FOILS * IMAGES if loss.negatives == "all" else 0)

@@ -37,6 +37,7 @@ def known_breaks(loss: ImcLoss) -> dict[str, str]:
 
 
 def reference(loss: ImcLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/imc.py`` in float64, sample by sample."""
     if loss.scores == "joint":
         each = [_of_log_odds(loss, x, n) for n in x.true if x.different_foils(n)]
     elif loss.variant in ("own", "paper"):
@@ -73,6 +74,7 @@ def _among_all(loss: ImcLoss, x: Samples, n: int) -> Tensor:
 
 
 def closed_forms(loss: ImcLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     if loss.variant == "own":
         yield ClosedForm("a caption and its 3 foils alike: ln 4", all_alike(), math.log(1 + FOILS))
     elif loss.variant == "paper":

@@ -42,6 +42,7 @@ def _gumbel(key: int, row: int, column: int) -> float:
 
 
 def reference(loss: ItmLoss, x: Samples) -> tuple[Tensor, State]:
+    """The formula of ``losses/itm.py`` in float64, sample by sample."""
     seed, step = (0, 0) if x.state is None else x.state["draw"].tolist()
     no = _drawn(loss, x, (_mixed((_mixed(seed & _ALL) + step) & _ALL) + 1) & _ALL)
     if loss.negatives == "own":
@@ -69,6 +70,7 @@ def _drawn(loss: ItmLoss, x: Samples, key: int) -> list[tuple[int, int]]:
 
 
 def closed_forms(loss: ItmLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yes, no = math.log1p(math.exp(-ALIKE)), math.log1p(math.exp(ALIKE))
     foils = FOILS * IMAGES if loss.negatives == "own" else 0
     value = (IMAGES * yes + (2 * IMAGES + foils) * no) / (3 * IMAGES + foils)

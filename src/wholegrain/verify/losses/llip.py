@@ -20,6 +20,7 @@ VARIANTS = {
 
 
 def reference(loss: LlipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/llip.py`` in float64, sample by sample."""
     def score(i: int, n: int) -> Tensor:
         return x.scale * attended_cosine(x, i, n)
 
@@ -30,5 +31,6 @@ def reference(loss: LlipLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: LlipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     foils = FOILS * IMAGES if loss.negatives == "all" else 0
     return islice(of_softmax(foils), 2) if loss.kind == "softmax" else islice(of_sigmoid(foils), 1)

@@ -35,6 +35,7 @@ def known_breaks(loss: ManyToManyLoss) -> dict[str, str]:
 
 
 def reference(loss: ManyToManyLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/many_to_many.py`` in float64, sample by sample."""
     branch, text, scale = required(x.image.branches_BHD), x.text.pooled_ND, x.scale
     position, chosen = _assigned(loss, x, branch)
     each: list[Tensor] = []
@@ -91,6 +92,7 @@ def _best_matching(branches: Tensor, texts: dict[int, Tensor]) -> dict[int, int]
 
 
 def closed_forms(loss: ManyToManyLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     others = (IMAGES - 1) * (BRANCHES if loss.negatives == "all" else 1)
     value = (math.log(IMAGES) + math.log(1 + others)) / 2
     yield ClosedForm(f"4 images, 3 branches each, all alike: (ln 4 + ln {1 + others}) / 2", all_alike(), value)

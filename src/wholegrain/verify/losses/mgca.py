@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: MgcaLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/mgca.py`` in float64, sample by sample."""
     fixed = 0.1 if loss.temperature is None else loss.temperature
     sharp = x.scale if loss.variant == "sparc" and loss.temperature is None else 1 / fixed
 
@@ -34,5 +35,6 @@ def reference(loss: MgcaLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: MgcaLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     value = math.log(TOKENS) + (math.log(4) if loss.bidirectional else 0.0)
     yield ClosedForm("5 tokens and 4 patches alike: ln 5, and ln 4 the other way", all_alike(), value)

@@ -38,6 +38,7 @@ def _balanced(rows: list[list[Tensor]], epsilon: float, rounds: int) -> list[lis
 
 
 def reference(loss: MgcaPrototypesLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/mgca_prototypes.py`` in float64, sample by sample."""
     centres = list(x.image.learned["prototypes_KD"])
     image = [[cos(v, c) for c in centres] for v in x.image.pooled_BD]
     text = [[cos(x.text.pooled_ND[n], c) for c in centres] for n in x.true]
@@ -52,4 +53,5 @@ def reference(loss: MgcaPrototypesLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: MgcaPrototypesLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield ClosedForm(f"everything alike: ln {PROTOTYPES}, the number of prototypes", all_alike(), math.log(PROTOTYPES))

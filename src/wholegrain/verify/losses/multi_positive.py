@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: MultiPositiveLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/multi_positive.py`` in float64, sample by sample."""
     def score(i: int, n: int) -> Tensor:
         return x.scale * x.cosine(i, n)
 
@@ -38,6 +39,7 @@ def reference(loss: MultiPositiveLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: MultiPositiveLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     both = 2 * IMAGES if loss.positives == "each" else IMAGES
     description = f"4 images of two captions each, all alike: (ln {both} + ln 4) / 2"
     yield ClosedForm(description, all_alike(0, captions=2), (math.log(both) + math.log(IMAGES)) / 2)

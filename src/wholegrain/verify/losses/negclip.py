@@ -18,6 +18,7 @@ VARIANTS = {
 
 
 def reference(loss: NegclipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/negclip.py`` in float64, sample by sample."""
     def score(i: int, n: int) -> Tensor:
         return x.scale * x.cosine(i, n)
 
@@ -26,6 +27,7 @@ def reference(loss: NegclipLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: NegclipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield from of_softmax(FOILS * (1 if loss.own_only else IMAGES))
     if loss.label_smoothing == 0:
         yield from at_right_angles()

@@ -30,6 +30,7 @@ def focal_entropy(target: Tensor, rivals: Sequence[Tensor], focal: float, smooth
 
 
 def reference(loss: OwnNegativesLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/own_negatives.py`` in float64, sample by sample."""
     def score(n: int) -> Tensor:
         return x.scale * x.cosine(x.owner[n], n)
 
@@ -43,6 +44,7 @@ def reference(loss: OwnNegativesLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: OwnNegativesLoss | FscLocalLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     value = (FOILS / (1 + FOILS)) ** loss.focal * math.log(1 + FOILS)  # smoothing spreads the label over equals
     yield ClosedForm(f"a caption and its 3 foils alike: ln 4 times 0.75^{loss.focal:g}", all_alike(), value)
     yield ClosedForm("no foils: 0", all_alike(0), 0.0)

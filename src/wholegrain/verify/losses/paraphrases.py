@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: ParaphrasesLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/paraphrases.py`` in float64, sample by sample."""
     image, text, scale = x.image.pooled_BD, x.text.pooled_ND, x.scale
     each: list[Tensor] = []
     for n in x.true:
@@ -33,6 +34,7 @@ def reference(loss: ParaphrasesLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: ParaphrasesLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     rivals = 1 + 2 * (IMAGES - 1)
     yield ClosedForm(f"4 images of two captions each, all alike: ln {rivals}", all_alike(0, captions=2), math.log(rivals))
     yield ClosedForm("one caption an image: 0", right_angles(), 0.0)

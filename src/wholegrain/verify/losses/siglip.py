@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: SiglipLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/siglip.py`` in float64, sample by sample."""
     def logit(i: int, n: int) -> Tensor:
         return x.scale * x.cosine(i, n) + x.bias
 
@@ -27,4 +28,5 @@ def reference(loss: SiglipLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: SiglipLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     return of_sigmoid(0)

@@ -46,6 +46,7 @@ def known_breaks(loss: SparcLoss) -> dict[str, str]:
 
 
 def reference(loss: SparcLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/sparc.py`` in float64, sample by sample."""
     each = [_of_caption(loss, x, n) for n in x.true]
     if loss.reduction == "token":
         return total(each) / sum(len(x.words[n]) for n in x.true)
@@ -78,6 +79,7 @@ def _grouped(loss: SparcLoss, t: Tensor, patches: list[Tensor], scale: Tensor) -
 
 
 def closed_forms(loss: SparcLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     kinds = {"tokens": [TOKENS], "images": [IMAGES], "both": [TOKENS, IMAGES]}[loss.rivals]
     description = f"4 images, captions of 5 tokens, all alike: {' and '.join(f'ln {n}' for n in kinds)}, their mean"
     yield ClosedForm(description, all_alike(), sum(map(math.log, kinds)) / len(kinds))

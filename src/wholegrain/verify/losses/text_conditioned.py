@@ -19,6 +19,7 @@ VARIANTS = {
 
 
 def reference(loss: TextConditionedLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/text_conditioned.py`` in float64, sample by sample."""
     def score(i: int, n: int) -> Tensor:
         patches, text = x.patches[i], x.text.pooled_ND[n]
         likeness = [cos(v, text) for v in patches]
@@ -36,6 +37,7 @@ def reference(loss: TextConditionedLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: TextConditionedLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     foils = {"none": 0, "own": FOILS, "all": FOILS * IMAGES}[loss.negatives]
     if loss.kind == "sigmoid":
         yield from of_sigmoid(foils)

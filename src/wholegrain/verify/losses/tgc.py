@@ -15,6 +15,7 @@ VARIANTS = {"tgc": TgcLoss(), "tgc-scaled": TgcLoss(scale=0.0, duplicates="negat
 
 
 def reference(loss: TgcLoss, x: Samples) -> Tensor:
+    """The formula of ``losses/tgc.py`` in float64, sample by sample."""
     text, teacher, factor = x.text.pooled_ND, required(x.text.teacher).pooled_ND, loss.scale or x.scale
     each: list[Tensor] = []
     for n in x.true:
@@ -25,5 +26,6 @@ def reference(loss: TgcLoss, x: Samples) -> Tensor:
 
 
 def closed_forms(loss: TgcLoss) -> Iterator[ClosedForm]:
+    """Problems whose answer is known on paper."""
     yield ClosedForm("a caption, the teacher's copy of it and its 3 foils alike: ln 4", all_alike(), math.log(1 + FOILS))
     yield ClosedForm("no foils: 0", all_alike(0), 0.0)
