@@ -7,6 +7,7 @@ from typing import ClassVar
 import gloo
 import pytest
 import torch
+from tiny_runs import KilledError, kill_at
 from tiny_training import SIZE, make_dataset, make_model, make_recipe, train
 from torch.nn.parallel import DistributedDataParallel
 
@@ -193,18 +194,6 @@ def recipe_table(recipe):
 
 
 # ---- runs -------------------------------------------------------------------------------------------------------------------
-
-
-class KilledError(Exception):
-    pass
-
-
-def kill_at(step):
-    def on_step(outcome):
-        if outcome.step == step:
-            raise KilledError
-
-    return on_step
 
 
 def lines(folder):
