@@ -22,10 +22,10 @@ from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.training.loading.draw import draw_texts, sentences_of
 from wholegrain.training.loading.streams import stream
 from wholegrain.verify.cases import lone_pair, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.definitions import definition, reference
+from wholegrain.verify.definitions import definition_named, reference_value
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
-VARIANTS = definition("cosmos").variants
+VARIANTS = definition_named("cosmos").variants
 CROSS = frozenset({"cross"})
 
 
@@ -106,7 +106,7 @@ def test_it_is_the_released_arithmetic_where_nothing_is_missing():
 def test_ragged_batches_agree_with_loops(name, captions):
     batch, loss = make_batch(len(captions), captions=captions, duplicates=len(captions) > 2).fresh(), VARIANTS[name]
     value = call(loss, batch).value
-    expected, _ = reference(loss, batch, SCALE, SCALE)
+    expected, _ = reference_value(loss, batch, SCALE, SCALE)
     torch.testing.assert_close(value, expected)
     leaves = batch.leaves()
     got = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)

@@ -18,7 +18,7 @@ from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.tgc import TgcLoss
 from wholegrain.towers.io import load_model
 from wholegrain.verify.cases import make_batch, permuted, without_texts
-from wholegrain.verify.definitions import reference
+from wholegrain.verify.definitions import reference_value
 
 SCALE = torch.tensor(7.0, dtype=torch.float64)
 VARIANTS = variants_of("tgc", "distillation")
@@ -85,7 +85,7 @@ def test_tgc_with_the_model_as_its_own_teacher_is_imc():
 def test_values_gradients_and_order_agree_with_loops(name):
     batch, loss = make_batch(0).fresh(), VARIANTS[name]
     value = call(loss, batch).value
-    expected, _ = reference(loss, batch, SCALE, SCALE)
+    expected, _ = reference_value(loss, batch, SCALE, SCALE)
     torch.testing.assert_close(value, expected)
     leaves = [batch.image.pooled_BD, batch.text.pooled_ND]
     got = torch.autograd.grad(value, leaves, allow_unused=True)

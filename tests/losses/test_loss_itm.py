@@ -17,7 +17,7 @@ from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.imc import ImcLoss
 from wholegrain.losses.itm import ItmLoss
 from wholegrain.verify.cases import as_type, make_batch, padded_with, permuted, without_texts
-from wholegrain.verify.definitions import reference
+from wholegrain.verify.definitions import reference_value
 from wholegrain.verify.subject import evaluate
 
 ITM = [name for name in MATCHING if name.startswith("itm")]
@@ -40,7 +40,7 @@ def test_agrees_with_loops(name, seed, monkeypatch):
     result, given = run(loss, batch), batch.fresh()
     scale = torch.tensor(7.0, dtype=torch.float64)
     state = loss.initial_state(batch.pairing.kinds) if hasattr(loss, "initial_state") else None
-    value, after = reference(loss, given, scale, scale, state)
+    value, after = reference_value(loss, given, scale, scale, state)
     torch.testing.assert_close(result.value, value.detach(), rtol=1e-10, atol=1e-12)
     value.backward()
     for leaf, x in given.leaves().items():

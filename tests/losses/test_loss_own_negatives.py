@@ -18,7 +18,7 @@ from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.own_negatives import OwnNegativesLoss, choice
 from wholegrain.losses.paraphrases import ParaphrasesLoss
 from wholegrain.verify.cases import Batch, make_batch, without_texts
-from wholegrain.verify.definitions import reference
+from wholegrain.verify.definitions import reference_value
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 
@@ -30,7 +30,7 @@ def call(loss, batch: Batch, scale=SCALE, group=None):
 def compare(loss, batch: Batch) -> None:
     ours, theirs = batch.fresh(), batch.fresh()
     scales = SCALE.clone().requires_grad_(), SCALE.clone().requires_grad_()
-    output, (value, _) = call(loss, ours, scales[0]), reference(loss, theirs, scales[1], BIAS)
+    output, (value, _) = call(loss, ours, scales[0]), reference_value(loss, theirs, scales[1], BIAS)
     torch.testing.assert_close(output.value, value, rtol=1e-10, atol=1e-12)
     leaves, others = [*ours.leaves().values(), scales[0]], [*theirs.leaves().values(), scales[1]]
     for leaf, other in zip(leaves, others, strict=True):

@@ -8,7 +8,7 @@ from loss_variants import USUAL as CASES
 
 from wholegrain.losses.core import contrastive, tiles
 from wholegrain.verify.cases import make_batch
-from wholegrain.verify.definitions import reference
+from wholegrain.verify.definitions import reference_value
 
 
 def knobs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def compare(loss, batch, state=None):
     (a_scale, a_bias), (b_scale, b_bias) = knobs(), knobs()
     ours, theirs = batch.fresh(), batch.fresh()
     output = loss(ours.image, ours.text, ours.pairing, a_scale, a_bias, state)
-    value, next_state = reference(loss, theirs, b_scale, b_bias, state)
+    value, next_state = reference_value(loss, theirs, b_scale, b_bias, state)
     torch.testing.assert_close(output.value, value, rtol=1e-10, atol=1e-12)
     got, expected = grads(output.value, ours, a_scale, a_bias), grads(value, theirs, b_scale, b_bias)
     for name in expected:

@@ -23,7 +23,7 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.verify import cases
 from wholegrain.verify.cases import OF_TOKENS, Batch, lean, permuted
-from wholegrain.verify.definitions import reference
+from wholegrain.verify.definitions import reference_value
 
 SCALE, BIAS = torch.tensor(7.0, dtype=torch.float64), torch.tensor(-1.5, dtype=torch.float64)
 DETACHED = ("sparc-images-detached",)  # the gradient leaves something out on purpose
@@ -61,7 +61,7 @@ def gradients(value, batch, scale, bias):
 def compare(loss, batch):
     (a_scale, a_bias), (b_scale, b_bias) = knobs(), knobs()
     ours, theirs = batch.fresh(), batch.fresh()
-    output, value = call(loss, ours, a_scale, a_bias), reference(loss, theirs, b_scale, b_bias)[0]
+    output, value = call(loss, ours, a_scale, a_bias), reference_value(loss, theirs, b_scale, b_bias)[0]
     torch.testing.assert_close(output.value, value, rtol=1e-9, atol=1e-11)
     got, expected = gradients(output.value, ours, a_scale, a_bias), gradients(value, theirs, b_scale, b_bias)
     for name in expected:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from wholegrain.objectives.resolve import packaged
-from wholegrain.verify.definitions import definition
+from wholegrain.verify.definitions import definition_named
 
 
 def variants_of(*losses: str) -> dict[str, Any]:
     """Name -> loss, for all variants of some losses."""
-    return {name: loss for each in losses for name, loss in definition(each).variants.items()}
+    return {name: loss for each in losses for name, loss in definition_named(each).variants.items()}
 
 
 def _beyond_tokens(loss: Any) -> bool:

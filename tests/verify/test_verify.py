@@ -17,7 +17,7 @@ from wholegrain.losses.clip import ClipLoss
 from wholegrain.objectives.resolve import packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.verify import CHECKS, Differences, processes, verify, verify_all
-from wholegrain.verify.definitions import definition, definition_of, label, settings_of, variants
+from wholegrain.verify.definitions import definition_named, definition_of, label, settings_of, variant_settings
 
 SUPPORT = Path(__file__).parents[1] / "support"
 DOCS = Path(__file__).parents[2] / "docs" / "verify.md"
@@ -63,13 +63,13 @@ def test_breaking_any_loss_turns_it_red(name, breaking, monkeypatch):
 
 def test_every_variant_of_the_table_is_verified():
     for name in packaged():
-        assert all(settings_of(loss) in _variants(name) for loss in definition(name).variants.values())
+        assert all(settings_of(loss) in _variants(name) for loss in definition_named(name).variants.values())
     assert label("imc", {"variant": "released"}) == "imc variant=released"
-    assert {"duplicates": "negative"} in variants(type("Other", (ClipLoss,), {}))  # without a table: every choice once
+    assert {"duplicates": "negative"} in variant_settings(type("Other", (ClipLoss,), {}))  # without a table: every choice once
 
 
 def _variants(name):
-    return variants(type(resolve_loss(Term(name))))
+    return variant_settings(type(resolve_loss(Term(name))))
 
 
 @pytest.mark.parametrize("name", planted_bugs.FOUND_BY)
@@ -164,8 +164,8 @@ def test_what_is_declared_as_broken_must_break(tmp_path):
     assert verdict.failed == ["text_order", "padding"]
     with pytest.raises(UserError, match='"pading", which is no check'):
         verify(f"{tmp_path}/mine.py:Unknown")
-    assert definition("imc").known_breaks(definition("imc").variants["imc-released"])
-    assert not definition("clip").known_breaks(ClipLoss())
+    assert definition_named("imc").known_breaks(definition_named("imc").variants["imc-released"])
+    assert not definition_named("clip").known_breaks(ClipLoss())
     assert definition_of(type("Other", (ClipLoss,), {})()) is None
     released = verify("imc", {"variant": "released"}, checks=["text_order", "image_order"])
     assert [finding.status for finding in released.findings] == ["pass", "known to break"]

@@ -46,11 +46,11 @@ def defined() -> list[str]:
     return sorted(file.stem for file in Path(wholegrain.verify.losses.__path__[0]).glob("[a-z]*.py"))
 
 
-def definition(name: str) -> Definition:
+def definition_named(name: str) -> Definition:
     """The definition of a packaged loss.
 
     Example:
-        >>> list(definition("diversity").variants)
+        >>> list(definition_named("diversity").variants)
         ['diversity', 'diversity-idle']
     """
     module = importlib.import_module(f"wholegrain.verify.losses.{name}")
@@ -62,10 +62,10 @@ def definition_of(loss: object) -> Definition | None:
     kind = loss if isinstance(loss, type) else type(loss)
     room, _, name = kind.__module__.rpartition(".")
     fits = room == "wholegrain.losses" and name in defined() and kind.__name__ == class_name(name)
-    return definition(name) if fits else None
+    return definition_named(name) if fits else None
 
 
-def reference(loss: object, batch: Batch, scale: Tensor, bias: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
+def reference_value(loss: object, batch: Batch, scale: Tensor, bias: Tensor, state: State | None = None) -> tuple[Tensor, State | None]:
     """A packaged loss of a whole batch by its loops, and the next state."""
     known = definition_of(loss)
     assert known is not None
@@ -94,7 +94,7 @@ def label(name: str, settings: Mapping[str, object]) -> str:
     return " ".join([name, *(f"{key}={short(value)}" for key, value in settings.items())])
 
 
-def variants(kind: type) -> list[dict[str, Any]]:
+def variant_settings(kind: type) -> list[dict[str, Any]]:
     """The settings under which losses of a class are verified; the defaults come first.
 
     Chosen by hand where there is a definition, so that every setting is met; else every choice (a ``Literal`` or bool) is changed once.

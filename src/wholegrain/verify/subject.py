@@ -17,7 +17,7 @@ from wholegrain.objectives.resolve import class_name, packaged, resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.suggest import closest
 from wholegrain.verify.cases import BIAS, KINDS, SCALE, Batch, drawn_near, make_batch
-from wholegrain.verify.definitions import defined, definition_of, reference
+from wholegrain.verify.definitions import defined, definition_of, reference_value
 from wholegrain.verify.settings import parse_settings
 
 PROVIDED = frozenset(
@@ -139,7 +139,7 @@ class Subject:
         """``reference(batch, scale, bias, state)``, independent of the loss: the package's loops, or the loss's own method."""
         own: Callable[..., Tensor | tuple[Tensor, State | None]] | None = getattr(self.loss, "reference", None)
         if definition_of(self.definition) is not None:
-            return partial(reference, self.definition)
+            return partial(reference_value, self.definition)
         if not callable(own):
             return None
 

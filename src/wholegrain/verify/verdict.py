@@ -18,7 +18,7 @@ from wholegrain.objectives.schema import Term
 from wholegrain.progress import Show, each, nowhere
 from wholegrain.suggest import closest
 from wholegrain.verify.checks import CHECKS, NAMES, Check
-from wholegrain.verify.definitions import label, variants
+from wholegrain.verify.definitions import label, variant_settings
 from wholegrain.verify.differences import Differences
 from wholegrain.verify.subject import NotApplicable, Subject, make_subject
 
@@ -157,7 +157,7 @@ def _variants_of(name: str) -> Iterable[Verdict]:
     except UserError as problem:
         yield Verdict(short, skipped=str(problem))
         return
-    for settings in variants(kind):
+    for settings in variant_settings(kind):
         try:
             subject = make_subject(name, settings)
         except UserError as problem:
