@@ -47,11 +47,7 @@ def export(args: ExportArguments) -> int:
     from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
-    result = run(
-        ExportOptions(
-            args.model, args.out, args.to, args.approximate, args.data, args.split, args.results, args.push, args.private
-        )
-    )
+    result = run(ExportOptions(**vars(args)))
     if result.approximation:
         where = "on the data's pictures" if args.data is not None else "on pictures of noise; --data measures retrieval"
         print(f"exported is an approximation: {result.approximation}")

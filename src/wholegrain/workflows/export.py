@@ -38,7 +38,7 @@ class ExportOptions:
     """What is exported where.
 
     Attributes:
-        spec: the model, as ``load_model`` takes it.
+        model: as ``load_model`` takes it.
         out: the folder; ``None`` only with ``push``.
         to: the format.
         approximate: an ordinary CLIP will do where the format holds no more.
@@ -47,7 +47,7 @@ class ExportOptions:
         push, private: ``org/name`` on the Hub.
     """
 
-    spec: str
+    model: str
     out: Path | None
     to: str
     approximate: bool = False
@@ -89,7 +89,7 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("name a folder for the exported model, or --push org/name.")
     if options.push and options.push.count("/") != 1:
         raise UserError(f"--push is {options.push!r}; it must be org/name.")
-    model, result = load_model(options.spec), ExportResult(options.out, "", {})
+    model, result = load_model(options.model), ExportResult(options.out, "", {})
     if options.approximate and options.to in ORDINARY and special_part(model) is not None:
         model, result = _approximate(model, options, result)
     with _target(options.out) as folder:
@@ -137,9 +137,9 @@ def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
 
 def _facts(options: ExportOptions, result: ExportResult) -> Facts:
     """What the card says, from the run that made the model, if one did."""
-    run = run_of(options.spec)
+    run = run_of(options.model)
     history = read_history(run)
-    training = training_of(history) if run is not None else {"model": options.spec}
+    training = training_of(history) if run is not None else {"model": options.model}
     start = str(history.facts.get("model", ""))
     scores = [] if result.approximation else _scores(options.results, run)
     if result.recalls:
