@@ -14,7 +14,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.aro import aro, plain, shuffled_forms
 from wholegrain.evaluation.benchmarks.pictures import Pictures
 from wholegrain.evaluation.benchmarks.run import READERS, parse_benchmark, run_benchmarks, suite_file
-from wholegrain.evaluation.features.named import load_foreign
+from wholegrain.evaluation.named import load_foreign
 from wholegrain.evaluation.result import save_results
 
 

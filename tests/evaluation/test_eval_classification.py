@@ -12,6 +12,7 @@ from PIL import Image
 
 from wholegrain.cli.evaluate import EvaluateArguments, evaluate
 from wholegrain.errors import UserError
+from wholegrain.evaluation.benchmarks.averages import AVERAGES, ELEVATER, average_of, averaged
 from wholegrain.evaluation.benchmarks.class_images import class_set
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
@@ -22,7 +23,6 @@ from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, BenchmarkSpec,
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.average_precision import average_precision, mean_average_precision
-from wholegrain.evaluation.statistics.averages import AVERAGES, ELEVATER, average_of, averaged
 from wholegrain.evaluation.statistics.rows import Rows, table
 from wholegrain.evaluation.tasks import imagenet
 from wholegrain.evaluation.tasks.few_shot import drawn

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
-from wholegrain.evaluation.dense.regions import (
+from wholegrain.evaluation.features.regions import (
     centre_prior,
     chance_overlap,
     decode_mask,

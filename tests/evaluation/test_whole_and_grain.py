@@ -8,11 +8,12 @@ from tiny_training import make_dataset, make_model
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import default_needs, encode_texts
-from wholegrain.evaluation.features.named import load_any
 from wholegrain.evaluation.features.split import encode_split
+from wholegrain.evaluation.named import load_any
 from wholegrain.evaluation.scores.similarity import similarity
-from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, choose, grain
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, grain
 from wholegrain.evaluation.tasks.composition import composition
+from wholegrain.evaluation.tasks.grain_weight import choose_grain
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers import load_model, save_model
@@ -111,7 +112,7 @@ def test_features_are_cached_with_their_phrases(model, data, tmp_path):
 
 
 def test_weight_and_temperature_are_chosen_on_development_data(model, data):
-    found = choose(model, data, "val", weights=(0.0, 1.0), temperatures=(0.1, 0.5))
+    found = choose_grain(model, data, "val", weights=(0.0, 1.0), temperatures=(0.1, 0.5))
     assert set(found.tried) == {(0.0, 0.1), (1.0, 0.1), (1.0, 0.5)}
     assert found.tried[found.weight, found.temperature] == max(found.tried.values())
     wrapped = WholeAndGrain(model, 1.0, 0.5)

@@ -11,9 +11,9 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import MachineError, UserError
+from wholegrain.training.checkpoints.agreement import facts_to_agree_on
 from wholegrain.training.checkpoints.run_folder import OtherRunError
 from wholegrain.training.distributed import processes as distributed
-from wholegrain.training.distributed.agreement import facts_to_agree_on
 from wholegrain.training.distributed.launch import Launch, first_host, launch
 from wholegrain.training.distributed.processes import DistributedContext, choose_device
 

@@ -88,8 +88,8 @@ def evaluate(args: EvaluateArguments) -> None:
     """
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import run_benchmarks
-    from wholegrain.evaluation.features.named import load_any
     from wholegrain.evaluation.features.sharing import sharing
+    from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.suite import EvaluationOptions
     from wholegrain.training.distributed.processes import init_distributed
@@ -125,8 +125,8 @@ def evaluate(args: EvaluateArguments) -> None:
 
 def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str, tuple[str, ...]]:
     """The benchmarks, the suite for prepared data, the name of a suite's file (or ""), and the averages over benchmarks."""
+    from wholegrain.evaluation.benchmarks.averages import check_average
     from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, suite_averages, suite_file
-    from wholegrain.evaluation.statistics.averages import check_average
 
     frost = None if args.frost is None else str(args.frost)
     extras = BenchmarkExtras(args.corrupt, args.severities, frost, args.probe, args.shots, args.templates)
@@ -143,7 +143,7 @@ def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str,
 def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
     """The averages over benchmarks that can be taken; what cannot is added to ``left_out``."""
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.statistics.averages import averaged
+    from wholegrain.evaluation.benchmarks.averages import averaged
 
     found = []
     for name in dict.fromkeys(names):
@@ -155,7 +155,7 @@ def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, st
 
 
 def _report_command(model: str, data: Path | None, split: str) -> str:
-    from wholegrain.evaluation.features.named import is_function
+    from wholegrain.evaluation.named import is_function
 
     return f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
 

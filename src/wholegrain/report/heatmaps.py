@@ -18,8 +18,8 @@ from PIL import Image
 
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
-from wholegrain.evaluation.dense.regions import Box, decode_mask
 from wholegrain.evaluation.features.encode import device_of, encode_texts, evaluating
+from wholegrain.evaluation.features.regions import Box, decode_mask
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.evaluation.statistics.blind import words

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from wholegrain.evaluation.dense.regions import Box
+from wholegrain.evaluation.features.regions import Box
 
 SIDE = 192  # of a picture in the report, in pixels
 

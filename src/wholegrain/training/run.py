@@ -20,8 +20,9 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
+from wholegrain.training.checkpoints.shards import load_shards
 from wholegrain.training.distributed.processes import DistributedContext
-from wholegrain.training.distributed.sharded import load_shards, refuse_shard
+from wholegrain.training.distributed.sharded import refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
 from wholegrain.training.loading.frozen import drawable_texts, freeze_images, freeze_texts
 from wholegrain.training.loading.loader import Names, PlanSampler, names_of

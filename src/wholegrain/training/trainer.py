@@ -34,11 +34,12 @@ from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints.agreement import facts_to_agree_on
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.checkpoints.saver import Saver
-from wholegrain.training.distributed.agreement import facts_to_agree_on
+from wholegrain.training.checkpoints.shards import read_shards
 from wholegrain.training.distributed.processes import TIMEOUT, DistributedContext, init_distributed
-from wholegrain.training.distributed.sharded import Shards, read_shards
+from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loading.loader import DrawnSamples, Loader, OnDevice, PlanSampler, make_loader
 from wholegrain.training.memory.compiled import compiled

@@ -35,7 +35,7 @@ from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
-from wholegrain.evaluation.features.named import is_function, load_function
+from wholegrain.evaluation.named import is_function, load_function
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.files import read_toml
 from wholegrain.structure import StructureError, structure

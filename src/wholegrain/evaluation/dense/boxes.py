@@ -22,9 +22,9 @@ from wholegrain.data.pictures import read_rgb
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import PatchModel
-from wholegrain.evaluation.dense import regions as on_grid
 from wholegrain.evaluation.dense.folder import Boxed
 from wholegrain.evaluation.dense.segmentation import patch_vectors
+from wholegrain.evaluation.features import regions as on_grid
 from wholegrain.evaluation.features.encode import device_of, evaluating
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import index_vectors, unit

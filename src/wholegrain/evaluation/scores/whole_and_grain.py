@@ -10,7 +10,8 @@ For image i and text t with noun phrases p in P(t)::
     score(i, t) = whole(i, t) + weight grain(i, t)                a text without phrases: whole(i, t)
 
 Nothing is trained here: any model with patch vectors in the space of its texts has such a score (:class:`WholeAndGrain` wraps it), and
-whether it helps is a question for development data (:func:`choose`). Relations, counts and negation are in no phrase, so those stay what
+whether it helps is a question for development data
+(:func:`wholegrain.evaluation.tasks.grain_weight.choose_grain`). Relations, counts and negation are in no phrase, so those stay what
 the whole makes of them; with a large weight the phrases drown it.
 
 Cost: every distinct phrase goes through the text tower once; a pair costs P x D products for each phrase, so score a shortlist
@@ -20,7 +21,6 @@ Cost: every distinct phrase goes through the text tower once; a pair costs P x D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,19 +28,14 @@ from torch import Tensor
 
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
-from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel, ImagePreprocess, TextEncoder
-from wholegrain.evaluation.features.encode import default_needs
-from wholegrain.evaluation.features.split import encode_split
+from wholegrain.evaluation.contract import EvaluatedModel, ImagePreprocess, TextEncoder
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
-from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.text_conditioned import text_conditioned_scores
 from wholegrain.towers.identity import model_digest
 
 Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]
 """Texts to the noun phrases of each, from left to right; an empty sequence for a text without any."""
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-TEMPERATURES = (0.02, 0.05, 0.1, 0.2)
 
 
 def noun_phrases(tagger: Tagger) -> Phrases:
@@ -139,48 +134,3 @@ def grain(image: ImageFeatures, text: TextFeatures, temperature: float = 0.1) ->
         return out_BN
     cosine_BQ = text_conditioned_scores(image.patches_BPD, text.phrases_NKD[text_Q, place_Q], temperature)
     return out_BN.index_add(1, text_Q, cosine_BQ * weight_Q)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What :func:`choose` found.
-
-    Attributes:
-        weight, temperature: the best.
-        tried: (weight, temperature) -> mean of recall@1 in both directions, 0..1.
-    """
-
-    weight: float
-    temperature: float
-    tried: dict[tuple[float, float], float]
-
-
-def choose(
-    model: EvaluatedModel,
-    dataset: EvaluatedData,
-    split: str = "val",
-    *,
-    weights: Sequence[float] = WEIGHTS,
-    temperatures: Sequence[float] = TEMPERATURES,
-    phrases: Phrases | None = None,
-    batch: int = 64,
-) -> Chosen:
-    """Weight and temperature with the best retrieval on development data; ties go to the smaller weight.
-
-    Args:
-        split: which the figures are reported on must be another one.
-        batch: images per step.
-
-    Raises:
-        UserError: no such split, or a model without patches.
-    """
-    wrapped = WholeAndGrain(model, 1.0, phrases=phrases)
-    encoded = encode_split(wrapped, dataset, split, needs=default_needs(wrapped), batch=batch)
-    tried = {}
-    for weight, temperature in [(w, t) for w in sorted(weights) for t in (temperatures if w else temperatures[:1])]:
-        scorer = WholeAndGrain(model, weight, temperature, wrapped.phrases_of)
-        found = retrieval(encoded, RetrievalOptions(by_role=False), truths=dataset.truths, model=scorer)
-        both = [found.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")]
-        tried[weight, temperature] = sum(both) / 2
-    weight, temperature = max(tried, key=lambda setting: tried[setting])  # the first of equals
-    return Chosen(weight, temperature, tried)

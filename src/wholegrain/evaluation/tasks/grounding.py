@@ -26,7 +26,7 @@ import torch
 
 from wholegrain.data.record import Record
 from wholegrain.evaluation.contract import EvaluatedData, PatchModel
-from wholegrain.evaluation.dense import regions as on_grid
+from wholegrain.evaluation.features import regions as on_grid
 from wholegrain.evaluation.features.encode import encode_patches, encode_texts, split_keys
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import unit
