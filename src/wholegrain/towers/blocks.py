@@ -23,6 +23,8 @@ from open_clip.transformer import Attention, ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from wholegrain.towers.attention_kernel import attention_kernel
+
 
 @dataclass(frozen=True)
 class Dense:
@@ -45,7 +47,7 @@ class Dense:
         mask = None if self.mask_SS is None else self.mask_SS.to(q_BQV.dtype)
         mask = mask[: self.classes] if pooled_only and mask is not None else mask
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BQV, k_BSV, v_BSV))
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        return _attend(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -100,9 +102,14 @@ class Packed:
         rows += padded.chunk(2 if pooled_only else 3, dim=-1)
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in rows)
         if pooled_only:
-            return scaled_dot_product_attention(q, k, v, attn_mask=self.real_NL[:, None, None]).transpose(1, 2).flatten(1)
-        seen_NLV = scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+            return _attend(q, k, v, attn_mask=self.real_NL[:, None, None]).transpose(1, 2).flatten(1)
+        seen_NLV = _attend(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         return seen_NLV.flatten(0, 1).index_select(0, self.cell_T)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    with attention_kernel(q.device, k.shape[-2]):
+        return scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
 
 
 class ResidualBlock(nn.Module):

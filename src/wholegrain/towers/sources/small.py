@@ -21,6 +21,7 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
@@ -217,11 +218,18 @@ class RecurrentTextTower(TextTower):
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         """See :class:`TextTower`."""
-        L, words = tokens_NL.shape[1], self.embedding(tokens_NL)
-        packed = nn.utils.rnn.pack_padded_sequence(words, length_N.cpu(), batch_first=True, enforce_sorted=False)
-        read, _ = nn.utils.rnn.pad_packed_sequence(self.reader(packed)[0], batch_first=True, total_length=L)
-        x, mask_NL = self.value(words) * self.gate(self.norm(read)), real_tokens(length_N, L)
-        return RawText(masked_mean(x, mask_NL), x if "tokens" in needs else None, mask_NL)
+        packed = pack_padded_sequence(tokens_NL, length_N.cpu(), batch_first=True, enforce_sorted=False)
+        known_U, word_T = packed.data.unique(return_inverse=True)  # what hangs on the word alone is computed once a word
+        words_UE = self.embedding(known_U)
+        read, _ = self.reader(packed._replace(data=words_UE.index_select(0, word_T)))
+        x_TV = self.value(words_UE).index_select(0, word_T) * self.gate(self.norm(read.data))
+        rows_NL = torch.arange(len(tokens_NL), device=tokens_NL.device)[:, None].expand_as(tokens_NL)
+        row_T = pack_padded_sequence(rows_NL, length_N.cpu(), batch_first=True, enforce_sorted=False).data
+        sum_NV = x_TV.new_zeros(len(tokens_NL), self.width, dtype=torch.float32).index_add(0, row_T, x_TV.float())
+        tokens_NLV = None
+        if "tokens" in needs:
+            tokens_NLV, _ = pad_packed_sequence(packed._replace(data=x_TV), batch_first=True, total_length=tokens_NL.shape[1])
+        return RawText(sum_NV / length_N[:, None], tokens_NLV, real_tokens(length_N, tokens_NL.shape[1]))
 
     def set_context(self, context: int, resample: Callable[[Tensor], Tensor]) -> None:
         """There is no table of positions."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import nearest
+from wholegrain.towers.attention_kernel import attention_kernel
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage, keep_patches
 from wholegrain.towers.bounds import build_on_meta, check_numbers, memory_limit, without_code
 from wholegrain.towers.branch_tokens import BranchTokens
@@ -57,7 +58,8 @@ class TimmImageTower(ImageTower):
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         """See :class:`ImageTower`."""
         if self.is_vit:
-            return self._vit(pixels_BCHW, needs, kept_BK)
+            with attention_kernel(pixels_BCHW.device, self.net.patch_embed.num_patches):
+                return self._vit(pixels_BCHW, needs, kept_BK)
         features = self.net.forward_features(pixels_BCHW)
         pooled_BV = self.net.forward_head(features, pre_logits=True)
         if "patches" not in needs:
