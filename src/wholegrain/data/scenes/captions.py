@@ -14,6 +14,7 @@ from wholegrain.data.scenes.world import (
     COLOURS,
     FILLS,
     GROUNDS,
+    NAMED,
     SIZES,
     STYLES,
     TEXTURES,
@@ -116,11 +117,9 @@ def singles(scene: Scene) -> tuple[Thing, ...]:
 
 
 def draw_mention(scene: Scene, thing: Thing, rng: np.random.Generator, *, attributes: bool = True) -> Mention:
-    """Some true things about an object: colour in 70%, fill and size in 20% each; the number where there are several alike."""
-    colour = thing.colour if attributes and rng.random() < 0.7 else None
-    fill = thing.fill if attributes and rng.random() < 0.2 else None
-    size = thing.size if attributes and rng.random() < 0.2 else None
-    return Mention(thing.noun, colour, fill, size, count=_alike(scene, thing))
+    """Some true things about an object, each as often as ``NAMED`` says; the number where there are several alike."""
+    said = {name: getattr(thing, name) for name, share in NAMED.items() if attributes and rng.random() < share}
+    return Mention(thing.noun, **said, count=_alike(scene, thing))
 
 
 def draw_overview(scene: Scene, rng: np.random.Generator, *, relation_share: float = 0.5) -> Claim:

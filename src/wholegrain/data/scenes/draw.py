@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wholegrain.data.scenes.glyphs import mask
-from wholegrain.data.scenes.world import COLOURS, GROUNDS, SIZES, Scene, Thing
+from wholegrain.data.scenes.world import COLOURS, GROUNDS, INKS, SIZES, Scene, Thing
 
 
 def draw(scene: Scene, size: int = 64) -> np.ndarray:
@@ -67,9 +67,9 @@ def _paint(picture: np.ndarray, thing: Thing, size: int, rng: np.random.Generato
     period = max(4, size // 16)
     ink = np.ones_like(cover)
     if thing.fill == "striped":
-        ink = np.where(((x + y + int(rng.integers(period))) % period) < period / 2, 1.0, 0.6)
+        ink = np.where(((x + y + int(rng.integers(period))) % period) < period / 2, 1.0, INKS["striped"])
     elif thing.fill == "dotted":
-        ink = np.where((x % period < period / 2) & (y % period < period / 2), 0.5, 1.0)
+        ink = np.where((x % period < period / 2) & (y % period < period / 2), INKS["dotted"], 1.0)
     colour = np.asarray(COLOURS[thing.colour], np.float32)
     paint = colour * ink[..., None] + 255 * (1 - ink[..., None])
     patch = picture[rows, columns]

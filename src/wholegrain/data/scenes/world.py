@@ -22,6 +22,8 @@ COLOURS = {
     "blue": (35, 90, 215), "purple": (135, 60, 190), "pink": (245, 110, 180), "brown": (125, 75, 35), "black": (25, 25, 30),
 }  # fmt: skip
 FILLS = ("solid", "striped", "dotted")
+INKS = {"striped": 0.5, "dotted": 0.4}  # how much of its colour a stripe or a dot keeps, the rest is white
+NAMED = {"colour": 0.7, "fill": 0.5, "size": 0.4}  # how often a mention says an attribute: one seldom named is not learned
 SIZES = {"small": 0.30, "large": 0.42}  # share of the picture's side
 PLACES = ("left", "right", "top", "bottom")
 RELATIONS = ("left", "right", "above", "below")
@@ -65,7 +67,7 @@ class World:
     @property
     def hash(self) -> str:
         """12 hex digits over these settings and every table of this room."""
-        tables = (asdict(self), GLYPHS, COLOURS, FILLS, SIZES, GROUNDS, TEXTURES, STYLES, PLACES, RELATIONS)
+        tables = (asdict(self), GLYPHS, COLOURS, FILLS, INKS, NAMED, SPARSE, SIZES, GROUNDS, TEXTURES, STYLES, PLACES, RELATIONS)
         return hashlib.sha256(repr(tables).encode()).hexdigest()[:12]
 
     def rng(self, split: str, index: int) -> np.random.Generator:
@@ -187,7 +189,7 @@ class Density:
     """How many objects a scene has: ``kinds`` different ones; a share ``plural`` of scenes repeats its first one two or three times."""
 
     kinds: tuple[int, ...] = (2, 3)
-    plural: float = 0.12
+    plural: float = 0.25
 
 
 SPARSE = Density()
