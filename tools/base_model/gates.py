@@ -7,11 +7,14 @@ kinds. Those are the *weak* kinds, which a method may repair; the others are wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from base_model.legibility import Legibility, legibility
 from base_model.oracle import bag_retrieval, bag_twins
+from base_model.probes import Reading, read_attributes
 from wholegrain.data.dataset import Dataset
+from wholegrain.data.scenes.twins import TWIN_KINDS
 from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
@@ -20,6 +23,10 @@ from wholegrain.towers.model import Model
 WEAK = (0.47, 0.58)
 BATCH = 128
 READ = 0.95  # a silhouette that is read less often is to be exchanged for a clearer one
+TWIN_ATTRIBUTES = {
+    "replace_colour": "colour", "swap_attribute": "colour", "replace_fill": "fill", "swap_fill": "fill", "replace_size": "size", "count": "number",
+}  # fmt: skip
+"""Kind of twins -> the attribute in which they differ; the other kinds differ in nouns or places."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ def run_gates(model: Model, dataset: Dataset, world: World) -> tuple[list[Gate],
         blind = bag_twins(kind, world)
         gates.append(Gate(f"bag of words on {kind}", f"{blind:.1%}", "50%", blind == 0.5))
     gates += legibility_gates(legibility(world))
+    gates += attribute_gates(read_attributes(model, world))
     found = evaluate(
         model,
         dataset,
@@ -78,6 +86,17 @@ def legibility_gates(read: Legibility) -> list[Gate]:
         ),
         Gate("the noun that it reads worst", f"{noun}: {share:.1%}", f"at least {READ:.0%}", share >= READ),
     ]
+
+
+def attribute_gates(read: Mapping[str, Reading]) -> list[Gate]:
+    """What twins differ in is to be read from the base's features by a linear probe; what no twin is built on is only reported."""
+    gates = []
+    for name, reading in read.items():
+        kinds = [kind for kind, attribute in TWIN_ATTRIBUTES.items() if attribute == name and kind in TWIN_KINDS]
+        value = f"{reading.share:.1%} (always the commonest: {reading.commonest:.1%})"
+        asked = f"at least {READ:.0%}, for {', '.join(kinds)}" if kinds else "nothing: no twins differ in it"
+        gates.append(Gate(f"{name} read by a linear probe", value, asked, not kinds or reading.share >= READ))
+    return gates
 
 
 def _oracle_gate(world: World) -> Gate:
