@@ -10,15 +10,15 @@ import re
 
 import numpy as np
 
-from wholegrain.data.scenes.captions import overview
+from wholegrain.data.scenes.captions import overview, plural
 from wholegrain.data.scenes.twins import draw_twins
 from wholegrain.data.scenes.world import COLOURS, FILLS, SIZES, Scene, World, draw_scene, holds
 
 
 def content_words(text: str, world: World) -> frozenset[str]:
-    """The words of a caption that name an object or an attribute."""
-    known = {*world.nouns, *COLOURS, *FILLS, *SIZES}
-    return frozenset(re.findall(r"[\w-]+", text)) & known
+    """The words of a caption that name an object (one of several by its singular) or an attribute."""
+    known = {word: word for word in (*COLOURS, *FILLS, *SIZES)} | {form: n for n in world.nouns for form in (plural(n), n)}
+    return frozenset(known[word] for word in re.findall(r"[\w-]+", text) if word in known)
 
 
 def facts(scene: Scene) -> frozenset[str]:

@@ -1,0 +1,136 @@
+"""A competition's results item by item in one small file: what its curves, tables and intervals are computed from again.
+
+One table a task, a row for each item of each run, the runs innermost: so most columns repeat themselves, and a hundred runs take a few
+megabytes. Maps, texts and scores, which the runs' own results hold, are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from math import nan
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from wholegrain.evaluation.result import Figure, TaskResult, load_results
+from wholegrain.evaluation.statistics.compare import figure_items
+from wholegrain.report.curves import Curve, Curves, Point
+from wholegrain.report.standings import Standing
+from wholegrain.training.checkpoints.run_folder import read_recipe
+from wholegrain.workflows.competition import seconds_of_steps
+
+KEPT = re.compile(r".*recall@1|group_score|picks_caption|both_win|hit_own|hit_other|specialisation|accuracy")
+"""Metrics that are kept."""
+START = "start"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a competition: where it is from, what it took, and its results."""
+
+    method: str
+    seed: int
+    budget: int
+    batch: int
+    seconds: float
+    results: Sequence[TaskResult]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A competition as it is kept.
+
+    Attributes:
+        facts: command, data, model, machine, date, versions.
+        reference: the method that the others are compared with.
+        runs: of all methods, seeds and budgets; the starting model's as method ``start`` of budget 0.
+    """
+
+    facts: dict[str, object]
+    reference: str
+    runs: Sequence[Run]
+
+    def curves(self) -> Curves:
+        """As ``wholegrain compete`` draws them."""
+        names = list(dict.fromkeys(run.method for run in self.runs if run.method != START))
+        start = Standing(START, [run.results for run in self.runs if run.method == START])
+        return Curves([Curve(name, list(self._points(name))) for name in names], self.reference, start)
+
+    def _points(self, name: str) -> Iterator[Point]:
+        mine = [run for run in self.runs if run.method == name]
+        for budget in sorted({run.budget for run in mine}):
+            here = [run for run in mine if run.budget == budget]
+            standing = Standing(name, [run.results for run in here], [run.seconds / budget for run in here])
+            yield Point(budget, budget * here[0].batch, [run.seconds for run in here], standing)
+
+
+def collect(folder: Path, split: str, reference: str, facts: dict[str, object]) -> Stored:
+    """Reads a competition's folder (``METHOD-SEED/steps-BUDGET/SPLIT``)."""
+    runs = [Run(START, 0, 0, 0, 0.0, load_results(folder / START / split)[0])]
+    for results in sorted(folder.glob(f"*/steps-*/{split}/results.json"), key=_order):
+        run = results.parent.parent
+        method, _, seed = run.parent.name.rpartition("-")
+        budget, seconds = int(run.name.removeprefix("steps-")), seconds_of_steps(run)
+        whole = sum(seconds) * budget / len(seconds)
+        runs.append(Run(method, int(seed), budget, read_recipe(run).optimiser.batch, whole, load_results(results.parent)[0]))
+    return Stored(facts, reference, runs)
+
+
+def _order(path: Path) -> tuple[str, int]:
+    run = path.parent.parent
+    return run.parent.name, int(run.name.removeprefix("steps-"))
+
+
+def save(stored: Stored, folder: Path) -> Path:
+    """Writes ``FOLDER/competition.json`` and a table of items for each task; gives the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = {}
+    for task in dict.fromkeys(result.task for run in stored.runs for result in run.results):
+        found = {n: result for n, run in enumerate(stored.runs) for result in run.results if result.task == task}
+        items = pa.concat_tables([_kept(result, n) for n, result in found.items()], promote_options="permissive")
+        items = items.sort_by([("place", "ascending"), ("run", "ascending")]).drop_columns(["place"])
+        pq.write_table(items, folder / f"{task}.parquet", compression="zstd", compression_level=19)
+        figures = {f.name: {"count": f.count, "chance": f.chance, "unit": f.unit} for result in found.values() for f in result.figures}
+        tasks[task] = {"protocol": next(iter(found.values())).protocol, "figures": figures}
+    runs = [{f.name: getattr(run, f.name) for f in fields(run) if f.name != "results"} for run in stored.runs]
+    document = {"facts": stored.facts, "reference": stored.reference, "runs": runs, "tasks": tasks}
+    (folder / "competition.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return folder
+
+
+def _kept(result: TaskResult, run: int) -> pa.Table:
+    items = result.items
+    columns = {name: items[name].combine_chunks().cast(pa.string()).dictionary_encode() for name in ("item", "group", "cluster")}
+    values = {name: items[name].cast(pa.float32()) for name in items.column_names if KEPT.fullmatch(name)}
+    count = len(items)
+    own = {"run": pa.array([run] * count, pa.int16()), "place": pa.array(range(count), pa.int32())}
+    return pa.table({**own, **columns, "overall": items["overall"], **values})
+
+
+def load(folder: Path) -> Stored:
+    """What :func:`save` wrote, with figures computed from their items."""
+    document = json.loads((folder / "competition.json").read_text(encoding="utf-8"))
+    tables = {task: pq.read_table(folder / f"{task}.parquet") for task in document["tasks"]}
+    runs = []
+    for number, facts in enumerate(document["runs"]):
+        own = {task: table.filter(pc.field("run") == number) for task, table in tables.items()}
+        results = [_result(task, items, document["tasks"][task]) for task, items in own.items() if len(items)]
+        runs.append(Run(**facts, results=results))
+    return Stored(document["facts"], document["reference"], runs)
+
+
+def _result(task: str, items: pa.Table, about: dict[str, Any]) -> TaskResult:
+    there = [name for name in items.column_names if items[name].null_count < len(items)]
+    bare = TaskResult(task, about["protocol"], (), items.select(there))
+    figures = []
+    for name, facts in about["figures"].items():
+        values = figure_items(bare, name)[2] if name.rpartition("/")[2] in there else ()
+        if len(values):
+            figures.append(Figure(name, float(values.mean()), nan, nan, facts["count"], facts["chance"], unit=facts["unit"]))
+    return TaskResult(task, about["protocol"], tuple(figures), bare.items)
