@@ -182,6 +182,11 @@ class ImageTower(TunedModule):
         """How many patches there are of which some may be left out; 0 if none may."""
         return 0
 
+    @property
+    def pools_patches(self) -> bool:
+        """Whether the pooled vector is a mean of the patches, so that a contrast of pooled vectors brings patches near texts, too."""
+        return self.branches is None
+
     def add_branches(self, count: int, *, patches_see: str = "auto", legacy_plus_one: bool = False, noise: float = 0.02) -> None:
         """Puts H class tokens into the tower; see :mod:`wholegrain.towers.branch_tokens`.
 

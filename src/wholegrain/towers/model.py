@@ -98,6 +98,12 @@ class Model(nn.Module):
         return self.head.score_needs
 
     @property
+    def read_out(self) -> str:
+        """The read-out of ``evaluation/read_outs`` that the model was trained for: its head's; else ``pooled`` where patches are pooled, and
+        ``gradient`` where a class token or an attention pooling stands between them and texts."""
+        return self.head.read_out or ("pooled" if self.image_tower.pools_patches else "gradient")
+
+    @property
     def image_frozen(self) -> bool:
         """No parameter of the image tower is trained, so raw image features may be cached."""
         return self.image_tower.frozen

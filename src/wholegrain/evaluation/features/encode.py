@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.features import ImageFeatures, TextFeatures, join
 from wholegrain.suggest import closest
 
+Found = TypeVar("Found")
 NO_CAPTIONS = "The split has no captions to encode; choose another one with --split."
 Progress = Callable[[str, int, int], None]
 """Called with what is being encoded, how much is done, how much there is."""
@@ -120,28 +121,45 @@ def encode_image_batches(
 ) -> Iterator[ImageFeatures]:
     """Features batch by batch, for what is too large to keep (patches); the next batch is decoded while this one is encoded."""
     needs = default_needs(model) if needs is None else needs
+
+    def encode(_: slice, pixels_BCHW: Tensor) -> ImageFeatures:
+        with evaluating(model):
+            found = model.encode_images(pixels_BCHW, needs)
+        return found.to_cpu()
+
+    yield from each_image_batch(model, dataset, keys, encode, batch=batch, progress=progress)
+
+
+def each_image_batch(
+    model: EvaluatedModel,
+    dataset: PixelSource,
+    keys: Sequence[str],
+    function: Callable[[slice, Tensor], Found],
+    *,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Iterator[Found]:
+    """What ``function(places of keys, pixels_BCHW on the model's device)`` gives for each batch, in order; the next batch is decoded while
+    it runs. Of several processes each does its share, and all get everything: what is found must be small, and on the CPU."""
     device = device_of(model)
 
     def pixels(key: str) -> Tensor:
         return torch.as_tensor(np.asarray(model.preprocess.image(dataset.pixels(key))))
 
-    batches = [keys[start : start + batch] for start in range(0, len(keys), batch)]
-    groups = rank_shard(batches)
+    batches = [slice(start, min(start + batch, len(keys))) for start in range(0, len(keys), batch)]
+    mine = rank_shard(batches)
 
-    def encoded() -> Iterator[ImageFeatures]:
+    def results() -> Iterator[Found]:
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            ahead = [pool.submit(pixels, key) for key in groups[0]] if groups else []
-            for number in range(len(groups)):
+            ahead = [pool.submit(pixels, key) for key in keys[mine[0]]] if mine else []
+            for number, places in enumerate(mine):
                 waiting = ahead
-                ahead = [pool.submit(pixels, key) for key in groups[number + 1]] if number + 1 < len(groups) else []
-                pixels_BCHW = torch.stack([future.result() for future in waiting]).to(device)
-                with evaluating(model):
-                    found = model.encode_images(pixels_BCHW, needs)
-                yield found.to_cpu()
+                ahead = [pool.submit(pixels, key) for key in keys[mine[number + 1]]] if number + 1 < len(mine) else []
+                yield function(places, torch.stack([future.result() for future in waiting]).to(device))
 
-    for number, found in enumerate(gather_in_order(encoded(), len(batches))):
+    for places, found in zip(batches, gather_in_order(results(), len(batches)), strict=True):
         if progress is not None:
-            progress("images", min(len(keys), (number + 1) * batch), len(keys))
+            progress("images", places.stop, len(keys))
         yield found
 
 
@@ -241,12 +259,18 @@ def _phrases(
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Inference mode and eval mode; afterwards the model is in the mode in which it was."""
+    with eval_mode(model), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def eval_mode(model: Any) -> Iterator[None]:
+    """Eval mode; afterwards the model is in the mode in which it was."""
     was_training = bool(getattr(model, "training", False))
     if was_training:
         model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         if was_training:
             model.train()

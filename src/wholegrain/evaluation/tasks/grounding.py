@@ -1,14 +1,17 @@
 """Grounding: does a phrase light up the patches of its own object, and of no other object of the same picture?
 
-One read-out for every method: the cosine of the phrase's text vector with every patch vector, on the model's patch grid. For
-every region of a picture with at least two:
+A map of the patches is made of a phrase by one or several read-outs (:mod:`wholegrain.evaluation.read_outs.registry`), for it is the read-out
+that decides what is seen. ``pooled``, the cosine of the phrase's text vector with every patch vector, is the one that all models have; its
+figures have the names below. Those of any other have its name before them (``token/hit_own``), and so have its items. For every region
+of a picture with at least two:
 
 * ``hit_own``: the best patch lies on the phrase's own object; ``hit_other``: on another object of the picture (the control: a map
   that shows any object scores alike on both). Patches that tie for best share the point;
 * ``iou_own``, ``iou_other``: intersection over union of the map, scaled to 0..1 and cut at 0.5, with the object's patches;
-* ``centre_hit``, ``centre_iou``: what the middle of the picture would score;
+* ``centre_hit``, ``centre_iou``: what the middle of the picture would score (it has no read-out);
 * ``absent_hit``: the best patch of a phrase of *another* picture lies on this object (objects light up whatever is said);
-  ``present_beats_absent``: the own phrase's peak is higher than the absent one's, ties one half.
+  ``present_beats_absent``: the own phrase's peak is higher than the absent one's, ties one half. Maps of weights, which sum to one over a
+  picture, have no peak to compare: there it says how pointed they are.
 
 Chance of a hit is the object's share of the patches (the area prior), chance of an overlap is that of the same map with its
 patches mixed at random, and the shuffled control asks the same of another picture's patches. An object owns the patches that it
@@ -17,21 +20,24 @@ covers at least half as much as its best-covered one; regions that the model's c
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wholegrain.data.record import Record
 from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features import regions as on_grid
-from wholegrain.evaluation.features.encode import encode_patches, encode_texts, split_keys
+from wholegrain.evaluation.features.encode import each_image_batch, split_keys
+from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut
+from wholegrain.evaluation.read_outs.registry import COMMON, default_read_outs, looks, read_outs_named
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.evaluation.statistics.blind import words
-from wholegrain.evaluation.statistics.rows import Rows, figures, table
+from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
 from wholegrain.evaluation.statistics.ties import wins
 
@@ -40,43 +46,74 @@ METRICS = (
 )  # fmt: skip
 
 
+MORE = ("token",)
+"""Read-outs that come unasked beside the common one and the model's own: it costs a matrix product."""
+
+
+_NONE = np.empty((0, 0))
+
+
+@dataclass
+class _Maps:
+    """Maps ``[regions, P]`` of the phrases of one picture by one read-out: on its patches, of absent phrases, and on another's patches."""
+
+    own_RP: np.ndarray = field(default_factory=lambda: _NONE)
+    absent_RP: np.ndarray = field(default_factory=lambda: _NONE)
+    shuffled_RP: np.ndarray | None = None
+
+
 @dataclass
 class _Picture:
-    """One record with what is asked of it; maps are ``[regions, P]``."""
+    """One record with what is asked of it; maps by the name of their read-out."""
 
     record: Record
     absent: tuple[str | None, ...]
     grid: tuple[int, int] = (0, 0)
-    own_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    absent_RP: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
-    shuffled_RP: np.ndarray | None = None
+    maps: dict[str, _Maps] = field(default_factory=lambda: defaultdict(_Maps))
 
 
-def grounding(model: PatchModel, dataset: EvaluatedData, split: str = "test", *, seed: int = 0, batch: int = 64) -> TaskResult:
+def grounding(
+    model: PatchModel,
+    dataset: EvaluatedData,
+    split: str = "test",
+    *,
+    read_outs: Sequence[str] = (),
+    seed: int = 0,
+    batch: int = 64,
+) -> TaskResult:
     """Phrases against patches for all records of a split with at least two regions; see the module for the figures.
 
-    Items keep the phrase, the absent phrase, the box, the grid, the similarity map and each patch's cover.
+    Args:
+        read_outs: names of read-outs; by default ``pooled``, the one that the model was trained for, and ``token``, as far as it has them.
+
+    Items keep the read-out (their group; none for ``pooled``), the phrase, the absent phrase, the box, the grid, the map and each patch's cover.
 
     Raises:
-        NotSupportedError: when the split has no such record, or the model gives no patches.
+        NotSupportedError: when the split has no such record, the model gives no patches, or it cannot be read out as is asked.
+        UserError: an unknown read-out.
     """
     records = [r for key in split_keys(dataset, split) if len((r := dataset.record(key)).regions) >= 2]
     if not records:
         raise NotSupportedError(
             f"No record of the split {split!r} has two regions with phrases; choose another split, or leave grounding out."
         )
+    chosen = read_outs_named(model, read_outs) if read_outs else default_read_outs(model, MORE)
     absent = _absent_phrases(records, seed)
     pictures = [_Picture(record, phrases) for record, phrases in zip(records, absent, strict=True)]
-    _fill_maps(model, dataset, pictures, seed, batch)
-    found = [row for picture in pictures for row in _picture_rows(model, picture)]
-    if not found:
+    _fill_maps(chosen, dataset, pictures, seed, batch)
+    found = {
+        read_out.name: [row for picture in pictures for row in _picture_rows(model, picture, read_out.name)]
+        for read_out in chosen
+    }
+    if not found[chosen[0].name]:
         raise NotSupportedError(
             f"No region of the split {split!r} lies inside what the model sees of its picture; check boxes and masks."
         )
-    rows = _as_rows(found)
+    rows = join([_as_rows(name, part) for name, part in found.items()])
     grid = pictures[0].grid
+    ways = "; ".join(f"{read_out.name}, the {read_out.sentence}" for read_out in chosen)
     protocol = (
-        f"{len(found):,} phrases of {len(records):,} pictures, each against {grid[0]} x {grid[1]} patches by cosine: best patch "
+        f"{len(found[chosen[0].name]):,} phrases of {len(records):,} pictures, each against {grid[0]} x {grid[1]} patches by {ways}: best patch "
         "and map above half its range, on the phrase's own object and on another object of the picture; chance of a hit is the "
         "object's area."
     )
@@ -105,37 +142,52 @@ def _absent_phrases(records: Sequence[Record], seed: int) -> list[tuple[str | No
     return out
 
 
-def _fill_maps(model: PatchModel, dataset: EvaluatedData, pictures: list[_Picture], seed: int, batch: int) -> None:
+def _fill_maps(chosen: Sequence[ReadOut[Any]], dataset: EvaluatedData, pictures: list[_Picture], seed: int, batch: int) -> None:
     """Patches are used batch by batch and not kept: each picture's patches meet its own phrases, absent ones, and another
     picture's."""
-    texts = list(dict.fromkeys(t for p in pictures for t in (*(r.phrase for r in p.record.regions), *p.absent) if t is not None))
+    texts = list(dict.fromkeys(t for p in pictures for t in (*_phrases(p), *p.absent) if t is not None))
     place = {text: n for n, text in enumerate(texts)}
-    text_ND = unit(encode_texts(model, texts, frozenset()).pooled_ND)
+    asked = [read_out.ask([Phrase(text) for text in texts]) for read_out in chosen]
     keys = [picture.record.key for picture in pictures]
     other = stand_ins(keys, seed)
     asks = None if other is None else np.argsort(other)  # picture b's patches are shown to the phrases of picture asks[b]
+
+    def read(places: slice, pixels_BCHW: Tensor) -> tuple[tuple[int, int], list[list[list[np.ndarray]]]]:
+        """By read-out and question a map for each picture."""
+        here = range(len(pictures))[places]
+        questions = [[_phrases(pictures[b]) for b in here], [pictures[b].absent for b in here]]
+        questions += [] if asks is None else [[_phrases(pictures[asks[b]]) for b in here]]
+        seen, grid = looks(chosen, pixels_BCHW)
+        each = zip(chosen, seen, asked, strict=True)
+        return grid, [[_maps(read_out, look, asked_N, place, q) for q in questions] for read_out, look, asked_N in each]
+
     start = 0
-    for image in encode_patches(model, dataset, keys, batch=batch):
-        assert image.patches_BPD is not None
-        assert image.grid is not None
-        for row, patches_PD in enumerate(unit(image.patches_BPD)):
-            picture = pictures[start + row]
-
-            def read(phrases: Sequence[str | None], patches_PD=patches_PD) -> np.ndarray:
-                maps_RP = text_ND[torch.tensor([place.get(t, 0) if t else 0 for t in phrases])] @ patches_PD.T
-                maps_RP[[n for n, phrase in enumerate(phrases) if phrase is None]] = torch.nan
-                return maps_RP.numpy()
-
-            picture.grid = image.grid
-            picture.own_RP, picture.absent_RP = read([r.phrase for r in picture.record.regions]), read(picture.absent)
-            if asks is not None:
-                asker = pictures[asks[start + row]]
-                asker.shuffled_RP = read([r.phrase for r in asker.record.regions])
-        start += len(image.patches_BPD)
+    for grid, found in each_image_batch(chosen[0].model, dataset, keys, read, batch=batch):
+        for read_out, (own, absent, *shuffled) in zip(chosen, found, strict=True):
+            for n, b in enumerate(range(start, start + len(own))):
+                pictures[b].grid = grid
+                pictures[b].maps[read_out.name].own_RP, pictures[b].maps[read_out.name].absent_RP = own[n], absent[n]
+                if asks is not None:
+                    pictures[asks[b]].maps[read_out.name].shuffled_RP = shuffled[0][n]
+        start += len(found[0][0])
 
 
-def _picture_rows(model: PatchModel, picture: _Picture) -> list[dict[str, Any]]:
-    record = picture.record
+def _phrases(picture: _Picture) -> list[str]:
+    return [region.phrase for region in picture.record.regions]
+
+
+def _maps(
+    read_out: ReadOut[Any], look: Any, asked_N: Tensor, place: dict[str, int], question: Sequence[Sequence[str | None]]
+) -> list[np.ndarray]:
+    """The maps of each picture's phrases; NaN for a phrase that is none."""
+    found = read_out.maps(look, asked_N, [[place.get(t, 0) if t else 0 for t in phrases] for phrases in question])
+    for maps_RP, phrases in zip(found, question, strict=True):
+        maps_RP[[n for n, phrase in enumerate(phrases) if phrase is None]] = torch.nan
+    return [maps_RP.numpy() for maps_RP in found]
+
+
+def _picture_rows(model: PatchModel, picture: _Picture, read_out: str) -> list[dict[str, Any]]:
+    record, maps = picture.record, picture.maps[read_out]
     visible = model.preprocess.visible_box(*record.size)
     covers = [on_grid.region_cover(record, n, visible, picture.grid) for n in range(len(record.regions))]
     masks = [on_grid.object_patches(cover) for cover in covers]
@@ -145,18 +197,23 @@ def _picture_rows(model: PatchModel, picture: _Picture) -> list[dict[str, Any]]:
         others = [mask for m, mask in enumerate(masks) if m != n and mask.any()]
         if not masks[n].any() or not others:
             continue
-        values = {**_read(picture.own_RP[n], masks[n], others), "area": float(masks[n].mean())}
-        values["centre_hit"], values["centre_iou"] = _hit(centre_P, masks[n]), _iou(centre_P, masks[n])
+        values = {**_read(maps.own_RP[n], masks[n], others)}
+        if read_out == COMMON:
+            values |= {
+                "area": float(masks[n].mean()),
+                "centre_hit": _hit(centre_P, masks[n]),
+                "centre_iou": _iou(centre_P, masks[n]),
+            }
         if picture.absent[n] is not None:
-            values["absent_hit"] = _hit(picture.absent_RP[n], masks[n])
+            values["absent_hit"] = _hit(maps.absent_RP[n], masks[n])
             values["present_beats_absent"] = float(
-                wins(picture.own_RP[n].max(keepdims=True), picture.absent_RP[n].max(keepdims=True))[1][0]
+                wins(maps.own_RP[n].max(keepdims=True), maps.absent_RP[n].max(keepdims=True))[1][0]
             )
         kept = {"phrase": region.phrase, "absent": picture.absent[n], "box": list(region.box), "grid": list(picture.grid)}
-        kept |= {"map": picture.own_RP[n].tolist(), "cover": covers[n].tolist(), "best": int(picture.own_RP[n].argmax())}
-        chance = _chance(picture.own_RP[n], masks[n], others)
+        kept |= {"map": maps.own_RP[n].tolist(), "cover": covers[n].tolist(), "best": int(maps.own_RP[n].argmax())}
+        chance = _chance(maps.own_RP[n], masks[n], others)
         rows.append({"item": f"{record.key}:{n}", "key": record.key, "values": values, "chance": chance, "kept": kept})
-        rows[-1]["shuffled"] = {} if picture.shuffled_RP is None else _read(picture.shuffled_RP[n], masks[n], others)
+        rows[-1]["shuffled"] = {} if maps.shuffled_RP is None else _read(maps.shuffled_RP[n], masks[n], others)
     return rows
 
 
@@ -197,7 +254,9 @@ def _chance(map_P: np.ndarray, own_P: np.ndarray, others: Sequence[np.ndarray]) 
     }
 
 
-def _as_rows(found: list[dict[str, Any]]) -> Rows:
+def _as_rows(read_out: str, found: list[dict[str, Any]]) -> Rows:
+    """The rows of one read-out: those of the common one have no group and count in the figures without any."""
+
     def columns(part: str) -> dict[str, np.ndarray]:
         return {
             name: np.array([row[part].get(name, np.nan) for row in found])
@@ -205,6 +264,8 @@ def _as_rows(found: list[dict[str, Any]]) -> Rows:
             if any(name in row[part] for row in found)
         }
 
+    common = read_out == COMMON
     extra = {name: [row["kept"][name] for row in found] for name in found[0]["kept"]}
     items, keys = [row["item"] for row in found], [row["key"] for row in found]
-    return Rows(items, [""] * len(found), keys, columns("values"), columns("chance"), columns("shuffled"), extra=extra)
+    group, overall = ["" if common else read_out] * len(found), np.full(len(found), common)
+    return Rows(items, group, keys, columns("values"), columns("chance"), columns("shuffled"), overall, extra)

@@ -67,6 +67,8 @@ class PlainHead(nn.Module):
 
     * ``Settings``: its settings; ``saved`` has the name of each in :meth:`config`, and so in saved models.
     * ``gives``: what it gives losses beside patches and tokens, out of ``losses.core.contract.NEEDS``.
+    * ``read_out``: the way to read phrases out of patches that it is trained for, a name of ``evaluation/read_outs``; "" says that the image
+      tower decides (:attr:`wholegrain.towers.model.Model.read_out`). ``attends``: the need by which it gives queries of texts and keys of patches.
     * ``scores_pairs``: whether it scores pairs jointly, by :meth:`score`; ``score_needs`` says what of the features that needs.
 
     Args:
@@ -78,6 +80,8 @@ class PlainHead(nn.Module):
     Settings: ClassVar[type[HeadSettings]] = HeadSettings
     saved: ClassVar[dict[str, str]] = {}
     gives: frozenset[str] = NOTHING
+    read_out: ClassVar[str] = ""
+    attends: ClassVar[str] = ""
     scores_pairs = False
     score_needs: frozenset[str] = NOTHING
 

@@ -72,6 +72,7 @@ class CosmosHead(PlainHead):
     """The plain head, and two cross-attentions for training (see the module); pairs are scored by the cosine."""
 
     kind = "cosmos"
+    read_out, attends = "attention", "cross"
     Settings = CosmosSettings
     saved: ClassVar[dict[str, str]] = {"attention_heads": "heads"}
     gives = frozenset({"cross"})

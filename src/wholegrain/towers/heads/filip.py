@@ -13,6 +13,7 @@ class FilipHead(PlainHead):
     """The plain head; pairs are scored by the mean of both directions' best matches (:func:`wholegrain.losses.filip.score`)."""
 
     kind = "filip"
+    read_out = "token_cosine"
     scores_pairs = True
     score_needs = frozenset({"patches", "tokens"})
 

@@ -21,6 +21,7 @@ class FlairHead(AttentionHead):
     """
 
     kind = "flair"
+    read_out, attends = "attention", "slots"
 
     def __init__(self, widths: Widths, settings: AttentionSettings | None = None) -> None:
         super().__init__(widths, settings)

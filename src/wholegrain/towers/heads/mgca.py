@@ -28,6 +28,7 @@ class MgcaHead(PlainHead):
     """K prototypes beside the plain projections; random unit vectors at the start."""
 
     kind = "mgca"
+    read_out = "token_cosine"
     Settings = MgcaSettings
     saved: ClassVar[dict[str, str]] = {"prototypes": "prototypes"}
     gives = frozenset({"prototypes"})

@@ -36,6 +36,7 @@ class PaclHead(PlainHead):
     """
 
     kind = "pacl"
+    read_out = "pooled"
     Settings = PaclSettings
     saved: ClassVar[dict[str, str]] = {"pool_temperature": "temperature"}
     scores_pairs = True

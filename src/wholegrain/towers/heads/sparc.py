@@ -38,6 +38,7 @@ class SparcHead(PlainHead):
     """
 
     kind = "sparc"
+    read_out = "token"
     Settings = SparcSettings
     saved: ClassVar[dict[str, str]] = {"hidden": "hidden"}
     settings: SparcSettings

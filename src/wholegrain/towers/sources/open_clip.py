@@ -54,6 +54,11 @@ class OpenClipImageTower(ImageTower):
         plain = self.branches is None and self.mlp_branches is None and isinstance(self.net.patch_dropout, nn.Identity)
         return int(self.net.grid_size[0] * self.net.grid_size[1]) if plain else 0
 
+    @property
+    def pools_patches(self) -> bool:
+        """Not with a class token."""
+        return super().pools_patches and self.net.pool_type == "avg"
+
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         """See :class:`ImageTower`."""
         net, branches, H = self.net, self.branches, 0

@@ -55,6 +55,11 @@ class TimmImageTower(ImageTower):
         plain = self.can_branch and self.branches is None and self.mlp_branches is None and self.near_SS is None
         return int(self.net.patch_embed.num_patches) if plain and not isinstance(self.net.norm, nn.Sequential) else 0
 
+    @property
+    def pools_patches(self) -> bool:
+        """Not of a Vision Transformer with a class token or attention pooling."""
+        return super().pools_patches and (not self.is_vit or self.net.global_pool not in ("token", "map"))
+
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         """See :class:`ImageTower`."""
         if self.is_vit:
