@@ -1,0 +1,97 @@
+"""The pages of ``docs/results`` and the README's table, written from kept competitions by templates: every number in them is computed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from results.charts import draw_curves
+from results.measure import NAMES, Comparison, Measure, cell, interval, rows
+from results.store import load
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a template can say of one comparison.
+
+    Attributes:
+        comparison: the kept competition.
+        images: the folder of charts, beside the page.
+    """
+
+    comparison: Comparison
+    images: Path
+
+    def curves(self, name: str, measures: Sequence[Measure], methods: Sequence[str]) -> str:
+        """Draws a chart; gives the Markdown that shows it."""
+        draw_curves(self.images / f"{name}.svg", self.comparison, measures, methods)
+        return f"![{', '.join(m.title for m in measures)}: per cent over pictures seen](images/{name}.svg)"
+
+    def table(self, measures: Sequence[Measure], methods: Sequence[str], budget: int, reference: str = "clip") -> str:
+        """Markdown: a measure a row, a method a column."""
+        head = ["", *(NAMES[method] for method in methods), "chance"]
+        return markdown(head, rows(self.comparison, measures, methods, budget, reference))
+
+    def gains(self, measures: Sequence[Measure], methods: Sequence[str], budget: int, reference: str = "clip") -> str:
+        """Markdown: differences from the reference with their intervals, in points."""
+        body = []
+        for measure in measures:
+            found = [self.comparison.mean(method, budget, measure, reference) for method in methods]
+            body.append([measure.title, *("" if mean is None else interval(mean) for mean in found)])
+        return markdown(["", *(NAMES[method] for method in methods)], body)
+
+    def value(self, method: str, measure: Measure, budget: int) -> str:
+        """Per cent."""
+        return cell(self.comparison.mean(method, budget, measure))
+
+    def gain(self, method: str, measure: Measure, budget: int, reference: str = "clip") -> str:
+        """Points, with the interval."""
+        mean = self.comparison.mean(method, budget, measure, reference)
+        assert mean is not None, (method, measure)
+        return interval(mean)
+
+    @property
+    def made(self) -> str:
+        """Command, seeds, machine and date, in one paragraph."""
+        facts, seeds = self.comparison.stored.facts, ", ".join(map(str, self.comparison.seeds))
+        return f"`{facts['command']}`; seeds {seeds}; {facts['machine']}; {facts['date']}; wholegrain at {facts['commit']}."
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def render(docs: Path, readme: Path) -> list[Path]:
+    """Writes every page that has a template and puts the README's table between its marks; gives what was written."""
+    from results import questions
+
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    kept = {folder.name: Comparison(load(folder)) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
+    pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}
+    written = []
+    for template in sorted(TEMPLATES.glob("*.md.j2")):
+        path = docs / template.stem
+        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES)
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    written.append(_into(readme, environment.get_template("readme_table.j2").render(**pages, m=questions, names=NAMES)))
+    return written
+
+
+MARKS = ("<!-- results: written by make results -->", "<!-- end of results -->")
+
+
+def _into(readme: Path, table: str) -> Path:
+    """Puts the table between the marks."""
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    readme.write_text(f"{before}{MARKS[0]}\n{table.strip()}\n{MARKS[1]}{after}", encoding="utf-8")
+    return readme

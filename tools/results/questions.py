@@ -1,0 +1,15 @@
+"""The measures that the pages speak of."""
+
+from __future__ import annotations
+
+from results.measure import HARD_POSITIVES, POOLED, TO_CAPTION, TO_PICTURE, TOKEN, role, twins
+
+__all__ = ["HARD_POSITIVES", "POOLED", "TOKEN", "TO_CAPTION", "TO_PICTURE", "role", "twins"]
+
+ORDER = [twins("relation"), twins("swap_object"), HARD_POSITIVES]
+BINDING = [twins("swap_attribute"), twins("swap_fill")]
+WORDS = [twins(f"replace_{what}") for what in ("object", "colour", "fill", "size")]
+RETRIEVAL = [TO_PICTURE, TO_CAPTION]
+GROUNDING = [POOLED, TOKEN]
+ROLES = [role(name, branch) for branch, name in enumerate(("overview", "relation", "main_object", "phrase", "background"))]
+AXES = [*RETRIEVAL, *ORDER, *BINDING, *WORDS, *GROUNDING, *ROLES]
