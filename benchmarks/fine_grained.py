@@ -1,5 +1,7 @@
 """Time (of the best repeat) and memory of the fine-grained losses beside CLIP's, forward and backward, on features alone (no towers).
 
+Captions have three phrases each: all different, or in the row "shared" out of 100.
+
 python benchmarks/fine_grained.py --batch 256 --patches 49 --tokens 16 --width 256
 """
 
@@ -19,6 +21,7 @@ from wholegrain.losses.mgca import MgcaLoss
 from wholegrain.losses.mgca_prototypes import MgcaPrototypesLoss
 from wholegrain.losses.sparc import SparcLoss
 from wholegrain.losses.text_conditioned import TextConditionedLoss
+from wholegrain.losses.whole_and_grain import WholeAndGrainLoss
 
 LOSSES = {
     "clip": ClipLoss(),
@@ -28,6 +31,8 @@ LOSSES = {
     "dreamlip": DreamlipLoss(),
     "flair": FlairLoss(),
     "text_conditioned (PACL)": TextConditionedLoss(),
+    "whole_and_grain": WholeAndGrainLoss(),
+    "whole_and_grain, shared": WholeAndGrainLoss(),
     "llip, 64 tokens": LlipLoss(),
     "filip": FilipLoss(),
     "filip, 25% kept": FilipLoss(keep=0.25),
@@ -37,17 +42,24 @@ LOSSES = {
 }
 
 
-def features(args, slots, device):
+PHRASES, SHARED = 3, 100
+
+
+def features(args, slots, device, shared=False):
     def normal(*shape):
         return torch.randn(*shape, device=device, requires_grad=True)
 
     B, P, L, D, heads = args.batch, args.patches, args.tokens, args.width, 8
     learned = {"mix_DA": normal(D, D), "mix_D": normal(D), "prototypes_KD": normal(500, D)}
+    learned |= {"grain_log_weight_1": normal(1), "grain_log_temperature_1": normal(1)}
     slotted = {name: normal(B, heads, slots, D // heads) for name in ("keys_BGSE", "values_BGSE")}
     image = ImageFeatures(normal(B, D), patches_BPD=normal(B, P, D), grid=(1, P), learned=learned, **slotted)
     length = torch.randint(L // 2, L + 1, (B,), device=device)
     mask = torch.arange(L, device=device) < length[:, None]
-    return image, TextFeatures(normal(B, D), normal(B, L, D), mask, normal(B, heads, D // heads))
+    phrases = {"phrases_NKD": normal(B, PHRASES, D), "phrase_weight_NK": torch.full((B, PHRASES), 1 / PHRASES, device=device)}
+    if shared:
+        phrases["phrase_id_NK"] = torch.randint(SHARED, (B, PHRASES), device=device)
+    return image, TextFeatures(normal(B, D), normal(B, L, D), mask, normal(B, heads, D // heads), **phrases)
 
 
 def main():
@@ -61,7 +73,7 @@ def main():
     print(f"{device} {torch.cuda.get_device_name() if device.type == 'cuda' else ''} {args}")
     for name, loss in LOSSES.items():
         torch.manual_seed(0)
-        image, text = features(args, 64 if name.startswith("llip") else args.patches + 1, device)
+        image, text = features(args, 64 if name.startswith("llip") else args.patches + 1, device, name.endswith("shared"))
         pairing = Pairing.one_to_one(args.batch, device)
         scale, bias = torch.tensor(14.0, device=device, requires_grad=True), torch.tensor(-10.0, device=device)
         state = {k: v.to(device) for k, v in loss.initial_state(()).items()} if hasattr(loss, "initial_state") else None

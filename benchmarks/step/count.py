@@ -13,7 +13,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.precision import autocast
-from wholegrain.training.run import offers
+from wholegrain.training.run import offers, phrases_for
 from wholegrain.training.start import load_inputs
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.work import step_work
@@ -43,6 +43,7 @@ def recipe_work(recipe: str, data: Path, model: str, batch: int, pad: bool) -> f
     terms, _ = choose_terms(chosen, names.roles, offers(chosen, dataset, start))
     samples = DrawnSamples(dataset, start.preprocess, chosen.data, names, chosen.seed)
     plan = Plan(dataset.keys("train"), batch, chosen.seed)
-    first = next(iter(make_loader(samples, PlanSampler(plan, 0, 1, 0, 1), start.tokenizer, names)))
+    sampler, phrases = PlanSampler(plan, 0, 1, 0, 1), phrases_for(Objective(terms))
+    first = next(iter(make_loader(samples, sampler, start.tokenizer, names, phrases=phrases)))
     encoder = Encoder(start, teacher=make_teacher(start, chosen.teacher))
     return step_work(encoder, Objective(terms), first, lambda: autocast(torch.device("cpu"), "fp32"), SAMPLE)

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
-_RAGGED = frozenset({"tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK"})
+_RAGGED = frozenset({"tokens_NLD", "mask_NL", "keys_NLGE", "values_NLGE", "phrases_NKD", "phrase_weight_NK", "phrase_id_NK"})
 """Fields whose second dimension is as long as the longest text needs."""
 
 
@@ -127,6 +127,8 @@ class TextFeatures(FeatureRows):
         teacher: what a teacher reads in the same texts, without gradient (``training/teacher.py``); else ``None``.
         phrases_NKD: the pooled vectors of the noun phrases of each text, not normalised; of scores that ask for them, else ``None``.
         phrase_weight_NK: >= 0, sum 1 over the phrases of a text; all 0 for a text without any, and where there is no further phrase.
+        phrase_id_NK: int64, a hash of each phrase, as ``Pairing.text_id_N``: phrases with one id have one vector, and are compared
+            once; ``None``: nothing is known to be equal.
     """
 
     pooled_ND: Tensor
@@ -138,6 +140,7 @@ class TextFeatures(FeatureRows):
     teacher: TextFeatures | None = None
     phrases_NKD: Tensor | None = None
     phrase_weight_NK: Tensor | None = None
+    phrase_id_NK: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ from wholegrain.evaluation.features.encode import default_needs, encode_texts
 from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.named import load_any
 from wholegrain.evaluation.scores.similarity import similarity
-from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain, grain
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.evaluation.tasks.composition import composition
 from wholegrain.evaluation.tasks.grain_weight import choose_grain
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.losses.whole_and_grain import grain
 from wholegrain.towers import load_model, save_model
 
 

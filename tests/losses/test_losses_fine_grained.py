@@ -12,6 +12,7 @@ import torch
 from loss_variants import FINE_GRAINED as CASES
 from tiny_training import make_model, make_recipe, train
 
+from wholegrain.evaluation.features.encode import encode_texts
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses import filip, gloria
@@ -233,14 +234,13 @@ def test_memory_stays_bounded(monkeypatch):
 
 # ---- heads, evaluation, training --------------------------------------------------------------------------------------------
 
-HEADS = ("filip", "pacl", "mgca", "flair", "llip")
+HEADS = ("filip", "pacl", "mgca", "flair", "llip", "grain")
 SETTINGS = {"llip": {"mixtures": 3, "noise": 0.0}, "mgca": {"prototypes": 5}}
 
 
 def encoded(model, needs):
     pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    tokens = model.tokenizer.encode(["red beside green", "a blue half", "white things", "red"])
-    return model.encode_images(pixels, needs), model.encode_texts(tokens.tokens_NL, tokens.length_N, needs)
+    return model.encode_images(pixels, needs), encode_texts(model, ["red beside green", "a blue half", "white things", "red"], needs)
 
 
 @pytest.mark.parametrize("kind", HEADS)
@@ -251,7 +251,7 @@ def test_heads_start_as_their_base_and_come_back_from_disk(dataset, tmp_path, ki
         model.image_tower.tune("none")
     before = encoded(model, frozenset({"patches"}))
     convert_head(model, HeadConfig(kind=kind, **SETTINGS.get(kind, {})))
-    needs = frozenset({"patches", "tokens"}) | model.head.gives
+    needs = frozenset({"patches", "tokens"}) | model.head.gives | model.score_needs
     image, text = encoded(model, needs)
     torch.testing.assert_close(unit(image.pooled_BD), unit(before[0].pooled_BD), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(image.patches_BPD, before[0].patches_BPD, rtol=1e-4, atol=1e-5)

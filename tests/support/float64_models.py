@@ -11,6 +11,7 @@ OWN = {
         *("--data.captions", '[{roles=["web"]}, {roles=["style"]}]'),
         *("--terms.text_conditioned.roles", '["style"]', "--terms.clip.roles", '["web"]'),
     ),
+    "whole_and_grain": ("--data.captions", '[{roles=["web"]}, {roles=["detail"]}]'),
     "llip": ("--model.head_settings.mixtures", "4"),
     "holistic_mlp": ("--model.head_settings.branch_blocks", "1"),
     "mgca": ("--model.head_settings.prototypes", "9"),

@@ -16,7 +16,7 @@ from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
-from wholegrain.training.run import offers
+from wholegrain.training.run import offers, phrases_for
 from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
@@ -65,7 +65,7 @@ def train_here(rank, group, world, data, name, start=0, stop=STEPS, here=None, t
         gradients.append(torch.cat([gradient.flatten() for gradient in found]))
 
     optimiser.register_step_pre_hook(keep)
-    for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names), start):
+    for step, batch in enumerate(make_loader(samples, plan, model.tokenizer, names, phrases=phrases_for(objective)), start):
         seed_everything(0, step, rank)
         outcome = take_step(encoder, objective, optimiser, batch, step=step, lr=1e-3, options=StepOptions(1.0, group=group))
         if teacher is not None:

@@ -158,6 +158,8 @@ REFUSED = [
     (lambda t: convert_head(of_open_clip(t), "sparc"), "open_clip", "SPARC adapters"),
     (lambda t: convert_head(of_open_clip(t), HeadConfig("fusion", layers=1)), "transformers", "fusion head"),
     (lambda t: convert_head(of_open_clip(t), "filip"), "open_clip", "joint score of its filip head"),
+    (lambda t: convert_head(of_open_clip(t), "grain"), "transformers", "joint score of its grain head"),
+    (lambda t: convert_head(of_open_clip(t), "grain"), "onnx", "noun phrases"),
     (lambda t: convert_head(of_open_clip(t), HeadConfig("llip", mixtures=2)), "open_clip", "mixture tokens"),
     (with_bias, "transformers", "a bias"),
     (lambda t: of_open_clip(t, no_causal_mask=True, pool_type="last"), "transformers", "without a causal mask"),
@@ -249,7 +251,7 @@ def test_the_token_chosen_is_the_nearest(tmp_path):
     assert max(near, key=near.get) == nearest.description
 
 
-@pytest.mark.parametrize(("kind", "settings"), [("filip", {}), ("fusion", {"layers": 1})])
+@pytest.mark.parametrize(("kind", "settings"), [("filip", {}), ("grain", {}), ("fusion", {"layers": 1})])
 def test_a_joint_score_left_out_leaves_the_vectors(kind, settings, tmp_path):
     model = convert_head(of_open_clip(tmp_path), HeadConfig(kind, **settings))
     nearest = approximated(model, pixels())

@@ -18,11 +18,11 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import split
-from wholegrain.training.run import offers
+from wholegrain.training.run import offers, phrases_for
 from wholegrain.training.step import StepOptions, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
-TWICE = ("cosmos", "wholegrain", "flair", "fusion", "siglip")  # in two processes
+TWICE = ("cosmos", "wholegrain", "whole_and_grain", "flair", "fusion", "siglip")  # in two processes
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def step_of(dataset, name, micro, rank=0, world=1, group=None, prepare=None, **s
     names = names_of(dataset, recipe.data)
     terms, _ = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
-    loader = make_loader(samples, PlanSampler(Plan(dataset.keys("train"), 14, 0), 0, 2, rank, world), model.tokenizer, names)
+    plan = PlanSampler(Plan(dataset.keys("train"), 14, 0), 0, 2, rank, world)
+    loader = make_loader(samples, plan, model.tokenizer, names, phrases=phrases_for(Objective(terms)))
     inner = Encoder(model, teacher=make_teacher(model_of(dataset, recipe, seed=1), recipe.teacher))
     encoder = DistributedContext(torch.device("cpu"), rank, world, group).wrap(inner)
     objective, optimiser = Objective(terms), Catch(model.parameters(), lr=1.0)
@@ -81,7 +82,7 @@ def test_a_teacher_and_views_are_among_what_is_tested():
     recipes = {name: make_recipe(name, *OWN.get(name, ())) for name in recipe_names()}
     assert any(recipe.teacher.kind == "ema" and recipe.data.views for recipe in recipes.values())
     heads = {recipe.model.head for recipe in recipes.values()}
-    assert {"plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos"} <= heads
+    assert {"plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos", "grain"} <= heads
 
 
 def drop(model):
@@ -109,7 +110,7 @@ def one_graph(encoder, objective, batch, size, *, cast, root, group):
     parts, place_U = split(batch, size)
     seen = [encoder(part.batch, objective.needs) for part in parts]
     image, text = join([s[0] for s in seen]), join([s[1] for s in seen])
-    output = objective(image, text.select(place_U[batch.row_N]), batch.pairing, seen[0][2], seen[0][3], group=group)
+    output = objective(image, batch.laid_out(text, place_U), batch.pairing, seen[0][2], seen[0][3], group=group)
     root(output.value).backward()
     return output, seen[0][2]
 

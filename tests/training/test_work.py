@@ -19,7 +19,7 @@ from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.precision import autocast
-from wholegrain.training.run import offers
+from wholegrain.training.run import offers, phrases_for
 from wholegrain.training.teacher import make_teacher
 from wholegrain.training.trackers import require_tracker
 from wholegrain.training.work import matrix_peak, peak_megabytes, step_work
@@ -33,7 +33,8 @@ def parts_of(dataset, name, images=8):
     names = names_of(dataset, recipe.data)
     terms, _ = choose_terms(recipe, names.roles, offers(recipe, dataset, model))
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
-    loader = make_loader(samples, PlanSampler(Plan(dataset.keys("train"), images, 0), 0, 1, 0, 1), model.tokenizer, names)
+    plan = PlanSampler(Plan(dataset.keys("train"), images, 0), 0, 1, 0, 1)
+    loader = make_loader(samples, plan, model.tokenizer, names, phrases=phrases_for(Objective(terms)))
     return (
         Encoder(model, teacher=make_teacher(model_of(dataset, recipe, seed=1), recipe.teacher)),
         Objective(terms),

@@ -1,13 +1,14 @@
 """One training step's input: images, the distinct texts, and how they pair.
 
 Identical texts of a batch are tokenised and encoded once: ``tokens_UL`` has one row per *distinct* text and ``row_N`` says which
-row each text of the pairing reads, so features of all N texts are ``features.select(batch.row_N)``.
+row each text of the pairing reads; :meth:`Batch.laid_out` makes the features of all N texts of those of the rows. Noun phrases, where
+they are asked for, are texts of their own among the rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from wholegrain.data.slots import Slots, taken
-from wholegrain.features import Pairing
+from wholegrain.features import Pairing, TextFeatures
 from wholegrain.text.tokenizer import Tokenizer
 
 
@@ -66,8 +67,27 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class PhraseRows:
+    """The noun phrases of N texts, at most K each.
+
+    Attributes:
+        row_NK: int64, the row of ``tokens_UL`` that each phrase reads; 0 where there is none.
+        weight_NK: float32, the phrase's weight in its text, of sum 1; 0 where there is none.
+        id_NK: int64, a hash of each phrase, the same in every process; 0 where there is none.
+    """
+
+    row_NK: Tensor
+    weight_NK: Tensor
+    id_NK: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> PhraseRows:
+        """The same with ``change`` applied to every tensor."""
+        return PhraseRows(change(self.row_NK), change(self.weight_NK), change(self.id_NK))
+
+
+@dataclass(frozen=True)
 class Batch:
-    """B images and N texts, U of them distinct.
+    """B images and N texts, U of them distinct, phrases included.
 
     Attributes:
         views: the looks at the images, all of one size; empty where the image tower's raw features are already known.
@@ -76,9 +96,10 @@ class Batch:
         row_N: int64, the row of ``tokens_UL`` that each text reads.
         pairing: which text belongs to which image.
         keys: the B records' keys.
-        texts: the U distinct texts.
+        texts: the U distinct texts; those that are nothing but a phrase come last.
         cut: how many of the N texts were longer than the tokeniser's context and lost their end.
         broken: images that should have been here and could not be read, and why; others take their places.
+        phrases: the noun phrases of the N texts, where a loss needs them; else ``None``.
         place: where a loading worker has put the pixels; of use only while the batch is sent, see ``data/slots.py``.
     """
 
@@ -91,6 +112,7 @@ class Batch:
     texts: tuple[str, ...]
     cut: int = 0
     broken: tuple[tuple[str, str], ...] = ()
+    phrases: PhraseRows | None = None
     place: tuple[int, int, int] | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -100,8 +122,29 @@ class Batch:
         pairing = {name: v.numpy(force=True) if isinstance(v, Tensor) else v for name, v in vars(self.pairing).items()}
         pixels = self.place or [view.pixels_BCHW for view in self.views]
         crops = [view.crops_B4.numpy(force=True) for view in self.views]
+        if self.phrases is not None:
+            numbers |= {f"phrases.{name}": v.numpy(force=True) for name, v in vars(self.phrases).items()}
         words = {name: getattr(self, name) for name in ("keys", "texts", "cut", "broken")}
         return _arrived, (pixels, crops, numbers, pairing, words)
+
+    def laid_out(self, text_U: TextFeatures, place_U: Tensor | None = None) -> TextFeatures:
+        """The features of the N texts, with their phrases, from those of the U distinct texts.
+
+        Args:
+            text_U: of the rows, in the order of ``texts``, or in another.
+            place_U: in that case, the place of each row among them.
+        """
+        if place_U is None and self.phrases is None and len(self.row_N) <= len(self.texts):
+            return text_U  # rows are numbered as they first appear: without repeats they are in place
+
+        def placed(row: Tensor) -> Tensor:
+            return row if place_U is None else place_U[row]
+
+        text = text_U.select(placed(self.row_N))
+        if self.phrases is None:
+            return text
+        vectors_NKD = text_U.pooled_ND[placed(self.phrases.row_NK)]
+        return replace(text, phrases_NKD=vectors_NKD, phrase_weight_NK=self.phrases.weight_NK, phrase_id_NK=self.phrases.id_NK)
 
     @property
     def tokens_NL(self) -> Tensor:
@@ -117,12 +160,14 @@ class Batch:
         """The same batch on another device."""
         views = tuple(View(v.pixels_BCHW.to(device, non_blocking=non_blocking), v.crops_B4) for v in self.views)
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("tokens_UL", "length_U", "row_N")}
-        return replace(self, views=views, pairing=self.pairing.to(device, non_blocking), **moved)
+        phrases = None if self.phrases is None else self.phrases.map(lambda x: x.to(device, non_blocking=non_blocking))
+        return replace(self, views=views, pairing=self.pairing.to(device, non_blocking), phrases=phrases, **moved)
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
         """Keeps the memory of a batch on a CUDA device until what this stream does with it is done."""
         tensors = [self.tokens_UL, self.length_U, self.row_N, *(view.pixels_BCHW for view in self.views)]
-        for tensor in (*tensors, *(value for value in vars(self.pairing).values() if isinstance(value, Tensor))):
+        phrases = () if self.phrases is None else vars(self.phrases).values()
+        for tensor in (*tensors, *phrases, *(value for value in vars(self.pairing).values() if isinstance(value, Tensor))):
             tensor.record_stream(stream)
 
     def pin_memory(self) -> Batch:
@@ -130,7 +175,8 @@ class Batch:
         views = tuple(View(v.pixels_BCHW.pin_memory(), v.crops_B4) for v in self.views)
         pinned = {name: getattr(self, name).pin_memory() for name in ("tokens_UL", "length_U", "row_N")}
         pairs = {name: v.pin_memory() for name, v in vars(self.pairing).items() if isinstance(v, Tensor)}
-        return replace(self, views=views, pairing=replace(self.pairing, **pairs), **pinned)
+        phrases = None if self.phrases is None else self.phrases.map(Tensor.pin_memory)
+        return replace(self, views=views, pairing=replace(self.pairing, **pairs), phrases=phrases, **pinned)
 
 
 def _arrived(
@@ -145,7 +191,13 @@ def _arrived(
     looks = taken(pixels) if isinstance(pixels, tuple) else pixels
     views = tuple(View(look, torch.from_numpy(crop)) for look, crop in zip(looks, crops, strict=True))
     tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
-    return Batch(views=views, pairing=Pairing(**pairs), **tensors, **words)
+    of_phrases = {name.removeprefix("phrases."): tensors.pop(name) for name in list(tensors) if name.startswith("phrases.")}
+    phrases = PhraseRows(**of_phrases) if of_phrases else None
+    return Batch(views=views, pairing=Pairing(**pairs), phrases=phrases, **tensors, **words)
+
+
+Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]
+"""Texts to the noun phrases of each, from left to right; an empty sequence for a text without any."""
 
 
 def stable_id(text: str) -> int:
@@ -164,6 +216,7 @@ def collate(
     roles: Sequence[str],
     kinds: Sequence[str],
     slots: Slots | None = None,
+    phrases: Phrases | None = None,
 ) -> Batch:
     """A batch from its samples.
 
@@ -172,11 +225,14 @@ def collate(
         tokenizer: encodes the distinct texts in one call; ``None`` leaves ``tokens_UL`` empty (raw features already known).
         roles, kinds: the data set's names, the same in every process.
         slots: where a loading worker leaves the pixels.
+        phrases: gives the noun phrases of texts; ``None`` leaves them out.
     """
     texts = [(owner, text) for owner, sample in enumerate(samples) for text in sample.texts]
     start_B = np.cumsum([0] + [len(sample.texts) for sample in samples])
     row: dict[str, int] = {}
     row_N = [row.setdefault(text.text, len(row)) for _, text in texts]
+    spoken_N = None if phrases is None else _spoken([text.text for _, text in texts], phrases)
+    row_Q = [row.setdefault(phrase, len(row)) for spoken in spoken_N or () for phrase in spoken]
     identity_U = [stable_id(text) for text in row]
     pairing = Pairing(
         owner_N=_whole([owner for owner, _ in texts]),
@@ -197,7 +253,24 @@ def collate(
     views, place = _views(samples, slots)
     keys = tuple(sample.key for sample in samples)
     broken = tuple(pair for sample in samples for pair in sample.broken)
-    return Batch(views, tokens_UL, length_U, _whole(row_N), pairing, keys, tuple(row), cut, broken, place)
+    rows = None if spoken_N is None else _phrase_rows([len(spoken) for spoken in spoken_N], row_Q, identity_U)
+    return Batch(views, tokens_UL, length_U, _whole(row_N), pairing, keys, tuple(row), cut, broken, rows, place)
+
+
+def _spoken(texts: Sequence[str], phrases: Phrases) -> list[Sequence[str]]:
+    """The phrases of each text; each distinct text is looked at once."""
+    distinct = list(dict.fromkeys(texts))
+    known = dict(zip(distinct, phrases(distinct), strict=True))
+    return [known[text] for text in texts]
+
+
+def _phrase_rows(count_N: Sequence[int], row_Q: Sequence[int], identity_U: Sequence[int]) -> PhraseRows:
+    """The table of phrases, from their rows text after text; the phrases of a text weigh the same."""
+    many_N = _whole(list(count_N))
+    here_NK = torch.arange(max(count_N, default=0)) < many_N[:, None]
+    row_NK, id_NK = torch.zeros(here_NK.shape, dtype=torch.int64), torch.zeros(here_NK.shape, dtype=torch.int64)
+    row_NK[here_NK], id_NK[here_NK] = _whole(list(row_Q)), _whole([identity_U[row] for row in row_Q])
+    return PhraseRows(row_NK, here_NK / many_N[:, None].clamp_min(1), id_NK)
 
 
 def _views(samples: Sequence[Sample], slots: Slots | None) -> tuple[tuple[View, ...], tuple[int, int, int] | None]:

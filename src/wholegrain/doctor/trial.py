@@ -22,7 +22,7 @@ from wholegrain.training.loading.loader import DrawnSamples, Names, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.patch_dropout import make_dropping
 from wholegrain.training.memory.precision import autocast, resolve_precision
-from wholegrain.training.run import offers
+from wholegrain.training.run import offers, phrases_for
 from wholegrain.training.step import NonFiniteLossError, Outcome, StepOptions, make_optimiser, seed_everything, take_step
 from wholegrain.training.teacher import make_teacher
 
@@ -77,7 +77,8 @@ class Trial:
                 continue
             chosen.append(sample)
             if len(chosen) == images:
-                return collate(chosen, self.model.tokenizer, self.names.roles, self.names.kinds).to(self.device)
+                phrases = phrases_for(Objective(self.recipe.terms))
+                return collate(chosen, self.model.tokenizer, self.names.roles, self.names.kinds, phrases=phrases).to(self.device)
         raise UserError(
             f"Among {min(len(keys), SEARCHED):,} images there are not {images * (turn + 1)} with captions of their own; "
             "most captions are the same: check the caption field."

@@ -54,13 +54,13 @@ Weights = Literal["softmax", "minmax"]
 
 
 def text_conditioned_scores(
-    patches_BPD: Tensor, pooled_ND: Tensor, temperature: float = 0.1, weights: Weights = "softmax"
+    patches_BPD: Tensor, pooled_ND: Tensor, temperature: Tensor | float = 0.1, weights: Weights = "softmax"
 ) -> Tensor:
     """The score of every image with every text: cosines, ``[B, N]``, in float32 at least.
 
     Args:
         patches_BPD, pooled_ND: un-normalised.
-        temperature: of the softmax over patches, in cosines; > 0.
+        temperature: of the softmax over patches, in cosines; > 0. A scalar tensor may have a gradient.
         weights: ``"softmax"``, or ``"minmax"`` as in SPARC.
 
     Images are taken a few at a time, so that memory is bounded; differentiable.
@@ -76,7 +76,7 @@ def text_conditioned_scores(
     )
 
 
-def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: float, weights: Weights) -> Tensor:
+def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: Tensor | float, weights: Weights) -> Tensor:
     """``[B, N]``: the texts of image b are ``unit_BND[b]``."""
     patch_BPD = unit(patches_BPD)
     cosine_BNP = unit_BND @ patch_BPD.mT

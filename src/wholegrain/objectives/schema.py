@@ -8,7 +8,7 @@ from typing import Any
 
 from wholegrain.suggest import closest
 
-HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos")
+HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos", "grain")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
@@ -164,7 +164,8 @@ class ModelRecipe:
     Attributes:
         head: ``plain`` (one projection), ``sparc`` (adapters for patches and tokens), ``branches`` (several image vectors),
             ``filip``, ``pacl``, ``flair``, ``llip`` (what these methods learn, and their score of a pair), ``mgca`` (prototypes),
-            ``fusion`` (a network that reads image and text together), ``cosmos`` (images and words that attend to each other).
+            ``fusion`` (a network that reads image and text together), ``cosmos`` (images and words that attend to each other),
+            ``grain`` (noun phrases against patches, beside the whole).
         branches: number of image branches with ``head = "branches"``.
         head_settings: settings of that head, such as ``mixtures`` of ``llip`` (fields of its ``Settings`` in ``towers``); others are refused.
         tune_image, tune_text: what is trained in each tower: ``all``, ``none``, ``last:N`` (the last N stages), or empty for what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields, replace
 
 from torch import nn
@@ -39,7 +40,7 @@ def convert_head(model: Model, config: HeadConfig | str) -> Model:
             )
         if changed:
             model.head = old.from_settings(old.widths, wanted, tower).to(device)
-            _take_weights(model.head, old)
+            _take_weights(model.head, old, {old.begins[name] for name in changed if name in old.begins})
         return model
     if isinstance(has := old.settings_with(tower), TokenSettings):
         count = f"{has.branches} branches" if isinstance(has, BranchSettings) else "mixture tokens"
@@ -55,8 +56,8 @@ def _same(has: HeadSettings, wanted: HeadSettings, name: str) -> bool:
     return value == getattr(has, name) or value == "auto" or name == "noise" or (name == "branch_blocks" and value == 0)
 
 
-def _take_weights(new: nn.Module, old: nn.Module) -> None:
-    """Loads every layer of the old head that is in the new one with weights of the same shapes."""
-    have, wanted = old.state_dict(), new.state_dict()
+def _take_weights(new: nn.Module, old: nn.Module, anew: Collection[str] = ()) -> None:
+    """Loads every layer of the old head that is in the new one with weights of the same shapes; but not what begins ``anew``."""
+    have, wanted = old.state_dict(), {name: value for name, value in new.state_dict().items() if name not in anew}
     apart = {name.rpartition(".")[0] for name, value in wanted.items() if name not in have or have[name].shape != value.shape}
     new.load_state_dict({name: have[name] for name in wanted if name.rpartition(".")[0] not in apart}, strict=False)

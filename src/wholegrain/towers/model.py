@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -96,6 +96,10 @@ class Model(nn.Module):
     def score_needs(self) -> frozenset[str]:
         """What :attr:`score` needs of the features."""
         return self.head.score_needs
+
+    def phrases_of(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The noun phrases of each text, where :attr:`score_needs` has ``phrases``; their vectors are those of texts."""
+        return self.head.phrases_of(texts)
 
     @property
     def read_out(self) -> str:

@@ -14,7 +14,7 @@ from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts
 from wholegrain.training.memory.patch_dropout import PatchDropout
 from wholegrain.training.teacher import Teacher
 
-MADE_HERE = frozenset({"teacher", "views"})
+MADE_HERE = frozenset({"teacher", "views", "phrases"})
 """Needs that are met here, and are no business of a model."""
 STUDENTS_ALONE = frozenset({"cross"})
 """Needs that no term has of a teacher."""
@@ -53,9 +53,7 @@ class Encoder(nn.Module):
                 seen = self._encode_images(teacher, batch, teacher_needs, min(self.teacher.views, 1 + len(image.views)))
                 read = self._encode_texts(teacher, batch, teacher_needs)
             image, text = _with_teacher(image, seen), replace(text, teacher=read)
-        if len(batch.row_N) > len(batch.texts):  # rows are numbered as they first appear: without repeats they are in place
-            text = text.select(batch.row_N)
-        return image, text, model.scale, model.bias
+        return image, batch.laid_out(text), model.scale, model.bias
 
     def _encode_images(
         self, model: Model, batch: Batch, needs: frozenset[str], views: int, dropping: PatchDropout | None = None

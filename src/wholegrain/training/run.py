@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from wholegrain.data.batch import Phrases
 from wholegrain.data.dataset import Dataset
+from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
@@ -163,7 +165,7 @@ def adapt_model(model: Model, recipe: Recipe) -> None:
 
 def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     """What data and model give to losses, out of ``losses.core.contract.NEEDS``."""
-    offered = {"patches", "tokens"} | model.head.gives
+    offered = {"patches", "tokens", "phrases"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
         offered.add("negatives")
     if model.head.kind == "branches":
@@ -175,6 +177,11 @@ def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     if recipe.data.views:
         offered.add("views")
     return frozenset(offered)
+
+
+def phrases_for(objective: Objective) -> Phrases | None:
+    """What finds the noun phrases of captions, if a term needs them: the built-in tagger."""
+    return NounPhrases() if "phrases" in objective.needs else None
 
 
 def twins_of(dataset: Dataset, recipe: Recipe) -> dict[str, str]:
@@ -201,6 +208,9 @@ def make_encoder(run: Run, say: Callable[[str], None], workers: int = 0, cache: 
         images = freeze_images(model, run.dataset, keys, needs, precision, workers, say, cache)
     if model.text_frozen and not any(draw.sentences[1] for draw in recipe.data.captions):  # these are too many to list
         wanted = drawable_texts(run.dataset, keys, recipe.data)
+        phrases = phrases_for(run.objective)
+        if phrases is not None:
+            wanted |= {phrase for spoken in phrases(sorted(wanted)) for phrase in spoken}
         if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
             texts = freeze_texts(model, sorted(wanted), needs, precision, say, cache)
     return Encoder(model, images, texts, run.teacher, run.dropping)

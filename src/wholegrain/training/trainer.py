@@ -46,7 +46,7 @@ from wholegrain.training.memory.compiled import compiled
 from wholegrain.training.memory.precision import autocast, make_scaler
 from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.meters import Meters, Reporter, Silent
-from wholegrain.training.run import Progress, Run, find_checkpoint, make_encoder, make_run
+from wholegrain.training.run import Progress, Run, find_checkpoint, make_encoder, make_run, phrases_for
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,
@@ -358,7 +358,10 @@ class Trainer:
         samples = DrawnSamples(run.dataset, preprocess, run.recipe.data, run.names, run.recipe.seed, run.plan.keys)
         sampler = PlanSampler(run.plan, self.progress.step, run.total, context.rank, context.world_size)
         pin = context.device.type == "cuda"
-        return make_loader(samples, sampler, tokenizer, run.names, workers=self.workers, pin=pin, on_broken=self._note_broken)
+        return make_loader(
+            samples, sampler, tokenizer, run.names,
+            workers=self.workers, pin=pin, on_broken=self._note_broken, phrases=phrases_for(run.objective),
+        )  # fmt: skip
 
     def _note_broken(self, new: Mapping[str, str], known: Mapping[str, str]) -> None:
         """Images that could not be read: a sentence for each, and a file with all."""

@@ -75,17 +75,23 @@ class _Counter(TorchDispatchMode):
 def _first(batch: Batch, images: int) -> Batch:
     """The first images with their texts, which stand in the order of their images."""
     pairing = batch.pairing.select_texts(batch.pairing.owner_N < images)
-    row_N = batch.row_N[: len(pairing.owner_N)]
-    rows = int(row_N.max()) + 1 if len(row_N) else 0  # numbered as they first appear
+    count = len(pairing.owner_N)
+    phrases = None if batch.phrases is None else batch.phrases.map(lambda x: x[:count])
+    spoken_Q = batch.row_N[:0] if phrases is None else phrases.row_NK[phrases.weight_NK > 0]
+    rows_U, place = torch.cat([batch.row_N[:count], spoken_Q]).unique(return_inverse=True)
+    if phrases is not None:
+        row_NK = torch.zeros_like(phrases.row_NK).masked_scatter(phrases.weight_NK > 0, place[count:])
+        phrases = replace(phrases, row_NK=row_NK)
     return replace(
         batch,
         views=tuple(View(view.pixels_BCHW[:images], view.crops_B4[:images]) for view in batch.views),
-        tokens_UL=batch.tokens_UL[:rows],
-        length_U=batch.length_U[:rows],
-        row_N=row_N,
+        tokens_UL=batch.tokens_UL[rows_U],
+        length_U=batch.length_U[rows_U],
+        row_N=place[:count],
         pairing=replace(pairing, image_id_B=pairing.image_id_B[:images]),
         keys=batch.keys[:images],
-        texts=batch.texts[:rows],
+        texts=tuple(batch.texts[row] for row in rows_U.tolist()),
+        phrases=phrases,
     )
 
 

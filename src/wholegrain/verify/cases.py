@@ -16,13 +16,14 @@ Side = TypeVar("Side", bound=ImageFeatures | TextFeatures)
 
 SCALE, BIAS = 7.0, -1.5  # of every problem that says no other
 HEAD = (2, 4, 3)  # attention heads, slots, width of each head
-PROTOTYPES = 5
+PROTOTYPES, PHRASES = 5, 3
 KINDS = ("relation", "attribute", "object")
 _LEARNED = {
     "prototypes": "prototypes",
     "mix": "slots",
     "match": "match",
     "cross": "cross",
+    "grain": "grain",
 }  # who needs which of a head's parameters
 _OF_NEED = {
     "branches": ("branches_BHD",),
@@ -31,8 +32,10 @@ _OF_NEED = {
     "slots": ("keys_BGSE", "values_BGSE", "query_NGE"),
     "match": ("match",),
     "teacher": ("teacher",),
+    "phrases": ("phrases_NKD", "phrase_weight_NK"),
     "cross": ("keys_BGSE", "values_BGSE", "query_NGE", "query_BGE", "keys_NLGE", "values_NLGE", "mask_NL"),
 }
+_GIVEN = frozenset({"phrase_weight_NK"})  # numbers that are data and no features: they have no gradient
 OF_TOKENS = ("tokens_NLD", "keys_NLGE", "values_NLGE")  # parts with a row for every token of a text
 ROLES = ("overview", "background", "style", "web")
 
@@ -88,7 +91,7 @@ def _named(features: ImageFeatures | TextFeatures, prefix: str = "") -> dict[str
     found: dict[str, Tensor] = {}
     for name, value in vars(features).items():
         if isinstance(value, Tensor):
-            found |= {prefix + name: value} if value.is_floating_point() else {}
+            found |= {prefix + name: value} if value.is_floating_point() and name not in _GIVEN else {}
         elif isinstance(value, (ImageFeatures, TextFeatures)):
             found |= _named(value, f"{prefix}{name}.")
         elif name == "views":
@@ -160,7 +163,7 @@ def make_batch(
     text = replace(text, query_NGE=normal(texts, HEAD[0], HEAD[2]))
     learned |= {"match_DD": normal(width, width), "match_1": normal(1)}  # drawn last, so that the rest stays as it was
     image = replace(image, learned=learned, match=small_match)
-    image, text = _more(image, text, normal)
+    image, text = _with_phrases(*_more(image, text, normal), normal, draw)
     return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
 
 
@@ -201,6 +204,21 @@ def _more(image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor])
     image = replace(image, query_BGE=made(images, heads, inner), learned={**image.learned, **cross}, teacher=teacher, views=views)
     slots = {"keys_NLGE": made(texts, tokens, heads, inner), "values_NLGE": made(texts, tokens, heads, inner)}
     return image, replace(text, **slots, teacher=TextFeatures(made(texts, width)))
+
+
+def _with_phrases(
+    image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor], draw: torch.Generator | None = None
+) -> tuple[ImageFeatures, TextFeatures]:
+    """With up to three phrases a text, of unequal weights, and what a head learns of them; without ``draw`` three alike."""
+    texts, width = text.pooled_ND.shape
+    phrases = {"phrases_NKD": made(texts, PHRASES, width), "phrase_weight_NK": torch.full((texts, PHRASES), 1 / PHRASES).double()}
+    if draw is not None:
+        count = torch.randint(PHRASES + 1, (texts, 1), generator=draw)
+        weight = torch.rand(texts, PHRASES, generator=draw, dtype=torch.float64) + 0.1
+        weight = torch.where(torch.arange(PHRASES) < count, weight, 0.0)
+        phrases["phrase_weight_NK"] = weight / weight.sum(1, keepdim=True).clamp_min(0.1)
+    grain = {"grain_log_weight_1": 0.5 * made(1), "grain_log_temperature_1": made(1)}
+    return replace(image, learned={**image.learned, **grain}), replace(text, **phrases)
 
 
 def _grid(patches: int) -> tuple[int, int]:
@@ -284,4 +302,4 @@ def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Ba
     image = replace(image, keys_BGSE=ones(images, *HEAD), values_BGSE=ones(images, *HEAD))
     mask = torch.ones(texts, tokens, dtype=torch.bool)
     image, text = _more(image, TextFeatures(ones(texts, 8), ones(texts, tokens, 8), mask, ones(texts, HEAD[0], HEAD[2])), ones)
-    return Batch(image, text, pairing)
+    return Batch(*_with_phrases(image, text, ones), pairing)

@@ -22,6 +22,7 @@ from wholegrain.verify.settings import parse_settings
 
 PROVIDED = frozenset(
     {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match", "teacher", "views", "cross"}
+    | {"phrases", "grain"}
 )
 
 

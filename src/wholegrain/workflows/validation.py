@@ -13,11 +13,20 @@ import torch
 import torch.distributed as dist
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.evaluation.features.encode import Encoded, default_needs, distinct_texts, encode_keys, encode_texts, evaluating
+from wholegrain.evaluation.features.encode import (
+    Encoded,
+    default_needs,
+    distinct_texts,
+    encode_keys,
+    encode_texts,
+    evaluating,
+    with_phrases,
+)
 from wholegrain.evaluation.features.sharing import all_gather, sharing
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
+from wholegrain.towers.base import NOTHING
 from wholegrain.towers.model import Model
 from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts, freeze_images, freeze_texts
 from wholegrain.training.pace import Pace
@@ -92,9 +101,17 @@ class Validation:
 
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
-            self._texts = freeze_texts(model, texts, needs, "fp32", self.say, self.cache)
+            spoken = {phrase for each in model.phrases_of(texts) for phrase in each} if "phrases" in needs else set[str]()
+            self._texts = freeze_texts(model, [*texts, *sorted(spoken)], needs, "fp32", self.say, self.cache)
         if not all(all_gather(self._texts is not None)):
             return encode_texts(model, texts, needs, progress=Pace(self.say))
+        found = self._projected(model, texts, needs)
+        if "phrases" not in needs:
+            return found
+        return with_phrases(model, texts, found, lambda distinct: self._projected(model, distinct, NOTHING).pooled_ND)
+
+    def _projected(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
+        """Of texts that are among those of the frozen tower."""
         assert self._texts is not None
         with evaluating(model):
             return _plain(model.project_texts(self._texts.read(texts, model.device), needs))

@@ -216,7 +216,11 @@ def encode_distinct(
         raise NotSupportedError(NO_CAPTIONS)
     if "phrases" in needs:
         found, cut_N = encode_distinct(model, texts, needs - {"phrases"}, batch=batch, progress=progress)
-        return replace(found, **_phrases(model, texts, found.pooled_ND, batch, progress)), cut_N
+
+        def vectors(distinct: list[str]) -> Tensor:
+            return encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND
+
+        return with_phrases(model, texts, found, vectors), cut_N
     order = sorted(
         range(len(texts)), key=lambda n: len(texts[n])
     )  # characters stand in for tokens: near enough to save the padding
@@ -240,20 +244,18 @@ def encode_distinct(
     return join(parts).select(back), torch.cat(cut)[back]
 
 
-def _phrases(
-    model: Any, texts: Sequence[str], pooled_ND: Tensor, batch: int, progress: Progress | None
-) -> dict[str, Tensor]:
-    """The noun phrases of each text by ``model.phrases_of``, each distinct one encoded once."""
-    phrases_N = model.phrases_of(texts)
+def with_phrases(model: Any, texts: Sequence[str], text: TextFeatures, vectors: Callable[[list[str]], Tensor]) -> TextFeatures:
+    """Features of ``texts`` with their noun phrases by ``model.phrases_of``; ``vectors`` encodes the distinct ones, ``[Q, D]``."""
+    pooled_ND, phrases_N = text.pooled_ND, model.phrases_of(texts)
     distinct, place_Q = distinct_texts([phrase for phrases in phrases_N for phrase in phrases])
     most = max(map(len, phrases_N), default=0)
     vectors_NKD, weight_NK = pooled_ND.new_zeros(len(texts), most, pooled_ND.shape[1]), pooled_ND.new_zeros(len(texts), most)
     if distinct:
-        vectors_QD = encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND[place_Q]
         count_N = torch.tensor([len(phrases) for phrases in phrases_N])
         mask_NK = torch.arange(most) < count_N[:, None]
-        vectors_NKD[mask_NK], weight_NK[mask_NK] = vectors_QD, (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
-    return {"phrases_NKD": vectors_NKD, "phrase_weight_NK": weight_NK}
+        vectors_NKD[mask_NK] = vectors(distinct)[place_Q]
+        weight_NK[mask_NK] = (1 / count_N.clamp_min(1)).repeat_interleave(count_N)
+    return replace(text, phrases_NKD=vectors_NKD, phrase_weight_NK=weight_NK)
 
 
 @contextmanager

@@ -20,40 +20,19 @@ Cost: every distinct phrase goes through the text tower once; a pair costs P x D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
+from wholegrain.data.batch import Phrases
+from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel, ImagePreprocess, TextEncoder
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.losses.text_conditioned import text_conditioned_scores
+from wholegrain.losses.whole_and_grain import grain
 from wholegrain.towers.identity import model_digest
-
-Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]
-"""Texts to the noun phrases of each, from left to right; an empty sequence for a text without any."""
-
-
-def noun_phrases(tagger: Tagger) -> Phrases:
-    """The phrases that a tagger finds, as they stand in the text.
-
-    Example:
-        >>> from wholegrain.enrich.words.tagging import BuiltinTagger
-        >>> noun_phrases(BuiltinTagger())(["a red cup left of a blue sun", "running"])
-        [('a red cup', 'a blue sun'), ()]
-    """
-
-    def of(texts: Sequence[str]) -> list[tuple[str, ...]]:
-        return [
-            tuple(tagged.text[tagged.words[p.start].start : tagged.words[p.head].end] for p in tagged.phrases)
-            for tagged in tagger.tag(texts)
-        ]
-
-    return of
 
 
 class WholeAndGrain:
@@ -81,7 +60,7 @@ class WholeAndGrain:
         if not 0 <= weight < float("inf") or not 0 < temperature < float("inf"):
             raise UserError(f"The grain's weight is {weight} and its temperature {temperature}; use 0 or more, and more than 0.")
         self.model, self.weight, self.temperature = model, weight, temperature
-        self.phrases_of: Phrases = noun_phrases(BuiltinTagger()) if phrases is None else phrases
+        self.phrases_of: Phrases = NounPhrases() if phrases is None else phrases
 
     def __getattr__(self, name: str) -> Any:
         if name == "model":  # of an object that is being copied
@@ -121,16 +100,3 @@ class WholeAndGrain:
         """``[B, N]``, see the module; needs ``patches_BPD`` and ``phrases_NKD``."""
         whole_BN = index_vectors(image) @ unit(text.pooled_ND).T
         return whole_BN + self.weight * grain(image, text, self.temperature) if self.weight else whole_BN
-
-
-def grain(image: ImageFeatures, text: TextFeatures, temperature: float = 0.1) -> Tensor:
-    """The weighted mean of the cosines of a text's phrases with the patches they attend to, ``[B, N]``; 0 for a text without phrases."""
-    if image.patches_BPD is None or text.phrases_NKD is None or text.phrase_weight_NK is None:
-        raise ValueError("the grain needs patches and phrases; encode with needs={'patches', 'phrases'}")
-    text_Q, place_Q = text.phrase_weight_NK.nonzero(as_tuple=True)
-    weight_Q = text.phrase_weight_NK[text_Q, place_Q]
-    out_BN = torch.zeros(len(image.patches_BPD), len(text.pooled_ND), device=image.patches_BPD.device)
-    if not len(text_Q):
-        return out_BN
-    cosine_BQ = text_conditioned_scores(image.patches_BPD, text.phrases_NKD[text_Q, place_Q], temperature)
-    return out_BN.index_add(1, text_Q, cosine_BQ * weight_Q)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wholegrain.data.batch import Phrases
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import default_needs
 from wholegrain.evaluation.features.split import encode_split
-from wholegrain.evaluation.scores.whole_and_grain import Phrases, WholeAndGrain
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)

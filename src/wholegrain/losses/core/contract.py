@@ -53,6 +53,8 @@ REMEDIES: Mapping[str, str] = {
     "cross": 'set model.head to "cosmos"',
     "views": "ask for further crops, such as data.views = [{ count = 1, crop_scale = [0.4, 1.0] }]",
     "match": 'set model.head to "fusion"',
+    "phrases": "train by wholegrain train, which finds the noun phrases of captions",
+    "grain": 'set model.head to "grain"',
 }
 """What a loss may need -> what to do where data or model lack it, in words that end a sentence."""
 NEEDS = frozenset(REMEDIES)

@@ -27,7 +27,7 @@ PARTS = {"sparc": "its SPARC adapters", "llip": "its mixture tokens", "fusion": 
 """What heads have that an ordinary CLIP has not."""
 BEYOND = "export --to onnx, or --to wholegrain (a folder that every command here takes)"
 """What holds models that are no ordinary CLIP."""
-COSINE_OF = ("filip", "pacl", "flair", "fusion")
+COSINE_OF = ("filip", "pacl", "flair", "fusion", "grain")
 """Heads whose joint score stands beside plain pooled vectors."""
 
 

@@ -123,6 +123,11 @@ def write_onnx(model: Model, folder: Path) -> None:
     Raises:
         UserError: onnx is missing, or a part that torch cannot put into a graph, by name.
     """
+    if "phrases" in model.score_needs:
+        raise UserError(
+            f"The joint score of the {model.head.kind} head looks for a caption's noun phrases, and finding those is no graph of ONNX; "
+            "export --to wholegrain, or --to open_clip or transformers with --approximate, which leaves the whole alone."
+        )
     _packages()
     if isinstance(model.text_tower, RecurrentTextTower):
         raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -66,6 +66,7 @@ class PlainHead(nn.Module):
     What a head is, by its class:
 
     * ``Settings``: its settings; ``saved`` has the name of each in :meth:`config`, and so in saved models.
+    * ``begins``: settings that are only where a learned number begins, with that number's name.
     * ``gives``: what it gives losses beside patches and tokens, out of ``losses.core.contract.NEEDS``.
     * ``read_out``: the way to read phrases out of patches that it is trained for, a name of ``evaluation/read_outs``; "" says that the image
       tower decides (:attr:`wholegrain.towers.model.Model.read_out`). ``attends``: the need by which it gives queries of texts and keys of patches.
@@ -79,6 +80,7 @@ class PlainHead(nn.Module):
     kind = "plain"
     Settings: ClassVar[type[HeadSettings]] = HeadSettings
     saved: ClassVar[dict[str, str]] = {}
+    begins: ClassVar[dict[str, str]] = {}
     gives: frozenset[str] = NOTHING
     read_out: ClassVar[str] = ""
     attends: ClassVar[str] = ""
@@ -141,6 +143,10 @@ class PlainHead(nn.Module):
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """Joint scores ``[B, N]`` of all images with all texts, on the device of the features; of heads with ``scores_pairs``."""
         raise NotImplementedError(f"pairs of a {self.kind} head are scored by the cosine")
+
+    def phrases_of(self, texts: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The noun phrases of each text, of heads whose ``score_needs`` has ``phrases``."""
+        raise NotImplementedError(f"a {self.kind} head scores no phrases")
 
     def config(self) -> dict[str, Any]:
         """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""

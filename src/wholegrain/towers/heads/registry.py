@@ -7,6 +7,7 @@
   :mod:`~wholegrain.towers.heads.llip`: heads of methods that score pairs jointly.
 * :mod:`wholegrain.towers.heads.mgca`: MGCA's prototypes.
 * :mod:`wholegrain.towers.heads.fusion`: a network that reads image and text together (ALBEF, X-VLM).
+* :mod:`wholegrain.towers.heads.grain`: noun phrases against patches beside the whole, with a weight that is learned.
 * :mod:`wholegrain.towers.heads.cosmos`: images and words that attend to each other in training (COSMOS).
 
 Each is a file with its settings (``Settings``, a dataclass) and a row of :data:`KINDS`. Any head can start from another's projections
@@ -26,6 +27,7 @@ from wholegrain.towers.heads.cosmos import CosmosHead
 from wholegrain.towers.heads.filip import FilipHead
 from wholegrain.towers.heads.flair import FlairHead
 from wholegrain.towers.heads.fusion import FusionHead
+from wholegrain.towers.heads.grain import GrainHead
 from wholegrain.towers.heads.llip import LlipHead
 from wholegrain.towers.heads.mgca import MgcaHead
 from wholegrain.towers.heads.pacl import PaclHead
@@ -35,6 +37,7 @@ KINDS: dict[str, type[PlainHead]] = {
     head.kind: head
     for head in (
         PlainHead, SparcHead, BranchHead, FilipHead, PaclHead, MgcaHead, FlairHead, LlipHead, FusionHead, CosmosHead,
+        GrainHead,
     )
 }  # fmt: skip
 """Every head by its name in recipes and saved models."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from wholegrain.data.batch import Batch, Sample, Text, collate
+from wholegrain.data.batch import Batch, Phrases, Sample, Text, collate
 from wholegrain.data.dataset import BrokenImageError, Dataset
 from wholegrain.data.preprocess import Box, Preprocess
 from wholegrain.data.record import Record
@@ -317,6 +317,7 @@ def make_loader(
     workers: int = 0,
     pin: bool = False,
     on_broken: OnBroken | None = None,
+    phrases: Phrases | None = None,
 ) -> Loader:
     """A loader of :class:`~wholegrain.data.batch.Batch` in the plan's order: torch's DataLoader.
 
@@ -326,6 +327,7 @@ def make_loader(
         workers: processes that load; 0 loads in this one.
         pin: page-locked memory, for a CUDA device.
         on_broken: called with images that could not be read (key -> why): those that are new, and all so far.
+        phrases: gives the noun phrases of texts, where a loss needs them.
     """
     slots = None
     if workers and samples.preprocess is not None:
@@ -338,7 +340,7 @@ def make_loader(
     batches: DataLoader[Batch] = DataLoader(
         samples,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType]
-        collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds, slots=slots),
+        collate_fn=partial(collate, tokenizer=tokenizer, roles=names.roles, kinds=names.kinds, slots=slots, phrases=phrases),
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         pin_memory=pin,

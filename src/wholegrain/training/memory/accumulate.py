@@ -82,7 +82,7 @@ def backward_in_parts(
     assert scale is not None
     del seen
     with cast():
-        output = objective(image, text.select(place_U[batch.row_N]), batch.pairing, scale, bias, group=group)
+        output = objective(image, batch.laid_out(text, place_U), batch.pairing, scale, bias, group=group)
     root(output.value).backward()
     devices = [batch.row_N.device] if batch.row_N.is_cuda else []
     with torch.random.fork_rng(devices):
@@ -166,6 +166,7 @@ def _some(batch: Batch, images: slice, rows_U: Tensor) -> Batch:
         row_N=torch.arange(len(rows_U), device=rows_U.device),
         keys=batch.keys[images],
         texts=tuple(batch.texts[row] for row in rows_U.tolist()),
+        phrases=None,
     )
 
 
