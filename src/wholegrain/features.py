@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class FeatureRows:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """The same with ``change`` applied to every tensor that has rows, those of views and of a teacher included."""
-        changed: dict[str, Any] = {}
+        changed: dict[str, object] = {}
         for part in fields(self):
             value = getattr(self, part.name)
             if isinstance(value, Tensor):
@@ -66,7 +66,7 @@ def join(parts: Sequence[Features]) -> Features:
 
     Tokens and phrases are padded with zeros to the longest.
     """
-    joined: dict[str, Any] = {}
+    joined: dict[str, object] = {}
     for part in fields(parts[0]):
         values = [getattr(one, part.name) for one in parts]
         if isinstance(values[0], Tensor):

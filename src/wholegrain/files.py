@@ -127,7 +127,7 @@ def read_text(path: Path | str, advice: str, *, most: int = MOST_BYTES) -> str:
         raise UnreadableError(path, f"is not UTF-8 text (byte {error.start:,})", advice) from None
 
 
-def parse_json(text: str | bytes, kind: type[Kind] | Any) -> Kind:
+def parse_json(text: str | bytes, kind: type[Kind]) -> Kind:
     """JSON text as a value of a type (:func:`wholegrain.structure.structure`).
 
     Raises:
@@ -142,7 +142,7 @@ def parse_json(text: str | bytes, kind: type[Kind] | Any) -> Kind:
     return structure(value, kind)
 
 
-def read_json(path: Path | str, kind: type[Kind] | Any, advice: str, *, most: int = MOST_BYTES) -> Kind:
+def read_json(path: Path | str, kind: type[Kind], advice: str, *, most: int = MOST_BYTES) -> Kind:
     """A JSON file as a value of a type: a dataclass, a ``TypedDict``, ``dict[str, int]``, ...
 
     Example::

@@ -7,12 +7,24 @@ number may stand where a number is asked for. Unknown keys of a dataclass are re
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Protocol,
+    Required,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 import cattrs
 
@@ -21,11 +33,17 @@ from wholegrain.suggest import nearest
 Kind = TypeVar("Kind")
 
 
+class _TypedDict(Protocol):
+    """A class that ``TypedDict`` made."""
+
+    __required_keys__: frozenset[str]
+
+
 class StructureError(ValueError):
     """Values are not of the stated type. The text is the middle of a sentence, such as ``has no key "step"``."""
 
 
-def structure(value: Any, kind: type[Kind] | Any, converter: cattrs.Converter | None = None) -> Kind:
+def structure(value: object, kind: type[Kind], converter: cattrs.Converter | None = None) -> Kind:
     """A plain value as a value of a type.
 
     Args:
@@ -50,8 +68,8 @@ def structure(value: Any, kind: type[Kind] | Any, converter: cattrs.Converter | 
         raise StructureError(_sentence(problem)) from None
 
 
-def _strict(kind: type, accepted: tuple[type, ...], called: str) -> Callable[[Any, Any], Any]:
-    def structure_hook(value: Any, _: Any) -> Any:
+def _strict(kind: type, accepted: tuple[type, ...], called: str) -> Callable[[object, object], object]:
+    def structure_hook(value: object, _: object) -> object:
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise TypeError(f"{_short(value)} is not {called}")
         try:
@@ -74,13 +92,13 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda kind: get_origin(kind) in (tuple, list), partial(_of_list, converter))
     converter.register_structure_hook_func(lambda kind: kind is dict or get_origin(kind) is dict, partial(_of_table, converter))
     converter.register_structure_hook_func(is_typeddict, partial(_of_typed_dict, converter))
-    converter.register_structure_hook_func(lambda kind: kind is Any, lambda value, _: value)
+    converter.register_structure_hook_func(lambda kind: kind in (Any, object), lambda value, _: value)
     factory = cattrs.gen.make_dict_structure_fn
 
-    def of_dataclass(kind: Any) -> Callable[[Any, Any], Any]:
+    def of_dataclass(kind: type) -> Callable[[object, object], object]:
         made = factory(kind, converter, _cattrs_forbid_extra_keys=True, _cattrs_detailed_validation=True)
 
-        def of_object(value: Any, _: Any) -> Any:
+        def of_object(value: object, _: object) -> object:
             if not isinstance(value, dict):
                 raise TypeError(f"{_short(value)} is not a table")
             return made(value, kind)
@@ -91,7 +109,7 @@ def make_converter() -> cattrs.Converter:
     return converter
 
 
-def _of_list(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+def _of_list(converter: cattrs.Converter, value: object, kind: type) -> object:
     if not isinstance(value, list):
         raise TypeError(f"{_short(value)} is not a list")
     inner = get_args(kind)
@@ -103,7 +121,7 @@ def _of_list(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     return tuple(made) if get_origin(kind) is tuple else made
 
 
-def _of_table(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+def _of_table(converter: cattrs.Converter, value: object, kind: type) -> object:
     if not isinstance(value, dict):
         raise TypeError(f"{_short(value)} is not a table")
     if kind is dict:
@@ -114,7 +132,7 @@ def _of_table(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     return dict(zip(value, _each(value.items(), (inner,) * len(value), converter), strict=True))
 
 
-def _of_typed_dict(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+def _of_typed_dict(converter: cattrs.Converter, value: object, kind: _TypedDict) -> object:
     if not isinstance(value, dict):
         raise TypeError(f"{_short(value)} is not a table")
     hints = get_type_hints(kind, include_extras=True)
@@ -125,7 +143,7 @@ def _of_typed_dict(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
     return {**value, **dict(zip(known, _each(((n, value[n]) for n in known), tuple(known.values()), converter), strict=True))}
 
 
-def _of_choice(value: Any, kind: Any) -> Any:
+def _of_choice(value: object, kind: type) -> object:
     if not any(value == choice and type(value) is type(choice) for choice in get_args(kind)):
         near = nearest(str(value), [str(choice) for choice in get_args(kind)])
         meant = f' (did you mean "{near[0]}"?)' if near else ""
@@ -133,7 +151,7 @@ def _of_choice(value: Any, kind: Any) -> Any:
     return value
 
 
-def _of_union(converter: cattrs.Converter, value: Any, kind: Any) -> Any:
+def _of_union(converter: cattrs.Converter, value: object, kind: type) -> object:
     if value is None and type(None) in get_args(kind):
         return None
     for one in get_args(kind):
@@ -153,7 +171,7 @@ class _MissingError(Exception):
     """A key is missing."""
 
 
-def _each(items: Any, kinds: Sequence[Any], converter: cattrs.Converter) -> list[Any]:
+def _each(items: Iterable[tuple[object, object]], kinds: Sequence[type], converter: cattrs.Converter) -> list[object]:
     made = []
     for (at, item), kind in zip(items, kinds, strict=True):
         try:
@@ -163,13 +181,13 @@ def _each(items: Any, kinds: Sequence[Any], converter: cattrs.Converter) -> list
     return made
 
 
-def _of_several(kind: Any) -> bool:
+def _of_several(kind: object) -> bool:
     """A union of more than one type and ``None``, which cattrs serves itself."""
     return get_origin(kind) in (Union, UnionType) and len(set(get_args(kind)) - {type(None)}) > 1
 
 
-def _bare(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
+def _bare(hint: type) -> type:
+    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Protocol, Required) else hint
 
 
 def _sentence(problem: BaseException) -> str:
@@ -200,7 +218,7 @@ def _sentence(problem: BaseException) -> str:
     return f"has a wrong value{within}: {text}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     text = repr(value)

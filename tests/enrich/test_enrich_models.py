@@ -89,7 +89,7 @@ def test_chance_is_a_function_of_seed_key_and_prompt(data, vlm):
 def test_what_is_no_such_model(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match="cannot be loaded as an image-text-to-text model"):
-        LocalCaptions(str(tmp_path), PROMPTS)._ready()
+        LocalCaptions(str(tmp_path), PROMPTS)._loaded  # noqa: B018
 
 
 @pytest.mark.slow

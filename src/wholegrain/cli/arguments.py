@@ -7,12 +7,12 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest, nearest
@@ -20,7 +20,7 @@ from wholegrain.suggest import closest, nearest
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def bind(function: Callable[..., Any], program: str, arguments: Sequence[str]) -> partial[Any]:
+def bind(function: Callable[..., object], program: str, arguments: Sequence[str]) -> partial[object]:
     """The call of a command's function that its arguments ask for; nothing of it has run yet.
 
     Args:
@@ -51,14 +51,14 @@ def bind(function: Callable[..., Any], program: str, arguments: Sequence[str]) -
     raise UserError(f"{_what_is_wrong(said.getvalue(), program, parameters, rest)} (see: {program} --help)")
 
 
-def _options_type(function: Callable[..., Any]) -> type | None:
+def _options_type(function: Callable[..., object]) -> type | None:
     """The dataclass whose fields are a command's words and options; ``None`` for one that takes them as parameters."""
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     alone = parameters[0].annotation if len(parameters) == 1 else None
     return alone if isinstance(alone, type) and dataclasses.is_dataclass(alone) else None
 
 
-def _help(function: Callable[..., Any]) -> str:
+def _help(function: Callable[..., object]) -> str:
     """The docstring of a command, with that of its options."""
     text, options = inspect.cleandoc(function.__doc__ or ""), _options_type(function)
     if options is None:
@@ -67,18 +67,18 @@ def _help(function: Callable[..., Any]) -> str:
 
 
 def _parsed(
-    function: Callable[..., Any], parameters: Sequence[inspect.Parameter], overrides: dict[str, Any]
-) -> Callable[..., partial[Any]]:
+    function: Callable[..., object], parameters: Sequence[inspect.Parameter], overrides: Mapping[str, object]
+) -> Callable[..., partial[object]]:
     """What tyro calls in the place of the function."""
 
     options = _options_type(function)
 
-    def called(*args: Any, **kwargs: Any) -> partial[Any]:
+    def called(*args: object, **kwargs: object) -> partial[object]:
         if options is not None:
             return partial(function, options(*args, **kwargs, **overrides))
         return partial(function, *args, **kwargs, **overrides)
 
-    called.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
+    called.__dict__["__signature__"] = inspect.Signature(list(parameters))
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__doc__ = re.sub(r"\n {8,}(?=\S)", " ", _help(function))  # tyro would break the line there
     called.__name__ = function.__name__
@@ -93,7 +93,7 @@ class _Output(StringIO):
         self._encoding, self._terminal = encoding, terminal
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:
         return self._encoding or "utf-8"
 
     def isatty(self) -> bool:
@@ -115,7 +115,7 @@ def _wrapped(shown: str, width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     """The function's own, without ``overrides``.
 
     In help and messages words without a dash are called by their name, and nothing is said of a default that is nothing.
@@ -126,7 +126,7 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if parameter.name == "overrides":
             continue
-        kind: Any = parameter.annotation
+        kind: object = parameter.annotation
         alone = [part for part in get_args(kind) if part is not type(None)]
         if _is_word(parameter):
             several = Ellipsis in get_args(get_args(kind)[0])
@@ -191,7 +191,7 @@ def _misfit(parameter: inspect.Parameter, given: str) -> str:
     return f"needs {wanted}" + (f", not {given}" if given else "")
 
 
-def _words(kind: Any) -> str:
+def _words(kind: object) -> str:
     """A type in plain words."""
     simple = {int: "a whole number", float: "a number", bool: "True or False"}
     if kind in simple:

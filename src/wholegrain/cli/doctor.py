@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -130,10 +130,10 @@ def _next(args: DoctorArguments, stopped: bool) -> str:
     return shlex.join(["wholegrain", "train", args.recipe, "--data", args.data, "--model", args.model, *args.overrides])
 
 
-def _plain(finding: Finding) -> dict[str, Any]:
+def _plain(finding: Finding) -> dict[str, object]:
     """For JSON, which has no infinite numbers: they are texts there."""
     numbers = {name: str(n) if isinstance(n, float) and not math.isfinite(n) else n for name, n in finding.numbers.items()}
-    return asdict(finding) | {"numbers": numbers}
+    return {**asdict(finding), "numbers": numbers}
 
 
 _STYLE = {"stop": "bold red", "look": "yellow", "fine": "dim"}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import Positional
@@ -140,7 +141,7 @@ def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str,
     return wanted, suite, suite_name, average
 
 
-def _averages(names: tuple[str, ...], results: list[Any], left_out: dict[str, str]) -> list[Any]:
+def _averages(names: tuple[str, ...], results: Sequence[TaskResult], left_out: dict[str, str]) -> list[TaskResult]:
     """The averages over benchmarks that can be taken; what cannot is added to ``left_out``."""
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.averages import averaged
@@ -160,7 +161,7 @@ def _report_command(model: str, data: Path | None, split: str) -> str:
     return f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
 
 
-def _print_results(results: list[Any], left_out: dict[str, str], overlap: str) -> None:
+def _print_results(results: Sequence[TaskResult], left_out: dict[str, str], overlap: str) -> None:
     import sys
 
     from wholegrain.evaluation.show import left_out_lines, print_results
@@ -183,10 +184,10 @@ def _on_data(
     data: Path,
     split: str,
     suite: str,
-    settings: dict[str, dict[str, Any]],
+    settings: Mapping[str, Mapping[str, object]],
     options: EvaluationOptions,
     left_out: dict[str, str],
-) -> tuple[list[TaskResult], dict[str, Any]]:
+) -> tuple[list[TaskResult], dict[str, object]]:
     """The tasks of a suite on a prepared data set, and what to keep beside the results."""
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.suite import evaluate as run

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from wholegrain.errors import UserError
 
 if TYPE_CHECKING:
+    from wholegrain.data.manifest import Manifest
     from wholegrain.workflows.about import About
 
 MODELS = ("model.json", "model", "checkpoints", "open_clip_config.json", "config.json")
@@ -73,7 +74,7 @@ def print_about(found: About, console: Console) -> None:
         console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
 
 
-def print_manifest(manifest: dict[str, Any], console: Console) -> None:
+def print_manifest(manifest: Manifest, console: Console) -> None:
     """Prints the tables of a manifest; parts that it lacks are left out."""
     console.print(f"source: {manifest.get('source', 'unknown')}", highlight=False, soft_wrap=True)
     if "pictures" in manifest:
@@ -112,7 +113,7 @@ def _print_lengths(captions: dict[str, Any] | None, console: Console) -> None:
         )
 
 
-def _print_faults(manifest: dict[str, Any], console: Console) -> None:
+def _print_faults(manifest: Manifest, console: Console) -> None:
     table = Table("what", "count", "for example", title="To know", title_justify="left")
     table.columns[1].justify = "right"
     for what, count, example in faults(manifest):
@@ -124,7 +125,7 @@ def _print_faults(manifest: dict[str, Any], console: Console) -> None:
         console.print("no broken images, no duplicates, no empty captions", highlight=False)
 
 
-def faults(manifest: dict[str, Any]) -> list[tuple[str, int, str]]:
+def faults(manifest: Manifest) -> list[tuple[str, int, str]]:
     """(what, count, an example) of everything in a manifest that a user should know of."""
     duplicates = manifest.get("duplicates", {})
     captions = duplicates.get("captions", {})

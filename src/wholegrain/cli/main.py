@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import partial
 from inspect import signature
-from typing import Any
+from io import TextIOWrapper
 
 from wholegrain.cli.arguments import bind
 from wholegrain.cli.failures import UNFORESEEN, batch_of, foreseen, one_line, rank, unforeseen
@@ -62,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
     _run_and_exit(_parse, "wholegrain", args)
 
 
-def main_of(function: Callable[..., Any], program: str) -> None:
+def main_of(function: Callable[..., object], program: str) -> None:
     """:func:`main` for a program of ``benchmarks/`` or ``tools/``: one function, with the options, messages and exit codes of a command.
 
     Args:
@@ -72,11 +72,11 @@ def main_of(function: Callable[..., Any], program: str) -> None:
     _run_and_exit(partial(bind, function, program), program, None)
 
 
-def _run_and_exit(parse: Callable[[list[str]], partial[Any]], program: str, args: Sequence[str] | None) -> None:
+def _run_and_exit(parse: Callable[[list[str]], partial[object]], program: str, args: Sequence[str] | None) -> None:
     arguments = list(sys.argv[1:] if args is None else args)
     if args is None:
         _quiet_libraries()
-    call: partial[Any] | None = None
+    call: partial[object] | None = None
     try:
         call = parse(arguments)
         code = _run(call)
@@ -87,7 +87,7 @@ def _run_and_exit(parse: Callable[[list[str]], partial[Any]], program: str, args
     sys.exit(code)
 
 
-def _failed(error: BaseException, command: Sequence[str], call: partial[Any] | None) -> int:
+def _failed(error: BaseException, command: Sequence[str], call: partial[object] | None) -> int:
     """Says in one sentence what ended the command; gives the exit code."""
     if isinstance(error, BrokenPipeError) and _reader_left():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else Python complains once more at its end
@@ -113,7 +113,7 @@ def _reader_left() -> bool:
     return False
 
 
-def _given(call: partial[Any]) -> dict[str, Any]:
+def _given(call: partial[object]) -> dict[str, object]:
     """The command's arguments by name."""
     bound = signature(call.func).bind(*call.args, **call.keywords)
     bound.apply_defaults()
@@ -130,11 +130,12 @@ def _quiet_libraries() -> None:
     for name, value in {"PYTHONWARNINGS": "ignore", "TORCH_CPP_LOG_LEVEL": "ERROR", "TRANSFORMERS_VERBOSITY": "error"}.items():
         os.environ.setdefault(name, value)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+        with suppress(ValueError):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
 
 
-def _parse(arguments: list[str]) -> partial[Any]:
+def _parse(arguments: list[str]) -> partial[object]:
     """The call that the command line asks for."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         return partial(print, _overview())
@@ -153,7 +154,7 @@ def _parse(arguments: list[str]) -> partial[Any]:
     return bind(_function(name), f"wholegrain {name}", rest)
 
 
-def _run(call: partial[Any]) -> int:
+def _run(call: partial[object]) -> int:
     from wholegrain.training.memory.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -161,7 +162,7 @@ def _run(call: partial[Any]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _function(name: str) -> Callable[..., Any]:
+def _function(name: str) -> Callable[..., object]:
     """The function of a command."""
     return getattr(importlib.import_module(f"wholegrain.cli.{name}"), name)
 

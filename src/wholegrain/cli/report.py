@@ -6,11 +6,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from wholegrain.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.evaluation.features.encode import Encoded
+    from wholegrain.evaluation.result import TaskResult
+    from wholegrain.towers.model import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,17 +123,17 @@ class _Job:
     """One model's results, saved or made now."""
 
     spec: str
-    model: Any
-    dataset: Any
+    model: Model
+    dataset: Dataset
     data: Path
     split: str
     tasks: tuple[str, ...]
     seed: int
     batch: int
     cache: Path
-    console: Any
+    console: Console
 
-    def saved(self) -> tuple[list[Any], dict[str, str]] | None:
+    def saved(self) -> tuple[list[TaskResult], dict[str, str]] | None:
         """Saved results of this model, data and split that hold all tasks, done as they are by default."""
         from wholegrain.evaluation.result import load_results
         from wholegrain.evaluation.result_folders import is_fresh, results_of
@@ -139,7 +147,7 @@ class _Job:
                 return [r for r in results if r.task in self.tasks], {k: v for k, v in left_out.items() if k in self.tasks}
         return None
 
-    def measured(self) -> tuple[list[Any], dict[str, str]]:
+    def measured(self) -> tuple[list[TaskResult], dict[str, str]]:
         """New results, which are saved where evaluate would."""
         from wholegrain.evaluation.result import NotSupportedError
         from wholegrain.evaluation.result_folders import keep_results, results_folder, weights_of
@@ -161,7 +169,7 @@ class _Job:
         return results, left_out
 
     @cached_property
-    def features(self) -> Any:
+    def features(self) -> Encoded:
         """Of the split."""
         from wholegrain.workflows.split_features import split_features
 

@@ -11,11 +11,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,12 +70,12 @@ class Dataset:
         self._keys_of: dict[str, list[str]] = {}
         self.manifest: Manifest = read_manifest(self.folder)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "remote": self.remote}
+    def __getstate__(self) -> tuple[Path, Remote | None]:
+        return self.folder, self.remote
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.remote = state["remote"]
-        self._begin(state["folder"])
+    def __setstate__(self, state: tuple[Path, Remote | None]) -> None:
+        folder, self.remote = state
+        self._begin(folder)
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
@@ -90,7 +89,7 @@ class Dataset:
         return len(self._index["image_offset"])
 
     @cached_property
-    def _index(self) -> dict[str, Any]:
+    def _index(self) -> dict[str, np.ndarray]:
         if self.remote is not None and not self.remote.refresh("index.parquet"):
             raise UserError(f"{self.remote.url}/index.parquet is missing; upload the data set again.")
         return read_index(self.folder / "index.parquet", self.manifest)
@@ -297,5 +296,5 @@ class Dataset:
         return total.hexdigest()
 
 
-def _pairs(row: dict[str, Any], *names: str) -> dict[str, tuple[str, ...]]:
+def _pairs(row: Mapping[str, Iterable[str]], *names: str) -> dict[str, tuple[str, ...]]:
     return {name: tuple(row[name]) for name in names}

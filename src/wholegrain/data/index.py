@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ _SCHEMA = pa.schema([field.with_nullable(field.name == "label") for field in IND
 _AGAIN = "prepare the data set again"
 
 
-def read_index(path: Path, manifest: Manifest) -> dict[str, Any]:
+def read_index(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """The columns of an index as arrays, in its order.
 
     Texts that repeat are numbers: ``split`` and ``shard`` count in ``split_names`` and ``shard_names``. ``key`` is bytes of fixed width, not
@@ -34,7 +34,7 @@ def read_index(path: Path, manifest: Manifest) -> dict[str, Any]:
     def refuse(what: str) -> UnreadableError:
         return UnreadableError(path, what, _AGAIN)
 
-    columns: dict[str, Any] = {}
+    columns: dict[str, np.ndarray] = {}
     for name in table.column_names:
         if pa.types.is_integer(table.schema.field(name).type):
             columns[name] = table[name].to_numpy()
@@ -62,7 +62,7 @@ def read_index(path: Path, manifest: Manifest) -> dict[str, Any]:
     return columns
 
 
-def plain_names(column: pa.ChunkedArray, refuse: Any) -> np.ndarray:
+def plain_names(column: pa.ChunkedArray, refuse: Callable[[str], Exception]) -> np.ndarray:
     """Keys as bytes of fixed width, made of letters, digits, ``_``, ``.`` and ``-`` alone, at most 80 of them."""
     texts = column.combine_chunks()
     texts = texts if isinstance(texts, pa.Array) else pa.concat_arrays(texts.chunks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ class Arrivals:
             if row.get("empty"):
                 self._list("empty", row["where"], row["empty"])
 
-    def _list(self, name: str, item: Any, count: int = 1) -> None:
+    def _list(self, name: str, item: object, count: int = 1) -> None:
         self.counts[name] += count
         listed = getattr(self, name)
         if len(listed) < LISTED:
@@ -85,8 +84,8 @@ class Merged:
     """
 
     rows: dict[int, Row | None]
-    inside: list[dict[str, Any]]
-    across: list[dict[str, Any]]
+    inside: list[dict[str, object]]
+    across: list[dict[str, object]]
 
 
 def merge(rows: Iterable[Row], repeated: set[int]) -> Merged:
@@ -119,7 +118,7 @@ def _distance_from_training(split: str) -> tuple[int, str]:
 def _join(rows: list[Row]) -> Row:
     """The first row with everybody's captions and regions; the same text in the same role comes once."""
     captions: dict[tuple[str, str], list[str]] = {}
-    regions: dict[str, list[Any]] = {}
+    regions: dict[str, list[object]] = {}
     for row in rows:
         for text, role, source in row["captions"]:
             captions.setdefault((text, role), [text, role, source])

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -90,11 +89,11 @@ class Mixture(Dataset):
         self._of = dict(zip(self.names, self.datasets, strict=True))
         self.manifest = self._joined()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"datasets": self.datasets, "weights": self.weights}
+    def __getstate__(self) -> tuple[tuple[Dataset, ...], tuple[float, ...]]:
+        return self.datasets, self.weights
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+    def __setstate__(self, state: tuple[tuple[Dataset, ...], tuple[float, ...]]) -> None:
+        self.__init__(*state)
 
     def __repr__(self) -> str:
         return f"Mixture({list(self.datasets)!r}, {self.weights!r})"
@@ -187,7 +186,7 @@ class Mixture(Dataset):
         for dataset in self.datasets:
             for split, counts in dataset.manifest["splits"].items():
                 splits.setdefault(split, Counter()).update(counts)
-        added: dict[str, Any] = {}
+        added: dict[str, object] = {}
         for name in ("captions_per_image", "roles"):
             total: Counter[str] = Counter()
             for dataset in self.datasets:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from threading import Thread
-from typing import Any
+from types import ModuleType
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -55,20 +55,20 @@ def hub_or_cache() -> Iterator[bool]:
     if not constants.HF_HUB_OFFLINE and reachable(constants.ENDPOINT):
         yield True
         return
-    switches: list[Any] = [constants]
+    switches: list[ModuleType] = [constants]
     if "datasets.config" in sys.modules:
         switches.append(sys.modules["datasets.config"])
     before, quiet = [place.HF_HUB_OFFLINE for place in switches], logging.root.manager.disable
     renew = getattr(utils, "reset_sessions", lambda: None)  # sessions of releases before 1 keep what they were made with
     try:
         for place in switches:
-            place.HF_HUB_OFFLINE = True
+            vars(place)["HF_HUB_OFFLINE"] = True
         logging.disable(logging.ERROR)  # the reason is in the exception
         renew()
         yield False
     finally:
         for place, value in zip(switches, before, strict=True):
-            place.HF_HUB_OFFLINE = value
+            vars(place)["HF_HUB_OFFLINE"] = value
         logging.disable(quiet)
         renew()
 

@@ -14,13 +14,12 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -184,7 +183,7 @@ class _BusyError(UserError):
     """Another process has the work folder, so it must not be removed."""
 
 
-def _build(source: Source, work: Path, options: PrepareOptions, facts: dict[str, Any]) -> Manifest:
+def _build(source: Source, work: Path, options: PrepareOptions, facts: Mapping[str, object]) -> Manifest:
     with ExitStack() as stack:
         # Importing the tokeniser takes seconds, in which the disk and the decoders can work.
         tokenizer = stack.enter_context(ThreadPoolExecutor(1)).submit(clip_tokenizer)
@@ -260,7 +259,7 @@ def _write(
     statistics: CaptionStatistics,
     options: PrepareOptions,
     done: Callable[[int], None],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Writes the shards that are not there yet, and counts over all records."""
     with ShardWriter(work, shard_bytes=options.shard_bytes, manifest=None, resume=True) as writer:
         left = writer.done.copy()
@@ -299,8 +298,8 @@ def record_of(row: Row) -> Record:
 
 
 def _manifest(
-    facts: dict[str, Any],
-    counted: dict[str, Any],
+    facts: Mapping[str, object],
+    counted: Mapping[str, object],
     statistics: CaptionStatistics,
     arrivals: Arrivals,
     merged: Merged,

@@ -12,9 +12,10 @@ square, for data that is square already or has lost its aspect ratio, and for mo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -149,12 +150,12 @@ class Preprocess:
         """See :func:`random_box`."""
         return random_box(rng, width, height, scale, ratio)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain values, ready for ``json.dump``."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Preprocess:
+    def from_json(cls, values: Mapping[str, object]) -> Preprocess:
         """The inverse of :meth:`to_json`; a missing size, an unknown name or a wrong value is a :class:`UserError`."""
         try:
             return structure(values, cls)

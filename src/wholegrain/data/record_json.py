@@ -12,7 +12,7 @@ from wholegrain.errors import UserError
 from wholegrain.structure import StructureError, structure
 
 
-def record_to_json(record: Record) -> dict[str, Any]:
+def record_to_json(record: Record) -> dict[str, object]:
     """The record as plain values, with its ``schema``; an empty source or mask is left out."""
     captions = [{k: v for k, v in asdict(caption).items() if v or k != "source"} for caption in record.captions]
     regions = [{"box": list(r.box), "phrase": r.phrase, **({"mask": list(r.mask)} if r.mask else {})} for r in record.regions]

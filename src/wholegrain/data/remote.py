@@ -24,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Protocol, TypeVar
 
 from wholegrain.data.manifest import parse_manifest
 from wholegrain.errors import MachineError, UserError
@@ -59,7 +59,7 @@ class _AnswerError(OSError):
 
 class _Store(Protocol):
     def open(self, name: str) -> IO[bytes]: ...
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> dict[str, object]:
         """Size, and what else tells one version of a file from another. Raises FileNotFoundError."""
         ...
 
@@ -83,7 +83,7 @@ class _Web:
     def open(self, name: str) -> IO[bytes]:
         return self._ask(name, "GET")
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> dict[str, object]:
         with self._ask(name, "HEAD") as answer:
             return {field: answer.headers.get(field) for field in ("Content-Length", "ETag", "Last-Modified")}
 
@@ -100,7 +100,7 @@ class _Fsspec:
     def open(self, name: str) -> IO[bytes]:
         return self.files.open(f"{self.root}/{name}", "rb", block_size=8 * _PART)
 
-    def facts(self, name: str) -> dict[str, Any]:
+    def facts(self, name: str) -> dict[str, object]:
         found = self.files.info(f"{self.root}/{name}")
         return {
             field: str(found.get(field)) for field in ("size", "ETag", "etag", "LastModified", "mtime", "generation", "created")
@@ -140,7 +140,7 @@ class Remote:
             with self._locked("manifest.json"), aside(self.folder / "manifest.json") as part:
                 part.write_bytes(manifest)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_store": None}
 
     @property

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, TypedDict
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +51,7 @@ INDEX_SCHEMA = pa.schema(
 )
 UNFINISHED = ".unfinished"
 _AGAIN = "prepare the data set again"
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, object] = MappingProxyType({})
 SPLIT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -83,7 +83,7 @@ class ShardWriter:
         folder: Path | str,
         *,
         shard_bytes: int = SHARD_BYTES,
-        manifest: Mapping[str, Any] | None = NOTHING,
+        manifest: Mapping[str, object] | None = NOTHING,
         resume: bool = False,
     ) -> None:
         self.folder, self.shard_bytes, self.manifest = Path(folder), shard_bytes, manifest
@@ -150,7 +150,7 @@ class ShardWriter:
         self._numbers[split] += 1
         return _Shard(self.folder, name)
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> dict[str, object]:
         """Finishes the open shards, writes ``index.parquet`` and, unless it is the caller's, ``manifest.json``.
 
         Returns:
@@ -166,7 +166,7 @@ class ShardWriter:
                 shutil.rmtree(self.folder / UNFINISHED)
         return counts
 
-    def _write_index(self) -> dict[str, Any]:
+    def _write_index(self) -> dict[str, object]:
         """One row group a shard, in the order of shard names and offsets."""
         hashes: dict[str, str] = {}
         splits: dict[str, dict[str, int]] = {}

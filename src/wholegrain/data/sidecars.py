@@ -153,7 +153,7 @@ def write_sidecar(folder: Path | str, name: str, rows: Iterable[SidecarRow]) -> 
     return write_tables(folder, name, (table_of(name, group) for group in _grouped(rows)))
 
 
-def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made: Mapping[str, Any] | None = None) -> int:
+def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made: Mapping[str, object] | None = None) -> int:
     """:func:`write_sidecar` for rows that are tables already. However the rows are cut into tables, the file is the same.
 
     Args:
@@ -184,7 +184,7 @@ def write_tables(folder: Path | str, name: str, tables: Iterable[pa.Table], made
     return count
 
 
-def made_by(path: Path) -> dict[str, Any] | None:
+def made_by(path: Path) -> dict[str, object] | None:
     """How a sidecar's rows were made, as its writer said; ``None`` for one that does not say."""
     made = (read_parquet(path, pa.schema([]), _ADVICE).schema.metadata or {}).get(_MADE)
     try:
@@ -209,7 +209,7 @@ def _grouped(rows: Iterable[SidecarRow]) -> Iterator[list[SidecarRow]]:
     yield group
 
 
-def _plain(row: SidecarRow) -> dict[str, Any]:
+def _plain(row: SidecarRow) -> dict[str, object]:
     if isinstance(row, tuple):
         return {"caption": row[0], "key": row[1]}
     values = dict(vars(row))

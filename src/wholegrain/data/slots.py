@@ -7,9 +7,8 @@ copies a batch out as soon as it arrives, so a batch may be kept as long as one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -35,7 +34,7 @@ class Slots:
         self._turn = 0
         _known[self.number] = self
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__ |= state  # in a worker that was not forked
         _known[self.number] = self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class CaptionStatistics:
         chosen = {number: per_split for _, number, per_split in sorted(found, key=lambda f: f[:2])[:LISTED] + across}
         return {number: {names[s]: n for s, n in sorted(c.items())} for number, c in chosen.items()}, counted
 
-    def lengths(self, tokenizer: Tokenizer) -> dict[str, Any]:
+    def lengths(self, tokenizer: Tokenizer) -> dict[str, object]:
         """Histogram of words, and what CLIP's tokeniser makes of a sample."""
         lengths: list[int] = []
         cut = 0
@@ -88,7 +88,7 @@ def clip_tokenizer() -> Tokenizer:
     return ClipTokenizer()
 
 
-def name_duplicates(chosen: dict[int, dict[str, int]], texts: Iterable[str]) -> list[dict[str, Any]]:
+def name_duplicates(chosen: dict[int, dict[str, int]], texts: Iterable[str]) -> list[dict[str, object]]:
     """Gives the chosen hashes their texts: a list of ``{"text", "images": {split: count}}``, the most frequent first."""
     named: dict[int, str] = defaultdict(str)
     for text in texts:
@@ -97,8 +97,8 @@ def name_duplicates(chosen: dict[int, dict[str, int]], texts: Iterable[str]) -> 
         number = int(caption_id(text), 16)
         if number in chosen:
             named[number] = text
-    listed = [{"text": named[number], "images": images} for number, images in chosen.items()]
-    return sorted(listed, key=lambda item: (-sum(item["images"].values()), item["text"]))
+    ranked = sorted(chosen.items(), key=lambda item: (-sum(item[1].values()), named[item[0]]))
+    return [{"text": named[number], "images": images} for number, images in ranked]
 
 
 def _histogram(counts: Counter[int]) -> dict[str, int]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import HardPositive, Record
 from wholegrain.enrich.negatives.edits import KINDS as FALSEHOODS
 from wholegrain.enrich.negatives.negation import NEGATED
 from wholegrain.enrich.negatives.word_rules import VERSION, NegativesStage, sources
 from wholegrain.enrich.paraphrases import KINDS, paraphrases
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.source import stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
@@ -45,15 +45,15 @@ class HardPositivesStage(Stage):
         self.negatives = NegativesStage(FALSEHOODS, 1, self.seed, self.tagger)
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {**self.negatives.identity, "method": "rewordings", "version": VERSION, "kinds": list(self.kinds)}
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """As :meth:`NegativesStage.fit`: the false texts are drawn like negatives."""
         self.negatives.fit(dataset, keys)
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The rewordings of each record."""
         return [self.of(record) for record in records]
 

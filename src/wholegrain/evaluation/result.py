@@ -91,7 +91,7 @@ class TaskResult:
         return {figure.name: figure.value for figure in self.figures}
 
 
-def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mapping[str, Any] | None = None) -> Path:
+def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mapping[str, object] | None = None) -> Path:
     """Writes ``results.json`` and ``items/*.parquet``; returns the path of ``results.json``.
 
     ``meta`` may hold ``dataset`` (``datasets``: task -> its own), ``model``, ``split``, ``seed`` and anything else that JSON can hold.
@@ -118,14 +118,14 @@ def save_results(results: Sequence[TaskResult], folder: str | Path, meta: Mappin
     return folder / "results.json"
 
 
-def _write_flat(path: Path, row: Mapping[str, Any]) -> None:
+def _write_flat(path: Path, row: Mapping[str, object]) -> None:
     # its tools join model and pretrained as text, and put each metric into a column
     flat = {name: row[name] for name in ("dataset", "model", "pretrained", "task", "metrics", "language")}
     flat |= {name: "" if flat[name] is None else str(flat[name]) for name in ("dataset", "model", "pretrained")}
     write_json(path, flat, indent=None)
 
 
-def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
+def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, object]:
     figures = [{key: finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
     return {
         "dataset": meta.get("datasets", {}).get(result.task, meta.get("dataset")),
@@ -141,7 +141,7 @@ def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """A number as JSON can hold it: ``None`` for one that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -225,7 +225,7 @@ def _result(folder: Path, row: ResultRow) -> TaskResult:
     return TaskResult(task, row["protocol"], figures, table)
 
 
-def _number(name: str, value: Any) -> Any:
+def _number(name: str, value: object) -> Any:
     return math.nan if value is None and name in ("value", "low", "high") else value
 
 

@@ -41,7 +41,7 @@ def check_results_folder(out: Path) -> None:
             raise UserError(f"The results cannot be written to {out}, since {place} is a file; choose another folder with --out.")
 
 
-def weights_of(model: Any) -> str | None:
+def weights_of(model: object) -> str | None:
     """:func:`~wholegrain.towers.identity.model_digest`; ``None`` for a model that shows no weights."""
     return model_digest(model) if hasattr(model, "content_hash") or hasattr(model, "state_dict") else None
 
@@ -79,7 +79,7 @@ def results_of(model: str) -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(found)}
 
 
-def is_fresh(meta: Mapping[str, Any], model: Any) -> bool:
+def is_fresh(meta: Mapping[str, object], model: object) -> bool:
     """Whether results are of the model as it is now, by its weights; not where they were not noted."""
     return bool(meta.get("weights")) and meta["weights"] == weights_of(model)
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from rich.console import Console
 from rich.status import Status
@@ -27,6 +27,8 @@ from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.suggest import closest
 
+Settings: TypeAlias = Mapping[str, Any]
+"""What a task's function takes beside its subject, or the fields of its options; it is their affair what there is."""
 SUITES = {
     "all": ("retrieval", "composition", "hard_positives", "negatives", "grounding", "branches", "zero_shot", "linear_probe"),
     "compositional": ("composition", "hard_positives", "negatives"),
@@ -80,7 +82,7 @@ def evaluate(
     *,
     split: str = "test",
     tasks: Sequence[str] | str = "all",
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Settings] | None = None,
     left_out: dict[str, str] | None = None,
     features: dict[str, Encoded] | None = None,
 ) -> list[TaskResult]:
@@ -160,10 +162,10 @@ class Subject:
 class Task(Protocol):
     """A task on a subject. Raises :class:`NotSupportedError` where the data or the model lack what it needs."""
 
-    def __call__(self, subject: Subject, settings: Mapping[str, Any], /) -> TaskResult: ...
+    def __call__(self, subject: Subject, settings: Settings, /) -> TaskResult: ...
 
 
-def _retrieval(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+def _retrieval(subject: Subject, settings: Settings) -> TaskResult:
     if len(split_keys(subject.dataset, subject.split)) < 2:
         raise NotSupportedError(
             f"The split {subject.split!r} has a single image, so there is nothing to choose from; choose another split."
@@ -172,7 +174,7 @@ def _retrieval(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
     return retrieval(subject.encoded, options, truths=subject.dataset.truths, model=subject.model, seed=seed)
 
 
-def _branches(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+def _branches(subject: Subject, settings: Settings) -> TaskResult:
     encoded = subject.encoded
     if len(set(encoded.role_N)) < 2 and Scorer(encoded.image, encoded.text).branches < 2:
         raise NotSupportedError(
@@ -181,23 +183,23 @@ def _branches(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
     return branches(encoded, truths=subject.dataset.truths, model=subject.model, seed=subject.options.seed, **settings)
 
 
-def _faithfulness(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+def _faithfulness(subject: Subject, settings: Settings) -> TaskResult:
     return faithfulness(subject.encoded, model=subject.model, seed=subject.options.seed, **settings)
 
 
-def _grounding(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+def _grounding(subject: Subject, settings: Settings) -> TaskResult:
     model = cast("PatchModel", subject.model)  # one that is none is refused before its preprocessing is asked
     return grounding(model, subject.dataset, subject.split, seed=subject.options.seed, batch=subject.options.batch, **settings)
 
 
-def _linear_probe(subject: Subject, settings: Mapping[str, Any]) -> TaskResult:
+def _linear_probe(subject: Subject, settings: Settings) -> TaskResult:
     return _with_known(linear_probe)(subject, {"options": ProbeOptions(**settings)})
 
 
 def _with_known(task: Callable[..., TaskResult]) -> Task:
     """A task that encodes what it needs and is not there yet."""
 
-    def run(subject: Subject, settings: Mapping[str, Any], /) -> TaskResult:
+    def run(subject: Subject, settings: Settings, /) -> TaskResult:
         common = {"known": subject.known, "seed": subject.options.seed, "batch": subject.options.batch}
         return task(subject.model, subject.dataset, subject.split, **common, **settings)
 

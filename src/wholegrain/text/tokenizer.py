@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from tokenizers import Regex, models, normalizers, processors
@@ -30,6 +30,9 @@ from wholegrain.errors import UserError
 from wholegrain.files import read_json, write_text
 from wholegrain.structure import StructureError, structure
 from wholegrain.text.tokenizer_folder import AGAIN, ClipSettings, FileSettings, read_engine, stated_context, stated_pad_id
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 Span = tuple[int, int, int, int]
 SETTINGS_FILE = "wholegrain_tokenizer.json"
@@ -87,7 +90,7 @@ def _write(path: Path, text: str) -> None:
 
 
 @cache
-def _simple_tokenizer(clean: str) -> Any:
+def _simple_tokenizer(clean: str) -> SimpleTokenizer:
     from open_clip.tokenizer import SimpleTokenizer
 
     class QuickForLongWords(SimpleTokenizer):
@@ -99,8 +102,7 @@ def _simple_tokenizer(clean: str) -> Any:
             return " ".join(part.value for part in long_words.tokenize(token))
 
     engine = QuickForLongWords(clean=clean)
-    ranks: dict[tuple[str, str], int] = engine.bpe_ranks  # type: ignore[assignment]
-    merges = sorted(ranks, key=ranks.__getitem__)
+    merges = [(one, other) for (one, other), _ in sorted(engine.bpe_ranks.items(), key=lambda item: item[1])]
     long_words = models.BPE(vocab=engine.encoder, merges=merges, end_of_word_suffix="</w>")
     return engine
 
@@ -199,7 +201,7 @@ def _match_both_ends(pieces: list[tuple[int, int, tuple[int, ...]]], whole: tupl
     return left + [span for span in right if span[0] >= char_end and span[2] >= token_end]
 
 
-_CLEANERS: dict[str, list[Any]] = {
+_CLEANERS: dict[str, list[normalizers.Normalizer]] = {
     "": [],
     "whitespace": [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()],
     "lower": [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip(), normalizers.Lowercase()],
@@ -302,13 +304,12 @@ class FileTokenizer:
         _write(Path(folder) / SETTINGS_FILE, json.dumps({**settings, "start": start, "end": end}, indent=1))
 
     @classmethod
-    def from_folder(cls, folder: str | Path, context_length: int | None = None, **settings: Any) -> FileTokenizer:
+    def from_folder(cls, folder: str | Path, context_length: int | None = None, *, clean: str = "", start: str | None = None) -> FileTokenizer:
         """A Hugging Face folder's ``tokenizer.json``; the context length is the file's truncation, else its model's, else 77."""
         folder = Path(folder)
         engine = read_engine(folder / "tokenizer.json")
-        if (pad := stated_pad_id(folder, engine)) is not None:
-            settings.setdefault("pad_id", pad)
-        return cls(engine, context_length or stated_context(folder, engine), **settings)
+        pad_id = stated_pad_id(folder, engine)
+        return cls(engine, context_length or stated_context(folder, engine), clean, start=start, pad_id=pad_id)
 
 
 def _without_space(text: str, span: Span) -> Span:
@@ -350,18 +351,18 @@ def load_tokenizer(folder: str | Path) -> ClipTokenizer | FileTokenizer:
     path = folder / SETTINGS_FILE
     if not os.path.lexists(path):
         return FileTokenizer.from_folder(folder)
-    settings = read_json(path, dict[str, Any], AGAIN)
+    settings = read_json(path, dict[str, object], AGAIN)
     kind = settings.pop("kind", None)
     if kind not in ("clip", "file"):
         named = repr(kind)[:60]
         raise UserError(f"{path} names a kind of tokeniser, {named}, that this version does not know; use 'clip' or 'file'")
     try:
-        made: Any = structure(settings, ClipSettings if kind == "clip" else FileSettings)
+        made = structure(settings, ClipSettings) if kind == "clip" else structure(settings, FileSettings)
     except StructureError as error:
         raise UserError(f"{path} cannot be read, it {error}; {AGAIN}") from None
     if not 3 <= made.context_length <= MOST_CONTEXT:
         raise UserError(f"{path} has a context_length of {made.context_length}, not 3 to {MOST_CONTEXT:,}; {AGAIN}")
-    if kind == "clip":
+    if isinstance(made, ClipSettings):
         return ClipTokenizer(made.context_length, made.clean)
     engine = read_engine(folder / "tokenizer.json")
     tokenizer = FileTokenizer(engine, made.context_length, made.clean, start=made.start, end=made.end, pad_id=made.pad_id)

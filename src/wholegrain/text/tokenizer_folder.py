@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from tokenizers import Tokenizer as Engine
 
@@ -18,12 +18,12 @@ AGAIN = "save the tokeniser again"
 class _Stated(TypedDict):
     """What is read of ``tokenizer_config.json`` and ``config.json``."""
 
-    pad_token: NotRequired[str | dict[str, Any] | None]
-    model_max_length: NotRequired[Any]
-    max_position_embeddings: NotRequired[Any]
+    pad_token: NotRequired[str | dict[str, object] | None]
+    model_max_length: NotRequired[object]
+    max_position_embeddings: NotRequired[object]
 
 
-def _stated(path: Path) -> dict[str, Any]:
+def _stated(path: Path) -> dict[str, object]:
     return dict(read_json(path, _Stated, AGAIN)) if os.path.lexists(path) else {}
 
 

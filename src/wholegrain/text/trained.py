@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Engine
@@ -46,7 +45,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 4096, context_length
     return FileTokenizer(engine, context_length, start="[START]", end="[END]", pad_id=0)
 
 
-def _train_byte_pairs(counts: Counter[str], words: Any, special: list[str], vocab_size: int) -> Engine:
+def _train_byte_pairs(counts: Counter[str], words: pre_tokenizers.PreTokenizer, special: list[str], vocab_size: int) -> Engine:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < len(alphabet) + len(special):
         raise UserError(
@@ -64,7 +63,7 @@ def _train_byte_pairs(counts: Counter[str], words: Any, special: list[str], voca
     return engine
 
 
-def _base_engine(model: Any, split: Any) -> Engine:
+def _base_engine(model: models.Model, split: pre_tokenizers.PreTokenizer) -> Engine:
     engine = Engine(model)
     engine.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     engine.pre_tokenizer = split

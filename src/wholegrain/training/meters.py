@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypedDict
+from typing import Protocol, TextIO, TypedDict
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -138,7 +138,7 @@ class Reporter:
         if self._tracker is not None:
             self._tracker.close()
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         line = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in line.items()}
         self._lines.write(json.dumps(line) + "\n")
         self._lines.flush()

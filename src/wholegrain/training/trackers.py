@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
@@ -29,7 +29,7 @@ class Tracker:
     def __init__(self, name: str, project: str, folder: Path) -> None:
         self._package = _package(name)
         config = dict(read_run(folder)) if (folder / "run.json").exists() else {}
-        begin: dict[str, Any] = {"project": project, "name": folder.resolve().name, "config": config, "resume": "allow"}
+        begin: dict[str, object] = {"project": project, "name": folder.resolve().name, "config": config, "resume": "allow"}
         if name == "wandb":  # knows its runs by an id of their own, and writes where it is told
             begin |= {"id": folder.resolve().name, "dir": str(folder)}
         self._package.init(**begin)
@@ -52,7 +52,7 @@ def require_tracker(name: str) -> None:
     _package(name)
 
 
-def _package(name: str) -> Any:
+def _package(name: str) -> ModuleType:
     if name not in TRACKERS:
         raise UserError(f'There is no tracker "{name}"; {closest(name, TRACKERS)}')
     try:

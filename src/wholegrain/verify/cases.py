@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def _named(features: ImageFeatures | TextFeatures, prefix: str = "") -> dict[str
 
 
 def _renewed(features: Side, new: Mapping[str, Tensor], prefix: str = "") -> Side:
-    changed: dict[str, Any] = {}
+    changed: dict[str, object] = {}
     for name, value in vars(features).items():
         if isinstance(value, Tensor):
             changed[name] = new.get(prefix + name, value)
@@ -262,7 +262,7 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
     learned = {name: x for name, x in batch.image.learned.items() if _LEARNED[name.partition("_")[0]] in needs}
 
     def slim(features: Side) -> Side:
-        empty: dict[str, Any] = {f.name: None for f in fields(features) if f.name not in {*kept, "pooled_BD", "pooled_ND", "learned", "views"}}
+        empty: dict[str, object] = {f.name: None for f in fields(features) if f.name not in {*kept, "pooled_BD", "pooled_ND", "learned", "views"}}
         return replace(features, **empty)
 
     image = replace(slim(batch.image), learned=learned)

@@ -15,7 +15,7 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -36,9 +36,9 @@ class Definition:
     """What a file of ``verify/losses`` says of its loss; see the module docstring."""
 
     variants: Mapping[str, Loss]
-    reference: Callable[[Any, Samples], Tensor | tuple[Tensor, State]]
-    closed_forms: Callable[[Any], Iterable[ClosedForm]]
-    known_breaks: Callable[[Any], dict[str, str]] = _no_breaks
+    reference: Callable[[object, Samples], Tensor | tuple[Tensor, State]]
+    closed_forms: Callable[[object], Iterable[ClosedForm]]
+    known_breaks: Callable[[object], dict[str, str]] = _no_breaks
 
 
 def defined() -> list[str]:
@@ -73,11 +73,11 @@ def reference_value(loss: object, batch: Batch, scale: Tensor, bias: Tensor, sta
     return found if isinstance(found, tuple) else (found, None)
 
 
-def settings_of(loss: object) -> dict[str, Any]:
+def settings_of(loss: object) -> dict[str, object]:
     """The fewest settings that make this loss: those that are not their defaults and do not follow from the others."""
     if not is_dataclass(loss):
         return {}
-    kind: Any = type(loss)
+    kind: object = type(loss)
     found = {f.name: value for f in fields(loss) if (value := getattr(loss, f.name)) != _default(f)}
     for name in list(found):
         fewer = {key: value for key, value in found.items() if key != name}
@@ -94,7 +94,7 @@ def label(name: str, settings: Mapping[str, object]) -> str:
     return " ".join([name, *(f"{key}={short(value)}" for key, value in settings.items())])
 
 
-def variant_settings(kind: type) -> list[dict[str, Any]]:
+def variant_settings(kind: type) -> list[dict[str, object]]:
     """The settings under which losses of a class are verified; the defaults come first.
 
     Chosen by hand where there is a definition, so that every setting is met; else every choice (a ``Literal`` or bool) is changed once.
@@ -104,7 +104,7 @@ def variant_settings(kind: type) -> list[dict[str, Any]]:
     return [{}, *(settings for settings in chosen if settings)]
 
 
-def _one_at_a_time(kind: type) -> Iterator[dict[str, Any]]:
+def _one_at_a_time(kind: type) -> Iterator[dict[str, object]]:
     if not is_dataclass(kind):
         return
     hints = get_type_hints(kind)
@@ -116,5 +116,5 @@ def _one_at_a_time(kind: type) -> Iterator[dict[str, Any]]:
                 yield {f.name: choice}
 
 
-def _default(f: Field[Any]) -> object:
+def _default(f: Field[object]) -> object:
     return f.default_factory() if f.default is MISSING and f.default_factory is not MISSING else f.default

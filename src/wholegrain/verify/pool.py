@@ -19,21 +19,23 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait
-from typing import Any
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeVar
 
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
 SECONDS = 90.0
 STARTING = 300.0
 _CAUSES = "gloo aborts when calls do not fit together, the system kills (-9) when memory runs out"
 
-_pool: list[tuple[Any, Any]] = []
+Answer = TypeVar("Answer")
+_pool: list[tuple[BaseProcess, Connection]] = []
 _folders: list[str] = []
 
 
 def run(
-    size: int, function: Callable[..., Any], per_rank: Sequence[Sequence[Any]] | None = None, seconds: float = SECONDS
-) -> list[Any]:
+    size: int, function: Callable[..., Answer], per_rank: Sequence[Sequence[object]] | None = None, seconds: float = SECONDS
+) -> list[Answer]:
     """``function(rank, group, *per_rank[rank])`` in ``size`` processes at once; their results by rank.
 
     Raises:
@@ -81,10 +83,10 @@ def _alike(errors: list[str], size: int) -> bool:
 def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
     answers: dict[int, tuple[str, Any]] = {}
     deadline = time.monotonic() + seconds
-    rank_of: dict[Any, int] = {pipe: rank for rank, (_, pipe) in enumerate(_pool[:size])}
+    rank_of = {pipe: rank for rank, (_, pipe) in enumerate(_pool[:size])}
     while rank_of and (left := deadline - time.monotonic()) > 0:
-        ready: list[Any] = wait(list(rank_of), left)
-        for pipe in ready:
+        ready = wait(list(rank_of), left)
+        for pipe in [pipe for pipe in rank_of if pipe in ready]:
             rank = rank_of.pop(pipe)
             try:
                 answers[rank] = pickle.loads(pipe.recv_bytes())
@@ -116,7 +118,7 @@ def _start() -> None:
         pipe.recv_bytes()
 
 
-def _serve(rank: int, meeting: str, pipe: Any) -> None:
+def _serve(rank: int, meeting: str, pipe: Connection) -> None:
     import torch
     import torch.distributed as dist
 

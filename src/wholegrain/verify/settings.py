@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.objectives.recipe import toml_value
 
 
-def parse_settings(words: Iterable[str]) -> dict[str, Any]:
+def parse_settings(words: Iterable[str]) -> dict[str, object]:
     """``name=value`` words to settings; a value is TOML, or else a text.
 
     Raises:
@@ -19,7 +18,7 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
         >>> parse_settings(["variant=released", "upper=2.5", "own_only=true"])
         {'variant': 'released', 'upper': 2.5, 'own_only': True}
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:

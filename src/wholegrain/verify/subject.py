@@ -151,7 +151,7 @@ class Subject:
         return of_the_loss
 
 
-def make_subject(spec: str, settings: Mapping[str, Any] | None = None, like: str | None = None) -> Subject:
+def make_subject(spec: str, settings: Mapping[str, object] | None = None, like: str | None = None) -> Subject:
     """The subject that ``LOSS`` and its settings name.
 
     Raises:
@@ -172,7 +172,7 @@ def make_subject(spec: str, settings: Mapping[str, Any] | None = None, like: str
     return Subject(term, other, breaks, inherited)
 
 
-def _parsed(like: str) -> dict[str, Any]:
+def _parsed(like: str) -> dict[str, object]:
     return parse_settings(like.split()[1:])
 
 

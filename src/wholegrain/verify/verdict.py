@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -87,7 +87,7 @@ class Verdict:
         rest = f", {count['not applicable']} not applicable" if count["not applicable"] else ""
         return f"{self.loss} keeps its promises: {count['pass']} checks passed{breaks}{rest}."
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """For ``json.dumps``: an infinite difference is the text "inf"."""
         findings = [asdict(finding) for finding in self.findings]
         for finding in findings:
@@ -104,7 +104,7 @@ class Verdict:
 
 def verify(
     loss: str,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     like: str | None = None,
     checks: Iterable[str] | None = None,
     show: Show = nowhere,

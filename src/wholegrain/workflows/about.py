@@ -96,7 +96,7 @@ def _architecture(config: Mapping[str, Any], side: str) -> str:
     return f"{form} of open_clip, {_phrase(sizes)}{more}"
 
 
-def _of_side(small: Mapping[str, Any], side: str) -> dict[str, Any]:
+def _of_side(small: Mapping[str, object], side: str) -> dict[str, object]:
     names = ("image_layers", "patch", "stem", "pool") if side == "image tower" else ("text_layers", "reader")
     return {name: small[name] for name in names if name in small}
 
@@ -130,7 +130,7 @@ def _tokeniser(tokenizer: Tokenizer) -> str:
     return {"ClipTokenizer": "CLIP's own", "FileTokenizer": "tokenizer.json"}.get(type(tokenizer).__name__, type(tokenizer).__name__)
 
 
-def _phrase(value: Any) -> str:
+def _phrase(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_phrase(part)}" for key, part in value.items())
     return str(value) if not isinstance(value, Path) else value.name

@@ -24,6 +24,7 @@ from wholegrain.data.sources import SourceOptions
 from wholegrain.data.split import NONE
 from wholegrain.enrich.questions import Negatives, made_from_captions
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult, save_results
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
@@ -76,14 +77,14 @@ class Audit:
     lines: Sequence[ScorecardRow]
     results: Sequence[TaskResult]
     left_out: dict[str, str]
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
 
 
 class SplitWithQuestions:
     """Some images of a split with questions made from their captions; otherwise as the data set."""
 
     def __init__(
-        self, dataset: Any, split: str, keys: Sequence[str], negatives: Negatives, hard_positives: tuple[HardPositive, ...]
+        self, dataset: EvaluatedData, split: str, keys: Sequence[str], negatives: Negatives, hard_positives: tuple[HardPositive, ...]
     ) -> None:
         self._dataset, self._keys = dataset, list(keys)
         self.splits, self.negatives, self.hard_positives, self.twins = (split,), negatives, hard_positives, ()
@@ -92,7 +93,7 @@ class SplitWithQuestions:
         """The images that are asked about."""
         return list(self._keys) if split in self.splits else []
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._dataset, name)
 
 
@@ -104,7 +105,7 @@ def open_photos(photos: str | Path, out: Path, options: SourceOptions | None = N
     return Dataset(out / "data")
 
 
-def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: AuditOptions | None = None) -> Audit:
+def audit(model: EvaluatedModel, dataset: EvaluatedData, out: Path, *, name: str = "model", options: AuditOptions | None = None) -> Audit:
     """Asks the model about the data set's own captions and writes ``out/audit.html``, ``audit.json``, ``results.json`` and the items.
 
     Raises:
@@ -137,11 +138,11 @@ def audit(model: Any, dataset: Any, out: Path, *, name: str = "model", options: 
     return Audit(page, lines, results, left_out, facts)
 
 
-def _usual_split(dataset: Any) -> str:
+def _usual_split(dataset: EvaluatedData) -> str:
     return next((split for split in ("test", "val") if split in dataset.splits), dataset.splits[0])
 
 
-def _drawn(dataset: Any, split: str, options: AuditOptions) -> list[Record]:
+def _drawn(dataset: EvaluatedData, split: str, options: AuditOptions) -> list[Record]:
     if split not in dataset.splits:
         raise UserError(f"The data set has no split {split!r}; {closest(split, dataset.splits)}")
     keys = dataset.keys(split)
@@ -150,7 +151,7 @@ def _drawn(dataset: Any, split: str, options: AuditOptions) -> list[Record]:
     return [record for key in keys if (record := dataset.record(key)).captions]
 
 
-def _facts(model: Any, dataset: Any, split: str, records: Sequence[Record]) -> dict[str, Any]:
+def _facts(model: EvaluatedModel, dataset: EvaluatedData, split: str, records: Sequence[Record]) -> dict[str, object]:
     """Counts of photos and captions, the share of texts that the model cuts, and what is said twice."""
     owners: dict[str, set[str]] = {}
     for record in records:

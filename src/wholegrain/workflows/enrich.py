@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.captions.captioner import EndpointCaptions
@@ -19,6 +19,9 @@ from wholegrain.enrich.runner.stage import Stage
 from wholegrain.errors import UserError
 from wholegrain.files import aside, disk_errors, keepable
 from wholegrain.suggest import closest
+
+if TYPE_CHECKING:
+    from wholegrain.enrich.words.tagging import Tagger
 
 _COPIED = (
     "manifest.json",
@@ -131,46 +134,48 @@ def text_stages(request: EnrichRequest) -> list[Stage]:
     from wholegrain.enrich.hard_positives import HardPositivesStage
     from wholegrain.enrich.negatives.negated_captions import NegatedCaptionsStage
 
-    settings = {"seed": request.seed, **_tagger(request.tagger)}
+    seed, tagger = request.seed, _tagger(request.tagger)
     stages: list[Stage] = []
     if request.negatives is not None:
         if request.method == "rules" and any(kind.startswith("negation") for kind in request.negatives):
-            stages.append(NegatedCaptionsStage(**settings))
-        stages.append(_negatives(request, settings))
+            stages.append(NegatedCaptionsStage(seed=seed, tagger=tagger))
+        stages.append(_negatives(request, seed, tagger))
     if request.hard_positives:
-        stages.append(HardPositivesStage(**settings))
+        stages.append(HardPositivesStage(seed=seed, tagger=tagger))
     return stages
 
 
-def _negatives(request: EnrichRequest, settings: dict[str, Any]) -> Stage:
+def _negatives(request: EnrichRequest, seed: int, tagger: Tagger) -> Stage:
     from wholegrain.enrich.negatives.ce_clip import CeClipStage
     from wholegrain.enrich.negatives.negclip import NegClipStage
     from wholegrain.enrich.negatives.random_negatives import RandomStage
     from wholegrain.enrich.negatives.word_rules import NegativesStage
 
     method, _, model = request.method.partition(":")
-    kinds = {"kinds": request.negatives} if request.negatives else {}
+    kinds: dict[str, Any] = {"kinds": request.negatives} if request.negatives else {}
     if method == "rules":
-        return NegativesStage(per_kind=request.per_kind, **kinds, **settings)
+        return NegativesStage(per_kind=request.per_kind, **kinds, seed=seed, tagger=tagger)
     if method == "negclip":
-        return NegClipStage(per_caption=request.per_kind, **kinds, **settings)
+        return NegClipStage(per_caption=request.per_kind, **kinds, seed=seed, tagger=tagger)
     if method == "random":
         return RandomStage(seed=request.seed)
     if method in _WITH_MODEL and model:
         variant = "corrected" if method == "ce_clip" else "released"
-        return CeClipStage(model, variant, device=request.captioning.device, **kinds, **settings)
+        return CeClipStage(model, variant, device=request.captioning.device, **kinds, seed=seed, tagger=tagger)
     if method in _WITH_MODEL:
         raise UserError(f"--method {method} needs a masked language model; name it, as in {method}:distilroberta-base.")
     raise UserError(f"There is no --method {request.method}; {closest(method, ('rules', 'negclip', 'random', *_WITH_MODEL))}")
 
 
-def _tagger(pipeline: str) -> dict[str, Any]:
+def _tagger(pipeline: str) -> Tagger:
     """The built-in tagger unless a spaCy pipeline is named."""
+    from wholegrain.enrich.words.tagging import BuiltinTagger
+
     if not pipeline:
-        return {}
+        return BuiltinTagger()
     from wholegrain.enrich.words.tagging_spacy import SpacyTagger
 
-    return {"tagger": SpacyTagger(pipeline)}
+    return SpacyTagger(pipeline)
 
 
 def caption_stages(models: Sequence[str], how: Captioning) -> list[Stage]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,6 +24,9 @@ from wholegrain.towers.export.export import export_model
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.positions import split_options
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
 ORDINARY = ("open_clip", "transformers")
@@ -159,7 +162,7 @@ def _facts(options: ExportOptions, result: ExportResult) -> Facts:
     )
 
 
-def training_of(history: History) -> dict[str, Any]:
+def training_of(history: History) -> dict[str, object]:
     """What made a model, row by row: recipe, data, start, seed, command, versions, the optimiser's main values."""
     found = {key: history.facts[key] for key in TRAINING_FACTS if key in history.facts}
     if "data" in found:
@@ -214,7 +217,7 @@ def run_of(spec: str) -> Path | None:
     return None
 
 
-def push(folder: Path, repository: str, private: bool, api: Callable[[], Any] | None = None) -> str:
+def push(folder: Path, repository: str, private: bool, api: Callable[[], HfApi] | None = None) -> str:
     """Puts a folder on the Hugging Face Hub and returns its address.
 
     Raises:

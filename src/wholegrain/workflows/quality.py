@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
+from wholegrain.data.record import Record
 from wholegrain.enrich.negatives.negation import NEGATED
 from wholegrain.enrich.quality import count, diversity, logistic_wins
 from wholegrain.errors import UserError
@@ -23,7 +24,7 @@ MOST_PAIRS = 20_000
 MOST_IMAGES = 5_000
 
 
-def quality(dataset: Dataset, out: Path, *, samples: int = 6, seed: int = 0) -> dict[str, Any]:
+def quality(dataset: Dataset, out: Path, *, samples: int = 6, seed: int = 0) -> dict[str, object]:
     """Writes ``out/quality.html`` and ``out/quality.json``: what there is, what the texts alone give away, and samples to look at.
 
     Args:
@@ -66,7 +67,7 @@ def quality(dataset: Dataset, out: Path, *, samples: int = 6, seed: int = 0) -> 
     return facts
 
 
-def _pairs(dataset: Dataset, records: dict[str, Any]) -> dict[str, list[tuple]]:
+def _pairs(dataset: Dataset, records: Mapping[str, Record]) -> dict[str, list[tuple]]:
     """Kind -> (true text, false text, key, row, source) of every negative."""
     texts = {(key, caption.id): caption.text for key, record in records.items() for caption in record.captions}
     found: defaultdict[str, list[tuple]] = defaultdict(list)
@@ -77,7 +78,7 @@ def _pairs(dataset: Dataset, records: dict[str, Any]) -> dict[str, list[tuple]]:
     return dict(found)
 
 
-def _blind(rows: list[tuple], draw: np.random.Generator) -> dict[str, Any]:
+def _blind(rows: list[tuple], draw: np.random.Generator) -> dict[str, object]:
     """Shares that text alone gets right, each with a 95% interval over images."""
     kept = rows if len(rows) <= MOST_PAIRS else [rows[n] for n in sorted(draw.permutation(len(rows))[:MOST_PAIRS].tolist())]
     true, false, keys = ([row[n] for row in kept] for n in range(3))
@@ -86,7 +87,7 @@ def _blind(rows: list[tuple], draw: np.random.Generator) -> dict[str, Any]:
         "logistic": logistic_wins(true, false, keys),
     }  # fmt: skip
     low_F, high_F = bootstrap_mean(np.stack(list(answers.values()), 1), keys)
-    found: dict[str, Any] = {"pairs": len(rows), "images": len(set(keys))}
+    found: dict[str, object] = {"pairs": len(rows), "images": len(set(keys))}
     for n, (name, won_N) in enumerate(answers.items()):
         found[name] = {"share": float(won_N.mean()), "low": float(low_F[n]), "high": float(high_F[n])}
     return found

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.evaluation.features.encode import (
     Encoded,
     default_needs,
@@ -18,11 +18,12 @@ from wholegrain.evaluation.features.encode import (
 )
 from wholegrain.evaluation.features.split import encode_split, with_captions
 from wholegrain.features import TextFeatures
+from wholegrain.towers.model import Model
 from wholegrain.training.loading.frozen import freeze_images, freeze_texts
 
 
 def split_features(
-    model: Any, dataset: Any, split: str, *, batch: int = 64, cache: Path | None = None, say: Callable[[str], None] = print
+    model: Model, dataset: Dataset, split: str, *, batch: int = 64, cache: Path | None = None, say: Callable[[str], None] = print
 ) -> Encoded:
     """As :func:`~wholegrain.evaluation.features.split.encode_split`; what frozen towers make of the split is shared by all models with these towers.
 

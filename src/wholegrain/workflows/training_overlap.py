@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.data.mixture import open_data
 from wholegrain.errors import UserError
@@ -20,7 +20,7 @@ from wholegrain.training.checkpoints.run_folder import read_recipe
 
 
 class _Facts(TypedDict):
-    data: Any  # a name, or a list of them
+    data: object  # a name, or a list of them
     model: NotRequired[str]
 
 

@@ -95,7 +95,7 @@ class Columns:
         names = [self.image, *(name for name, _ in self.captions), self.split, self.label, self.role]
         return list(dict.fromkeys(name for name in names if name))
 
-    def texts(self, row: Mapping[str, Any], source: str, label: str | None = None) -> Captions:
+    def texts(self, row: Mapping[str, object], source: str, label: str | None = None) -> Captions:
         """The captions of a row; a row without any, but with a label, is described by the label, with the role ``label``.
 
         Raises:
@@ -111,7 +111,7 @@ class Columns:
             return ((label.replace("_", " "), "label", f"{source}:{self.label}"),)
         return tuple(found)
 
-    def _texts(self, value: Any, role: str, source: str, name: str, depth: int = 0) -> list[tuple[str, str, str]]:
+    def _texts(self, value: object, role: str, source: str, name: str, depth: int = 0) -> list[tuple[str, str, str]]:
         if value is None:
             return []
         if isinstance(value, str):
@@ -124,11 +124,11 @@ class Columns:
             return [item for part in value for item in self._texts(part, role, source, name, depth + 1)]
         raise WrongValueError(f"the field {name!r} holds something else than captions: {_short(value)}")
 
-    def split_of(self, row: Mapping[str, Any]) -> str:
+    def split_of(self, row: Mapping[str, object]) -> str:
         """The split that a row states, or the one for rows that state none, which may be empty."""
         return _word(row.get(self.split) if self.split else None, self.split) or self.options.split
 
-    def label_of(self, row: Mapping[str, Any], name: Callable[[Any], Any] = str) -> str | None:
+    def label_of(self, row: Mapping[str, object], name: Callable[[object], object] = str) -> str | None:
         """The label that a row states, if any; ``name`` turns its value into words."""
         value = row.get(self.label) if self.label else None
         if value is None or value == "":
@@ -139,7 +139,7 @@ class Columns:
             raise WrongValueError(f"the field {self.label!r} holds no label: {_short(value)}") from None
 
 
-def _word(value: Any, name: str) -> str:
+def _word(value: object, name: str) -> str:
     """A text or a whole number as a text; nothing is empty."""
     if value is None:
         return ""
@@ -150,7 +150,7 @@ def _word(value: Any, name: str) -> str:
     raise WrongValueError(f"the field {name!r} holds no text: {_short(value)}")
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply, or a number of thousands of digits

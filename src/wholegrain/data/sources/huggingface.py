@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from wholegrain.data.network import hub_or_cache, no_network, unfetched
 from wholegrain.data.sources.columns import Columns
@@ -13,6 +14,9 @@ from wholegrain.data.sources.parquet import sample_of
 from wholegrain.data.sources.sample import InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class HuggingFaceSource:
@@ -40,8 +44,7 @@ class HuggingFaceSource:
     def __iter__(self) -> Iterator[RawSample]:
         for part, table in self.parts.items():
             columns = self.columns[part]
-            feature = table.features.get(columns.label)
-            name_of = feature.int2str if hasattr(feature, "int2str") else str
+            name_of = getattr(table.features.get(columns.label), "int2str", str)
             for number, row in enumerate(table):
                 row = dict(row)
                 if not columns.split:
@@ -59,7 +62,7 @@ class HuggingFaceSource:
         return [f"{part} {getattr(table, '_fingerprint', '')} {len(table)}" for part, table in self.parts.items()]
 
 
-def _load(datasets: Any, name: str, split: str) -> dict[str, Any]:
+def _load(datasets: ModuleType, name: str, split: str) -> dict[str, Dataset]:
     folder, reached = Path(name), True
     try:
         saved = any((folder / mark).exists() for mark in ("dataset_dict.json", "state.json", "dataset_info.json"))
@@ -88,7 +91,7 @@ def _plain(part: str) -> str:
     return {"validation": "val"}.get(part, part)
 
 
-def _undecoded(datasets: Any, table: Any) -> Any:
+def _undecoded(datasets: ModuleType, table: Dataset) -> Dataset:
     for name, feature in table.features.items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(name, datasets.Image(decode=False))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.sources.columns import Columns, WrongValueError, regions_of
 from wholegrain.data.sources.lines import byte_lines
@@ -28,7 +27,7 @@ class JsonlSource:
         self.columns = Columns.find(list(dict.fromkeys(chain(*first))), options, shown(path))
         self.inside = InsideFolder.of(path.parent, options, (row.get(self.columns.image) for _, row in self._rows() if row))
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    def _rows(self) -> Iterator[tuple[int, dict[str, object] | None]]:
         for number, line in enumerate(byte_lines(self.path), 1):
             if line.strip():
                 try:
@@ -44,7 +43,7 @@ class JsonlSource:
             except WrongValueError as problem:
                 yield RawSample(b"", (), "", where=where, problem=str(problem))
 
-    def _sample(self, row: dict[str, Any] | None, where: str) -> RawSample:
+    def _sample(self, row: Mapping[str, object] | None, where: str) -> RawSample:
         c = self.columns
         if row is None:
             raise WrongValueError("the line is not a JSON object")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,7 +31,7 @@ class ParquetSource:
         named = pa.types.is_string(image) or pa.types.is_large_string(image)
         self.inside = InsideFolder.of(files[0].parent, options, self._names() if named else ())
 
-    def _names(self) -> Iterator[Any]:
+    def _names(self) -> Iterator[object]:
         for path in self.files:
             for _, row in _rows(path, [self.columns.image]):
                 yield row.get(self.columns.image)
@@ -59,7 +58,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         yield opened
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, object]]]:
     """Rows with their numbers, from 1."""
     number = 0
     with _opened(path) as opened:
@@ -82,7 +81,7 @@ def _first(error: Exception) -> str:
 
 
 def sample_of(
-    row: dict[str, Any], columns: Columns, inside: InsideFolder, source: str, where: str, name_of: Any = str
+    row: Mapping[str, object], columns: Columns, inside: InsideFolder, source: str, where: str, name_of: Callable[[object], object] = str
 ) -> RawSample:
     """The sample of a row whose image is bytes, ``{"bytes": …, "path": …}`` or a path."""
     value = row.get(columns.image)

@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterator
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.sources.columns import Columns
 from wholegrain.data.sources.lines import text_lines
@@ -14,7 +13,7 @@ from wholegrain.data.sources.sample import MOST_TEXT, InsideFolder, RawSample, S
 from wholegrain.errors import UserError
 from wholegrain.files import shown
 
-_Row = tuple[int, dict[str, Any], str]  # its line, its cells, what is wrong with it
+_Row = tuple[int, dict[str, str], str]  # its line, its cells, what is wrong with it
 
 
 class TableSource:
@@ -55,21 +54,20 @@ class TableSource:
             problem = f"the row has {len(cells)} cells, the header {len(header)}; put quotes around texts with commas" if extra else ""
             yield number, dict(zip(header, cells, strict=False)), problem
 
-    def _photo(self, row: _Row) -> tuple[Any, ...]:
+    def _photo(self, row: _Row) -> tuple[str | None, str, str | None]:
         """Rows that follow each other with an equal one are one sample."""
         number, cells, problem = row
         c = self.columns
-        return (number, problem) if problem else (cells.get(c.image), c.split_of(cells), c.label_of(cells))
+        return (str(number), problem, None) if problem else (cells.get(c.image), c.split_of(cells), c.label_of(cells))
 
     def __iter__(self) -> Iterator[RawSample]:
         c = self.columns
-        for (name, *stated), rows in groupby(self._rows(), self._photo):
+        for (name, split, label), rows in groupby(self._rows(), self._photo):
             group = list(rows)
             where = f"{shown(self.path)}, line {group[0][0]}"
             if group[0][2] or not name:
                 yield RawSample(b"", (), "", where=where, problem=group[0][2] or "the row names no image")
                 continue
-            split, label = stated
             texts = [text for _, row, _ in group for text in c.texts(row, self.path.name, label)]
             captions = tuple(texts) if c.captions else tuple(dict.fromkeys(texts))
             yield RawSample(self.inside(name, where), captions, split, label, where=where)

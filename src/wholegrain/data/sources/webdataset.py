@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.pictures import MOST_BYTES, SUFFIXES
 from wholegrain.data.sources.columns import Columns, WrongValueError, regions_of
@@ -71,7 +70,7 @@ class WebDatasetSource:
             return RawSample(b"", (), "", where=where, problem=str(problem))
 
     def _described(
-        self, image: bytes | Member, where: str, shard: Path, row: dict[str, Any], text: dict[str, bytes]
+        self, image: bytes | Member, where: str, shard: Path, row: Mapping[str, object], text: dict[str, bytes]
     ) -> RawSample:
         if ".cls" in text:
             row = {"label": text[".cls"].decode("utf-8", errors="replace").strip(), **row}

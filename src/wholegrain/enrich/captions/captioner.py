@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from wholegrain.data.record import GeneratedCaption, Record
 from wholegrain.enrich.captions.endpoint import Client, Endpoint, NoAnswerError, data_url
 from wholegrain.enrich.captions.prompting import Prompt, cleaned
 from wholegrain.enrich.captions.spending import Budget
 from wholegrain.enrich.runner.journal import Answer, Journal, call_id
-from wholegrain.enrich.runner.stage import CallStage, Failure, Rows
+from wholegrain.enrich.runner.stage import CallStage, Failure, Picture, Rows
 from wholegrain.errors import MachineError, UserError
 
 
@@ -43,11 +42,8 @@ class EndpointCaptions(CallStage):
         self._lock, self._stopped = threading.Lock(), False
         self._fatal: UserError | MachineError | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"endpoint": self.endpoint, "prompts": self.prompts, "seed": self.seed}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
+    def __reduce__(self) -> tuple[type[EndpointCaptions], tuple[Endpoint, tuple[Prompt, ...], int]]:
+        return EndpointCaptions, (self.endpoint, self.prompts, self.seed)
 
     def keep_in(self, journal: Journal) -> None:
         """Answers go into the journal and come from it; what was spent before counts in the budget."""
@@ -68,7 +64,7 @@ class EndpointCaptions(CallStage):
         limit = self.endpoint.limit
         return limit.shown(limit.amount(self.journal.tokens_in, self.journal.tokens_out))
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """A caption, or a failure, for each record and prompt; ``pixels`` are the files' bytes."""
         pool = self._begun()
         futures = [
@@ -93,7 +89,7 @@ class EndpointCaptions(CallStage):
                 self._pool = ThreadPoolExecutor(self.endpoint.concurrency, thread_name_prefix="captions")
             return self._pool
 
-    def _one(self, record: Record, image: bytes, prompt: Prompt) -> GeneratedCaption | Failure:
+    def _one(self, record: Record, image: Picture, prompt: Prompt) -> GeneratedCaption | Failure:
         if self._fatal is not None:
             raise self._fatal
         try:
@@ -115,12 +111,13 @@ class EndpointCaptions(CallStage):
             return Failure(record.key, f"prompt {prompt.name}: the answer was {problem}")
         return prompt.caption(record.key, text, self.endpoint.model, self.seed)
 
-    def _answer(self, record: Record, image: bytes, prompt: Prompt) -> Answer:
+    def _answer(self, record: Record, image: Picture, prompt: Prompt) -> Answer:
         assert self._client is not None
         call = self._call_id(record, prompt)
         known = self.journal.get(call)
         if known is not None:
             return known
+        assert isinstance(image, bytes)
         picture = data_url(image, self.endpoint.max_side)
         answer = self._client.ask(prompt, picture, self.seed, lambda *lost: self.journal.lost(call, *lost))
         self.journal.keep(call, answer, {"key": record.key, "model": self.endpoint.model, "prompt": prompt.name})

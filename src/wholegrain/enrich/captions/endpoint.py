@@ -16,8 +16,9 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -26,6 +27,9 @@ from wholegrain.enrich.captions.prompting import Prompt
 from wholegrain.enrich.captions.spending import Budget, Limit, Pace
 from wholegrain.enrich.runner.journal import Answer
 from wholegrain.errors import MachineError, UserError
+
+if TYPE_CHECKING:
+    from openai import APIStatusError, OpenAI
 
 _KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 _LONGEST_WAIT = 60.0
@@ -67,7 +71,7 @@ class Endpoint:
     limit: Limit = field(default_factory=Limit)
     key: str = "OPENAI_API_KEY"
     max_side: int = 1024
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or self.attempts < 1 or self.timeout <= 0 or self.per_minute < 0:
@@ -108,7 +112,7 @@ class Client:
         self._newer_field = False
         self._lock = threading.Lock()
 
-    def ask(self, prompt: Prompt, picture: str, seed: int, lost: Any) -> Answer:
+    def ask(self, prompt: Prompt, picture: str, seed: int, lost: Callable[[int, int, str], None]) -> Answer:
         """The answer to a prompt and a picture (a data URL).
 
         Args:
@@ -187,7 +191,7 @@ class Client:
             return "the endpoint cannot be reached", 0.0, None
         raise error
 
-    def _refused(self, error: Any) -> tuple[str, float | None, None]:
+    def _refused(self, error: APIStatusError) -> tuple[str, float | None, None]:
         code, message = error.status_code, _message_of(error)
         if code == 400 and "max_completion_tokens" in message:  # another thread may have learnt it in between
             self._newer_field = True
@@ -228,7 +232,7 @@ def data_url(image: bytes, max_side: int = 0) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _client_of(endpoint: Endpoint) -> Any:
+def _client_of(endpoint: Endpoint) -> OpenAI:
     try:
         import openai
     except ImportError:
@@ -261,24 +265,24 @@ def _answer_of(body: bytes, most: tuple[int, int]) -> Answer:
     return Answer(text if isinstance(text, str) else "", finish, *spent)
 
 
-def _count(value: Any, otherwise: int) -> int:
+def _count(value: object, otherwise: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
 
 
-def _message_of(error: Any) -> str:
+def _message_of(error: APIStatusError) -> str:
     """What an endpoint says of a refusal, in one short line."""
     body = error.body if isinstance(error.body, dict) else {}
     message = " ".join(str(part) for part in (body.get("code"), body.get("message") or body.get("detail")) if part)
     return " ".join((message or str(error)).split())[:200]
 
 
-def _unreached(error: Any) -> bool:
+def _unreached(error: Exception) -> bool:
     """Whether no connection came about: then nothing was asked."""
     cause = error.__cause__
     return type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
 
 
-def _retry_after(headers: Any) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the endpoint asks for, written as a number or as a date; 0 if it does not."""
     wait = headers.get("retry-after", "").strip()
     try:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
+import numpy as np
 from PIL import Image
 
 from wholegrain.data.record import GeneratedCaption, Record
 from wholegrain.enrich.captions.prompting import Prompt, cleaned
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 class LocalCaptions(Stage):
@@ -51,16 +56,11 @@ class LocalCaptions(Stage):
             "batch": batch,
             "max_side": max_side,
         }
-        self._loaded: tuple[Any, Any] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        names = ("model", "prompts", "seed", "batch", "device", "max_side")
-        return {name: getattr(self, name) for name in names}
+    def __reduce__(self) -> tuple[type[LocalCaptions], tuple[object, ...]]:
+        return LocalCaptions, (self.model, self.prompts, self.seed, self.batch, self.device, self.max_side)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
-
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """A caption, or a failure, for each record and prompt."""
         pictures = [self._picture(pixels_HWC) for pixels_HWC in pixels]
         made: list[list[GeneratedCaption | Failure]] = [[] for _ in records]
@@ -80,8 +80,8 @@ class LocalCaptions(Stage):
         problem = f"cut at {prompt.max_tokens} tokens, before its first sentence ended" if text.strip() else "empty"
         return Failure(record.key, f"prompt {prompt.name}: the answer was {problem}")
 
-    def _picture(self, pixels_HWC: Any) -> Image.Image:
-        picture = Image.fromarray(pixels_HWC)
+    def _picture(self, pixels_HWC: Picture) -> Image.Image:
+        picture = Image.fromarray(np.asarray(pixels_HWC))
         if self.max_side and max(picture.size) > self.max_side:
             picture.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
         return picture
@@ -90,7 +90,7 @@ class LocalCaptions(Stage):
         """Answers, and whether each was cut."""
         import torch
 
-        model, processor = self._ready()
+        model, processor = self._loaded
         system = [{"role": "system", "content": [{"type": "text", "text": prompt.system}]}] if prompt.system else []
         messages = [
             [*system, {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": prompt.text}]}]
@@ -99,7 +99,7 @@ class LocalCaptions(Stage):
         padded: dict[str, Any] = {"padding": True, "return_tensors": "pt"}
         if "processor_kwargs" in inspect.signature(processor.apply_chat_template).parameters:  # transformers 5
             padded = {"processor_kwargs": padded}
-        inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, **padded)
+        inputs: Any = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True, **padded)
         inputs = inputs.to(model.device)
         if model.dtype.is_floating_point:
             inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
@@ -114,13 +114,12 @@ class LocalCaptions(Stage):
         ends = _ends(model, processor)
         return [(text, not any(token in ends for token in row)) for text, row in zip(texts, new_NL.tolist(), strict=True)]
 
-    def _ready(self) -> tuple[Any, Any]:
-        if self._loaded is None:
-            self._loaded = _load(self.model, self.device)
-        return self._loaded
+    @cached_property
+    def _loaded(self) -> tuple[Any, ProcessorMixin]:
+        return _load(self.model, self.device)
 
 
-def _load(name: str, device: str) -> tuple[Any, Any]:
+def _load(name: str, device: str) -> tuple[Any, ProcessorMixin]:
     import torch
 
     try:
@@ -130,7 +129,7 @@ def _load(name: str, device: str) -> tuple[Any, Any]:
     place = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     kind = torch.float32 if place == "cpu" else torch.bfloat16
     try:
-        processor: Any = AutoProcessor.from_pretrained(name)
+        processor: ProcessorMixin = AutoProcessor.from_pretrained(name)
         model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=kind)
     except (OSError, ValueError, KeyError) as error:
         problem = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -145,7 +144,7 @@ def _load(name: str, device: str) -> tuple[Any, Any]:
     return model.to(place).eval(), processor
 
 
-def _ends(model: Any, processor: Any) -> set[int]:
+def _ends(model: PreTrainedModel, processor: ProcessorMixin) -> set[int]:
     """The tokens that end an answer."""
     own = model.generation_config.eos_token_id
     found = set(own) if isinstance(own, list | tuple) else {own}

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.record import GeneratedCaption, generated_id
 from wholegrain.errors import UserError
@@ -60,7 +59,7 @@ class Prompt:
         own = generated_id(text, self.role, source)
         return GeneratedCaption(key, own, self.role, text, source, model, self.name, self.version, seed)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """All that an answer depends on, as plain values."""
         return {**asdict(self), "version": self.version}
 
@@ -117,7 +116,7 @@ def _read(path: Path) -> dict[str, Prompt]:
     return prompts
 
 
-def _prompt(path: Path, name: str, values: Any, version: str) -> Prompt:
+def _prompt(path: Path, name: str, values: object, version: str) -> Prompt:
     if not _NAME.fullmatch(name):
         raise UserError(f"{path}: the prompt {name!r} needs a plain name, of letters, digits and _.")
     try:

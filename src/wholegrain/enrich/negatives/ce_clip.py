@@ -16,19 +16,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.enrich.negatives.word_rules import sources
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.morphology import verb_of
 from wholegrain.enrich.words.source import Source, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.enrich.words.text import Edit, apply, edited
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 KINDS = ("relation", "attribute", "object", "action")
 _POS = {"attribute": "ADJ", "object": "NOUN", "action": "VERB"}
@@ -89,14 +93,14 @@ class CeClipStage(Stage):
         if unknown or self.variant not in ("released", "corrected"):
             wrong, known = (unknown[0], KINDS) if unknown else (self.variant, ("released", "corrected"))
             raise UserError(f"CE-CLIP's negatives know no {wrong!r}; {closest(wrong, known)}")
-        self._loaded: Any = None
+        self._loaded: tuple[PreTrainedTokenizerBase, PreTrainedModel, torch.device] | None = None
         self._identity = _digest(self.model)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_loaded": None}
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {
             "method": "ce_clip", "version": VERSION, "variant": self.variant, "model": self._identity, "rank": self.rank,
@@ -109,10 +113,10 @@ class CeClipStage(Stage):
         name = Path(self.model).name or self.model
         return f"ce_clip {VERSION} {self.variant}, {name}, rank {self.rank}, {self.tagger.identity}, seed {self.seed}"
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Nothing of the collection is needed."""
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The negatives of each record; the gaps of all records go through the model together, texts of like length in a batch."""
         gaps: list[Gap] = []
         made: dict[str, list[Negative]] = {record.key: [] for record in records}
@@ -207,7 +211,7 @@ class CeClipStage(Stage):
     def _candidates(self, gaps: Sequence[Gap]) -> list[list[str]]:
         """The model's best words for each gap, the best first; none where the gap lies beyond what the model reads."""
         tokenizer, model, device = self._model()
-        texts = [gap.before + tokenizer.mask_token + gap.after for gap in gaps]
+        texts = [f"{gap.before}{tokenizer.mask_token}{gap.after}" for gap in gaps]
         found: list[list[str]] = [[] for _ in gaps]
         order = sorted(range(len(gaps)), key=lambda n: len(texts[n]))
         for start in range(0, len(order), self.batch):
@@ -219,10 +223,10 @@ class CeClipStage(Stage):
                 places = (tokens["input_ids"][row] == tokenizer.mask_token_id).nonzero()
                 if len(places):
                     best = logits_NLV[row, places[0, 0]].float().topk(min(_TOP, logits_NLV.shape[-1])).indices.tolist()
-                    found[n] = [tokenizer.decode([token]).strip() for token in best]
+                    found[n] = [str(tokenizer.decode([token])).strip() for token in best]
         return found
 
-    def _model(self) -> tuple[Any, Any, torch.device]:
+    def _model(self) -> tuple[PreTrainedTokenizerBase, PreTrainedModel, torch.device]:
         if self._loaded is None:
             try:
                 from transformers import AutoModelForMaskedLM, AutoTokenizer

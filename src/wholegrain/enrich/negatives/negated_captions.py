@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log1p
-from typing import Any
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, GeneratedCaption, Record, generated_id
 from wholegrain.enrich.negatives.balance import drawn, features
 from wholegrain.enrich.negatives.edits import KINDS
 from wholegrain.enrich.negatives.edits.objects import strangers
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, origin_of
 from wholegrain.enrich.negatives.word_rules import VERSION, NegativesStage
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.morphology import article
 from wholegrain.enrich.words.source import Source, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger, Word
@@ -55,15 +55,15 @@ class NegatedCaptionsStage(Stage):
         self.plain = NegativesStage(plain, 1, self.seed, self.tagger, ())
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {**self.plain.identity, "method": "negated captions"}
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Counts words."""
         self.plain.fit(dataset, keys)
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The negated captions of each record."""
         return [[self._row(record, caption, its) for caption, its in self.made(record)] for record in records]
 

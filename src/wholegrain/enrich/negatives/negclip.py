@@ -6,12 +6,13 @@ ungrammatical ("a dog and a the cat"), and a share is true ("a man and a woman" 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edit, apply
@@ -48,17 +49,17 @@ class NegClipStage(Stage):
             raise UserError(f"There is no kind {unknown[0]!r} of NegCLIP's swaps; {closest(unknown[0], KINDS)}")
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {
             "method": "negclip", "version": VERSION, "kinds": list(self.kinds), "per_caption": self.per_caption, "seed": self.seed,
             "tagger": self.tagger.identity,
         }  # fmt: skip
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Nothing of the collection is needed."""
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The swaps of each record."""
         return [list(self._of(record)) for record in records]
 
@@ -77,7 +78,7 @@ class NegClipStage(Stage):
                     yield Negative(record.key, caption.id, kind, text, tuple(made[kind]), source)
 
 
-def _swap(tagged: Tagged, kind: str, draw: Any) -> list[Edit] | None:
+def _swap(tagged: Tagged, kind: str, draw: random.Random) -> list[Edit] | None:
     if kind == "swap_phrase":
         places = [(phrase.start, phrase.head) for phrase in tagged.phrases]
     else:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.source import stream
 from wholegrain.errors import UserError
 
@@ -36,14 +35,14 @@ class RandomStage(Stage):
     table = "negatives"
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {
             "method": "random captions", "version": 1, "per_caption": self.per_caption, "seed": self.seed,
             "like": self.like, "counts": sum(self.counts.values()),
         }  # fmt: skip
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Keeps the captions that can be drawn (of large collections 100,000), and how many each caption is to have."""
         everything: list[tuple[str, str]] = []
         for key in sorted(keys):
@@ -61,7 +60,7 @@ class RandomStage(Stage):
         if len({key for key, _ in self.pool}) < 2:
             raise UserError("Random negatives are captions of other images: the data need at least two images.")
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The captions drawn for each record."""
         return [self._of(record) for record in records]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Any
 
+from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.enrich.negatives import balance as balancing
 from wholegrain.enrich.negatives.edits import EDITS, KINDS, family
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, negation_edits
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
 from wholegrain.enrich.words.text import Edited, edited
@@ -82,7 +82,7 @@ class NegativesStage(Stage):
         self.kinds = tuple(dict.fromkeys(wanted))
 
     @property
-    def identity(self) -> dict[str, Any]:  # type: ignore[override]
+    def identity(self) -> dict[str, object]:
         """All that the rows depend on besides the data."""
         return {
             "method": "word rules", "version": VERSION, "lexicon": _lexicon_digest(), "kinds": list(self.kinds), "per_kind": self.per_kind,
@@ -94,7 +94,7 @@ class NegativesStage(Stage):
         """What is written into every row."""
         return f"word rules {VERSION}, {self.tagger.identity}, seed {self.seed}"
 
-    def fit(self, dataset: Any, keys: Sequence[str]) -> None:
+    def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Counts words, and weighs edits so that what is drawn is balanced; of large collections, over a sample of the captions."""
         self.fit_records(dataset.record(key) for key in sorted(keys))
 
@@ -126,7 +126,7 @@ class NegativesStage(Stage):
         }
         self.collection = Collection(self.collection.vocabulary, weights)
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The false texts of each record, by caption and kind."""
         return [list(self.of(record)) for record in records]
 

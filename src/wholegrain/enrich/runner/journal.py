@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import NotRequired, TypedDict, cast
 
 from wholegrain.files import disk_errors, open_file, parse_json
 
 
-def call_id(question: Mapping[str, Any]) -> str:
+def call_id(question: Mapping[str, object]) -> str:
     """32 hex digits of the SHA-256 of a question, which is plain JSON values."""
     return hashlib.sha256(json.dumps(question, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
@@ -109,7 +109,7 @@ class Journal:
         """Number of answers."""
         return len(self._places) + len(self._held)
 
-    def keep(self, call: str, answer: Answer, note: Mapping[str, Any]) -> None:
+    def keep(self, call: str, answer: Answer, note: Mapping[str, object]) -> None:
         """Writes an answer down, with a note for people; on the disk when this returns."""
         self._write(cast(_Entry, {"call": call, **asdict(answer), **note}))
 
@@ -143,7 +143,7 @@ class Journal:
                 os.close(self._file)
                 self._file = -1
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         raise TypeError("a journal belongs to one process")
 
 

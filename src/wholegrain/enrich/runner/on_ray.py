@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def connect(address: str, workers: int = 0) -> None:
     if ray.is_initialized():
         return
     _look_for(address)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    quiet: dict[str, object] = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address == "local":
             ray.init("local", num_cpus=workers or None, include_dashboard=False, **quiet)
@@ -103,13 +103,13 @@ def run_on_ray(
 class _Worker:
     """An actor."""
 
-    def __init__(self, held: list[Any]) -> None:
+    def __init__(self, held: Sequence[object]) -> None:
         import ray
 
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self.stage, self.dataset = ray.get(held[0])
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[object]]:
         unit = Unit(int(batch["number"][0]), tuple(str(batch["keys"][0]).split(" ")))
         try:
             outcome = run_unit(self.stage, self.dataset, unit)
@@ -121,12 +121,12 @@ class _Worker:
         return _row(unit.number, sink.getvalue().to_pybytes(), outcome.failures, "")
 
 
-def _row(number: int, table: bytes, failures: Sequence[Failure], error: str) -> dict[str, list[Any]]:
+def _row(number: int, table: bytes, failures: Sequence[Failure], error: str) -> dict[str, list[object]]:
     failed = "\0".join(text for failure in failures for text in (failure.key, failure.reason))
     return {"number": [number], "table": [table], "failed": [failed], "error": [error]}
 
 
-def _outcome(row: dict[str, Any]) -> Outcome:
+def _outcome(row: Mapping[str, Any]) -> Outcome:
     kind, _, sentence = row["error"].partition(":")
     if kind:
         raise (MachineError if kind == "MachineError" else UserError)(sentence)

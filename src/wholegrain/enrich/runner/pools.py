@@ -10,7 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context, parent_process
-from typing import Any, cast
+from multiprocessing.queues import Queue
+from typing import cast
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.runner.stage import CallStage, Stage
@@ -89,7 +90,7 @@ def _gpus() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _begin(stage: Stage, dataset: Dataset, numbers: Any) -> None:
+def _begin(stage: Stage, dataset: Dataset, numbers: Queue[int | None]) -> None:
     """In a new process of the pool."""
     global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +143,7 @@ def enrich(dataset: Dataset, stages: Sequence[Stage], keys: Sequence[str], optio
             return [_make(Dataset(dataset.folder), table, own, keys, options) for table, own in jobs.items()]
 
 
-def identity_of(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[str]) -> dict[str, Any]:
+def identity_of(dataset: Dataset, table: str, stages: Sequence[Stage], keys: Sequence[str]) -> dict[str, object]:
     """All that a sidecar depends on, as plain values: it is written into the sidecar, and another one is never taken for it."""
     captions = dataset.folder / "captions.parquet"
     seen = table != "captions" and captions.exists()
@@ -266,12 +266,12 @@ def _list(path: Path, table: str, stages: Sequence[Stage], parts: Sequence[Parts
         write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _folder_name(stage: Stage, identity: Mapping[str, Any]) -> str:
+def _folder_name(stage: Stage, identity: Mapping[str, object]) -> str:
     own = {**identity, "stages": [stage.name, stage.identity, stage.table]}
     return f"{stage.name}-{hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]}"
 
 
-def _order_of(dataset: Dataset) -> Any:
+def _order_of(dataset: Dataset) -> Callable[[str], int]:
     """The place of a key in the order of the splits and their shards."""
     places = {key: number for number, key in enumerate(key for split in dataset.splits for key in dataset.keys(split))}
     return places.__getitem__

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import GeneratedCaption, HardPositive, Negative, Record
 from wholegrain.enrich.runner.journal import Journal
 
+Picture: TypeAlias = np.ndarray | bytes | None
 Row: TypeAlias = Negative | HardPositive | GeneratedCaption
 Looks: TypeAlias = Literal["no", "pixels", "file"]
 Place: TypeAlias = Literal["cores", "device", "calls"]
@@ -51,14 +54,14 @@ class Stage(Protocol):
 
     name: str
     table: str
-    identity: dict[str, Any]
+    identity: dict[str, object]
     looks: Looks = "no"
     place: Place = "cores"
 
     def fit(self, dataset: Dataset, keys: Sequence[str]) -> None:
         """Takes in facts of the whole collection, such as word counts, before work is shared out; a function of ``keys`` as a set."""
 
-    def rows(self, records: Sequence[Record], pixels: Sequence[Any]) -> list[Rows | Failure]:
+    def rows(self, records: Sequence[Record], pixels: Sequence[Picture]) -> list[Rows | Failure]:
         """The rows of each record, in the order of the records.
 
         Args:

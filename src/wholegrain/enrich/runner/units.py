@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from wholegrain.data.dataset import BrokenImageError, Dataset
 from wholegrain.data.record import Record
 from wholegrain.data.sidecars import table_of
-from wholegrain.enrich.runner.stage import Failure, Rows, Stage
+from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
 from wholegrain.errors import MachineError, UserError
 
 SMALLEST = 128  # records
@@ -46,7 +45,7 @@ def units_of(keys: Sequence[str], stages: Sequence[Stage]) -> list[Unit]:
 def run_unit(stage: Stage, dataset: Dataset, unit: Unit) -> Outcome:
     """Reads the records of a unit and makes their rows. Only errors that all units would meet are raised."""
     records: list[Record] = []
-    pictures: list[Any] = []
+    pictures: list[Picture] = []
     broken: dict[str, Failure] = {}
     for key in unit.keys:
         try:
@@ -65,13 +64,13 @@ def run_unit(stage: Stage, dataset: Dataset, unit: Unit) -> Outcome:
     return Outcome(unit.number, table_of(stage.table, rows), tuple(failures))
 
 
-def _picture(stage: Stage, dataset: Dataset, key: str) -> Any:
+def _picture(stage: Stage, dataset: Dataset, key: str) -> Picture:
     if stage.looks == "no":
         return None
     return dataset.pixels(key) if stage.looks == "pixels" else dataset.image_bytes(key)
 
 
-def _made(stage: Stage, records: list[Record], pictures: list[Any]) -> list[Rows | Failure]:
+def _made(stage: Stage, records: list[Record], pictures: Sequence[Picture]) -> list[Rows | Failure]:
     """The stage's rows. Should it break on one record, the others are done one by one, and that one is a failure."""
     if not records:
         return []

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from functools import cache, lru_cache
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from wholegrain.enrich.words.lexicon import word_set
+
+if TYPE_CHECKING:
+    from inflect import engine
 
 _NO_PLURAL = word_set("morphology_no_plural")
 """Said in one form only, or never counted in captions."""
@@ -31,14 +35,14 @@ _VOWEL_SOUND = {
 
 
 @cache
-def _lemminflect() -> Any:
+def _lemminflect() -> ModuleType:
     import lemminflect  # spaCy, where it is installed, comes along: not before it is needed
 
     return lemminflect
 
 
 @cache
-def _inflect() -> Any:
+def _inflect() -> engine:
     import inflect
 
     return inflect.engine()
@@ -93,8 +97,8 @@ def verb_forms(lemma: str) -> tuple[str, str, str]:
     """
     if lemma == "be":
         return "are", "is", "being"
-    found = [_lemminflect().getInflection(lemma, tag) for tag in ("VBZ", "VBG")]
-    return lemma, *((forms or (lemma,))[0] for forms in found)  # type: ignore[return-value]
+    third, ing = ((_lemminflect().getInflection(lemma, tag) or (lemma,))[0] for tag in ("VBZ", "VBG"))
+    return lemma, third, ing
 
 
 FORMS = ("base", "third", "ing")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from wholegrain.enrich.words.tagging import POSSESSIVES, Tagged, noun_phrases, word_of
 from wholegrain.enrich.words.text import Token, tokens
 from wholegrain.errors import UserError
+
+if TYPE_CHECKING:
+    from spacy.language import Language
+    from spacy.tokens import Doc
 
 _COARSE = {"PROPN": "NOUN", "CCONJ": "CONJ", "SCONJ": "CONJ", "INTJ": "X", "SYM": "PUNCT", "SPACE": "X"}
 
@@ -23,19 +27,18 @@ class SpacyTagger:
     """
 
     pipeline: str = "en_core_web_sm"
-    loaded: Any = field(default=None, repr=False)
+    loaded: Language | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.loaded is None:
-            self.loaded = _load(self.pipeline)
-        meta = self.loaded.meta
+        self._language = self.loaded = _load(self.pipeline) if self.loaded is None else self.loaded
+        meta = self._language.meta
         self.identity = f"spacy {meta.get('lang', '')}_{meta.get('name', self.pipeline)} {meta.get('version', '')}".strip()
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
         """The grammar of each text."""
-        return [self._tagged(text, document) for text, document in zip(texts, self.loaded.pipe(texts), strict=True)]
+        return [self._tagged(text, document) for text, document in zip(texts, self._language.pipe(texts), strict=True)]
 
-    def _tagged(self, text: str, document: Any) -> Tagged:
+    def _tagged(self, text: str, document: Doc) -> Tagged:
         tags = {place: token.pos_ for token in document for place in range(token.idx, token.idx + len(token.text))}
         words = tuple(word_of(token, _coarse(token, tags.get(token.start, "X"))) for token in tokens(text))
         return Tagged(text, words, noun_phrases(words))
@@ -47,7 +50,7 @@ def _coarse(token: Token, pos: str) -> str:
     return _COARSE.get(pos, pos)
 
 
-def _load(name: str) -> Any:
+def _load(name: str) -> Language:
     try:
         import spacy
     except ImportError:

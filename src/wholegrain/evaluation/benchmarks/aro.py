@@ -25,10 +25,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, Row, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.files import read_text
@@ -107,7 +106,7 @@ def _macro(items: Sequence[Item], name: str, place: Folder) -> tuple[Tree, list[
 
 
 def _orders(place: Folder, path: Path, name: str, tagger: Tagger | None):
-    rows = read_json(path, list[dict[str, Any]])
+    rows = read_json(path, list[Row])
     made = rows and "caption_options" in rows[0]
     if not made:
         tagger = tagger or spacy_tagger()

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import AGAIN, Folder, Row, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import CaptionSet, Picture
 from wholegrain.files import read_text
 
@@ -123,7 +123,7 @@ def sharegpt4v(count: int) -> Reader:
     def read(folder: Path | str, images: tuple[Path, ...] = ()) -> CaptionSet:
         place = Folder(folder, SHAREGPT4V, images)
         path = place.need("share-captioner_coco_lcs_sam_1246k_1107.json")
-        rows = read_json(path, list[dict[str, Any]])[:count]
+        rows = read_json(path, list[Row])[:count]
         pairs = ((row["image"], (row["conversations"][1]["value"].replace("\n", " ").strip(),)) for row in rows)
         return _made(f"sharegpt4v_{count // 1000}k", place, pairs, f"ShareGPT4V, the first {count:,} rows, line ends to spaces")
 

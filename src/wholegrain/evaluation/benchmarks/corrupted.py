@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from wholegrain.evaluation.benchmarks.caption_retrieval import encoded_captions
@@ -169,7 +169,7 @@ def _rows(name: str, severity: int, result: TaskResult, alexnet: bool) -> Rows:
     return Rows(names, [name] * len(items), items["cluster"].to_pylist(), values, chance, shuffled, overall, extra)
 
 
-def _numbers(column: Any) -> np.ndarray:
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in column.to_pylist()], dtype=np.float64)
 
 

@@ -17,10 +17,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_rows
+from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
 
 SOURCE = "https://github.com/RAIVNLab/CREPE (data/*.zip, unpacked) and Visual Genome's pictures"
@@ -59,7 +58,7 @@ def _items(place: Folder, path: Path) -> Iterator[tuple[str, Item | None]]:
                 yield name, picture and Item(f"{path.stem}:{number}", group, picture, (field(row, path, "caption"),), false, part)
 
 
-def _columns(words: list[str], row: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _columns(words: list[str], row: Row) -> Iterator[tuple[str, str, str]]:
     """Group, part and column of the negatives in a row."""
     if words[0] == "prod":
         kind, complexity = words[4], words[-1]

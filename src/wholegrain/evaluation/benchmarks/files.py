@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from wholegrain import files
 from wholegrain.errors import UserError
@@ -24,6 +24,8 @@ AGAIN = "get it again"
 MOST_BYTES = 2**32
 """Of an annotation; the largest are lists of a million captions."""
 Made = TypeVar("Made")
+Row: TypeAlias = dict[str, Any]
+"""Of somebody else's file; :func:`of_its_form` says what is not of the form that its reader knows."""
 
 
 class Folder:
@@ -115,7 +117,7 @@ class Folder:
         return " or ".join(str(folder) for folder in (self.path, *self.images))
 
 
-def read_json(path: Path, kind: Any = Any) -> Any:
+def read_json(path: Path, kind: type[Made]) -> Made:
     """What a JSON file holds, as a value of a type (:func:`wholegrain.structure.structure`).
 
     Raises:
@@ -124,7 +126,7 @@ def read_json(path: Path, kind: Any = Any) -> Any:
     return files.read_json(path, kind, AGAIN, most=MOST_BYTES)
 
 
-def read_rows(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
+def read_rows(path: Path, *, lines: bool = False) -> list[Row]:
     """The rows of a CSV, TSV, JSONL or JSON file (a list, or an object whose values are the rows) as dictionaries.
 
     Args:
@@ -141,17 +143,17 @@ def read_rows(path: Path, *, lines: bool = False) -> list[dict[str, Any]]:
             raise UserError(f"{path} is not a table ({error}); {AGAIN}.") from None
     if lines or path.suffix == ".jsonl":
         return [row for row in _lines(path) if row is not None]
-    rows = read_json(path)
+    rows = read_json(path, object)
     rows = list(rows.values()) if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path} is not a table: a list of objects is expected; check that it is the right file.")
     return rows
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any] | None]:
+def _lines(path: Path) -> Iterator[Row | None]:
     for number, line in enumerate(files.read_text(path, AGAIN, most=MOST_BYTES).split("\n"), 1):
         try:
-            yield files.parse_json(line, dict[str, Any]) if line.strip() else None
+            yield files.parse_json(line, Row) if line.strip() else None
         except StructureError as error:
             raise UserError(f"{path}, line {number}: {error}; mend the line.") from None
 
@@ -168,7 +170,7 @@ def of_its_form(name: str, folder: Path | None) -> Iterator[None]:
         ) from error
 
 
-def field(row: dict[str, Any], path: Path, *names: str) -> Any:
+def field(row: Row, path: Path, *names: str) -> Any:
     """The first of these fields that the row has; a :class:`UserError` names the file and what the row has instead."""
     for name in names:
         if row.get(name) is not None:
@@ -179,7 +181,7 @@ def field(row: dict[str, Any], path: Path, *names: str) -> Any:
 
 
 def each(
-    rows: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], make: Callable[[int, dict[str, Any]], Made | None]
-):
+    rows: Sequence[Row], name: Callable[[Row], str], make: Callable[[int, Row], Made | None]
+) -> Iterator[tuple[str, Made | None]]:
     """(name of the picture, item or ``None``) of each row, for :meth:`Folder.kept`."""
     return ((name(row), make(number, row)) for number, row in enumerate(rows))

@@ -10,7 +10,6 @@ the average over kinds.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.files import Folder, field, read_rows
@@ -48,5 +47,5 @@ def pairs(table: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
     )
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list) else (str(value),)

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture
 
 _SCORES = "text: each picture picks its caption; image: each caption picks its picture; group: both"
@@ -64,7 +63,7 @@ def eqben(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
     for path in sorted(place.path.glob("*.json")):
         if path.name == "images.json":
             continue
-        for number, row in enumerate(_frames(read_json(path))):
+        for number, row in enumerate(_frames(read_json(path, object))):
             names = [str(row[f"image{n}"]) for n in (0, 1)]
             captions = tuple(c[0] if isinstance(c, list) else c for c in (row["caption0"], row["caption1"]))
             found.append(_quad(place, str(number), path.stem, names, captions))
@@ -75,7 +74,7 @@ def eqben(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
     return Benchmark("eqben", kept, _SCORES, {"mean": groups} if len(groups) > 1 else {}, notes=lost)
 
 
-def _frames(value: Any) -> Iterator[dict[str, Any]]:
+def _frames(value: object) -> Iterator[Row]:
     """The items at any depth of a nested annotation."""
     if isinstance(value, dict) and {"image0", "image1", "caption0", "caption1"} <= set(value):
         yield value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
-from typing import Any, NotRequired, TypeAlias, TypedDict
+from typing import NotRequired, TypeAlias, TypedDict
 
 from rich.console import Console
 
@@ -41,7 +41,7 @@ from wholegrain.files import read_toml
 from wholegrain.structure import StructureError, structure
 from wholegrain.suggest import closest
 
-READERS: dict[str, Callable[..., Any]] = {
+READERS: dict[str, Callable[..., Found | list[CaptionSet]]] = {
     "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
     "winoground": winoground, "colorswap": colorswap, "eqben": eqben, "cola": cola, "crepe": crepe, "whatsup": whatsup,
     "svo_probes": svo_probes, "negbench": negbench, "negbench_retrieval": negbench_retrieval, "vsr": vsr, "pairs": pairs,
@@ -91,7 +91,7 @@ class BenchmarkSpec:
     name: str
     folder: Path | None = None
     images: tuple[Path, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     extras: BenchmarkExtras = BenchmarkExtras()
 
 
@@ -127,10 +127,10 @@ def suite_averages(path: Path | str) -> tuple[str, ...]:
     return tuple(_document(Path(path)).get("average", ()))
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _document(path: Path) -> _Suite:
     advice = "give a TOML file with [[benchmark]] tables"
     try:
-        return dict(structure(read_toml(path, advice), _Suite))
+        return structure(read_toml(path, advice), _Suite)
     except StructureError as error:
         raise UserError(f"{path} {error}; {advice}.") from None
 
@@ -155,7 +155,7 @@ class _Suite(TypedDict):
     """A suite's file."""
 
     average: NotRequired[list[str]]
-    benchmark: NotRequired[list[dict[str, Any]]]
+    benchmark: NotRequired[list[dict[str, object]]]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class _Named:
     images: str | tuple[str, ...] = ()
 
 
-def _row(path: Path, row: dict[str, Any]) -> BenchmarkSpec:
+def _row(path: Path, row: dict[str, object]) -> BenchmarkSpec:
     try:
         table = structure({key: row.pop(key) for key in list(row) if key in _Named.__dataclass_fields__}, _Named)
         more = structure({key: row.pop(key) for key in list(row) if key in BenchmarkExtras.__dataclass_fields__}, BenchmarkExtras)

@@ -15,9 +15,8 @@ a file at once) with replacement.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import comb
-from typing import Any
 
 import numpy as np
 import torch
@@ -94,10 +93,10 @@ def _rows(items: Sequence[Item], scores: PairScores, pictures: Pictures, other: 
     control = {} if other is None else measure(scores(other[image_NI][:, :, None], text_NT[:, None, :]))
     files = [tuple(pictures.file[p] for p in item.pictures) for item in items]
     blind = _blind(items, files)
-    chance = {**chance, **{name: next(iter(chance.values())) if items[0].shape[0] == 1 else 0.5 for name in blind}}
-    _together(items, values, control, chance)
+    levels: dict[str, np.ndarray | float] = {**chance, **{name: next(iter(chance.values())) if items[0].shape[0] == 1 else 0.5 for name in blind}}
+    _together(items, values, control, levels)
     extra = {f"s{i}{t}": s[:, i, t].tolist() for i in range(s.shape[1]) for t in range(s.shape[2])}
-    return _finished(items, [f[0] for f in files], {**values, **blind}, chance, control, extra)
+    return _finished(items, [f[0] for f in files], {**values, **blind}, levels, control, extra)
 
 
 def _text_rows(items: Sequence[Item], unit_ND: torch.Tensor, places: Mapping[str, int]) -> Rows:
@@ -111,7 +110,7 @@ def _text_rows(items: Sequence[Item], unit_ND: torch.Tensor, places: Mapping[str
     return _finished(items, [item.true[0] for item in items], values, chance, {}, {})
 
 
-def _finished(items: Sequence[Item], cluster: list[str], values: Values, chance, control: Values, extra: dict[str, Any]) -> Rows:
+def _finished(items: Sequence[Item], cluster: list[str], values: Values, chance, control: Values, extra: Mapping[str, Iterable[object]]) -> Rows:
     kept = {"true": [list(item.true) for item in items], "false": [list(item.false) for item in items]}
     kept["pictures"] = [[str(p.path) for p in item.pictures] for item in items]
     return Rows([i.id for i in items], [i.group for i in items], cluster, values, chance, control, extra={**kept, **extra})
@@ -153,7 +152,7 @@ def _blind(items: Sequence[Item], files: Sequence[tuple[str, ...]]) -> Values:
     return {f"blind_{name}": all_above(s[:, :true], s[:, true:])[1] for name, s in (("shorter", shorter), ("unigram", words))}
 
 
-def _together(items: Sequence[Item], values: Values, control: Values, chance: dict[str, Any]) -> None:
+def _together(items: Sequence[Item], values: Values, control: Values, chance: dict[str, np.ndarray | float]) -> None:
     """Adds ``NAME_accuracy``: 1 where all items with the same id are right; it stands at the first of them."""
     for name in dict.fromkeys(name for item in items for name in item.together):
         members: dict[str, list[int]] = {}
@@ -213,7 +212,7 @@ def _average_figure(rows: Rows, metric: str, name: str, where: list[np.ndarray],
     )  # fmt: skip
 
 
-def _column(column: Any, count: int) -> np.ndarray:
+def _column(column: np.ndarray | float, count: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(column, dtype=np.float64), (count,))
 
 

@@ -15,9 +15,8 @@ without the picture: right if the two true ones are nearer to each other than ei
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json, read_rows
+from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture
 
 SOURCE = "https://github.com/RAIVNLab/sugar-crepe (data/*.json); pictures: http://images.cocodataset.org/zips/val2017.zip"
@@ -36,7 +35,7 @@ def sugarcrepe(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
 
     def items(subset: str, path: Path) -> list[tuple[str, Item | None]]:
         found = []
-        for number, row in read_json(path, dict[str, dict[str, Any]]).items():
+        for number, row in read_json(path, dict[str, Row]).items():
             name = field(row, path, "filename")
             at = place.picture(name)
             true, false = field(row, path, "caption"), field(row, path, "negative_caption")
@@ -70,7 +69,7 @@ def sugarcrepe_plus(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchm
     return Benchmark("sugarcrepe_plus", pairs, protocol, averages, micro=False, notes=(*notes, *lost))
 
 
-def _both(number: str, path: Path, at: Path, row: dict[str, Any]) -> tuple[Item, Item]:
+def _both(number: str, path: Path, at: Path, row: Row) -> tuple[Item, Item]:
     true = (field(row, path, "caption"), field(row, path, "caption2"))
     false = (field(row, path, "negative_caption"),)
     return Item(number, f"itt_{path.stem}", (Picture(at),), true, false), Item(number, f"tot_{path.stem}", (), true, false)

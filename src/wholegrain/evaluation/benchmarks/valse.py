@@ -15,9 +15,8 @@ Known defects: some scripts score under fp16, where near ties count as wrong. Fi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json
+from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_json
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
 
 SOURCE = "https://github.com/Heidelberg-NLP/VALSE (data/*.json; its README says where the pictures are)"
@@ -42,7 +41,7 @@ def valse(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
 
     def items(path: Path) -> list[tuple[str, Item | None]]:
         found = []
-        for number, row in read_json(path, dict[str, dict[str, Any]]).items():
+        for number, row in read_json(path, dict[str, Row]).items():
             if field(row, path, "mturk").get("caption", 0) < 2:
                 continue
             name = field(row, path, "image_file")

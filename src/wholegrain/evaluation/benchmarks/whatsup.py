@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wholegrain.evaluation.benchmarks.files import Folder, field, read_json
+from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_json
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture, Tree
 
 SOURCE = "https://github.com/amitakamath/whatsup_vlms (its README links the JSON files and pictures)"
@@ -45,7 +45,7 @@ def whatsup(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
 
 
 def _controlled(place: Folder, path: Path, group: str) -> Iterator[tuple[str, Item | None]]:
-    for number, row in enumerate(read_json(path, list[dict[str, Any]])):
+    for number, row in enumerate(read_json(path, list[Row])):
         name = field(row, path, "image_path")
         at = place.picture(name.removeprefix("data/"))
         true, *false = field(row, path, "caption_options")

@@ -88,7 +88,7 @@ class FeatureStore:
             parts.append((names, _load(path, facts, kind).select(torch.tensor([place[name] for name in names]))))
         return parts
 
-    def _write(self, side: Side, names: Sequence[str], made: ImageFeatures | TextFeatures, facts: Mapping[str, Any]) -> None:
+    def _write(self, side: Side, names: Sequence[str], made: ImageFeatures | TextFeatures, facts: Mapping[str, object]) -> None:
         if self.folder is None or not is_main_process():
             return
         tensors = made.tensors() | {f"learned.{n}": v for n, v in getattr(made, "learned", {}).items()}

@@ -20,8 +20,6 @@ Cost: every distinct phrase goes through the text tower once; a pair costs P x D
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -62,7 +60,7 @@ class WholeAndGrain:
         self.model, self.weight, self.temperature = model, weight, temperature
         self.phrases_of: Phrases = NounPhrases() if phrases is None else phrases
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "model":  # of an object that is being copied
             raise AttributeError(name)
         return getattr(self.__dict__["model"], name)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +34,7 @@ class Rows:
     chance: Mapping[str, np.ndarray | float] = field(default_factory=dict)
     shuffled: Mapping[str, np.ndarray] = field(default_factory=dict)
     overall: np.ndarray | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Iterable[object]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.item)
@@ -63,7 +62,7 @@ def _names(maps) -> list[str]:
     return list(dict.fromkeys(name for m in maps for name in m))
 
 
-def _column(columns: Mapping[str, Any], name: str, count: int) -> np.ndarray:
+def _column(columns: Mapping[str, np.ndarray | float], name: str, count: int) -> np.ndarray:
     return np.broadcast_to(np.asarray(columns.get(name, np.nan), dtype=np.float64), (count,))
 
 
@@ -115,7 +114,7 @@ def _group_figures(
     return [found[name] for name in names if name in found]
 
 
-def _mean(columns: Mapping[str, Any], name: str, here: np.ndarray) -> float | None:
+def _mean(columns: Mapping[str, np.ndarray | float], name: str, here: np.ndarray) -> float | None:
     if name not in columns:
         return None
     values = _column(columns, name, len(here))[here]
@@ -125,7 +124,7 @@ def _mean(columns: Mapping[str, Any], name: str, here: np.ndarray) -> float | No
 
 def table(rows: Rows) -> pa.Table:
     """The items as an arrow table; NaN becomes null."""
-    columns: dict[str, Any] = {
+    columns = {
         "item": list(rows.item),
         "group": list(rows.group),
         "cluster": list(rows.cluster),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ FORMAT = 2
 BROKEN = (OSError, ValueError, KeyError, SafetensorError, UnreadableError)
 """What reading a broken checkpoint raises."""
 _PREFIX, STATE, TENSORS = "step-", "state.json", "state.safetensors"
+
+Facts: TypeAlias = dict[str, Any]
+"""Plain values of ``state.json``; which there are is a matter of the format's number."""
 
 
 class _Head(TypedDict):
@@ -55,7 +58,7 @@ class Checkpoint:
 
     step: int
     tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    facts: Facts
     sharded: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -282,9 +285,9 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(facts["step"], tensors, facts)
 
 
-def read_facts(path: Path, own: slice = slice(None)) -> dict[str, Any]:
+def read_facts(path: Path, own: slice = slice(None)) -> Facts:
     """``state.json``, with the files' checksums verified; ``own`` is which of them, where processes share that work. As :func:`load`."""
-    facts: dict[str, Any] = dict(read_json(path / STATE, _Head, "resume from another checkpoint"))
+    facts: Facts = dict(read_json(path / STATE, _Head, "resume from another checkpoint"))
     if facts["format"] > FORMAT:
         raise UserError(
             f"{path} has format {facts['format']} and this version of Wholegrain reads formats up to {FORMAT}; "
@@ -308,16 +311,16 @@ def read_facts(path: Path, own: slice = slice(None)) -> dict[str, Any]:
 
 # ---- formats ----------------------------------------------------------------------------------------------------------------
 
-Contents = tuple[dict[str, Any], dict[str, Tensor]]
+Contents = tuple[Facts, dict[str, Tensor]]
 
 
-def _from_1(facts: dict[str, Any], tensors: dict[str, Tensor]) -> Contents:
+def _from_1(facts: Facts, tensors: dict[str, Tensor]) -> Contents:
     """Format 2 has checksums of several files, where 1 had one."""
     files = {TENSORS: facts["sha256"]}
     return {name: value for name, value in facts.items() if name != "sha256"} | {"format": 2, "files": files}, tensors
 
 
-MIGRATIONS: dict[int, Callable[[dict[str, Any], dict[str, Tensor]], Contents]] = {1: _from_1}
+MIGRATIONS: dict[int, Callable[[Facts, dict[str, Tensor]], Contents]] = {1: _from_1}
 """Number of a format -> what makes the next one of a checkpoint's facts and tensors."""
 
 

@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
@@ -225,7 +225,7 @@ class RunFacts(TypedDict):
     start: NotRequired[str]
     seconds: NotRequired[float]
     command: NotRequired[str]
-    data: NotRequired[Any]
+    data: NotRequired[object]
 
 
 def read_run(path: Path) -> RunFacts:

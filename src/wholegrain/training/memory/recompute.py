@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from wholegrain.towers.base import ImageTower
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.timm import TimmImageTower
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def _network(tower: ImageTower) -> Any:
     return tower.net if isinstance(tower, TimmImageTower) and not tower.is_vit else None
 
 
-def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _again(forward: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs) -> Made:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TypeVar
 
+Thing = TypeVar("Thing")
 Near = Mapping[str, frozenset[str]]
 
 
@@ -173,8 +174,8 @@ def _with_each(words: Mapping[str, str]) -> list[str]:
     return [f"{posture} {deed}" for posture in words["posture"].split() for deed in words["activity"].split()]
 
 
-def _index(things: Iterable[Any], words_of: Any) -> dict[str, tuple[Any, ...]]:
-    found: defaultdict[str, list[Any]] = defaultdict(list)
+def _index(things: Iterable[Thing], words_of: Callable[[Thing], Iterable[str]]) -> dict[str, tuple[Thing, ...]]:
+    found: defaultdict[str, list[Thing]] = defaultdict(list)
     for thing in things:
         for word in words_of(thing):
             found[word].append(thing)
@@ -216,12 +217,12 @@ def lexicon() -> Lexicon:
         name: Group(name, entry["kind"], _split(entry["words"]), frozenset(entry["after"]), frozenset(entry["modifiers"]))
         for name, entry in nouns["groups"].items()
     }
-    scales = tuple(_scale(entry) for entry in attributes["scales"])
-    frames = tuple(_frame(entry, groups) for entry in verbs["frames"])
+    scales = tuple(_scale(**entry) for entry in attributes["scales"])
+    frames = tuple(_frame(groups, **entry) for entry in verbs["frames"])
     return Lexicon(
         groups=tuple(groups.values()),
         scales=scales,
-        relations=tuple(_relation(entry, groups) for entry in relations["pairs"]),
+        relations=tuple(_relation(groups, **entry) for entry in relations["pairs"]),
         frames=frames,
         compounds=_compounds(nouns["compounds"]),
         noun_near=_near(nouns["words"]["near"]),
@@ -242,25 +243,18 @@ def lexicon() -> Lexicon:
     )
 
 
-def _scale(entry: Mapping[str, Any]) -> Scale:
-    cells = tuple(_split(cell) for cell in entry["cells"])
-    return Scale(entry["name"], entry["kind"], cells, frozenset(entry["nouns"]), frozenset(entry["never"].split()))
+def _scale(name: str, kind: str, cells: Sequence[str], nouns: Sequence[str], never: str) -> Scale:
+    return Scale(name, kind, tuple(_split(cell) for cell in cells), frozenset(nouns), frozenset(never.split()))
 
 
-def _relation(entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Relation:
-    return Relation(
-        tuple(entry["one"]),
-        tuple(entry["other"]),
-        _with_groups(entry["nouns"], groups),
-        entry.get("verbs", ""),
-        entry.get("back", True),
-        frozenset(entry.get("never", "").split()),
-    )
+def _relation(
+    groups: Mapping[str, Group], one: Sequence[str], other: Sequence[str], nouns: str, verbs: str = "", back: bool = True, never: str = ""
+) -> Relation:
+    return Relation(tuple(one), tuple(other), _with_groups(nouns, groups), verbs, back, frozenset(never.split()))
 
 
-def _frame(entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Frame:
-    new = _split(entry.get("new", entry["verbs"]))
-    return Frame(_split(entry["verbs"]), new, frozenset(entry["next"]), _with_groups(entry["nouns"], groups))
+def _frame(groups: Mapping[str, Group], verbs: str, next: Sequence[str], nouns: str, new: str | None = None) -> Frame:
+    return Frame(_split(verbs), _split(verbs if new is None else new), frozenset(next), _with_groups(nouns, groups))
 
 
 def _modifiers(kinds: Mapping[str, str], scales: Iterable[Scale]) -> dict[str, frozenset[str]]:
