@@ -65,12 +65,14 @@ def _paint(picture: np.ndarray, thing: Thing, size: int, rng: np.random.Generato
     rows, columns, cover = _cover(thing, size)
     y, x = np.mgrid[rows, columns]
     period = max(4, size // 16)
-    ink = np.ones_like(cover)
-    if thing.fill == "striped":
-        ink = np.where(((x + y + int(rng.integers(period))) % period) < period / 2, 1.0, INKS["striped"])
-    elif thing.fill == "dotted":
-        ink = np.where((x % period < period / 2) & (y % period < period / 2), INKS["dotted"], 1.0)
     colour = np.asarray(COLOURS[thing.colour], np.float32)
-    paint = colour * ink[..., None] + 255 * (1 - ink[..., None])
+    mark, other = np.zeros_like(cover), 255.0
+    if thing.fill == "striped":
+        mark = (((x + y + int(rng.integers(period))) % period) < period / 2).astype(np.float32)
+        other = 255.0 if colour.mean() < 50 else 0.0
+    elif thing.fill == "dotted":
+        mark = ((x % period < period / 2) & (y % period < period / 2)).astype(np.float32)
+    share = mark[..., None] * (1 - INKS.get(thing.fill, 1.0))
+    paint = colour * (1 - share) + other * share
     patch = picture[rows, columns]
     picture[rows, columns] = patch * (1 - cover[..., None]) + paint * cover[..., None]

@@ -22,8 +22,8 @@ COLOURS = {
     "blue": (35, 90, 215), "purple": (135, 60, 190), "pink": (245, 110, 180), "brown": (125, 75, 35), "black": (25, 25, 30),
 }  # fmt: skip
 FILLS = ("solid", "striped", "dotted")
-INKS = {"striped": 0.5, "dotted": 0.4}  # how much of its colour a stripe or a dot keeps, the rest is white
-NAMED = {"colour": 0.7, "fill": 0.5, "size": 0.4}  # how often a mention says an attribute: one seldom named is not learned
+INKS = {"striped": 0.4, "dotted": 0.3}  # how much of its colour a stripe or a dot keeps; stripes are darker (of black things: lighter), dots white
+NAMED = {"colour": 0.7, "fill": 0.6, "size": 0.5}  # how often a mention says an attribute: one seldom named is not learned
 SIZES = {"small": 0.30, "large": 0.42}  # share of the picture's side
 PLACES = ("left", "right", "top", "bottom")
 RELATIONS = ("left", "right", "above", "below")
