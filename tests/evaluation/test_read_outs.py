@@ -16,6 +16,7 @@ from wholegrain.evaluation.read_outs.head_nouns import head_noun, head_tokens
 from wholegrain.evaluation.read_outs.registry import READ_OUTS, default_read_outs, looks, read_outs_named
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
+from wholegrain.evaluation.statistics.compare import compare
 from wholegrain.evaluation.suite import evaluate
 from wholegrain.evaluation.tasks.grounding import grounding
 from wholegrain.features import TextFeatures
@@ -296,6 +297,14 @@ def test_grounding_gives_a_read_out_its_own_figures_and_items():
     assert all(row["best"] == int(np.argmax(row["map"])) for row in rows)
     mine = [row["hit_own"] for row in rows if row["group"] == "token"]
     assert found.metrics["token/hit_own"] == pytest.approx(np.mean(mine))
+
+
+def test_a_read_outs_figures_are_compared_item_by_item():
+    data, model = worded_pictures()
+    first, other = grounding(model, data), grounding(model, data, read_outs=["token"], seed=1)
+    assert compare(first, other, "token/hit_own").value == 0
+    rows = {row["item"]: row for row in first.items.to_pylist() if row["group"] == "token"}
+    assert {item: row["map"] for item, row in rows.items()} == {row["item"]: row["map"] for row in other.items.to_pylist()}
 
 
 def test_grounding_takes_the_read_outs_that_are_named():

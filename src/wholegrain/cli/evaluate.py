@@ -45,6 +45,8 @@ class EvaluateArguments:
         subset: retrieval among that many images.
         shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
+        read_outs: for grounding, by what a phrase is read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default
+            pooled, the one that the model was trained for, and token (docs/evaluation.md).
         templates: sentences for zero-shot classification, {} is the class, or names: photo, openai, openai7, plain, a data set of CLIP's paper;
             a benchmark has its own unless some are given.
         probe: a linear probe on the training part of classification benchmarks.
@@ -71,6 +73,7 @@ class EvaluateArguments:
     subset: int | None = None
     shortlist: int = 0
     roles: tuple[str, ...] = ()
+    read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ()
     probe: bool = False
     shots: tuple[int, ...] = ()
@@ -91,6 +94,7 @@ def evaluate(args: EvaluateArguments) -> None:
     from wholegrain.evaluation.benchmarks.run import run_benchmarks
     from wholegrain.evaluation.features.sharing import sharing
     from wholegrain.evaluation.named import load_any
+    from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.suite import EvaluationOptions
     from wholegrain.training.distributed.processes import init_distributed
@@ -102,6 +106,7 @@ def evaluate(args: EvaluateArguments) -> None:
     out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]))
     check_results_folder(out)
     settings = {"retrieval": {name: getattr(args, name) for name in RETRIEVAL}, "zero_shot": {"templates": args.templates}}
+    settings |= {"grounding": {"read_outs": check_names(args.read_outs)}}
     left_out: dict[str, str] = {}
     results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
     with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):

@@ -115,7 +115,11 @@ _MAIN = (
     Column("composition", "group_score", "Twins, group score", "both pictures and both captions of a pair told apart"),
     Column("hard_positives", "both_win", "Hard positives", "two true wordings both beat a false text"),
     Column("negatives", "accuracy", "Hard negatives", "the caption beats an edited, false one"),
-    Column("grounding", "hit_own", "Grounding, own object", "the best patch lies on the object that is named"),
+    Column("grounding", "hit_own", "Grounding, own object", "the best patch lies on the object that is named; read-out: pooled"),
+    *(
+        Column("grounding", f"{way}/hit_own", f"Own object by {way.replace('_', ' ')}", f"the same, read-out: {way}")
+        for way in ("token", "token_cosine", "attention", "gradient")
+    ),
     Column("grounding", "hit_other", "Grounding, other object", "the best patch lies on another object: less is better", -1),
     Column("zero_shot", "acc1", "Zero-shot", "class names as captions"),
     Column("linear_probe", "acc1", "Linear probe", "a linear classifier on the image vectors"),

@@ -202,6 +202,7 @@ def rows_of(entry: Entry, weak: Sequence[str]) -> list[tuple[str, str, str, floa
         *groups,
         ("hard positives", "hard_positives", "both_win", 1 / 3),
         ("own object", "grounding", "hit_own", None),
+        ("own object, token", "grounding", "token/hit_own", None),
         ("other object", "grounding", "hit_other", None),
     ]
 
@@ -210,6 +211,8 @@ def _cell(entry: Entry, reference: Entry, task: str, name: str) -> str:
     result, other = entry.result(task), reference.result(task)
     assert result is not None
     assert other is not None
+    if name not in result.metrics or name not in other.metrics:  # results of an earlier version
+        return "– "
     star = " "
     if entry is not reference:
         difference = compare(result, other, name)

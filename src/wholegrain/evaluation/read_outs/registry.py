@@ -64,12 +64,21 @@ def read_outs_named(model: EvaluatedModel, names: Sequence[str]) -> list[ReadOut
         UserError: an unknown name, or none.
         NotSupportedError: the model cannot be read out by one of them.
     """
-    unknown = [name for name in names if name not in READ_OUTS]
-    if unknown:
-        raise UserError(f"There is no read-out {unknown[0]!r}; {closest(unknown[0], list(READ_OUTS))}")
     if not names:
         raise UserError(f"No read-out is named; choose some of {', '.join(READ_OUTS)}.")
-    return [READ_OUTS[name](model) for name in dict.fromkeys(names)]
+    return [READ_OUTS[name](model) for name in dict.fromkeys(check_names(names))]
+
+
+def check_names(names: Sequence[str]) -> Sequence[str]:
+    """The names, if there are such read-outs.
+
+    Raises:
+        UserError: the first that is none.
+    """
+    unknown = next((name for name in names if name not in READ_OUTS), None)
+    if unknown is not None:
+        raise UserError(f"There is no read-out {unknown!r}; {closest(unknown, list(READ_OUTS))}")
+    return names
 
 
 def looks(chosen: Sequence[ReadOut[Any]], pixels_BCHW: Tensor) -> tuple[list[Any], tuple[int, int]]:
