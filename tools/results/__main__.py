@@ -1,4 +1,4 @@
-"""``PYTHONPATH=tools python -m results collect FOLDER NAME`` keeps a competition; ``… results render`` writes the pages from what is kept."""
+"""``PYTHONPATH=tools python -m results collect NAME FOLDERS`` keeps a competition; ``… results render`` writes the pages from what is kept."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from results.store import collect, save
 DOCS, README = Path("docs/results"), Path("README.md")
 
 
-def keep(folder: tyro.conf.Positional[Path], name: tyro.conf.Positional[str], *, split: str = "test", reference: str = "clip") -> None:
+def keep(name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Path, ...]], *, split: str = "test", reference: str = "clip") -> None:
     """Keeps a competition's per-item results in docs/results/data/NAME.
 
     Args:
-        folder: of ``wholegrain compete --budgets``.
         name: of the comparison in the pages, such as set_a.
+        folders: of ``wholegrain compete --budgets``; several where seeds ran side by side.
         split: the split that was measured.
         reference: the method that the others are compared with.
     """
-    begun = json.loads(next(iter(sorted(folder.glob("*/steps-*/run.json")))).read_text(encoding="utf-8"))
+    begun = json.loads(next(iter(sorted(folders[0].glob("*/steps-*/run.json")))).read_text(encoding="utf-8"))
     facts: dict[str, object] = {
         "command": begun.get("origin", {}).get("command", ""),
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
@@ -35,7 +35,7 @@ def keep(folder: tyro.conf.Positional[Path], name: tyro.conf.Positional[str], *,
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
         "wholegrain": importlib.metadata.version("wholegrain"),
     }
-    print(f"written: {save(collect(folder, split, reference, facts), DOCS / 'data' / name)}")
+    print(f"written: {save(collect(folders, split, reference, facts), DOCS / 'data' / name)}")
     print("next: make results")
 
 

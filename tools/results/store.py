@@ -70,10 +70,10 @@ class Stored:
             yield Point(budget, budget * here[0].batch, [run.seconds for run in here], standing)
 
 
-def collect(folder: Path, split: str, reference: str, facts: dict[str, object]) -> Stored:
-    """Reads a competition's folder (``METHOD-SEED/steps-BUDGET/SPLIT``)."""
-    runs = [Run(START, 0, 0, 0, 0.0, load_results(folder / START / split)[0])]
-    for results in sorted(folder.glob(f"*/steps-*/{split}/results.json"), key=_order):
+def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str, object]) -> Stored:
+    """Reads the folders of a competition (``METHOD-SEED/steps-BUDGET/SPLIT``), one or, where its seeds ran side by side, several."""
+    runs = [Run(START, 0, 0, 0, 0.0, load_results(folders[0] / START / split)[0])]
+    for results in sorted((path for folder in folders for path in folder.glob(f"*/steps-*/{split}/results.json")), key=_order):
         run = results.parent.parent
         method, _, seed = run.parent.name.rpartition("-")
         budget, seconds = int(run.name.removeprefix("steps-")), seconds_of_steps(run)
