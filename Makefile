@@ -1,12 +1,13 @@
 # make demo        installs, runs the demo, ends with a report to open
 # make test        installs, runs every check
 # make check-fast  style, the arrows between rooms, and the tests that take less than three seconds each (not marked slow); also: make fast
+# make results     writes docs/results and the README's table from the kept results of the published comparison
 # make check       style, the arrows between rooms, types; no tests
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check-fast fast check style clean
+.PHONY: demo test check-fast fast check style results clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wholegrain demo
@@ -25,6 +26,9 @@ check: style
 style: $(VENV)/.dev
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/lint-imports
+
+results: $(VENV)/.dev
+	PYTHONPATH=tools $(BIN)/python -m results render
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

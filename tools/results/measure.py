@@ -94,10 +94,12 @@ class Comparison:
         group, _, metric = measure.of(method).rpartition("/")
         columns = ["item", "group", "cluster", "overall", metric]
         name = f"{group}/value" if group else "value"
-        return [
-            TaskResult(r.task, r.protocol, (replace(r.figure(measure.of(method)), name=name),), r.items.select(columns).rename_columns([*columns[:-1], "value"]))
-            for r in found
-        ]
+        values = []
+        for result in found:
+            figure = replace(result.figure(measure.of(method)), name=name)
+            items = result.items.select(columns).rename_columns([*columns[:-1], "value"])
+            values.append(TaskResult(result.task, result.protocol, (figure,), items))
+        return values
 
     def chance(self, method: str, budget: int, measure: Measure) -> float | None:
         """What guessing scores."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from results.charts import draw_curves
+from results.claims import CLAIMS, verdict
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
 from results.store import load
 
@@ -75,10 +76,11 @@ def render(docs: Path, readme: Path) -> list[Path]:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     kept = {folder.name: Comparison(load(folder)) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
     pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}
+    claims = markdown(["paper", "claim", "measured by", "difference, points (95%)", ""], [verdict(claim, kept) for claim in CLAIMS])
     written = []
     for template in sorted(TEMPLATES.glob("*.md.j2")):
         path = docs / template.stem
-        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES)
+        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims)
         path.write_text(text, encoding="utf-8")
         written.append(path)
     written.append(_into(readme, environment.get_template("readme_table.j2").render(**pages, m=questions, names=NAMES)))
