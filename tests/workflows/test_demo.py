@@ -9,6 +9,7 @@ from rich.console import Console
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.build import SceneCounts
+from wholegrain.data.scenes.twins import TRANSFER_KINDS
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import load_results
@@ -16,10 +17,10 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.report.entry import Entry
 from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.io import base_folder
-from wholegrain.workflows.demo import METHODS, Size, demo, failed_twin, show_repaired, told_apart
+from wholegrain.workflows.demo import BOUND, METHODS, ORDERED, Size, demo, failed_twin, show_repaired, told_apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for all
-TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "ce_clip", "holistic"))
+TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "wholegrain"))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def folder(tmp_path_factory):
 def test_the_report_and_every_method_are_there(folder):
     page = (folder / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
-    for name in ("CLIP", "CE-CLIP", "Holistic", "base"):
+    for name in ("CLIP", "Wholegrain", "base", "base + grain"):
         assert f">{name}<" in page, name
     for method in TINY.methods:
         results, meta = load_results(folder / "runs" / method / "test")
@@ -57,12 +58,26 @@ def test_a_demo_of_another_size_or_seed_is_not_taken_for_this_one(folder):
         demo(folder, size=replace(TINY, steps=3), console=Console(file=io.StringIO()))
 
 
-def test_act_one_shows_a_pair_that_the_base_gets_wrong(folder):
-    dataset = Dataset(folder / "scenes")
-    found = load_results(folder / "runs" / "base-twins")[0][0]
-    twin = failed_twin(found, dataset, load_weak_kinds())
-    row = next(r for r in found.items.to_pylist() if r["item"] == twin.item and r["group"] == twin.kind)
+def composition_of(folder, name):
+    return next(result for result in load_results(folder / "runs" / name)[0] if result.task == "composition")
+
+
+def test_act_one_shows_a_pair_that_one_vector_gets_wrong_and_the_grain_right(folder):
+    dataset, whole, grain = Dataset(folder / "scenes"), composition_of(folder, "base"), composition_of(folder, "base-grain")
+    right = {row["item"] for row in grain.items.to_pylist() if row["group"] == BOUND and row["group_score"]}
+    twin = failed_twin(whole, dataset, (BOUND,), right)
+    row = next(r for r in whole.items.to_pylist() if r["item"] == twin.item and r["group"] == twin.kind)
     assert row["group_score"] == 0
+    assert twin.item in right
+    assert failed_twin(whole, dataset, load_weak_kinds(), ("no such item",)).kind in load_weak_kinds()
+
+
+def test_the_grain_repairs_colours_and_not_order_without_training(folder):
+    """What the demo says before anything is trained."""
+    whole, grain = composition_of(folder, "base"), composition_of(folder, "base-grain")
+    gain = {k: grain.figure(f"{k}/group_score").value - whole.figure(f"{k}/group_score").value for k in (BOUND, ORDERED)}
+    assert gain[BOUND] > 0.4
+    assert abs(gain[ORDERED]) < 0.2
 
 
 def entry_of(folder, method):
@@ -80,7 +95,7 @@ def test_a_pair_counts_as_told_apart_only_if_all_four_choices_are_right(folder):
 
 
 def test_the_pair_is_shown_repaired_only_by_a_model_that_repairs_it(folder):
-    dataset, entries = Dataset(folder / "scenes"), [entry_of(folder, method) for method in ("ce_clip", "clip")]
+    dataset, entries = Dataset(folder / "scenes"), [entry_of(folder, method) for method in ("wholegrain", "clip")]
     twins = [twin for twin in dataset.twins if twin.split == "test"]
     right = {kind: told_apart(entries[1], kind) for kind in {twin.kind for twin in twins}}
     for wanted, sentence in ((True, "Told apart by clip"), (False, "No method repairs this pair")):
@@ -102,4 +117,4 @@ def test_all_methods_draw_the_same_captions_and_take_the_same_steps(method):
     clip, other = load_recipe("scenes/clip"), load_recipe(f"scenes/{method}")
     assert other.data.captions == clip.data.captions
     assert other.optimiser == clip.optimiser
-    assert not set(other.data.negatives.kinds) & {"count", "swap_fill"}
+    assert not set(other.data.negatives.kinds) & set(TRANSFER_KINDS)
