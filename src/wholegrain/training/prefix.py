@@ -38,7 +38,7 @@ def find_prefix(run: Run, after: Path, context: DistributedContext) -> tuple[Che
     saved, broken = (None, ()) if why else checkpoint.load_newest(folder.stable, loader_for(run, context))
     if saved is None:
         return None, (*broken, f"The first steps are not taken over from {after}: {why or 'it keeps no checkpoint of them'}.")
-    return saved, (*broken, f"The first {saved.step} steps are those of {after}.")
+    return saved, (*broken, f"It goes on from step {saved.step} of {after}.")
 
 
 def _why_not(run: Run, after: RunFolder) -> str:
