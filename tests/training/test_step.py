@@ -12,10 +12,10 @@ from wholegrain.objectives.schema import Optimiser
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, names_of
 from wholegrain.training.memory.precision import resolve_precision
+from wholegrain.training.schedule import decay_start, learning_rate
 from wholegrain.training.step import (
     NonFiniteLossError,
     StepOptions,
-    learning_rate,
     make_optimiser,
     seed_everything,
     take_step,
@@ -47,6 +47,17 @@ def test_the_rate_warms_up_and_follows_a_cosine():
     assert rates[-1] == pytest.approx(1 - math.cos(math.pi / 100), rel=1e-6)
     assert max(learning_rate(step, 8, settings) for step in range(8)) == 2.0  # a short run still reaches the peak
     assert learning_rate(90, 110, Optimiser(lr=2.0, schedule="constant")) == 2.0
+
+
+def test_the_stable_rate_is_that_of_any_longer_run_until_it_falls_like_one_minus_a_root():
+    settings = Optimiser(lr=2.0, warmup_steps=10, schedule="wsd", decay_share=0.2)
+    short, long = ([learning_rate(step, total, settings) for step in range(total)] for total in (50, 200))
+    assert decay_start(50, settings) == 40
+    assert short[:40] == long[:40] == [2.0 * step / 10 for step in range(1, 11)] + [2.0] * 30
+    assert short[40:] == pytest.approx([2 * (1 - (step / 10) ** 0.5) for step in range(10)])
+    assert long[40:160] == [2.0] * 120
+    assert [decay_start(total, settings) for total in (1, 2, 8)] == [0, 1, 6]
+    assert [learning_rate(step, 1, settings) for step in (0,)] == [2.0]
 
 
 def test_vectors_and_the_temperature_do_not_decay(dataset):

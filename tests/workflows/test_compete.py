@@ -26,7 +26,8 @@ from wholegrain.report.standings_page import write_standings_page
 from wholegrain.towers.base_model import load_base
 from wholegrain.towers.io import save_model
 from wholegrain.towers.sources.small import SmallImageTower
-from wholegrain.workflows.compete import Rules, compete
+from wholegrain.workflows.compete import compete
+from wholegrain.workflows.entrants import Rules
 from wholegrain.workflows.runs import Suite, evaluate_once
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("compete")]  # one competition for all
@@ -247,7 +248,7 @@ def test_at_equal_time_the_number_of_steps_follows_the_speed(scenes, tmp_path, m
     clock = itertools.count(step=0.25)
     rules = Rules("base", seconds=1.0, overrides=RULES.overrides[1:], tasks=("retrieval",))
     with monkeypatch.context() as patched:
-        patched.setattr("wholegrain.workflows.compete.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        patched.setattr("wholegrain.workflows.competition.time", SimpleNamespace(perf_counter=lambda: next(clock)))
         compete(["clip"], scenes, tmp_path, rules, quiet)
     lines = [json.loads(line) for line in (tmp_path / "clip-0" / "metrics.jsonl").read_text().splitlines()]
     assert len([line for line in lines if "loss" in line]) == 4  # one second, a quarter of a second each

@@ -9,7 +9,7 @@ from typing import Any
 from wholegrain.suggest import closest
 
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos", "grain")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "wsd")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 TEACHERS = ("none", "ema", "frozen")
 
@@ -262,7 +262,9 @@ class Optimiser:
             is not 1, ``layer_decay`` does not touch these.
         weight_decay, betas, eps: AdamW's.
         warmup_steps: linear warm-up; at most half of all steps are used for it.
-        schedule: ``cosine`` to zero or ``constant``, after the warm-up.
+        schedule: after the warm-up ``cosine`` to zero, ``constant``, or ``wsd``: constant until ``decay_share`` of all steps are left, then
+            to zero (``training/schedule.py``).
+        decay_share: of all steps, in which the rate of ``wsd`` falls.
         grad_clip: largest gradient norm; 0 is no clipping.
         epochs: passes over the images of the training split, not over their captions: an image comes once an epoch, with as many of its
             captions as ``data.captions`` draws. Ignored if ``steps`` is given.
@@ -289,6 +291,7 @@ class Optimiser:
     eps: float = 1e-6
     warmup_steps: int = 100
     schedule: str = "cosine"
+    decay_share: float = 0.2
     grad_clip: float = 1.0
     epochs: float = 5
     steps: int = 0
@@ -307,6 +310,7 @@ class Optimiser:
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("weight_decay", "warmup_steps", "grad_clip", "steps", "micro_batch"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(0 < self.decay_share <= 1, "decay_share", self.decay_share, "above 0 and at most 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
         require(all(0 <= beta < 1 for beta in self.betas), "betas", list(self.betas), "two numbers in [0, 1)")
 

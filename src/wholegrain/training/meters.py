@@ -32,6 +32,7 @@ class Meters(Protocol):
     def device(self, work: float, peak: float, megabytes: Callable[[], float]) -> None: ...
     def step(self, outcome: Outcome, waited: float) -> None: ...
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None: ...
+    def pause(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -48,6 +49,9 @@ class Silent:
         pass
 
     def evaluation(self, step: int, numbers: Mapping[str, float]) -> None:
+        pass
+
+    def pause(self) -> None:
         pass
 
     def close(self) -> None:
@@ -127,6 +131,10 @@ class Reporter:
         self._write({"step": step - 1, "evaluation": dict(numbers)})
         self._scalars(step, {f"evaluation/{name}": value for name, value in numbers.items()})
         self.say(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+        self.pause()
+
+    def pause(self) -> None:
+        """What was done since the last step is no part of the next one's time."""
         self._last = time.perf_counter()
 
     def close(self) -> None:

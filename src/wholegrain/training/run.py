@@ -13,7 +13,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
-from wholegrain.objectives.schema import ModelRecipe, Recipe, closest
+from wholegrain.objectives.schema import ModelRecipe, Optimiser, Recipe, closest
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.lora import add_lora
@@ -131,10 +131,15 @@ def make_run(recipe: Recipe, dataset: Dataset, model: Model, context: Distribute
         per_source=recipe.data.per_source,
     )
     PlanSampler(plan, 0, 0, context.rank, context.world_size)  # refuses a batch that the processes cannot share
-    total = recipe.optimiser.steps or max(1, round(recipe.optimiser.epochs * plan.steps_per_epoch))
+    total = total_steps(recipe.optimiser, plan)
     teacher, objective = make_teacher(model, recipe.teacher), Objective(terms)
     dropping = make_dropping(recipe, model, objective.needs - MADE_HERE)
     return Run(recipe, dataset, model, objective, plan, names, total, notes, teacher, dropping)
+
+
+def total_steps(settings: Optimiser, plan: Plan) -> int:
+    """How many steps a run takes."""
+    return settings.steps or max(1, round(settings.epochs * plan.steps_per_epoch))
 
 
 def adapt_to_recipe(model: Model, recipe: Recipe, device: torch.device) -> Recipe:
@@ -200,20 +205,32 @@ def make_encoder(run: Run, say: Callable[[str], None], workers: int = 0, cache: 
         workers: processes that load.
         cache: a folder that keeps raw features.
     """
-    model, recipe, keys, needs = run.model, run.recipe, run.plan.keys, run.objective.needs - MADE_HERE
-    drawn, precision = run.total * recipe.optimiser.batch, recipe.optimiser.precision
+    model, keys, needs, precision = run.model, run.plan.keys, run.objective.needs - MADE_HERE, run.recipe.optimiser.precision
     images = texts = None
-    still = recipe.data.crop_scale == (1.0, 1.0) and not recipe.data.views
-    if model.image_frozen and still and drawn >= len(keys):
+    early_images, early_texts = encoded_first(run, run.total)
+    if early_images:
         images = freeze_images(model, run.dataset, keys, needs, precision, workers, say, cache)
-    if model.text_frozen and not any(draw.sentences[1] for draw in recipe.data.captions):  # these are too many to list
-        wanted = drawable_texts(run.dataset, keys, recipe.data)
-        phrases = phrases_for(run.objective)
-        if phrases is not None:
-            wanted |= {phrase for spoken in phrases(sorted(wanted)) for phrase in spoken}
-        if drawn * sum(draw.count for draw in recipe.data.captions) * (1 + recipe.data.negatives.count) >= len(wanted):
-            texts = freeze_texts(model, sorted(wanted), needs, precision, say, cache)
+    if early_texts:
+        texts = freeze_texts(model, sorted(said_texts(run)), needs, precision, say, cache)
     return Encoder(model, images, texts, run.teacher, run.dropping)
+
+
+def encoded_first(run: Run, total: int) -> tuple[bool, bool]:
+    """Whether images, and texts, are encoded before the first of so many steps: towers are frozen, and the steps draw more than there are."""
+    recipe, drawn = run.recipe.data, total * run.recipe.optimiser.batch
+    images = texts = False
+    if run.model.image_frozen and recipe.crop_scale == (1.0, 1.0) and not recipe.views:
+        images = drawn >= len(run.plan.keys)
+    if run.model.text_frozen and not any(draw.sentences[1] for draw in recipe.captions):  # these are too many to list
+        each = sum(draw.count for draw in recipe.captions) * (1 + recipe.negatives.count)
+        texts = drawn * each >= len(said_texts(run))
+    return images, texts
+
+
+def said_texts(run: Run) -> set[str]:
+    """Every text that a step may draw, and the noun phrases of all where a loss asks for them."""
+    texts, phrases = drawable_texts(run.dataset, run.plan.keys, run.recipe.data), phrases_for(run.objective)
+    return texts if phrases is None else texts | {phrase for spoken in phrases(sorted(texts)) for phrase in spoken}
 
 
 def find_checkpoint(run: Run, folder: RunFolder, context: DistributedContext) -> tuple[Checkpoint | None, tuple[str, ...]]:
@@ -224,6 +241,14 @@ def find_checkpoint(run: Run, folder: RunFolder, context: DistributedContext) ->
             there is neither a readable checkpoint nor the model before the first step.
     """
     folder.check(RunIdentity(run.recipe, run.dataset.content_hash, seconds=folder.identity.seconds))
+    saved, broken = checkpoint.load_newest(folder.checkpoints, loader_for(run, context))
+    if saved is None:
+        folder.check_start(run.model)
+    return saved, broken
+
+
+def loader_for(run: Run, context: DistributedContext) -> Callable[[Path], Checkpoint]:
+    """What reads a checkpoint, and refuses one that this run cannot have saved by an error of :data:`checkpoint.BROKEN`."""
     load = load_shards(context) if run.recipe.optimiser.shard else checkpoint.load
 
     def load_fitting(path: Path) -> Checkpoint:
@@ -233,7 +258,4 @@ def find_checkpoint(run: Run, folder: RunFolder, context: DistributedContext) ->
             raise ValueError(f"it says step {saved.step} of {run.total}")
         return saved
 
-    saved, broken = checkpoint.load_newest(folder.checkpoints, load_fitting)
-    if saved is None:
-        folder.check_start(run.model)
-    return saved, broken
+    return load_fitting

@@ -58,21 +58,6 @@ class NonFiniteLossError(Exception):
     """The loss or its gradient is not a finite number; nothing was updated."""
 
 
-def learning_rate(step: int, total: int, settings: Optimiser) -> float:
-    """The rate of step 0..total-1: linear warm-up (for half of all steps at most), then cosine to zero or constant.
-
-    Example:
-        >>> [round(learning_rate(s, 8, Optimiser(lr=1.0, warmup_steps=2)), 3) for s in range(8)]
-        [0.5, 1.0, 1.0, 0.933, 0.75, 0.5, 0.25, 0.067]
-    """
-    warmup = min(settings.warmup_steps, total // 2)
-    if step < warmup:
-        return settings.lr * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.lr
-    return settings.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
 def make_optimiser(module: nn.Module, settings: Optimiser) -> torch.optim.AdamW:
     """Fused AdamW over what is trained; vectors and scalars (gains, biases, the temperature) and gates do not decay.
 

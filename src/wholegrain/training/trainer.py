@@ -18,14 +18,11 @@ on a CPU bit for bit, whatever the number of loading workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-import torch.distributed as dist
 from torch import nn
 
 from wholegrain.data.batch import Batch
@@ -35,10 +32,10 @@ from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.agreement import facts_to_agree_on
-from wholegrain.training.checkpoints.run_folder import RunFolder
+from wholegrain.training.checkpoints.run_folder import STABLE, RunFolder
 from wholegrain.training.checkpoints.saver import Saver
 from wholegrain.training.checkpoints.shards import read_shards
-from wholegrain.training.distributed.processes import TIMEOUT, DistributedContext, init_distributed
+from wholegrain.training.distributed.processes import DistributedContext, init_distributed
 from wholegrain.training.distributed.sharded import Shards
 from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loading.loader import DrawnSamples, Loader, OnDevice, PlanSampler, make_loader
@@ -46,12 +43,14 @@ from wholegrain.training.memory.compiled import compiled
 from wholegrain.training.memory.precision import autocast, make_scaler
 from wholegrain.training.memory.recompute import recomputed
 from wholegrain.training.meters import Meters, Reporter, Silent
+from wholegrain.training.options import Evaluate, OnStep, SharedEvaluate, TrainOptions
+from wholegrain.training.prefix import find_prefix
 from wholegrain.training.run import Progress, Run, find_checkpoint, make_encoder, make_run, phrases_for
+from wholegrain.training.schedule import decay_start, learning_rate
 from wholegrain.training.step import (
     NonFiniteLossError,
     Outcome,
     StepOptions,
-    learning_rate,
     make_optimiser,
     seed_everything,
     take_step,
@@ -59,43 +58,7 @@ from wholegrain.training.step import (
 from wholegrain.training.trackers import Tracker
 from wholegrain.training.work import matrix_peak, peak_megabytes, step_work
 
-Evaluate = Callable[[Model], Mapping[str, float]]
-OnStep = Callable[[Outcome], bool | None]
 SKIPPED_MOST = 10  # steps in succession whose loss is not a finite number, before training stops all the same
-
-
-@runtime_checkable
-class SharedEvaluate(Protocol):
-    """An :data:`Evaluate` in which the other processes can help: all of them call ``shared``, and the main one calls what it gives."""
-
-    def shared(self, model: Model, group: dist.ProcessGroup) -> Callable[[], Mapping[str, float]]: ...
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """All that is no part of the method: where a run is kept, and what it runs on.
-
-    Attributes:
-        out: a new folder, or that of the run to resume.
-        resume: go on from the newest intact checkpoint in ``out``.
-        device: such as ``cpu``; by default CUDA where there is one.
-        workers: processes that load data, per training process.
-        timeout: seconds to wait for another process before it is taken for lost.
-        cache: a folder that keeps raw features of frozen towers from run to run.
-        quiet: no progress.
-        tracker: ``wandb`` or ``trackio``, and the project there.
-        origin: further facts for ``run.json``, such as the command.
-    """
-
-    out: Path
-    resume: bool = False
-    device: str | None = None
-    workers: int = 0
-    timeout: float = TIMEOUT
-    cache: Path | None = None
-    quiet: bool = False
-    tracker: tuple[str, str] | None = None
-    origin: Mapping[str, object] = field(default_factory=dict)
 
 
 def train(
@@ -128,6 +91,8 @@ def train(
         KeyboardInterrupt, SystemExit: after SIGINT or SIGTERM, once a checkpoint is saved.
     """
     resume = options.resume
+    if options.after is not None and evaluate is not None:
+        raise ValueError("a run that goes on from another one is not evaluated on the way: the best model may be the other's")
     with init_distributed(options.device, options.timeout) as context, ExitStack() as stack:
         path = Path(context.all_gather(str(options.out))[0])
         folder = context.on_all_processes(lambda: RunFolder(path, resume))
@@ -136,16 +101,22 @@ def train(
         model = (context.on_all_processes(folder.load_start) if resume else None) or model
         run = context.on_all_processes(lambda: make_run(recipe, dataset, model, context))
         saved, notes = context.on_all_processes(lambda: find_checkpoint(run, folder, context)) if resume else (None, ())
+        after = options.after if saved is None else None
+        if after is not None:
+            saved, said = context.on_all_processes(lambda: find_prefix(run, after, context))
+            notes = (*notes, *said)
         if context.world_size > 1:
             context.agree(facts_to_agree_on(run.recipe, dataset.content_hash, model, run.total, saved, resume))
         if not resume:
             context.on_main_process(lambda: (stack.enter_context(folder.lock()), folder.create(run.recipe, model, dataset, options.origin)))
+        if after is not None and saved is not None:
+            context.on_main_process(lambda: folder.begin_log(after))
         meters = stack.enter_context(closing(_make_meters(folder, 0 if saved is None else saved.step, run.total, context, options)))
         for sentence in (*run.notes, *notes):
             meters.say(sentence)
         trainer = Trainer(run, folder, context, meters, options, evaluate, on_step)
         if saved is not None:
-            context.on_all_processes(lambda: trainer.load_state_dict(saved))
+            context.on_all_processes(lambda: trainer.load_state_dict(saved, None if after is None else after / STABLE))
         trainer.fit()
     return folder.model
 
@@ -173,6 +144,7 @@ class Trainer:
         shards: of a model that is shared out over the processes.
         optimiser, scaler: what moves the weights.
         saver: what writes checkpoints.
+        stable, stable_saver: the step with which the rate of ``wsd`` begins to fall, and what keeps the checkpoint of it.
     """
 
     def __init__(
@@ -191,6 +163,8 @@ class Trainer:
         self.workers, self.evaluate, self.on_step = options.workers, evaluate, on_step
         self.progress = Progress()
         self.saver = Saver(folder.checkpoints, saving.keep, context, saving.asynchronous, sharded)
+        self.stable = decay_start(run.total, settings) if settings.schedule == "wsd" else 0
+        self.stable_saver = Saver(folder.stable, 1, context, sharded=sharded)
         self.encoder = make_encoder(run, meters.say, options.workers, options.cache)
         self.shards = Shards(self.encoder, context) if sharded else None
         self.optimiser = make_optimiser(run.model, settings)
@@ -240,6 +214,9 @@ class Trainer:
             progress.evaluation_due = done or progress.step % evaluate_every == 0
             if self.evaluate is not None and progress.evaluation_due and (done or not interrupted):
                 self._evaluate(self.evaluate)
+            if progress.step == self.stable and not done:
+                self.stable_saver.save(self.state_dict)
+                self.meters.pause()
             if done or interrupted or progress.step % save_every == 0:
                 saver.save(self.state_dict)
             if done or interrupted:
@@ -313,11 +290,11 @@ class Trainer:
             facts["scaler"] = self.scaler.state_dict()
         return checkpoint.pack(progress.step, run.model, self.optimiser, run.objective, run.teacher, **facts)
 
-    def load_state_dict(self, saved: checkpoint.Checkpoint) -> None:
-        """Puts a checkpoint's tensors, random states and step into the run."""
+    def load_state_dict(self, saved: checkpoint.Checkpoint, folder: Path | None = None) -> None:
+        """Puts a checkpoint's tensors, random states and step into the run; ``folder`` is where it lies, by default the run's own."""
         run, self.progress = self.run, Progress.of(saved)
         if run.recipe.optimiser.shard:
-            saved = read_shards(saved, self.folder.checkpoints, run.model, self.context)
+            saved = read_shards(saved, folder or self.folder.checkpoints, run.model, self.context)
         checkpoint.unpack(saved, run.model, self.optimiser, run.objective, run.teacher)
         if self.scaler is not None and "scaler" in saved.facts:
             self.scaler.load_state_dict(saved.facts["scaler"])

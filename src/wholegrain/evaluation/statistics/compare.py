@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, need_columns
-from wholegrain.evaluation.statistics.intervals import Difference, bootstrap_over_seeds, paired_difference
+from wholegrain.evaluation.statistics.intervals import Difference, bootstrap_over_seeds, drawn_means, paired_difference
 
 
 def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], np.ndarray]:
@@ -72,6 +72,19 @@ def mean_over_seeds(results: Sequence[TaskResult], name: str, minus: Sequence[Ta
         values_SN = values_SN - np.stack([_in_order(result, name, ids) for result in minus])
     low, high = bootstrap_over_seeds(values_SN, clusters, seed=seed)
     return Mean(float(values_SN.mean()), low, high, tuple(values_SN.mean(1).tolist()))
+
+
+def resampled(results: Sequence[TaskResult], name: str, like: TaskResult, *, seed: int = 0) -> np.ndarray:
+    """The figure ``name`` under draws of seeds and images, ``[resamples]``: the same draws for all results over the items of ``like``.
+
+    Args:
+        results: one per training seed.
+
+    Raises:
+        UserError: the items are not those of ``like``.
+    """
+    ids, clusters, _ = figure_items(like, name)
+    return drawn_means(np.stack([_in_order(result, name, ids) for result in results]), clusters, seed=seed)
 
 
 def _in_order(result: TaskResult, name: str, ids: Sequence[str]) -> np.ndarray:

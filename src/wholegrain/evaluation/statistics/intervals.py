@@ -90,6 +90,18 @@ def bootstrap_over_seeds(
         >>> bool(low == 0.0 and high == 1.0)
         True
     """
+    means = drawn_means(values_SN, clusters, resamples=resamples, seed=seed)
+    low, high = np.clip(np.percentile(means, [2.5, 97.5]), values_SN.min(), values_SN.max())
+    return float(low), float(high)
+
+
+def drawn_means(
+    values_SN: np.ndarray, clusters: Sequence | np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> np.ndarray:
+    """``[resamples]`` means over S training seeds and N items under draws of both; the same draws for the same seed, S and clusters.
+
+    So values of several systems, or of one at several times, that are resampled one after the other are resampled together.
+    """
     codes = cluster_codes(clusters)
     count, seeds = int(codes.max()) + 1, len(values_SN)
     centre = float(values_SN.mean())
@@ -98,10 +110,12 @@ def bootstrap_over_seeds(
     sizes_C = np.bincount(codes, minlength=count).astype(np.float64)
     both = np.concatenate([sums_CS, sizes_C[:, None]], 1)
     drawn = np.concatenate([block @ both for block in resample_counts(count, resamples, seed)])
-    share_rS = np.concatenate(list(resample_counts(seeds, resamples, seed + 1))) / seeds
-    means = (drawn[:, :-1] * share_rS).sum(1) / drawn[:, -1] + centre
-    low, high = np.clip(np.percentile(means, [2.5, 97.5]), values_SN.min(), values_SN.max())
-    return float(low), float(high)
+    return (drawn[:, :-1] * drawn_seeds(seeds, resamples=resamples, seed=seed)).sum(1) / drawn[:, -1] + centre
+
+
+def drawn_seeds(seeds: int, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """``[resamples, seeds]``: the weight of each training seed in the draws of :func:`drawn_means`; rows sum to 1."""
+    return np.concatenate(list(resample_counts(seeds, resamples, seed + 1))) / seeds
 
 
 def bootstrap_statistic(

@@ -8,6 +8,7 @@
     metrics.jsonl    one line a step
     tensorboard/     the same for TensorBoard
     checkpoints/     see training/checkpoints/checkpoint.py
+    stable/          the checkpoint with which the rate of the schedule wsd began to fall (see training/prefix.py)
     model/           the model to use: the starting one, then the best evaluated one, or the last
     start/           the model before the first step, of a run with adapters (of another until its first checkpoint)
     last/            the last one, where another is the best (``RUN:last`` loads it)
@@ -28,6 +29,7 @@ from typing import NotRequired, TypedDict
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
+from wholegrain.files import aside as file_aside
 from wholegrain.files import disk_errors, read_json, sha256, write_json, write_text
 from wholegrain.locks import locked
 from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
@@ -38,7 +40,7 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import aside
 from wholegrain.training.checkpoints.identity import RunIdentity
 
-START = "start"
+START, STABLE = "start", "stable"
 PACKAGES = ("wholegrain", "torch", "torchvision", "open_clip_torch", "timm", "numpy", "tokenizers", "safetensors")
 
 
@@ -67,6 +69,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def stable(self) -> Path:
+        return self.path / STABLE
 
     @property
     def model(self) -> Path:
@@ -106,6 +112,13 @@ class RunFolder:
             raise UserError(f"{self.path} already holds a run; choose another folder, or resume that run.")
         if checkpoint.folders(self.checkpoints):
             raise UserError(f"{self.path} holds checkpoints of a run whose run.json is gone; choose another folder, or delete this one.")
+
+    def begin_log(self, after: Path) -> None:
+        """Takes over the log of a run that this one goes on from, unless there is one already; ``meters.Reporter`` cuts it to the common steps."""
+        log = self.path / "metrics.jsonl"
+        if not log.exists() and (after / log.name).exists():
+            with file_aside(log) as part:
+                shutil.copyfile(after / log.name, part)
 
     def load_start(self) -> Model | None:
         """The model that the run began with, where ``model/`` is another by now and checkpoints do not hold all of it, or none is there yet."""
