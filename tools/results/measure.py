@@ -52,7 +52,7 @@ def role(name: str, branch: int | None = None) -> Measure:
     return Measure(f"{name.replace('_', ' ')}, R@1", "branches", f"{name}/single_recall@1", own)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison:
     """A kept competition, asked by method, budget and measure."""
 

@@ -1,0 +1,80 @@
+"""The published comparison: what is kept gives the same figures, intervals and verdicts as the runs' own results, and pages say them."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from results.charts import draw_curves
+from results.claims import Claim, verdict
+from results.measure import Comparison, Measure, interval
+from results.pages import MARKS, Page, _into
+from results.store import START, Run, Stored, load, save
+
+from wholegrain.evaluation.result import Figure, TaskResult
+from wholegrain.evaluation.statistics.compare import mean_over_seeds
+
+RECALL = Measure("caption to picture", "retrieval", "recall@1")
+BRANCH = Measure("background", "branches", "background/single_recall@1", (("holistic", "background/branch_1_recall@1"),))
+
+
+def result(task, figure, values):
+    group, _, metric = figure.rpartition("/")
+    count = len(values)
+    rows = {"item": [f"i{n}" for n in range(count)], "group": [group] * count, "cluster": [f"k{n // 2}" for n in range(count)]}
+    items = pa.table({**rows, "overall": [not group] * count, metric: np.asarray(values, float), "text": ["said"] * count})
+    return TaskResult(task, "A protocol.", (Figure(figure, float(np.mean(values)), 0.0, 1.0, count, 0.1),), items)
+
+
+@pytest.fixture(scope="module")
+def stored():
+    draw = np.random.default_rng(0)
+    share = {"clip": 0.4, "sparc": 0.4, "holistic": 0.9}
+
+    def results(method, budget):
+        hits = (draw.random(40) < share.get(method, 0.2) + budget / 1000).astype(float)
+        figure = BRANCH.of(method)
+        return [result("retrieval", "recall@1", hits), result("branches", figure, (draw.random(40) < share.get(method, 0.1)).astype(float))]
+
+    runs = [Run(START, 0, 0, 0, 0.0, results(START, 0))]
+    runs += [Run(m, s, b, 128, 2.0 * b, results(m, b)) for m in share for s in (0, 1) for b in (75, 300)]
+    facts = {"command": "compete", "machine": "a machine", "date": "2026-01-01", "commit": "abc"}
+    return Stored(facts, "clip", runs)
+
+
+@pytest.fixture(scope="module")
+def comparison(stored, tmp_path_factory):
+    return Comparison(load(save(stored, tmp_path_factory.mktemp("kept") / "set_a")))
+
+
+def test_what_is_kept_gives_the_figures_and_intervals_of_the_runs(stored, comparison):
+    for method, minus in (("sparc", ""), ("sparc", "clip")):
+        own = [[r.results[0] for r in stored.runs if (r.method, r.budget) == (name, 300)] for name in (method, minus) if name]
+        assert comparison.mean(method, 300, RECALL, minus) == mean_over_seeds(own[0], "recall@1", own[1] if minus else ())
+    assert (comparison.methods, comparison.budgets, comparison.seeds) == (["clip", "sparc", "holistic"], [75, 300], [0, 1])
+    assert comparison.seconds("clip", 75) == 150
+    assert comparison.stored.curves().budgets == [75, 300]
+
+
+def test_a_branch_is_compared_with_the_one_vector_item_by_item(comparison):
+    gap = comparison.mean("holistic", 300, BRANCH, "clip")
+    means = [comparison.mean(method, 300, BRANCH).value for method in ("holistic", "clip")]
+    assert gap.value == pytest.approx(means[0] - means[1])
+    assert gap.low > 0
+
+
+def test_verdicts_are_those_of_the_intervals(comparison):
+    kept = {"set_a": comparison}
+    said = [verdict(Claim("P", "says", a, b, BRANCH), kept)[-1] for a, b in (("holistic", "clip"), ("clip", "holistic"), ("sparc", "clip"))]
+    assert said == ["holds", "does not hold", "not shown"]
+    assert verdict(Claim("P", "says", "absent", "clip", BRANCH), kept)[-1] == "not measured yet"
+    assert verdict(Claim("P", "keeps", "holistic", "clip", BRANCH, keeps=True), kept)[-1] == "holds"
+
+
+def test_pages_say_what_is_measured_and_the_same_results_draw_the_same_bytes(comparison, tmp_path):
+    page = Page(comparison, tmp_path)
+    assert f"| {100 * comparison.mean('clip', 300, RECALL).value:.1f} |" in page.table([RECALL], ["clip", "sparc"], 300)
+    assert page.gain("sparc", RECALL, 300) == interval(comparison.mean("sparc", 300, RECALL, "clip"))
+    drawn = [draw_curves(tmp_path / f"{n}.svg", comparison, [RECALL], ["clip", "sparc"]).read_bytes() for n in (0, 1)]
+    assert drawn[0] == drawn[1]
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
+    assert _into(readme, "new").read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
