@@ -60,7 +60,7 @@ def test_words_of_the_background_win_pixels_for_it(tmp_path):
     without = ClassSet(("red", "green"), (("red",), ("green",)), (1, 2), (True, True), background=0)
     spoken = ClassSet(without.names, without.words, without.ids, without.things, 0, without.ignore, ("blue sky", "something"))
     options = SegmentationOptions(windows=Windows(short=32), threshold=0.0)
-    run = lambda classes: segmentation(ColourModel(), picture, classes, options).metrics  # noqa: E731
+    run = lambda classes: segmentation(ColourModel(), picture, classes, options)[0].metrics  # noqa: E731
     assert run(spoken)["pixel_accuracy"] > 0.9
     assert run(without)["pixel_accuracy"] < 0.6  # without a threshold nothing else makes background
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,19 +12,28 @@ import pytest
 import timm
 import torch
 from colour_model import COLOURS, ColourModel
+from eval_fakes import Worded, vector
 from open_clip.transformer import VisionTransformer
 from PIL import Image
 
+from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.correlative import attend, correlative
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
+from wholegrain.evaluation.dense.maps import AskedNames
 from wholegrain.evaluation.dense.run import DenseOptions, dense
 from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, mean_iou, segmentation
 from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
+from wholegrain.evaluation.read_outs.registry import read_outs_named
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.tasks.templates import templates_of
+from wholegrain.features import ImageFeatures
+from wholegrain.text.tokenizer import ClipTokenizer
+from wholegrain.towers.heads.base import PlainHead, Widths
+from wholegrain.towers.model import Model
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
+from wholegrain.towers.sources.small import SmallConfig, small_text_tower
 from wholegrain.towers.sources.timm import timm_tower
 
 
@@ -51,7 +61,7 @@ def folder(tmp_path):
 
 
 def test_an_oracle_segments_and_another_pictures_map_does_not(folder):
-    found = segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48)))
+    (found,) = segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48)))
     miou, right = found.figure("miou"), found.figure("pixel_accuracy")
     assert miou.value > 0.8
     assert miou.low <= miou.value <= miou.high
@@ -62,7 +72,7 @@ def test_an_oracle_segments_and_another_pictures_map_does_not(folder):
 
 
 def test_a_constant_model_scores_as_one_class_everywhere(folder):
-    found = segmentation(ColourModel(blind=True), segmented(folder), class_set(folder))
+    (found,) = segmentation(ColourModel(blind=True), segmented(folder), class_set(folder))
     true = np.concatenate([p.labels().ravel() for p in segmented(folder)])
     assert found.metrics["pixel_accuracy"] == pytest.approx((true == 1).sum() / (true > 0).sum())  # the first class
     assert found.metrics["miou"] == pytest.approx(found.metrics["pixel_accuracy"] / 3)
@@ -70,7 +80,7 @@ def test_a_constant_model_scores_as_one_class_everywhere(folder):
 
 
 def test_figures_follow_from_the_counts_that_are_kept(folder):
-    found = segmentation(ColourModel(), segmented(folder), class_set(folder))
+    (found,) = segmentation(ColourModel(), segmented(folder), class_set(folder))
     hit, true, pred = (np.array(found.items[name].to_pylist()).sum(0) for name in ("hit", "true", "found"))
     assert found.metrics["miou"] == pytest.approx(np.mean([h / (t + p - h) for h, t, p in zip(hit, true, pred, strict=True)]))
     assert found.metrics["pixel_accuracy"] == pytest.approx(hit.sum() / true.sum())
@@ -113,7 +123,9 @@ def test_a_class_takes_the_best_of_its_words(folder):
     names = {"1": {"name": "warm", "plain": "nothing, red"}, "2": "green", "3": "blue"}
     (folder / "classes.json").write_text(json.dumps(names))
     assert (
-        segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48))).figure("warm/iou").value
+        segmentation(ColourModel(), segmented(folder), class_set(folder), SegmentationOptions(windows=Windows(short=48)))[0]
+        .figure("warm/iou")
+        .value
         > 0.7
     )
 
@@ -157,7 +169,7 @@ def test_boxes_by_both_read_outs(folder):
 
 
 def test_pointing_finds_the_box_and_a_constant_map_has_the_areas_chance(folder):
-    found, blind = pointing(ColourModel(), boxed(folder)), pointing(ColourModel(blind=True), boxed(folder))
+    found, blind = pointing(ColourModel(), boxed(folder))[0], pointing(ColourModel(blind=True), boxed(folder))[0]
     assert found.metrics["hit"] == 1.0
     assert blind.metrics["hit"] == pytest.approx(blind.figure("hit").chance)
     assert found.metrics["centre_hit"] == blind.metrics["centre_hit"] < 1
@@ -257,3 +269,90 @@ def test_templates_by_name():
     assert all("{}" in t for t in templates_of(["openai", "plain"]))
     with pytest.raises(UserError, match=r"has no \{\}"):
         templates_of(["imagenet"])
+
+
+class ReadOutOracle(Worded):
+    """Words are colours and a patch is the colour in it, by tokens; the text as a whole is of nothing."""
+
+    read_out = "token"
+
+    def __init__(self):
+        super().__init__(None)
+        self.preprocess = Preprocess(32, mean=(0, 0, 0), std=(1, 1, 1))
+
+    def encode_images(self, pixels_BCHW, needs=frozenset()):
+        seen = torch.nn.functional.adaptive_avg_pool2d(pixels_BCHW.float() / 255, 8).flatten(2).transpose(1, 2)
+        patches = seen @ torch.stack([vector(name, 64) for name in COLOURS])
+        return ImageFeatures(patches.mean(1), patches_BPD=patches, grid=(8, 8))
+
+
+def test_segmentation_and_pointing_by_the_models_own_read_out_are_results_of_their_own(folder):
+    pictures, classes = segmented(folder), class_set(folder)
+    pooled, own = segmentation(ReadOutOracle(), pictures, classes, SegmentationOptions(("a {}",), Windows(short=48)))
+    assert (pooled.task, own.task) == ("segmentation", "segmentation_token")
+    assert own.metrics["miou"] > 0.8
+    assert own.metrics["miou"] > own.figure("miou").shuffled + 0.2
+    assert pooled.metrics["miou"] < 0.6
+    assert "read-out token: dot product" in own.protocol
+    pooled, own = pointing(ReadOutOracle(), boxed(folder), templates=("a {}",))
+    assert (pooled.task, own.task, own.metrics["hit"]) == ("pointing", "pointing_token", 1)
+    assert own.figure("hit").shuffled < 0.7
+    assert (
+        own.figure("small/hit").count + (0 if "large/hit" not in own.metrics else own.figure("large/hit").count)
+        == own.figure("hit").count
+    )
+
+
+def test_one_read_out_alone_gives_the_numbers_that_it_gives_beside_others(folder):
+    pictures, classes = segmented(folder), class_set(folder)
+    both = segmentation(
+        ReadOutOracle(),
+        pictures,
+        classes,
+        SegmentationOptions(("a {}", "the {}"), Windows(short=48), read_outs=("pooled", "token")),
+    )
+    for found in both:
+        name = found.task.partition("_")[2] or "pooled"
+        (alone,) = segmentation(
+            ReadOutOracle(), pictures, classes, SegmentationOptions(("a {}", "the {}"), Windows(short=48), read_outs=(name,))
+        )
+        assert alone.figures == found.figures
+    together = dense(
+        ReadOutOracle(), folder, DenseOptions(("pointing", "segmentation"), ("a {}",), read_outs=("token", "token_cosine"))
+    )[0]
+    assert [r.task for r in together] == [
+        "pointing_token",
+        "pointing_token_cosine",
+        "segmentation_token",
+        "segmentation_token_cosine",
+    ]
+
+
+def test_an_average_over_prompts_is_that_of_their_maps(folder):
+    """A product with the mean of vectors is the mean of products; so are figures of two templates those of their mean map."""
+    (read_out,) = read_outs_named(ReadOutOracle(), ["token"])
+    asked = AskedNames.of(read_out, ["red", "blue"], ("a {}", "one {} thing"), 8).asked_N
+    each = torch.stack([AskedNames.of(read_out, ["red", "blue"], (t,), 8).asked_N for t in ("a {}", "one {} thing")])
+    torch.testing.assert_close(asked, each.mean(0))
+    torch.testing.assert_close(
+        asked, torch.stack([vector("red", 64), vector("blue", 64)])
+    )  # the name's own token, whatever stands around it
+
+
+def test_read_outs_that_a_protocol_cannot_use_are_refused(folder):
+    plain, classes = SegmentationOptions(read_outs=("token",)), class_set(folder)
+    ground = replace(classes, background=0)
+    with pytest.raises(NotSupportedError, match=r"threshold is one for cosines.*token"):
+        segmentation(ReadOutOracle(), segmented(folder), ground, plain)
+    assert [r.task for r in segmentation(ReadOutOracle(), segmented(folder), ground)] == [
+        "segmentation"
+    ]  # unasked, it is left out
+    tower = timm_tower("vit_tiny_patch16_224", 32, {"embed_dim": 24, "depth": 2, "num_heads": 3, "patch_size": 8})
+    text = small_text_tower(SmallConfig(text_width=24, text_layers=1, context=12, width=16), 49408)
+    model = Model(tower, text, PlainHead(Widths(24, text.width, 16)), Preprocess(size=32), ClipTokenizer(12))
+    options = SegmentationOptions(attention="correlative", read_outs=("gradient",))
+    with pytest.raises(NotSupportedError, match="plain attention"):
+        segmentation(model, segmented(folder), classes, options)
+    found = segmentation(model, segmented(folder)[:2], classes, SegmentationOptions(read_outs=("gradient", "token")))
+    assert [r.task for r in found] == ["segmentation_gradient", "segmentation_token"]
+    assert [r.task for r in pointing(model, boxed(folder))] == ["pointing", "pointing_gradient"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from eval_fakes import FakeDataset, FakeModel, record, vector
+from eval_fakes import FakeDataset, FakeModel, Worded, record, vector
 from open_clip_towers import clip_and_config
 from torch.nn.functional import cosine_similarity, gelu
 
@@ -226,40 +226,6 @@ def test_texts_without_tokens_are_refused():
     model.tokenizer.word_spans = lambda text: []
     with pytest.raises(NotSupportedError, match="token vectors"):
         read_outs_named(model, ["token"])[0].ask(PHRASES)
-
-
-class Worded(FakeModel):
-    """A word is one token: its vector is the word's, and that of the whole text is of nothing that is in a picture."""
-
-    def __init__(self, image_of):
-        super().__init__(image_of, lambda text: vector(f"all of {text}", 64))
-        self.read_out = "token"
-        self.tokenizer.encode = self._encode
-        self.tokenizer.word_spans = self._spans
-        self.words = {}
-
-    def _spans(self, text):
-        places, at = [], 0
-        for n, word in enumerate(text.split()):
-            at = text.index(word, at)
-            places.append((at, at + len(word), n, n + 1))
-            at += len(word)
-        return places
-
-    def _encode(self, texts):
-        rows = [[self.words.setdefault(word, len(self.words)) for word in text.split()] for text in texts]
-        longest = max(map(len, rows))
-        length = torch.tensor([len(row) for row in rows])
-        padded = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        return type("Rows", (), {"tokens_NL": padded, "length_N": length, "cut_N": length < 0})
-
-    def encode_texts(self, tokens_NL, length_N, needs=frozenset()):
-        names = list(self.words)
-        texts = [[names[t] for t in row[:n].tolist()] for row, n in zip(tokens_NL, length_N, strict=True)]
-        pooled = torch.stack([self.text_of(" ".join(text)) for text in texts])
-        tokens = torch.stack([torch.stack([vector(names[t], 64) for t in row.tolist()]) for row in tokens_NL])
-        mask = torch.arange(tokens_NL.shape[1]) < length_N[:, None]
-        return TextFeatures(pooled, tokens, mask) if "tokens" in needs else TextFeatures(pooled)
 
 
 def worded_pictures(count=10):

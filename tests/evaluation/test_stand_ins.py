@@ -237,11 +237,12 @@ def test_boxes_and_masks(tmp_path):
         for way in ("crop", "pooled"):  # the two boxes of a picture are of one class
             figure = box_classification(ColourModel(), boxed(folder), seed=seed).figure(f"{way}/acc1")
             assert (figure.value, figure.shuffled) == (1, 0)
-        figure = pointing(ColourModel(), boxed(folder), seed=seed).figure("hit")
+        figure = pointing(ColourModel(), boxed(folder), seed=seed)[0].figure("hit")
         assert figure.value == 1
         assert figure.shuffled < 0.4  # a third lies under the black that a colour's map prefers; an own map would add two ninths
-    for task in (segmentation, sparc_segmentation):
-        figure = task(ColourModel(), segmented(folder), class_set(folder)).figure("miou")
+    seen = ColourModel(), segmented(folder), class_set(folder)
+    for result in (*segmentation(*seen), sparc_segmentation(*seen)):
+        figure = result.figure("miou")
         assert figure.shuffled < 0.4 < figure.value
 
 
@@ -260,6 +261,6 @@ def test_one_picture_has_no_control(tmp_path):
     assert {f.shuffled for f in classified("t", ["p", "p"], *twice, ("a", "b"), "a test.", 0).figures} == {None}
     coloured(tmp_path, ["red"])
     boxes, masks = boxed(tmp_path), (segmented(tmp_path), class_set(tmp_path))
-    assert pointing(ColourModel(), boxes).figure("hit").shuffled is None
-    for task in (segmentation, sparc_segmentation):
-        assert {f.shuffled for f in task(ColourModel(), *masks).figures} == {None}
+    assert pointing(ColourModel(), boxes)[0].figure("hit").shuffled is None
+    for result in (*segmentation(ColourModel(), *masks), sparc_segmentation(ColourModel(), *masks)):
+        assert {f.shuffled for f in result.figures} == {None}

@@ -24,6 +24,8 @@ class DenseArguments:
         templates: plain, photo, openai (80 sentences), openai7, or sentences with {} for the class.
         classes: a list of class names: voc20, voc21, context59, context60, coco_object, coco_stuff, ade20k, cityscapes; the folder's own without it.
         attention: plain or correlative (SCLIP) in the last block, for segmentation.
+        read_outs: how class names are read out of patches in segmentation and pointing: pooled, token, token_cosine, h_v, attention, gradient;
+            a result each. By default pooled and the one that the model was trained for (in segmentation if it is as quick).
         present_classes: let only classes compete that occur in some mask, for a part of a data set.
         short: shorter side of the picture in pixels; 0 is that of the list of classes, else one and a half times the model's size.
         stride: of the sliding window in pixels; 0 is half the model's size.
@@ -42,6 +44,7 @@ class DenseArguments:
     templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ("photo",)
     classes: str = ""
     attention: str = "plain"
+    read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
     present_classes: bool = False
     short: int = 0
     stride: int = 0
@@ -64,6 +67,7 @@ def dense(args: DenseArguments) -> None:
     from wholegrain.errors import UserError
     from wholegrain.evaluation.dense.run import DENSE_TASKS, DenseOptions
     from wholegrain.evaluation.dense.run import dense as run
+    from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.show import left_out_lines, print_results
     from wholegrain.evaluation.tasks.templates import templates_of
@@ -77,7 +81,7 @@ def dense(args: DenseArguments) -> None:
         raise UserError(f"There is no dense task {unknown[0]!r}; {closest(unknown[0], DENSE_TASKS)}")
     options = DenseOptions(
         names, templates_of(args.templates), args.attention, args.present_classes, args.short, args.stride, args.scale, args.threshold,
-        args.classes, args.subset, args.seed, args.batch,
+        args.classes, args.subset, args.seed, args.batch, check_names(args.read_outs),
     )  # fmt: skip
     out = args.out or results_folder(args.model, f"dense-{args.data.resolve().name}")
     check_results_folder(out)

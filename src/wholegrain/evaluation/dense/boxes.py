@@ -5,7 +5,8 @@
   pooling on a patch grid comes to). ``acc1``, ``acc5`` over boxes, ``mean_per_class…`` over classes.
 * :func:`pointing`: the pointing game (Zhang et al. 2016): for every picture and class in it, does the centre of the best patch lie in a
   box of the class? Ties share the point; no tolerance is given around the box. Chance is the share of patch centres that do (the area
-  prior); ``centre_hit`` is what the middle of the picture scores. ``shuffled`` takes another picture's map.
+  prior); ``centre_hit`` is what the middle of the picture scores. ``shuffled`` takes another picture's map. How a class meets a patch is
+  a read-out (:mod:`wholegrain.evaluation.read_outs.registry`), a result each.
 
 Pictures are seen whole: squashed to the model's square, so that no box is cut off.
 """
@@ -23,9 +24,11 @@ from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.dense.folder import Boxed
+from wholegrain.evaluation.dense.maps import AskedNames, seen_views, task_name
 from wholegrain.evaluation.dense.segmentation import patch_vectors
 from wholegrain.evaluation.features import regions as on_grid
 from wholegrain.evaluation.features.encode import device_of, evaluating
+from wholegrain.evaluation.read_outs.registry import default_read_outs, read_outs_named
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
@@ -106,8 +109,8 @@ def _inside(box: tuple[float, float, float, float], pixels_HWC: np.ndarray) -> t
     return x0, y0, min(max(box[2], x0 + 1.0), float(width)), min(max(box[3], y0 + 1.0), float(height))
 
 
-def _records_and_patches(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> tuple[list[Record], Tensor, tuple[int, int]]:
-    """Records with the boxes as regions, unit patch vectors ``[N, P, D]`` of the whole pictures, and the grid."""
+def _records_and_views(model: PatchModel, pictures: Sequence[Boxed]) -> tuple[list[Record], list[np.ndarray]]:
+    """Records with the boxes as regions, and the whole pictures as the model sees them."""
     records, views = [], []
     for picture in pictures:
         pixels = read_rgb(picture.picture)
@@ -115,8 +118,7 @@ def _records_and_patches(model: PatchModel, pictures: Sequence[Boxed], batch: in
         regions = tuple(Region(_inside(box, pixels), name) for box, name in zip(picture.boxes, picture.classes, strict=True))
         records.append(Record(picture.name, picture.name, size, regions=regions))
         views.append(np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(size[0]), float(size[1])))))
-    patches_NPD, grid = patch_vectors(model, views, batch)
-    return records, patches_NPD, grid
+    return records, views
 
 
 def _covers(record: Record, grid: tuple[int, int]) -> list[np.ndarray]:
@@ -125,7 +127,8 @@ def _covers(record: Record, grid: tuple[int, int]) -> list[np.ndarray]:
 
 
 def _pooled(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> Tensor:
-    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
+    records, views = _records_and_views(model, pictures)
+    patches_NPD, grid = patch_vectors(model, views, batch)
     found = []
     for record, patches_PD in zip(records, patches_NPD, strict=True):
         for cover_P in _covers(record, grid):
@@ -134,29 +137,86 @@ def _pooled(model: PatchModel, pictures: Sequence[Boxed], batch: int) -> Tensor:
 
 
 def pointing(
-    model: PatchModel, pictures: Sequence[Boxed], *, templates: Sequence[str] = TEMPLATES, seed: int = 0, batch: int = 64
-) -> TaskResult:
+    model: PatchModel,
+    pictures: Sequence[Boxed],
+    *,
+    templates: Sequence[str] = TEMPLATES,
+    read_outs: Sequence[str] = (),
+    seed: int = 0,
+    batch: int = 64,
+) -> list[TaskResult]:
     """The pointing game with class names; ``hit``, ``centre_hit``, and groups ``small`` and ``large`` by the area that counts as a hit.
 
+    Args:
+        read_outs: names of read-outs; by default ``pooled`` and the one that the model was trained for.
+
+    Returns:
+        a result for each read-out: ``pointing`` for ``pooled``, ``pointing_token`` and the like for others.
+
     Raises:
-        NotSupportedError: when the model gives no patches.
+        NotSupportedError: when the model gives no patches, or cannot be read out as is asked.
     """
     names = sorted({c for p in pictures for c in p.classes})
     if not names:
         raise UserError("Pointing needs boxes; check the folder.")
-    class_CD = class_vectors(model, names, templates, batch)
-    records, patches_NPD, grid = _records_and_patches(model, pictures, batch)
-    place = {name: n for n, name in enumerate(names)}
+    chosen = read_outs_named(model, read_outs) if read_outs else default_read_outs(model)
+    asked = [AskedNames.of(read_out, names, templates, batch) for read_out in chosen]
+    records, views = _records_and_views(model, pictures)
+    maps, grid = _pointing_maps(model, asked, names, records, views, seed, batch)
+    results = []
+    for read_out, of_pair in zip(chosen, maps, strict=True):
+        rows = _pointed(records, of_pair, grid)
+        protocol = (
+            f"{len(rows):,} pairs of a picture and a class in it ({len(records):,} pictures, {len(names):,} classes): right if the centre of "
+            f"the best of {grid[0]} x {grid[1]} patches (read-out {read_out.name}: {read_out.sentence}) lies in a box of the class; chance is "
+            "the share of centres that do; boxes without any are left out; small and large: up to a tenth of the centres, and more."
+        )
+        results.append(TaskResult(task_name("pointing", read_out), protocol, tuple(figures(rows, seed=seed)), table(rows)))
+    return results
+
+
+_Pair = tuple[int, str]
+"""A record and a class in it."""
+
+
+def _pointing_maps(
+    model: PatchModel,
+    asked: Sequence[AskedNames],
+    names: Sequence[str],
+    records: Sequence[Record],
+    views: Sequence[np.ndarray],
+    seed: int,
+    batch: int,
+) -> tuple[list[dict[_Pair, list[np.ndarray]]], tuple[int, int]]:
+    """For each read-out, by pair, the map on the pair's own picture, then (of several pictures) that on another's; and the grid."""
     other = stand_ins([record.key for record in records], seed)
+    classes = [list(dict.fromkeys(region.phrase for region in record.regions)) for record in records]
+    # of each picture: its own pairs, then those of the picture that it stands in for
+    questions = [[(n, name) for name in classes[n]] for n in range(len(records))]
+    if other is not None:
+        for n, stand_in in enumerate(other):
+            questions[stand_in] += [(n, name) for name in classes[n]]
+    place = {name: n for n, name in enumerate(names)}
+    maps: list[dict[_Pair, list[np.ndarray]]] = [{} for _ in asked]
+    grid = (0, 0)
+    for seen in seen_views(model, [one.read_out for one in asked], views, batch):
+        grid = seen.grid
+        rows = [[place[name] for _, name in questions[view]] for view in seen.places]
+        for found, one, look in zip(maps, asked, seen.looks, strict=True):
+            for view, values_RP in zip(seen.places, one.read_out.maps(look, one.asked_N, rows), strict=True):
+                for pair, map_P in zip(questions[view], values_RP.numpy(), strict=True):
+                    found.setdefault(pair, []).insert(0 if pair[0] == view else 1, map_P)
+    return maps, grid
+
+
+def _pointed(records: Sequence[Record], maps: dict[_Pair, list[np.ndarray]], grid: tuple[int, int]) -> Rows:
     items, keys, kinds, values, control, chance = [], [], [], [], [], []
     for n, record in enumerate(records):
         for name in dict.fromkeys(region.phrase for region in record.regions):
             inside_P = _centres_inside(record, name, grid)
             if not inside_P.any():  # smaller than the grid can show: no patch centre lies in it
                 continue
-            seen = (n,) if other is None else (n, int(other[n]))
-            maps = [(patches_NPD[m] @ class_CD[place[name]]).numpy() for m in seen]
-            hits = [float(inside_P[on_grid.best_patches(m)].mean()) for m in maps]
+            hits = [float(inside_P[on_grid.best_patches(map_P)].mean()) for map_P in maps[n, name]]
             middle = float(inside_P[on_grid.best_patches(on_grid.centre_prior(grid))].mean())
             area = float(inside_P.mean())
             items.append(f"{record.key}:{name}")
@@ -170,16 +230,10 @@ def pointing(
             "No box holds the centre of a patch, so nothing can be pointed at; the model's grid is too coarse."
         )
     hit_N, centre_N = np.array(values).T
-    rows = Rows(
+    return Rows(
         items, kinds, keys, {"hit": hit_N, "centre_hit": centre_N}, {"hit": np.array(chance), "centre_hit": np.array(chance)},
         {"hit": np.array(control)} if control else {}, np.ones(len(items), dtype=bool),
     )  # fmt: skip
-    protocol = (
-        f"{len(items):,} pairs of a picture and a class in it ({len(records):,} pictures, {len(names):,} classes): right if the centre of "
-        f"the best of {grid[0]} x {grid[1]} patches lies in a box of the class; chance is the share of centres that do; boxes without any "
-        "are left out; small and large: up to a tenth of the centres, and more."
-    )
-    return TaskResult("pointing", protocol, tuple(figures(rows, seed=seed)), table(rows))
 
 
 def _centres_inside(record: Record, name: str, grid: tuple[int, int]) -> np.ndarray:

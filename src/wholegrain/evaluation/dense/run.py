@@ -38,6 +38,7 @@ class DenseOptions:
     subset: int = 0
     seed: int = 0
     batch: int = 64
+    read_outs: Sequence[str] = ()
 
 
 def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tuple[list[TaskResult], dict[str, str]]:
@@ -53,7 +54,7 @@ def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tupl
     results, left_out = [], {}
     for task in options.tasks:
         try:
-            results.append(_run(task, model, folder, options))
+            results += _run(task, model, folder, options)
         except NotSupportedError as reason:
             left_out[task] = str(reason)
         except UserError as reason:
@@ -65,11 +66,13 @@ def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tupl
     return results, left_out
 
 
-def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResult:
+def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> list[TaskResult]:
     common = {"templates": options.templates, "seed": options.seed, "batch": options.batch}
     if task in ("box_classification", "pointing"):
         pictures = _some(boxed(folder), options)
-        return (box_classification if task == "box_classification" else pointing)(model, pictures, **common)
+        if task == "pointing":
+            return pointing(model, pictures, read_outs=options.read_outs, **common)
+        return [box_classification(model, pictures, **common)]
     listed = class_list(options.classes) if options.classes else None
     pictures = _some(segmented(folder, listed.ending if listed else ""), options)
     present = None
@@ -77,10 +80,10 @@ def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> TaskResu
         present = sorted({int(n) for picture in pictures for n in np.unique(picture.labels())})
     classes = class_set(folder, present=present, known=listed.classes if listed else None)
     if task in ("sparc_segmentation", "sparc_segmentation_plain"):
-        return sparc_segmentation(model, pictures, classes, patches="plain" if task.endswith("_plain") else "h_v", **common)
+        return [sparc_segmentation(model, pictures, classes, patches="plain" if task.endswith("_plain") else "h_v", **common)]
     windows = Windows(options.short or (listed.short if listed else 0), options.stride)
     scale = options.scale or (listed.scale if listed else 40.0)
-    how = SegmentationOptions(options.templates, windows, scale, options.threshold, options.attention)
+    how = SegmentationOptions(options.templates, windows, scale, options.threshold, options.attention, options.read_outs)
     return segmentation(model, pictures, classes, how, seed=options.seed, batch=options.batch)
 
 

@@ -7,6 +7,9 @@ data have a background class, a pixel whose greatest probability (softmax of ``s
 background; without one such pixels are not counted. Words given for the background compete for it, too; SCLIP's probability is over all
 words, ours over the classes, each with its best word. SPARC has a protocol of its own (:mod:`wholegrain.evaluation.dense.sparc_segmentation`).
 
+How a class meets a patch is a read-out (:mod:`wholegrain.evaluation.read_outs.registry`): one result each, of the same windows. The cosine
+of pooled class vectors, ``pooled``, is that of the protocol; the threshold for a background is one for cosines.
+
 Not zero-shot, and never to be put into one table with these: Cat-Seg and other decoders trained on masks.
 
 Controls: ``chance`` labels every pixel at random; ``majority_…`` gives every pixel the most frequent class; ``shuffled`` takes the
@@ -16,7 +19,8 @@ prediction of another picture. Intervals draw pictures with replacement; a class
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,45 +32,18 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel, PatchModel
 from wholegrain.evaluation.dense.correlative import correlative
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented
+from wholegrain.evaluation.dense.maps import AskedNames, task_name
+from wholegrain.evaluation.dense.windows import Windows, window_logits
 from wholegrain.evaluation.features.encode import device_of, evaluating
+from wholegrain.evaluation.read_outs.contract import ReadOut
+from wholegrain.evaluation.read_outs.registry import default_read_outs, read_outs_named
+from wholegrain.evaluation.read_outs.vectors import VectorReadOut
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.evaluation.statistics.intervals import resample_counts
 from wholegrain.evaluation.statistics.rows import Rows, table
 from wholegrain.evaluation.statistics.stand_ins import ring
 from wholegrain.evaluation.tasks.zero_shot import TEMPLATES, class_vectors
-
-
-@dataclass(frozen=True)
-class Windows:
-    """How windows lie.
-
-    Attributes:
-        short: the shorter side after resizing, in pixels; 0 is one and a half times the model's size (336 for 224).
-        stride: 0 is half the model's size.
-        longest: no side becomes longer.
-    """
-
-    short: int = 0
-    stride: int = 0
-    longest: int = 2048
-
-    def resized(self, width: int, height: int, size: int) -> tuple[int, int]:
-        """Width and height after resizing, never smaller than a window."""
-        short = self.short or round(1.5 * size)
-        factor = min(short / min(width, height), self.longest / max(width, height))
-        return max(size, round(width * factor)), max(size, round(height * factor))
-
-    def starts(self, length: int, size: int) -> list[int]:
-        """Where windows begin along one side.
-
-        Example:
-            >>> Windows(stride=112).starts(400, 224)
-            [0, 112, 176]
-        """
-        stride = self.stride or max(1, size // 2)
-        count = max(0, -(-(length - size) // stride)) + 1
-        return [min(n * stride, length - size) for n in range(count)]
 
 
 @dataclass(frozen=True)
@@ -78,13 +55,15 @@ class SegmentationOptions:
         windows: how they slide.
         scale, threshold: only decide what is background.
         attention: ``plain`` or ``correlative`` (:mod:`wholegrain.evaluation.dense.correlative`); they rank models differently.
+        read_outs: names of read-outs; by default ``pooled``, and the one that the model was trained for if it is a product of vectors.
     """
 
     templates: Sequence[str] = TEMPLATES
-    windows: Windows = Windows()
+    windows: Windows = field(default_factory=Windows)
     scale: float = 40.0
     threshold: float = 0.1
     attention: str = "plain"
+    read_outs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -97,9 +76,14 @@ class WordVectors:
 
 def word_vectors(model: EvaluatedModel, words: Sequence[Sequence[str]], templates: Sequence[str], batch: int) -> WordVectors:
     """Of the words of each class."""
+    named, class_W = _words(words)
+    return WordVectors(class_vectors(model, named, templates, batch), class_W)
+
+
+def _words(words: Sequence[Sequence[str]]) -> tuple[list[str], Tensor]:
+    """All words, and the class (its place) of each, int64 ``[W]``."""
     named = [(place, word) for place, own in enumerate(words) for word in own]
-    vector_WD = class_vectors(model, [word for _, word in named], templates, batch)
-    return WordVectors(vector_WD, torch.tensor([place for place, _ in named]))
+    return [word for _, word in named], torch.tensor([place for place, _ in named])
 
 
 def segmentation(
@@ -110,37 +94,60 @@ def segmentation(
     *,
     seed: int = 0,
     batch: int = 64,
-) -> TaskResult:
-    """Sliding-window segmentation.
+) -> list[TaskResult]:
+    """Sliding-window segmentation: a result for each read-out, ``segmentation`` for ``pooled``, ``segmentation_token`` and the like for others.
 
     Figures: ``miou`` over the data set's counts, ``pixel_accuracy``, ``mean_class_accuracy``, ``majority_miou``,
     ``majority_accuracy``, and ``CLASS/iou``.
 
     Raises:
-        NotSupportedError: when the model gives no patches, or no keys and queries where they are asked for.
+        NotSupportedError: when the model gives no patches, no keys and queries where they are asked for, or cannot be read out as is asked.
     """
     check_masks(pictures, classes, options.attention)
-    counts = _Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None))
+    chosen = _read_outs(model, classes, options)
+    counts = [_Counts.empty(len(pictures), len(classes.ids) + (classes.background is not None)) for _ in chosen]
     order = ring(len(pictures), seed)
-    words = word_vectors(model, (*classes.words, classes.background_words), options.templates, batch)
-    before: tuple[np.ndarray, np.ndarray] | None = None
+    words, class_W = _words((*classes.words, classes.background_words))
+    asked = [AskedNames.of(read_out, words, options.templates, batch) for read_out in chosen]
+    before: tuple[np.ndarray, list[np.ndarray]] | None = None
     first: np.ndarray | None = None
     with correlative(model, options.attention == "correlative"):
         for n in order:
             picture = pictures[n]
             true_HW = true_places(picture, classes)
-            logits_CHW = window_logits(model, picture.pixels(), words, options.windows, batch)
-            found_HW = _labels(logits_CHW, true_HW.shape, classes, options)
-            counts.add(n, true_HW, found_HW)
-            if before is not None:
-                counts.add_shuffled(n, true_HW, before[1])
+            found = window_logits(model, picture.pixels(), asked, class_W, options.windows, batch)
+            labels = [_labels(logits_CHW, true_HW.shape, classes, options) for logits_CHW in found]
+            for way, found_HW in enumerate(labels):
+                counts[way].add(n, true_HW, found_HW)
+                if before is not None:
+                    counts[way].add_shuffled(n, true_HW, before[1][way])
             first = true_HW if first is None else first
-            before = (true_HW, found_HW)
+            before = (true_HW, labels)
     assert before is not None
     assert first is not None
-    if len(order) > 1:
-        counts.add_shuffled(order[0], first, before[1])
-    return _result(pictures, classes, counts, _protocol(len(pictures), classes, int(model.preprocess.size), options), seed)
+    results = []
+    for way, read_out in enumerate(chosen):
+        if len(order) > 1:
+            counts[way].add_shuffled(order[0], first, before[1][way])
+        protocol = _protocol(len(pictures), classes, int(model.preprocess.size), options, read_out)
+        results.append(_result(task_name("segmentation", read_out), pictures, classes, counts[way], protocol, seed))
+    return results
+
+
+def _read_outs(model: PatchModel, classes: ClassSet, options: SegmentationOptions) -> list[ReadOut[Any]]:
+    if not options.read_outs:
+        usual = [read_out for read_out in default_read_outs(model) if isinstance(read_out, VectorReadOut)]
+        return [read_out for read_out in usual if read_out.cosines or classes.background is None]
+    chosen = read_outs_named(model, options.read_outs)
+    other = next((read_out.name for read_out in chosen if not read_out.cosines), None)
+    if other is not None and classes.background is not None:
+        raise NotSupportedError(
+            f"The background's threshold is one for cosines, which the read-out {other} does not give; use classes without a background "
+            "(voc20 for voc21, context59 for context60), or pooled or token_cosine."
+        )
+    if options.attention == "correlative" and any(read_out.name == "gradient" for read_out in chosen):
+        raise NotSupportedError("The read-out gradient is of the tower's own attention; use plain attention with it.")
+    return chosen
 
 
 def check_masks(pictures: Sequence[Segmented], classes: ClassSet, attention: str) -> None:
@@ -192,27 +199,6 @@ def patch_vectors(
 def _labels(logits_CHW: Tensor, shape: tuple[int, ...], classes: ClassSet, options: SegmentationOptions) -> np.ndarray:
     threshold = None if classes.background is None else options.threshold
     return labels_of(logits_CHW, (shape[0], shape[1]), options.scale, threshold, background=len(classes.ids))
-
-
-def window_logits(model: PatchModel, pixels_HWC: np.ndarray, words: WordVectors, windows: Windows, batch: int = 64) -> Tensor:
-    """Mean cosines float32 ``[C, h, w]`` at the resized picture's size; a class has the best of its words."""
-    size = int(model.preprocess.size)
-    width, height = windows.resized(pixels_HWC.shape[1], pixels_HWC.shape[0], size)
-    resized = np.asarray(Image.fromarray(pixels_HWC).resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    corners = [(y, x) for y in windows.starts(height, size) for x in windows.starts(width, size)]
-    views = [resized[:, y : y + size, x : x + size] for y, x in corners]
-    patches_VPD, grid = patch_vectors(model, views, batch)
-    sums, count = torch.zeros(len(words.vector_WD), height, width), torch.zeros(height, width)
-    for (y, x), near_PW in zip(corners, patches_VPD @ words.vector_WD.T, strict=True):
-        small = near_PW.T.unflatten(1, grid)
-        sums[:, y : y + size, x : x + size] += interpolate(small[None], (size, size), mode="bilinear")[0]
-        count[y : y + size, x : x + size] += 1
-    mean = sums / count
-    classes = int(words.class_W.max()) + 1
-    if len(words.class_W) == classes:
-        return mean
-    index = words.class_W[:, None, None].expand_as(mean)
-    return torch.full((classes, height, width), -torch.inf).scatter_reduce(0, index, mean, "amax")
 
 
 def labels_of(
@@ -294,7 +280,9 @@ def _figures_of(hit: np.ndarray, true: np.ndarray, found: np.ndarray) -> dict[st
     }
 
 
-def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, protocol: str, seed: int) -> TaskResult:
+def _result(
+    task: str, pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, protocol: str, seed: int
+) -> TaskResult:
     names = [*classes.names, *(["background"] if classes.background is not None else [])]
     drawn = np.concatenate(list(resample_counts(len(pictures), seed=seed))).astype(np.float64)
     spread = [drawn @ x for x in (counts.hit, counts.true, counts.found)]
@@ -327,7 +315,7 @@ def _result(pictures: Sequence[Segmented], classes: ClassSet, counts: _Counts, p
             )
         )
     made += _class_figures(names, once, spread, control, random_iou=true_1C[0] / C / (true_1C[0] + total / C - true_1C[0] / C))
-    return TaskResult("segmentation", protocol, tuple(made), table(_rows(pictures, counts)))
+    return TaskResult(task, protocol, tuple(made), table(_rows(pictures, counts)))
 
 
 def _figure(
@@ -366,7 +354,7 @@ def _rows(pictures: Sequence[Segmented], counts: _Counts) -> Rows:
     return Rows(names, [""] * len(names), names, values, {}, {}, extra=extra)
 
 
-def _protocol(pictures: int, classes: ClassSet, size: int, options: SegmentationOptions) -> str:
+def _protocol(pictures: int, classes: ClassSet, size: int, options: SegmentationOptions, read_out: ReadOut[Any]) -> str:
     windows = options.windows
     ground = (
         f"a background where the greatest probability (scale {options.scale:g}) is below {options.threshold:g}"
@@ -375,6 +363,7 @@ def _protocol(pictures: int, classes: ClassSet, size: int, options: Segmentation
     )
     return (
         f"{pictures:,} pictures, {len(classes.ids):,} classes, {len(options.templates)} prompts a word, {options.attention} attention: shorter side "
-        f"{windows.short or round(1.5 * size)}, windows of {size} every {windows.stride or max(1, size // 2)} pixels, cosines averaged and "
-        f"enlarged to the mask; {ground}; mIoU over all pixels of the data set and the classes that occur."
+        f"{windows.short or round(1.5 * size)}, windows of {size} every {windows.stride or max(1, size // 2)} pixels, values of patches "
+        f"(read-out {read_out.name}: {read_out.sentence}) averaged and enlarged to the mask; {ground}; mIoU over all pixels of the data set "
+        "and the classes that occur."
     )
