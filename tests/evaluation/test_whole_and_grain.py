@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from read_models import of_transformers
 from tiny_training import make_dataset, make_model
 
 from wholegrain.errors import UserError
@@ -67,6 +68,10 @@ def test_the_score_is_its_definition(model, data):
 def test_an_untouched_open_clip_model_has_the_score(data):
     torch.manual_seed(0)
     check_definition(load_model("ViT-S-32-alt"), data, "val")
+
+
+def test_so_has_one_of_hugging_face(data, tmp_path):
+    check_definition(of_transformers(tmp_path), data, "val", weight=0.7, temperature=0.03)
 
 
 def test_a_text_without_phrases_is_scored_by_the_whole(model, data):

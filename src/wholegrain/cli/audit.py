@@ -19,6 +19,7 @@ class AuditArguments:
         split: the split to ask about; by default test, else val, else the first.
         images: at most that many photos, drawn by the seed.
         per_kind: at most that many questions of each kind.
+        grain: score by whole and grain, as 1 or 1:0.1, as in evaluate.
         pictures: photos with heat maps.
         seed: of all draws.
         batch: photos per step.
@@ -37,6 +38,7 @@ class AuditArguments:
     split: str = ""
     images: int = 1000
     per_kind: int = 250
+    grain: str = ""
     pictures: int = 6
     seed: int = 0
     batch: int = 64
@@ -64,9 +66,9 @@ def audit(args: AuditArguments) -> None:
     from wholegrain.cli.prepare import column_roles
     from wholegrain.data.sources import SourceOptions
     from wholegrain.errors import UserError
+    from wholegrain.evaluation.named import load_any, split_grain
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.report.audit_page import scorecard_table
-    from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
     from wholegrain.workflows.audit import AuditOptions, open_photos
     from wholegrain.workflows.audit import audit as run
@@ -76,11 +78,14 @@ def audit(args: AuditArguments) -> None:
     columns = ((args.caption_column, ""),) if args.caption_column else column_roles(args.caption_columns)
     dataset = open_photos(args.photos, args.out, SourceOptions(args.image_column, columns, args.split_column, image_root=args.image_root))
     place = choose_device(None if args.device == "auto" else args.device)
+    model, grain = split_grain(args.model)
+    name = f"{model},grain={args.grain or grain}" if args.grain or grain else model
+    loaded = load_any(name)
     found = run(
-        load_model(args.model).to(place),
+        getattr(loaded, "to", lambda _: loaded)(place),
         dataset,
         args.out,
-        name=args.model,
+        name=name,
         options=AuditOptions(args.split, args.images, args.per_kind, args.pictures, args.seed, args.batch, args.cache),
     )
     console = Console()

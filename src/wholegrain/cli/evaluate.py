@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +43,8 @@ class EvaluateArguments:
         one_caption: retrieval with the first caption of each image alone.
         owner_only: retrieval counts a caption as true of its own image alone.
         subset: retrieval among that many images.
+        grain: score by whole and grain, as 1 or 1:0.1 (weight, and temperature; and a spaCy pipeline): noun phrases against patches beside
+            the cosine. "auto" takes the best of some on the split val of --data (docs/evaluation.md).
         shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
         read_outs: for grounding, by what a phrase is read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default
@@ -71,6 +73,7 @@ class EvaluateArguments:
     one_caption: bool = False
     owner_only: bool = False
     subset: int | None = None
+    grain: str = ""
     shortlist: int = 0
     roles: tuple[str, ...] = ()
     read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
@@ -93,24 +96,27 @@ def evaluate(args: EvaluateArguments) -> None:
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import run_benchmarks
     from wholegrain.evaluation.features.sharing import sharing
-    from wholegrain.evaluation.named import load_any
+    from wholegrain.evaluation.named import split_grain
     from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
     from wholegrain.evaluation.suite import EvaluationOptions
     from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
+    name, grain = split_grain(args.model)
+    args = replace(args, model=name, grain=args.grain or grain)
     wanted, suite, suite_name, average = _benchmarks(args)
     if args.data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]))
+    scored = f"-grain-{args.grain}" if args.grain else ""
+    out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]) + scored)
     check_results_folder(out)
     settings = {"retrieval": {name: getattr(args, name) for name in RETRIEVAL}, "zero_shot": {"templates": args.templates}}
     settings |= {"grounding": {"read_outs": check_names(args.read_outs)}}
     left_out: dict[str, str] = {}
     results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
     with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):
-        loaded = context.on_all_processes(lambda: load_any(args.model))
+        loaded = context.on_all_processes(lambda: _loaded(args))
         loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
         if args.data is not None:
             options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
@@ -123,10 +129,11 @@ def evaluate(args: EvaluateArguments) -> None:
         return
     results += [*found, *_averages(average, found, left_out)]
     overlap, trained_on = describe_overlap(results, training_pictures(args.model))
+    facts["model"] = facts["model"] + (f",grain={grain}" if (grain := _grain_of(loaded)) else "")
     facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
     _print_results(results, left_out, overlap)
     print(f"written: {keep_results(results, out, facts)}")
-    print(f"next: {_report_command(args.model, args.data, args.split)}beside another model's results: wholegrain compare OTHER {out}")
+    print(f"next: {_report_command(args)}beside another model's results: wholegrain compare OTHER {out}")
 
 
 def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str, tuple[str, ...]]:
@@ -160,10 +167,41 @@ def _averages(names: tuple[str, ...], results: Sequence[TaskResult], left_out: d
     return found
 
 
-def _report_command(model: str, data: Path | None, split: str) -> str:
+def _loaded(args: EvaluateArguments) -> EvaluatedModel:
+    """The model, scored by whole and grain if asked for."""
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.named import load_any
+    from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
+
+    model = load_any(args.model)
+    if not args.grain:
+        return model
+    if args.grain != "auto":
+        return GrainOptions.parse(args.grain).of(model)
+    if args.data is None or args.split == "val":
+        raise UserError("--grain auto looks for the best weight on the split val of --data, and reports on another one; give both, or a weight.")
+    from wholegrain.data.dataset import Dataset
+    from wholegrain.evaluation.tasks.grain_weight import choose_grain
+
+    found = choose_grain(model, Dataset(args.data), "val", batch=args.batch)
+    chosen = GrainOptions(found.weight, found.temperature)
+    print(f"grain {chosen}: recall@1 {found.tried[found.weight, found.temperature]:.1%} on val, the mean of both ways; the whole alone "
+          f"{found.whole:.1%}")  # fmt: skip
+    return chosen.of(model)
+
+
+def _grain_of(model: object) -> str:
+    from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
+
+    return f"{model.weight:g}:{model.temperature:g}" if isinstance(model, WholeAndGrain) else ""
+
+
+def _report_command(args: EvaluateArguments) -> str:
     from wholegrain.evaluation.named import is_function
 
-    return f"wholegrain report {model} --data {data} --split {split}, or, " if data is not None and not is_function(model) else ""
+    if args.data is None or args.grain or is_function(args.model):
+        return ""
+    return f"wholegrain report {args.model} --data {args.data} --split {args.split}, or, "
 
 
 def _print_results(results: Sequence[TaskResult], left_out: dict[str, str], overlap: str) -> None:

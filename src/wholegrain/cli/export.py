@@ -18,6 +18,7 @@ class ExportArguments:
         model: as in "train --model", such as a run.
         out: a new folder; may be left out with --push.
         to: open_clip, transformers, onnx, or wholegrain for everything that a model here can have.
+        grain: of a model with a plain head: what it shall score by, whole and grain, as 1 or 1:0.1 (weight, and temperature).
         approximate: where open_clip or transformers cannot hold the model, export the nearest ordinary CLIP and measure what it loses.
         data: a prepared data set to measure that on (retrieval).
         split: of the data set.
@@ -29,6 +30,7 @@ class ExportArguments:
     model: Positional[str]
     out: Positional[Path | None] = None
     to: Literal["open_clip", "transformers", "onnx", "wholegrain"]
+    grain: str = ""
     approximate: bool = False
     data: Path | None = None
     split: str = "test"

@@ -78,25 +78,33 @@ def load_function(name: str) -> Callable[..., Any]:
 def load_any(name: str) -> EvaluatedModel:
     """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`).
 
-    ``,grain=1`` (or ``,grain=1:0.05``) behind the former scores it by whole and grain (:mod:`wholegrain.evaluation.scores.whole_and_grain`).
+    ``,grain=1`` (or ``,grain=1:0.05``, ``,grain=1:0.05:en_core_web_sm``) behind it scores it by whole and grain
+    (:class:`wholegrain.evaluation.scores.whole_and_grain.GrainOptions`).
     """
-    if is_function(name):
-        return load_foreign(name)
+    name, grain = split_grain(name)
+    model = load_foreign(name) if is_function(name) else _load_model(name)
+    if not grain:
+        return model
+    from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
+
+    return GrainOptions.parse(grain).of(model)
+
+
+def _load_model(name: str) -> EvaluatedModel:
     from wholegrain.towers import load_model  # brings open_clip and timm
 
-    name, mark, settings = name.partition(",grain=")
-    model = load_model(name)
-    return _with_grain(model, settings) if mark else model
+    return load_model(name)
 
 
-def _with_grain(model: EvaluatedModel, settings: str) -> EvaluatedModel:
-    from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
+def split_grain(name: str) -> tuple[str, str]:
+    """A model's name without ``,grain=…``, and what stands there; empty if nothing.
 
-    weight, _, temperature = settings.partition(":")
-    try:
-        return WholeAndGrain(model, float(weight), float(temperature or 0.1))
-    except ValueError:
-        raise UserError(f"grain is {settings!r}; write a weight, or a weight and a temperature, such as grain=1 or grain=1:0.1.") from None
+    Example:
+        >>> split_grain("runs/latest,grain=1:0.05"), split_grain("runs/latest")
+        (('runs/latest', '1:0.05'), ('runs/latest', ''))
+    """
+    name, _, grain = name.partition(",grain=")
+    return name, grain
 
 
 def load_foreign(name: str) -> EvaluatedModel:

@@ -42,8 +42,12 @@ def check_results_folder(out: Path) -> None:
 
 
 def weights_of(model: object) -> str | None:
-    """:func:`~wholegrain.towers.identity.model_digest`; ``None`` for a model that shows no weights."""
-    return model_digest(model) if hasattr(model, "content_hash") or hasattr(model, "state_dict") else None
+    """:func:`~wholegrain.towers.identity.model_digest`, and what its features are scored by where that is no part of it
+    (``scored_by``); ``None`` for a model that shows no weights."""
+    if not (hasattr(model, "content_hash") or hasattr(model, "state_dict")):
+        return None
+    scored_by = getattr(model, "scored_by", "")
+    return f"{model_digest(model)} {scored_by}" if scored_by else model_digest(model)
 
 
 def keep_results(results: Sequence[TaskResult], folder: Path, facts: Mapping[str, Any]) -> Path:

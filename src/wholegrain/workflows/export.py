@@ -14,13 +14,16 @@ import torch
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
+from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report.entry import History, read_history
 from wholegrain.suggest import closest
+from wholegrain.towers.convert import convert_head
 from wholegrain.towers.export.approximation import approximated, special_part
 from wholegrain.towers.export.card import Facts, Score, card
 from wholegrain.towers.export.comparison import Sample
 from wholegrain.towers.export.export import export_model
+from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.positions import split_options
@@ -44,6 +47,7 @@ class ExportOptions:
         model: as ``load_model`` takes it.
         out: the folder; ``None`` only with ``push``.
         to: the format.
+        grain: weight, or weight and temperature, of a head ``grain`` that the model gets; empty keeps its head.
         approximate: an ordinary CLIP will do where the format holds no more.
         data, split: what an approximation is measured on.
         results: a folder of ``wholegrain evaluate --out``, for the card; by default what lies in the run.
@@ -53,6 +57,7 @@ class ExportOptions:
     model: str
     out: Path | None
     to: str
+    grain: str = ""
     approximate: bool = False
     data: Path | None = None
     split: str = "test"
@@ -93,6 +98,8 @@ def export(options: ExportOptions) -> ExportResult:
     if options.push and options.push.count("/") != 1:
         raise UserError(f"--push is {options.push!r}; it must be org/name.")
     model, result = load_model(options.model), ExportResult(options.out, "", {})
+    if options.grain:
+        model = _with_grain(model, GrainOptions.parse(options.grain))
     if options.approximate and options.to in ORDINARY and special_part(model) is not None:
         model, result = _approximate(model, options, result)
     with _target(options.out) as folder:
@@ -104,6 +111,15 @@ def export(options: ExportOptions) -> ExportResult:
         differences = export_model(model, folder, options.to, hub_name=options.push, finish=finish)
         url = push(folder, options.push, options.private) if options.push else ""
     return replace(result, url=url, differences=differences)
+
+
+def _with_grain(model: Model, grain: GrainOptions) -> Model:
+    """The model with a head that scores by whole and grain; its vectors stay."""
+    if model.head.kind not in ("plain", "grain"):
+        raise UserError(f"--grain is for models with a plain head, and this one has the head {model.head.kind!r}; leave it out.")
+    if grain.pipeline:
+        raise UserError(f"--grain names {grain.pipeline}, and an exported model finds phrases by the built-in tagger; leave that out.")
+    return convert_head(model, HeadConfig("grain", weight=grain.weight, temperature=grain.temperature))
 
 
 @contextmanager

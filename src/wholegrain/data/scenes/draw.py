@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from wholegrain.data.scenes.glyphs import mask
-from wholegrain.data.scenes.world import COLOURS, GROUNDS, INKS, SIZES, Scene, Thing
+from wholegrain.data.scenes.world import COLOURS, DARK, GROUNDS, INKS, SIZES, Scene, Thing
 
 
 def draw(scene: Scene, size: int = 64) -> np.ndarray:
@@ -69,7 +69,7 @@ def _paint(picture: np.ndarray, thing: Thing, size: int, rng: np.random.Generato
     mark, other = np.zeros_like(cover), 255.0
     if thing.fill == "striped":
         mark = (((x + y + int(rng.integers(period))) % period) < period / 2).astype(np.float32)
-        other = 255.0 if colour.mean() < 50 else 0.0
+        other = 255.0 if colour.mean() < DARK else 0.0
     elif thing.fill == "dotted":
         mark = ((x % period < period / 2) & (y % period < period / 2)).astype(np.float32)
     share = mark[..., None] * (1 - INKS.get(thing.fill, 1.0))

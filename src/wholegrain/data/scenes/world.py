@@ -22,7 +22,8 @@ COLOURS = {
     "blue": (35, 90, 215), "purple": (135, 60, 190), "pink": (245, 110, 180), "brown": (125, 75, 35), "black": (25, 25, 30),
 }  # fmt: skip
 FILLS = ("solid", "striped", "dotted")
-INKS = {"striped": 0.4, "dotted": 0.3}  # how much of its colour a stripe or a dot keeps; stripes are darker (of black things: lighter), dots white
+INKS = {"striped": 0.4, "dotted": 0.3}  # how much of its colour a stripe or a dot keeps; stripes are darker (of black and brown things: lighter), dots white
+DARK = 90  # colours whose mean is below have lighter stripes
 NAMED = {"colour": 0.7, "fill": 0.6, "size": 0.5}  # how often a mention says an attribute: one seldom named is not learned
 SIZES = {"small": 0.30, "large": 0.42}  # share of the picture's side
 PLACES = ("left", "right", "top", "bottom")
@@ -67,7 +68,7 @@ class World:
     @property
     def hash(self) -> str:
         """12 hex digits over these settings and every table of this room."""
-        tables = (asdict(self), GLYPHS, COLOURS, FILLS, INKS, NAMED, SPARSE, SIZES, GROUNDS, TEXTURES, STYLES, PLACES, RELATIONS)
+        tables = (asdict(self), GLYPHS, COLOURS, FILLS, INKS, DARK, NAMED, SPARSE, SIZES, GROUNDS, TEXTURES, STYLES, PLACES, RELATIONS)
         return hashlib.sha256(repr(tables).encode()).hexdigest()[:12]
 
     def rng(self, split: str, index: int) -> np.random.Generator:

@@ -20,6 +20,8 @@ Cost: every distinct phrase goes through the text tower once; a pair costs P x D
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,52 @@ from wholegrain.evaluation.scores.similarity import index_vectors, unit
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.whole_and_grain import grain
 from wholegrain.towers.identity import model_digest
+
+
+@dataclass(frozen=True)
+class GrainOptions:
+    """How a model is scored by whole and grain, as a command line says it.
+
+    Attributes:
+        weight, temperature: see :class:`WholeAndGrain`.
+        pipeline: the spaCy pipeline that finds phrases; empty is the built-in tagger.
+    """
+
+    weight: float
+    temperature: float = 0.1
+    pipeline: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> GrainOptions:
+        """``WEIGHT``, ``WEIGHT:TEMPERATURE`` or ``WEIGHT:TEMPERATURE:PIPELINE``.
+
+        Raises:
+            UserError: anything else.
+
+        Example:
+            >>> GrainOptions.parse("1:0.05")
+            GrainOptions(weight=1.0, temperature=0.05, pipeline='')
+        """
+        weight, _, rest = text.partition(":")
+        temperature, _, pipeline = rest.partition(":")
+        try:
+            return cls(float(weight), float(temperature or 0.1), pipeline)
+        except ValueError:
+            raise UserError(
+                f"grain is {text!r}; write a weight, or a weight and a temperature, such as grain=1 or grain=1:0.1, and behind them a spaCy "
+                "pipeline if one is to find the phrases, such as grain=1:0.1:en_core_web_sm."
+            ) from None
+
+    def __str__(self) -> str:
+        return f"{self.weight:g}:{self.temperature:g}" + (f":{self.pipeline}" if self.pipeline else "")
+
+    def of(self, model: EvaluatedModel) -> WholeAndGrain:
+        """The model, scored so."""
+        if not self.pipeline:
+            return WholeAndGrain(model, self.weight, self.temperature)
+        from wholegrain.enrich.words.tagging_spacy import SpacyTagger
+
+        return WholeAndGrain(model, self.weight, self.temperature, NounPhrases(SpacyTagger(self.pipeline)))
 
 
 class WholeAndGrain:
@@ -79,6 +127,11 @@ class WholeAndGrain:
         """Moves the model."""
         self.model = self.model.to(device)  # pyright: ignore[reportAttributeAccessIssue]
         return self
+
+    @property
+    def scored_by(self) -> str:
+        """What the same features are scored by."""
+        return f"whole and grain {self.weight:g}:{self.temperature:g}"
 
     @property
     def content_hash(self) -> str:

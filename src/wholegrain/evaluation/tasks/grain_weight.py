@@ -29,6 +29,11 @@ class ChosenGrain:
     temperature: float
     tried: dict[tuple[float, float], float]
 
+    @property
+    def whole(self) -> float:
+        """What the whole alone reaches, the weight 0; NaN if that was not tried."""
+        return next((value for (weight, _), value in self.tried.items() if weight == 0), float("nan"))
+
 
 def choose_grain(
     model: EvaluatedModel,
