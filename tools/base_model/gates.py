@@ -25,7 +25,7 @@ WEAK = 1 / 6  # a group score no better than that of lots
 BATCH = 128
 READ = 0.95  # a silhouette that is read less often is to be exchanged for a clearer one
 TWIN_ATTRIBUTES = {
-    "replace_colour": "colour", "swap_attribute": "colour", "replace_fill": "fill", "swap_fill": "fill", "replace_size": "size", "count": "number",
+    "replace_colour": "colour", "swap_attribute": "colour", "replace_fill": "fill", "swap_fill": "fill", "replace_size": "size",
 }  # fmt: skip
 """Kind of twins -> the attribute in which they differ; the other kinds differ in nouns or places."""
 

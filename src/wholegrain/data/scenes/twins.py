@@ -42,9 +42,9 @@ from wholegrain.data.scenes.world import (
 )
 
 TWIN_KINDS = (
-    "replace_object", "replace_colour", "replace_fill", "replace_size", "relation", "count", "swap_attribute", "swap_object", "swap_fill",
+    "replace_object", "replace_colour", "replace_fill", "replace_size", "relation", "swap_attribute", "swap_object", "swap_fill",
 )  # fmt: skip
-TRANSFER_KINDS = ("count", "swap_fill")  # never trained on: they measure transfer
+TRANSFER_KINDS = ("swap_fill",)  # never trained on: it measures transfer
 NEGATIVE_KINDS = (
     "replace_object", "replace_colour", "replace_fill", "replace_size", "relation", "place", "swap_attribute", "swap_object",
 )  # fmt: skip
@@ -147,7 +147,7 @@ def draw_twins(
 ) -> tuple[tuple[Scene, SceneCaption], tuple[Scene, SceneCaption]]:
     """Two scenes and their captions, in random order; each caption is true of its own scene and false of the other."""
     while True:
-        scene = draw_scene(world, rng, replace(density, plural=1.0 if kind == "count" else 0.0), unseen=unseen)
+        scene = draw_scene(world, rng, replace(density, plural=0.0), unseen=unseen)
         made = _TWIN_MAKERS[kind](scene, world, rng)
         if made is None:
             continue
@@ -249,27 +249,12 @@ def _swap_twin(name: str) -> Callable[[Scene, World, np.random.Generator], Made]
     return make
 
 
-def _count(scene: Scene, world: World, rng: np.random.Generator) -> Made:
-    """Two of a kind against three: one is taken away."""
-    many = [t for t in scene.things if sum(o.noun == t.noun for o in scene.things) == 3]
-    other = [t for t in scene.things if t not in many]
-    if not many or not other:
-        return None
-    gone = pick(rng, many)
-    fewer = replace(scene, things=tuple(t for t in scene.things if t is not gone))
-    mention, beside = draw_mention(scene, many[0], rng), draw_mention(scene, pick(rng, other), rng)
-    if beside.count > 1:
-        return None
-    return Claim((mention, beside)), fewer, Claim((replace(mention, count=2), beside))
-
-
 _TWIN_MAKERS: dict[str, Callable[[Scene, World, np.random.Generator], Made]] = {
     "replace_object": _replace_object,
     "replace_colour": _replace_attribute_twin("colour"),
     "replace_fill": _replace_attribute_twin("fill"),
     "replace_size": _replace_attribute_twin("size"),
     "relation": _relation,
-    "count": _count,
     "swap_attribute": _swap_twin("colour"),
     "swap_object": _swap_object,
     "swap_fill": _swap_twin("fill"),
