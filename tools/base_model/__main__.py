@@ -26,8 +26,8 @@ def base(
     *,
     work: Path = Path("base-work"),
     glyphs: str = "A",
-    crop_steps: int = 1400,
-    steps: int = 500,
+    crop_steps: int = 2500,
+    steps: int = 700,
     seed: int = 0,
 ) -> int:
     """Trains the base model of the demo: plain CLIP on scenes, from nothing (about half an hour on two cores). Interrupted, it goes on.

@@ -41,7 +41,7 @@ CONFIG = SmallConfig(image_size=32, image_layers=2, text_layers=2)
 
 
 def make_base(
-    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (1400, 500), seed: int = 0
+    out: Path, *, world: World, work: Path, counts: SceneCounts = COUNTS, steps: tuple[int, int] = (2500, 700), seed: int = 0
 ) -> Path:
     """Trains a base model; interrupted, the same call goes on.
 

@@ -59,7 +59,7 @@ def _cover(mask: np.ndarray, side: int) -> np.ndarray:
     return mask.reshape(cells, side, cells, side).mean((1, 3)).ravel()
 
 
-def read_attributes(model: Model, world: World, *, train: int = 3000, test: int = 1000) -> dict[str, Reading]:
+def read_attributes(model: Model, world: World, *, train: int = 8000, test: int = 1500) -> dict[str, Reading]:
     """Fits a multinomial logistic probe for every attribute on some scenes and reads others; neither is in any split of a data set.
 
     ``number`` is read of scenes with several things alike: two or three.
