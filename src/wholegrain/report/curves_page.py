@@ -21,7 +21,7 @@ def write_curves_page(curves: Curves, path: Path, *, left_out: Mapping[str, str]
     page = page_environment().get_template("curves.html.j2").render(
         curves=curves, left_out=left_out or {}, data=data,
         charts={column: curve_charts(curves, column) for column in curves.columns}, needed_words=needed_words,
-        reference_pairs=float(reference.pairs[-1]),
+        others=[curve for curve in curves.curves if curve is not reference] or [reference], reference_pairs=float(reference.pairs[-1]),
         percent=percent, times=times, points=lambda gap: f"{100 * gap:+.1f}".replace("-", "−"),
     )  # fmt: skip
     return write_page(path, page)

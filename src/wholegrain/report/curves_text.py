@@ -123,7 +123,7 @@ def needed_table(curves: Curves, width: int = 80) -> Group:
     """For a terminal: a row a figure, a column a method: the share of the reference's pairs that its last value takes, and the interval."""
     others = [curve.name for curve in curves.curves if curve.name != curves.reference] or [curves.reference]
     title = min(max(len(column.title) for column in curves.columns), 25)
-    fit = max(1, (width - title - 8) // 27)
+    fit = max(1, (width - title - 8) // 35)
     said = f"Pairs needed for the value of {curves.reference} at {curves.budgets[-1]:,} steps, as a share of its own; 95% intervals in brackets."
     blocks = []
     for first in range(0, len(others), fit):

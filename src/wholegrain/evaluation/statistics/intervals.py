@@ -9,15 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 RESAMPLES = 2000
+KEPT_CELLS = 1 << 23  # 32 MB
 _Z = 1.959963984540054
 
 
 def resample_counts(clusters: int, resamples: int = RESAMPLES, seed: int = 0, cells: int = 1 << 21) -> Iterator[np.ndarray]:
     """float32 ``[r, clusters]`` blocks, ``resamples`` rows in all: how often each cluster is drawn (rows sum to ``clusters``)."""
+    few = clusters * resamples <= KEPT_CELLS
+    yield from _kept_counts(clusters, resamples, seed, cells) if few else _drawn_counts(clusters, resamples, seed, cells)
+
+
+@lru_cache(maxsize=4)
+def _kept_counts(clusters: int, resamples: int, seed: int, cells: int) -> tuple[np.ndarray, ...]:
+    """Drawing takes far longer than the products that follow, and many figures are over the same images."""
+    blocks = tuple(_drawn_counts(clusters, resamples, seed, cells))
+    for block in blocks:
+        block.setflags(write=False)
+    return blocks
+
+
+def _drawn_counts(clusters: int, resamples: int, seed: int, cells: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng(seed)
     step = max(1, cells // max(clusters, 1))
     for start in range(0, resamples, step):
