@@ -18,9 +18,10 @@ from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report import examples, tables
 from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
+from wholegrain.report.heatmaps import content_words, patch_maps
 from wholegrain.report.report import Report, write_report
 from wholegrain.report.summary import summary
-from wholegrain.towers import save_model
+from wholegrain.towers import convert_head, save_model
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,27 @@ def test_heat_maps_are_left_out_without_models(dataset, entries, tmp_path):
     text = write_report(tmp_path / "r.html", Report(bare, dataset)).read_text()
     assert 'class="heat"' not in text
     assert 'class="matrix' in text  # scores come from the results
+
+
+def test_a_model_of_words_shows_each_word_on_its_own_picture_and_every_map_names_its_read_out(dataset, entries, tmp_path):
+    model = convert_head(make_model(dataset, 0), "sparc")
+    pair = [entries[0], Entry("words", None, model, entries[0].results)]
+    item = next(iter(examples.twin_rows(entries[0].result("composition"))))
+    (card,) = examples.twin_cards(pair, dataset, [item])
+    assert {shown["read_out"] for shown in card["maps"]["words"]} == {"pooled"}
+    assert card["words"]["one & only"] == []
+    assert [row["picture"] for row in card["words"]["words"]] == [0, 1]
+    for row, key, caption in zip(card["words"]["words"], card["keys"], card["captions"], strict=True):
+        assert row["read_out"] == "token"
+        phrases = content_words(caption)
+        assert [w["word"] for w in row["words"]] == [caption[p.start : p.end] for p in phrases][: examples.MOST_WORDS]
+        maps = patch_maps(model, [dataset.pixels(key)], phrases, read_out="token")[0]
+        assert [w["high"] for w in row["words"]] == pytest.approx([float(m.max()) for m in maps][: examples.MOST_WORDS])
+    text = write_report(tmp_path / "r.html", Report(pair, dataset)).read_text()
+    assert "words of A" in " ".join(Reader(text).words)
+    images = [dict(attrs)["alt"] for tag, attrs in Reader(text).tags if tag == "img" and "where" in dict(attrs).get("alt", "")]
+    assert images
+    assert all(re.search(r"read-out (pooled|token)$", alt) for alt in images)
 
 
 def test_faults_are_named(dataset, entries, tmp_path):

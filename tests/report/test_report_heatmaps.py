@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
-from eval_fakes import FakeDataset, FakeModel, record, vector
+from eval_fakes import FakeDataset, FakeModel, Worded, record, vector
 from rich.console import Console
 
 from wholegrain.data.record import Twin
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.report.heatmaps import content_phrases, overlay, own_region, patch_map, patch_maps, region_mask
+from wholegrain.report.heatmaps import content_phrases, content_words, overlay, own_region, patch_map, patch_maps, region_mask
 from wholegrain.report.terminal import half_blocks, show_twin, telling_phrase, twin_scores
 
 REGIONS = (((2, 4, 10, 12), "a red cup"), ((20, 20, 30, 30), "a blue star"))
@@ -44,6 +44,21 @@ def test_maps_of_many_pictures_do_not_depend_on_the_batch():
     np.testing.assert_allclose(
         patch_maps(model, pictures, ["x", "y"], batch=2), patch_maps(model, pictures, ["x", "y"]), atol=1e-6
     )
+
+
+def test_a_words_map_is_of_its_own_token():
+    import torch
+
+    patches = torch.stack([vector(f"ground {p}", 64) for p in range(6)])
+    patches[2] = 3 * vector("red", 64)
+    model = Worded(lambda key: {"pooled_BD": patches.mean(0), "patches_BPD": patches, "grid": (2, 3)})
+    words = content_words("a red cup")
+    red, cup = patch_maps(model, [pixels_of(1)], words, read_out="token")[0].reshape(2, 6)
+    np.testing.assert_allclose(red, patches @ vector("red", 64), atol=1e-5)
+    np.testing.assert_allclose(cup, patches @ vector("cup", 64), atol=1e-5)
+    assert red.argmax() == 2
+    with pytest.raises(NotSupportedError, match="h_v"):
+        patch_maps(model, [pixels_of(1)], words, read_out="h_v")
 
 
 def test_a_model_without_patches_says_so():

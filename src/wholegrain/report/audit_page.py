@@ -13,6 +13,7 @@ from rich.text import Text
 
 from wholegrain.enrich.words.lexicon import lexicon
 from wholegrain.evaluation.features.encode import split_keys
+from wholegrain.evaluation.read_outs.registry import default_read_outs
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
@@ -211,13 +212,15 @@ def _heat_cards(model: Any, dataset: Any, split: str, count: int, seed: int) -> 
             continue
         pixels = dataset.pixels(record.key)
         try:
-            maps = patch_maps(model, [pixels], phrases)[0]
+            ways = [read_out.name for read_out in default_read_outs(model)]
+            maps = {way: patch_maps(model, [pixels], phrases, read_out=way)[0] for way in ways}
         except NotSupportedError as reason:
             return str(reason)
         seen = model.preprocess.visible_box(*record.size)
         shown = [
-            {"phrase": phrase, "low": float(m.min()), "high": float(m.max()), "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
-            for phrase, m in zip(phrases, maps, strict=True)
-        ]
+            {"phrase": phrase, "read_out": way, "low": float(m.min()), "high": float(m.max()),
+             "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
+            for way in ways for phrase, m in zip(phrases, maps[way], strict=True)
+        ]  # fmt: skip
         cards.append({"caption": caption.text, "picture": data_uri(seen_part(pixels, seen)), "maps": shown})
     return cards

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +13,22 @@ import torch
 from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import default_needs, encode_keys, encode_texts, split_keys
+from wholegrain.evaluation.read_outs.registry import default_read_outs
 from wholegrain.evaluation.result import NotSupportedError, TaskResult, need_columns
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.entry import Entry
-from wholegrain.report.heatmaps import content_phrases, patch_maps, phrase_overlay
+from wholegrain.report.heatmaps import content_phrases, content_words, patch_maps, phrase_overlay
 from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.tables import plain
 
 _compute: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 MOST_PHRASES = 4
+MOST_WORDS = 6
+WORD_READ_OUTS = ("token", "token_cosine")
+"""Read-outs that see a word of a caption, not only a phrase by itself."""
 MOST_CANDIDATES = 1000
 
 
@@ -121,14 +125,15 @@ def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> 
             "phrases": phrases,
         }
         card["pictures"] = [data_uri(seen_part(dataset.pixels(key))) for key in keys]
-        cards.append(card | {"maps": {}})
+        cards.append(card | {"maps": {}, "words": {}})
     for entry in entries:
         _add_maps(entry, dataset, cards)
     return cards
 
 
 def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
-    """``card["maps"][name]``: per phrase its text, range and the heat map over both pictures; both share one scale."""
+    """``card["maps"][name]``: per phrase its text, read-out, range and the heat map over both pictures; both share one scale. By the common read-out
+    and the model's own; where that is one of words, in its place ``card["words"][name]``: the words of each caption on its own picture."""
     model = entry.loaded
     keys = list(dict.fromkeys(key for card in cards for key in card["keys"]))
     phrases = list(dict.fromkeys(phrase for card in cards for phrase in card["phrases"]))
@@ -136,21 +141,38 @@ def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
         return
     pixels = {key: dataset.pixels(key) for key in keys}
     try:
-        maps = patch_maps(model, list(pixels.values()), phrases)
+        ways = [read_out.name for read_out in default_read_outs(model)]
+        maps = {way: patch_maps(model, list(pixels.values()), phrases, read_out=way) for way in ways if way not in WORD_READ_OUTS}
     except NotSupportedError:
         return
     for card in cards:
         shown = []
-        for phrase in card["phrases"]:
-            both = [maps[keys.index(key), phrases.index(phrase)] for key in card["keys"]]
+        for way, phrase in ((way, phrase) for phrase in card["phrases"] for way in maps):
+            both = [maps[way][keys.index(key), phrases.index(phrase)] for key in card["keys"]]
             scale = float(min(m.min() for m in both)), float(max(m.max() for m in both))
             heats = [
                 phrase_overlay(model, dataset.record(key), pixels[key], m, phrase, scale)
                 for key, m in zip(card["keys"], both, strict=True)
             ]
             uris = [data_uri(heat, quality=70) for heat in heats]
-            shown.append({"phrase": phrase, "low": scale[0], "high": scale[1], "uris": uris})
+            shown.append({"phrase": phrase, "read_out": way, "low": scale[0], "high": scale[1], "uris": uris})
         card["maps"][entry.name] = shown
+        words = [way for way in ways if way in WORD_READ_OUTS]
+        card["words"][entry.name] = [_word_maps(model, dataset, card, pixels, way, n) for way in words for n in (0, 1)]
+
+
+def _word_maps(
+    model: Any, dataset: Any, card: dict[str, Any], pixels: Mapping[str, np.ndarray], read_out: str, n: int
+) -> dict[str, Any]:
+    """The words of a card's caption on its own picture, each in a scale of its own."""
+    key, words = card["keys"][n], content_words(card["captions"][n])[:MOST_WORDS]
+    maps = patch_maps(model, [pixels[key]], words, read_out=read_out)[0] if words else []
+    shown = []
+    for word, map_RC in zip(words, maps, strict=True):
+        name, scale = word.text[word.start : word.end], (float(map_RC.min()), float(map_RC.max()))
+        heat = phrase_overlay(model, dataset.record(key), pixels[key], map_RC, name, scale)
+        shown.append({"word": name, "low": scale[0], "high": scale[1], "uri": data_uri(heat, quality=70)})
+    return {"picture": n, "read_out": read_out, "words": shown}
 
 
 def worst_negatives(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: int = 16) -> list[dict[str, Any]]:

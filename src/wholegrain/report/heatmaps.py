@@ -1,7 +1,7 @@
-"""Where in a picture a model sees a phrase: the cosine of the phrase's text vector with every patch vector, laid over the picture.
+"""Where in a picture a model sees a phrase, or a word of it: a value for every patch, laid over the picture.
 
-The read-out is that of :mod:`wholegrain.evaluation.tasks.grounding`, so a heat map shows what the figures count. Nothing is trained or
-tuned for it, and negative cosines are not cut off.
+The read-outs are those of :mod:`wholegrain.evaluation.tasks.grounding` (:mod:`wholegrain.evaluation.read_outs.registry`), so a heat map shows
+what the figures count. Nothing is trained or tuned for it, and negative values are not cut off.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from wholegrain.data.record import Record, Region
-from wholegrain.errors import UserError
-from wholegrain.evaluation.features.encode import device_of, encode_texts, evaluating
+from wholegrain.evaluation.features.encode import device_of
 from wholegrain.evaluation.features.regions import Box, decode_mask
-from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.evaluation.scores.similarity import unit
+from wholegrain.evaluation.read_outs.contract import Phrase
+from wholegrain.evaluation.read_outs.registry import COMMON, looks, read_outs_named
 from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.pictures import SIDE, seen_part, shown_size
 
@@ -49,23 +48,33 @@ def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.
     return patch_maps(model, [pixels_HWC], phrases)[0]
 
 
-def patch_maps(model: Any, pictures: Sequence[np.ndarray], phrases: Sequence[str], *, batch: int = 64) -> np.ndarray:
-    """Cosines float32 ``[pictures, phrases, rows, cols]``: every phrase on every picture."""
-    text_ND = unit(encode_texts(model, list(phrases), frozenset()).pooled_ND)
+def patch_maps(
+    model: Any, pictures: Sequence[np.ndarray], phrases: Sequence[str | Phrase], *, read_out: str = COMMON, batch: int = 64
+) -> np.ndarray:
+    """Values float32 ``[pictures, phrases, rows, cols]`` by a read-out: every phrase on every picture.
+
+    Raises:
+        NotSupportedError: the model gives no patches, or cannot be read out so.
+    """
+    (reader,) = read_outs_named(model, [read_out])
+    asked_N = reader.ask([Phrase(phrase) if isinstance(phrase, str) else phrase for phrase in phrases])
     found, grid = [], (0, 0)
     for start in range(0, len(pictures), batch):
         views = [torch.as_tensor(np.asarray(model.preprocess.image(pixels))) for pixels in pictures[start : start + batch]]
-        try:
-            with evaluating(model):
-                image = model.encode_images(torch.stack(views).to(device_of(model)), frozenset({"patches"}))
-        except UserError as error:  # a tower that pools before its last layer
-            raise NotSupportedError(str(error)) from error
-        if image.patches_BPD is None or image.grid is None:
-            raise NotSupportedError("The model gives no patch vectors, so there are no heat maps; choose a Vision Transformer.")
-        grid = image.grid
-        found.append(torch.einsum("nd,bpd->bnp", text_ND, unit(image.patches_BPD).cpu()).numpy())
-    maps = np.concatenate(found)
-    return maps.reshape(len(pictures), len(phrases), *grid)
+        (look,), grid = looks([reader], torch.stack(views).to(device_of(model)))
+        found.append(reader.all_maps(look, asked_N, len(views)).mT.numpy())
+    return np.concatenate(found).reshape(len(pictures), len(phrases), *grid)
+
+
+def content_words(caption: str) -> list[Phrase]:
+    """The content words of a caption, each as a part of it.
+
+    Example:
+        >>> [caption.text[caption.start : caption.end] for caption in content_words("There is a small red cup, left of the star.")]
+        ['small', 'red', 'cup', 'star']
+    """
+    found = [Phrase(caption, match.start(), match.end()) for match in re.finditer(r"[\w'’-]+", caption)]
+    return [word for word in found if caption[word.start : word.end].lower() not in _LINKS]
 
 
 def content_phrases(caption: str, nouns: Sequence[str] = ()) -> list[str]:

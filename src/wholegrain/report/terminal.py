@@ -127,7 +127,7 @@ def _pictures(pictures: list[Text], maps: list[Text], phrase: str | None, scale:
         grid.add_row(*names)
         grid.add_row(*pictures)
         return grid
-    legend = Text(f"“{phrase}” ")
+    legend = Text(f"“{phrase}” (pooled) ")
     grid.add_row(names[0], legend, names[1], Text.assemble(f"{scale[0]:.2f} ", _legend(), f" {scale[1]:.2f}"))
     grid.add_row(pictures[0], maps[0], pictures[1], maps[1])
     return grid
