@@ -189,6 +189,13 @@ SLIPS: dict[str, Slip] = {
         not_normalised=("along * square.clamp_min(TINY**2).rsqrt()", "along"),
     ),
     **_of(
+        "whole_and_grain",
+        own_by_the_whole=("own_P = own_P + weight * phrases.mean_of_own(", "own_P = own_P + 0 * weight * phrases.mean_of_own("),
+        weight_for_true_pairs_alone=("return scale * (whole + weight * phrases.mean(", "return scale * (whole + phrases.mean("),
+        temperature_detached=("phrases.vectors_QD, temperature)\n        image_BD", "phrases.vectors_QD, temperature.detach())\n        image_BD"),
+        own_phrases_of_this_process=("cosine_BQ, pairs.owner_N, everyone.texts_before)", "cosine_BQ, pairs.owner_N, 0)"),
+    ),
+    **_of(
         "dreamlip",
         ids_float32=("out = pairs.text_id_N[rows, None] ==", "out = pairs.text_id_N[rows, None].float() =="),
         itself_a_rival=("out = pairs.text_id_N[rows, None] ==", "out = 0 * pairs.text_id_N[rows, None] - 1 =="),
@@ -233,7 +240,9 @@ SLIPS: dict[str, Slip] = {
 _BROKEN = {
     "state": "cmr_no_margin cmr_no_answer cmr_not_read cmr_a_step_early cmr_local_margins",
     "scale": "cmr_captions_detached clip_scale_detached siglip_bias_detached",
-    "gradients": "clip_images_detached clip_half clip_float32 own_negatives_half sparc_weights_detached",
+    "gradients": (
+        "clip_images_detached clip_half clip_float32 own_negatives_half sparc_weights_detached whole_and_grain_temperature_detached"
+    ),
     "large_scores": "cmr_cut_10 clip_scale_capped own_negatives_cut_10 own_negatives_cut_20 llip_cut_20 llip_cut_10 filip_cut_10",
     "ids": (
         "clip_ids_float32 clip_ids_float64 clip_ids_int32 clip_ids_low_bits clip_ids_modulo clip_image_ids_float32 "
@@ -242,7 +251,7 @@ _BROKEN = {
     "duplicates": "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
     "text_order": "imc_foils_of_others",
     "padding": "sparc_softmax_over_tokens sparc_padding_counts filip_padding_counts gloria_wrong_axis",
-    "processes": "clip_local_mean clip_local_images clip_first_processes_texts",
+    "processes": "clip_local_mean clip_local_images clip_first_processes_texts whole_and_grain_own_phrases_of_this_process",
     "missing": "siglip_mean_over_cells",
 }
 BREAKS = {name: check for check, names in _BROKEN.items() for name in names.split()}

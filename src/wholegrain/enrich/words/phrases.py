@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 
 from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 
+NOWHERE = frozenset(["picture", "photo", "photograph", "image", "view", "scene", "top", "bottom", "left", "right", "side", "middle", "center", "centre"])
+"""Nouns that name the picture itself or a part of its frame: no patch shows them, and every picture has them."""
+
 
 @dataclass(frozen=True)
 class NounPhrases:
-    """The phrases that a tagger finds, as they stand in the text.
+    """The phrases that a tagger finds, as they stand in the text; not those that end in a word of :data:`NOWHERE`.
 
     Attributes:
         tagger: the built-in one by default; :class:`wholegrain.enrich.words.tagging_spacy.SpacyTagger` where spaCy is installed.
 
     Example:
-        >>> NounPhrases()(["a red cup left of a blue sun", "running"])
+        >>> NounPhrases()(["a picture of a red cup left of a blue sun at the bottom", "running"])
         [('a red cup', 'a blue sun'), ()]
     """
 
@@ -24,6 +27,10 @@ class NounPhrases:
 
     def __call__(self, texts: Sequence[str]) -> list[tuple[str, ...]]:
         return [
-            tuple(tagged.text[tagged.words[p.start].start : tagged.words[p.head].end] for p in tagged.phrases)
+            tuple(
+                tagged.text[tagged.words[p.start].start : tagged.words[p.head].end]
+                for p in tagged.phrases
+                if tagged.words[p.head].lemma not in NOWHERE
+            )
             for tagged in self.tagger.tag(texts)
         ]

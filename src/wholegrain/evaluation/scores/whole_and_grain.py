@@ -136,7 +136,7 @@ class WholeAndGrain:
     @property
     def content_hash(self) -> str:
         """Of the model; phrases are texts of their own in a cache of features, but which phrases a text has is part of them."""
-        probe = self.phrases_of(["a small red cup left of the two blue suns that a man holds", "no dogs, not a cat"])
+        probe = self.phrases_of(["a small red cup left of the two blue suns that a man holds", "no dogs, not a cat", "a photo of a top"])
         return f"{model_digest(self.model)} {probe}"
 
     def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = frozenset()) -> ImageFeatures:
