@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,6 +17,7 @@ from PIL import Image
 
 from wholegrain.data.record import Record, Region
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.features.encode import device_of, encode_texts, evaluating
 from wholegrain.evaluation.features.regions import Box, decode_mask
 from wholegrain.evaluation.result import NotSupportedError
@@ -37,7 +37,7 @@ _LINK_WORDS = """
 _LINKS = frozenset(_LINK_WORDS.split())
 
 
-def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+def patch_map(model: PatchModel, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
     """Cosines float32 ``[n, rows, cols]`` of n phrases with the patches of one picture.
 
     Args:
@@ -49,7 +49,7 @@ def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.
     return patch_maps(model, [pixels_HWC], phrases)[0]
 
 
-def patch_maps(model: Any, pictures: Sequence[np.ndarray], phrases: Sequence[str], *, batch: int = 64) -> np.ndarray:
+def patch_maps(model: PatchModel, pictures: Sequence[np.ndarray], phrases: Sequence[str], *, batch: int = 64) -> np.ndarray:
     """Cosines float32 ``[pictures, phrases, rows, cols]``: every phrase on every picture."""
     text_ND = unit(encode_texts(model, list(phrases), frozenset()).pooled_ND)
     found, grid = [], (0, 0)
@@ -154,7 +154,7 @@ def overlay(
 
 
 def phrase_overlay(
-    model: Any, record: Record, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]
+    model: PatchModel, record: Record, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]
 ) -> np.ndarray:
     """:func:`overlay` of a phrase's map on what the model sees of the picture, with the object that the phrase names in outline."""
     region = own_region(record, phrase)

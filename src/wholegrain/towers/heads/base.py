@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText
+from wholegrain.towers.base import NOTHING, Config, ImageTower, RawImage, RawText
 
 PROJECTIONS = ("linear", "linear_bias", "identity")
 
@@ -138,7 +138,7 @@ class PlainHead(nn.Module):
         """Joint scores ``[B, N]`` of all images with all texts, on the device of the features; of heads with ``scores_pairs``."""
         raise NotImplementedError(f"pairs of a {self.kind} head are scored by the cosine")
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
         saved = {key: getattr(self.settings, name) for name, key in self.saved.items()}
         return {"kind": self.kind, "widths": asdict(self.widths), **saved}
