@@ -20,10 +20,10 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.structure import StructureError, structure
+from wholegrain.structure import JsonTable, StructureError, structure
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -156,7 +156,7 @@ def read_json(path: Path | str, kind: type[Kind], advice: str, *, most: int = MO
         raise UnreadableError(path, str(error), advice) from None
 
 
-def read_toml(path: Path | str, advice: str, *, most: int = 2**24) -> dict[str, Any]:
+def read_toml(path: Path | str, advice: str, *, most: int = 2**24) -> JsonTable:
     """A TOML file as it stands; its reader checks the types."""
     text = read_text(path, advice, most=most)
     try:

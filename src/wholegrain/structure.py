@@ -12,31 +12,15 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from types import UnionType
-from typing import (
-    Any,
-    Literal,
-    NotRequired,
-    Protocol,
-    Required,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    is_typeddict,
-)
+from typing import Any, Literal, NotRequired, Required, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import cattrs
 
 from wholegrain.suggest import nearest
 
 Kind = TypeVar("Kind")
-
-
-class _TypedDict(Protocol):
-    """A class that ``TypedDict`` made."""
-
-    __required_keys__: frozenset[str]
+JsonTable = dict[str, Any]
+"""A table of JSON or TOML whose keys only its reader knows."""
 
 
 class StructureError(ValueError):
@@ -132,11 +116,11 @@ def _of_table(converter: cattrs.Converter, value: object, kind: type) -> object:
     return dict(zip(value, _each(value.items(), (inner,) * len(value), converter), strict=True))
 
 
-def _of_typed_dict(converter: cattrs.Converter, value: object, kind: _TypedDict) -> object:
+def _of_typed_dict(converter: cattrs.Converter, value: object, kind: type) -> object:
     if not isinstance(value, dict):
         raise TypeError(f"{_short(value)} is not a table")
     hints = get_type_hints(kind, include_extras=True)
-    for name in sorted(kind.__required_keys__ - value.keys()):
+    for name in sorted(vars(kind)["__required_keys__"] - value.keys()):
         if get_origin(hints[name]) is not NotRequired:  # annotations that are texts do not tell the class itself
             raise _MissingError(name)
     known = {name: _bare(hint) for name, hint in hints.items() if name in value}
@@ -187,7 +171,7 @@ def _of_several(kind: object) -> bool:
 
 
 def _bare(hint: type) -> type:
-    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Protocol, Required) else hint
+    return get_args(hint)[0] if get_origin(hint) in (NotRequired, Required) else hint
 
 
 def _sentence(problem: BaseException) -> str:

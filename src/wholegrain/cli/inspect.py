@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
 from wholegrain.errors import UserError
+from wholegrain.structure import JsonTable
 
 if TYPE_CHECKING:
     from wholegrain.data.manifest import Manifest
@@ -96,7 +97,7 @@ def print_manifest(manifest: Manifest, console: Console) -> None:
     _print_faults(manifest, console)
 
 
-def _print_lengths(captions: dict[str, Any] | None, console: Console) -> None:
+def _print_lengths(captions: JsonTable | None, console: Console) -> None:
     if not captions:
         return
     words = {int(length): count for length, count in captions["words"].items()}

@@ -115,7 +115,7 @@ class Batch:
     phrases: PhraseRows | None = None
     place: tuple[int, int, int] | None = field(default=None, repr=False, compare=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Between processes pixels go through memory that is shared, in slots if there are any, and numbers as bytes: sending a tensor
         costs a descriptor and a mapping each."""
         numbers = {name: getattr(self, name).numpy(force=True) for name in ("tokens_UL", "length_U", "row_N")}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.data.record import SCHEMA
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, parse_json, read_text, shown
-from wholegrain.structure import StructureError
+from wholegrain.structure import JsonTable, StructureError
 
-Manifest = dict[str, Any]
+Manifest = JsonTable
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}\.tar")
 """Of a file directly in ``shards/``."""
 _AGAIN = "prepare the data set again"

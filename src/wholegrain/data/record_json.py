@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.data.record import SCHEMA, Caption, Record, Region
 from wholegrain.errors import UserError
-from wholegrain.structure import StructureError, structure
+from wholegrain.structure import JsonTable, StructureError, structure
 
 
 def record_to_json(record: Record) -> dict[str, object]:
@@ -44,7 +43,7 @@ class _JsonRecord(TypedDict):
     regions: list[_JsonRegion]
 
 
-def record_from_json(values: Mapping[str, Any]) -> Record:
+def record_from_json(values: JsonTable) -> Record:
     """The inverse of :func:`record_to_json`.
 
     Raises:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any
 
 from wholegrain.data.pictures import FORMATS, decode_rgb, picture_format
 from wholegrain.data.record import content_key
@@ -22,10 +21,11 @@ from wholegrain.data.sources import RawSample, Source
 from wholegrain.data.sources.sample import utf8
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, disk_errors, memory_bytes, read_text, shown, write_text
+from wholegrain.structure import JsonTable
 
 CHUNK = 1024
 
-Row = dict[str, Any]
+Row = JsonTable
 """What was found of a sample: ``key``, ``end`` (file ending), ``size``, ``captions``, ``split`` (empty if none is stated), ``label``, ``regions``,
 ``place`` and ``where``; or ``where`` and ``broken`` (the reason); ``empty`` counts captions of spaces alone (left out)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from wholegrain.data.index import plain_names
 from wholegrain.data.record import Caption, GeneratedCaption, HardPositive, Negative, Twin
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, aside, disk_errors, parse_json, read_parquet
-from wholegrain.structure import StructureError
+from wholegrain.structure import JsonTable, StructureError
 from wholegrain.suggest import closest
 
 SidecarRow: TypeAlias = Negative | Twin | HardPositive | GeneratedCaption | tuple[str, str]
@@ -52,7 +52,7 @@ class _Joined:
         self.names, self._starts = np.unique(names[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(names))
 
-    def rows(self, *values: str) -> list[dict[str, Any]]:
+    def rows(self, *values: str) -> list[JsonTable]:
         """The rows under a name, in the order in which they were written."""
         name = " ".join(values).encode()
         place = int(np.searchsorted(self.names, name))

@@ -78,7 +78,8 @@ class CaptionStatistics:
         if lengths:
             quantiles = {f"p{q}": int(np.percentile(lengths, q)) for q in (50, 95)}
             tokens |= {"mean": round(float(np.mean(lengths)), 2), **quantiles, "max": max(lengths)}
-        return {"words": _histogram(self.words), "tokens": {**tokens, "cut": cut, "cut_share": round(share, 6)}}
+        words = {str(n): count for n, count in sorted(self.words.items())}
+        return {"words": words, "tokens": {**tokens, "cut": cut, "cut_share": round(share, 6)}}
 
 
 def clip_tokenizer() -> Tokenizer:
@@ -99,7 +100,3 @@ def name_duplicates(chosen: dict[int, dict[str, int]], texts: Iterable[str]) -> 
             named[number] = text
     ranked = sorted(chosen.items(), key=lambda item: (-sum(item[1].values()), named[item[0]]))
     return [{"text": named[number], "images": images} for number, images in ranked]
-
-
-def _histogram(counts: Counter[int]) -> dict[str, int]:
-    return {str(value): count for value, count in sorted(counts.items())}

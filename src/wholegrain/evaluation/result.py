@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from wholegrain.errors import MachineError, UserError
 from wholegrain.files import aside, read_json, read_whole_parquet, sha256, write_json, write_text
+from wholegrain.structure import JsonTable
 
 SCHEMA = 1
 AGAIN = "run the evaluation again"
@@ -183,7 +184,7 @@ class Document(TypedDict):
     results: list[ResultRow]
 
 
-def load_results(folder: str | Path) -> tuple[list[TaskResult], dict[str, Any]]:
+def load_results(folder: str | Path) -> tuple[list[TaskResult], JsonTable]:
     """Reads what :func:`save_results` wrote.
 
     Returns:

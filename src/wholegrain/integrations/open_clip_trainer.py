@@ -26,7 +26,7 @@ from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe, Term
 
-RecipeSource: TypeAlias = str | Path | Mapping[str, Any] | Recipe | Iterable[Term]
+RecipeSource: TypeAlias = str | Path | Mapping[str, object] | Recipe | Iterable[Term]
 GIVES = frozenset({"patches", "tokens", "negatives", "bias"})
 _LOG = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def with_tokens(model: nn.Module) -> nn.Module:
     if not net.output_dict:
         raise UserError("the model gives a tuple; make it with output_dict=True")
     seen: dict[str, Tensor] = {}
-    visual.output_tokens = True  # type: ignore[assignment]
+    net.visual.output_tokens = True
     visual.register_forward_hook(lambda _, __, out: _keep(seen, "patches", cast(Any, out)))
     text.ln_final.register_forward_hook(lambda _, __, out: seen.update(tokens=out))
     net.register_forward_pre_hook(_flat, with_kwargs=True)
@@ -234,11 +234,11 @@ def _keep(seen: dict[str, Tensor], name: str, out: tuple[Tensor, Tensor]) -> Ten
     return out[0]
 
 
-def _texts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def _texts(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor | None:
     return args[1] if len(args) > 1 else kwargs.get("text")
 
 
-def _flat(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _flat(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     texts = _texts(args, kwargs)
     if texts is None or texts.ndim != 3:
         return args, kwargs
@@ -246,7 +246,7 @@ def _flat(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
     return ((args[0], flat, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "text": flat})
 
 
-def _add(net: Any, text: Any, seen: dict[str, Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Any:
+def _add(net: Any, text: Any, seen: dict[str, Tensor], args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
     texts, found = _texts(args, kwargs), dict(seen)
     seen.clear()
     if not net.training or texts is None or len(found) < 2:
@@ -267,7 +267,7 @@ def _projected(x: Tensor, projection: nn.Module | Tensor | None) -> Tensor:
     return projection(x) if isinstance(projection, nn.Module) else x @ projection
 
 
-def _real(texts_NL: Tensor, text: Any) -> Tensor:
+def _real(texts_NL: Tensor, text: object) -> Tensor:
     """bool ``[N, L]``: up to the end token that is pooled; for other towers all that is not padding."""
     pool = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", "argmax")
     place = torch.arange(texts_NL.shape[1], device=texts_NL.device)

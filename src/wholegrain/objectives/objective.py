@@ -45,10 +45,6 @@ class Objective:
     def needs(self) -> frozenset[str]:
         return frozenset[str]().union(*(loss.needs for loss in self._losses.values()))
 
-    def needs_of(self, term: Term) -> frozenset[str]:
-        """What one term needs."""
-        return frozenset(self._losses[term.name].needs)
-
     def __call__(
         self,
         image: ImageFeatures,

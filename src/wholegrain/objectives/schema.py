@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeAlias
 
+from wholegrain.structure import JsonTable
 from wholegrain.suggest import closest
 
+Settings: TypeAlias = JsonTable
+"""Of a loss or head, whose fields say which there are."""
 HEADS = ("plain", "sparc", "branches", "filip", "pacl", "mgca", "flair", "llip", "fusion", "cosmos", "grain")
 SCHEDULES = ("cosine", "constant", "wsd")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -177,7 +180,7 @@ class ModelRecipe:
 
     head: str = "plain"
     branches: int = 0
-    head_settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    head_settings: Settings = field(default_factory=Settings)
     tune_image: str = ""
     tune_text: str = ""
     lora: LoraRecipe = LoraRecipe()
@@ -239,7 +242,7 @@ class Term:
     loss: str
     weight: float = 1.0
     roles: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict[str, Any])
+    settings: Settings = field(default_factory=Settings)
     name: str = ""
     optional: bool = False
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from wholegrain.enrich.words.lexicon import lexicon
+from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.read_outs.registry import default_read_outs
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.show import narrow_table, show
 from wholegrain.report import examples
-from wholegrain.report.entry import Entry
+from wholegrain.report.entry import Card, Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
@@ -71,7 +71,7 @@ class ScorecardRow:
     said: str
     even: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Card:
         """Plain values."""
         return asdict(self)
 
@@ -145,10 +145,10 @@ class AuditPage:
     """
 
     entry: Entry
-    dataset: Any
+    dataset: EvaluatedData
     split: str
     lines: Sequence[ScorecardRow]
-    facts: Mapping[str, Any]
+    facts: Card
     pictures: int = 6
     seed: int = 0
 
@@ -184,7 +184,7 @@ def _retrieval(entry: Entry) -> list[tuple[str, list[Figure]]]:
     return rows
 
 
-def _summary(lines: Sequence[ScorecardRow], facts: Mapping[str, Any]) -> list[str]:
+def _summary(lines: Sequence[ScorecardRow], facts: Card) -> list[str]:
     said = []
     for verdict, words in (
         ("guesses", "No better than guessing"), ("texts", "No better than without the photo"), ("partly", "Seen in part"),
@@ -198,14 +198,14 @@ def _summary(lines: Sequence[ScorecardRow], facts: Mapping[str, Any]) -> list[st
     return said
 
 
-def _heat_cards(model: Any, dataset: Any, split: str, count: int, seed: int) -> list[dict[str, Any]] | str:
+def _heat_cards(model: PatchModel, dataset: EvaluatedData, split: str, count: int, seed: int) -> list[Card] | str:
     """Photos with a map for each noun phrase of a caption; a sentence where the model has no patches."""
     keys = split_keys(dataset, split)
     cards = []
     for n in np.random.default_rng(seed).permutation(len(keys)).tolist():
         if len(cards) >= count:
             break
-        record = dataset.record(keys[n])
+        record = dataset.record(keys[int(n)])
         caption = max(record.captions, key=lambda c: (len(content_phrases(c.text, NOUNS)[:MOST_PHRASES]), -len(c.text)))
         phrases = content_phrases(caption.text, NOUNS)[:MOST_PHRASES]
         if len(phrases) < 2:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from torch import Tensor
 
-from wholegrain.data.record import caption_id
+from wholegrain.data.record import Record, caption_id
+from wholegrain.evaluation.contract import EvaluatedData
 from wholegrain.evaluation.features.encode import encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import Figure
 from wholegrain.evaluation.scores.similarity import unit
-from wholegrain.report.entry import Entry
+from wholegrain.report.entry import Card, Entry
 from wholegrain.report.pictures import data_uri, seen_part
 
 MOST_RECORDS = 100
 
 
-def branch_matrix(entry: Entry) -> dict[str, Any] | None:
+def branch_matrix(entry: Entry) -> Card | None:
     """Recall@1 of each role's captions through each branch, their mean and the single vector: rows of figures under role names."""
     result = entry.result("branches")
     if result is None:
@@ -45,7 +45,7 @@ def branch_matrix(entry: Entry) -> dict[str, Any] | None:
     }
 
 
-def nearest_captions(entry: Entry, dataset: Any, split: str, *, pictures: int = 2, seed: int = 0) -> list[dict[str, Any]]:
+def nearest_captions(entry: Entry, dataset: EvaluatedData, split: str, *, pictures: int = 2, seed: int = 0) -> list[Card]:
     """For a few pictures, per branch and role the nearest caption among those of (at most ``MOST_RECORDS``) records of the split.
 
     Returns:
@@ -77,11 +77,11 @@ def nearest_captions(entry: Entry, dataset: Any, split: str, *, pictures: int = 
     ]  # fmt: skip
 
 
-def _said(record: Any, dataset: Any) -> set[str]:
+def _said(record: Record, dataset: EvaluatedData) -> set[str]:
     return {caption.text for caption in record.captions} | {name for name, keys in dataset.truths.items() if record.key in keys}
 
 
-def _nearest(branches_HD: Any, by_role: dict[str, list[str]], vectors: dict[str, Any], said: set[str]) -> list[Any]:
+def _nearest(branches_HD: Tensor, by_role: dict[str, list[str]], vectors: Card, said: set[str]) -> list[tuple[str, list[tuple[str, bool]]]]:
     rows = []
     for h, branch_D in enumerate(branches_HD):
         texts = [by_role[role][int((vectors[role] @ branch_D).argmax())] for role in by_role]

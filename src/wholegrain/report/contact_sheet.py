@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jinja2 import ChainableUndefined
@@ -13,6 +12,7 @@ from PIL import Image
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
+from wholegrain.report.entry import Card
 from wholegrain.report.page import page_environment, write_page
 
 THUMB = 320
@@ -38,13 +38,13 @@ def write_contact_sheet(dataset: Dataset, path: Path, *, per_split: int = 12, se
     return write_page(path, page)
 
 
-def _cards(dataset: Dataset, split: str, count: int, seed: int) -> list[dict[str, Any]]:
+def _cards(dataset: Dataset, split: str, count: int, seed: int) -> list[Card]:
     keys = dataset.keys(split)
     chosen = np.random.default_rng(seed).choice(len(keys), size=min(count, len(keys)), replace=False)
     return [_card(dataset, dataset.record(keys[place])) for place in sorted(chosen.tolist())]
 
 
-def _card(dataset: Dataset, record: Record) -> dict[str, Any]:
+def _card(dataset: Dataset, record: Record) -> Card:
     width, height = record.size
     captions = []
     for caption in record.captions:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative
 from wholegrain.report.contact_sheet import mark_edits
+from wholegrain.report.entry import Card
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
 
@@ -23,7 +23,7 @@ _GIVEN_AWAY = 0.55
 
 
 def write_enrich_page(
-    path: Path, dataset: Dataset, facts: Mapping[str, Any], samples: Mapping[str, Sequence[Negative]], *, seed: int = 0
+    path: Path, dataset: Dataset, facts: Card, samples: Mapping[str, Sequence[Negative]], *, seed: int = 0
 ) -> Path:
     """Writes the page, aside first.
 
@@ -50,14 +50,14 @@ def write_enrich_page(
     return write_page(path, page)
 
 
-def _line(kind: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+def _line(kind: str, facts: Card) -> Card:
     counts, blind = facts["counts"], facts["blind"].get(kind)
     share = counts["captions_with"].get(kind, 0) / max(counts["captions"], 1)
     told = blind is not None and max(blind[name]["low"] for name in ("shorter", "unigram", "logistic")) > _GIVEN_AWAY
     return {"kind": kind, "count": counts["kinds"][kind], "share": share, "blind": blind, "told": told}
 
 
-def _shown(dataset: Dataset, row: Negative) -> dict[str, Any]:
+def _shown(dataset: Dataset, row: Negative) -> Card:
     texts = {caption.id: caption.text for caption in dataset.record(row.key).captions}
     return {"true": texts.get(row.caption, ""), "pieces": mark_edits(texts.get(row.caption, ""), row)}
 
@@ -68,7 +68,7 @@ def _thumbs(dataset: Dataset, keys: Sequence[str]) -> dict[str, str]:
     return {key: data_uri(seen_part(dataset.pixels(key), side=max(side, _THUMB // 2)), 65) for key in dict.fromkeys(keys)}
 
 
-def _cards(dataset: Dataset, seed: int) -> list[dict[str, Any]]:
+def _cards(dataset: Dataset, seed: int) -> list[Card]:
     keys = [key for split in dataset.splits for key in dataset.keys(split)]
     chosen = np.random.default_rng(seed).permutation(len(keys))[:_PICTURES]
     cards = []

@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypeAlias, TypedDict
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.files import parse_json, read_json, read_text, read_toml
-from wholegrain.structure import StructureError, structure
+from wholegrain.structure import JsonTable, StructureError, structure
+
+Card: TypeAlias = JsonTable
+"""What a template shows of one thing; the template says which keys there are."""
 
 
 @dataclass
@@ -126,7 +129,7 @@ class _Row(TypedDict):
     """A line of ``metrics.jsonl``."""
 
     step: int
-    evaluation: NotRequired[dict[str, Any]]
+    evaluation: NotRequired[dict[str, object]]
 
 
 class _Facts(TypedDict):
@@ -153,7 +156,7 @@ class _Recipe(TypedDict):
     paper: NotRequired[str]
 
 
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(row: Mapping[str, object]) -> dict[str, float]:
     """The values that are numbers, as far as a computer's reach."""
     return {
         name: value
@@ -162,7 +165,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _read(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+def _read(read: Callable[[], Mapping[str, object]]) -> Mapping[str, Any]:
     try:
         return read()
     except (UserError, StructureError):

@@ -12,13 +12,14 @@ import torch
 
 from wholegrain.data.record import Negative, caption_id
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features.encode import default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.read_outs.registry import default_read_outs
 from wholegrain.evaluation.result import NotSupportedError, TaskResult, need_columns
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.contact_sheet import mark_edits
-from wholegrain.report.entry import Entry
+from wholegrain.report.entry import Card, Entry
 from wholegrain.report.heatmaps import content_phrases, content_words, patch_maps, phrase_overlay
 from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.report.tables import plain
@@ -58,7 +59,7 @@ class Scores:
         return mine > max(rivals) if i == j else mine < min(rivals)
 
 
-def twin_rows(result: TaskResult | None) -> dict[str, dict[str, Any]]:
+def twin_rows(result: TaskResult | None) -> dict[str, Card]:
     """Item -> its row, of a composition result."""
     if result is None:
         return {}
@@ -101,7 +102,7 @@ def twin_flow(first: TaskResult, last: TaskResult) -> dict[str, int]:
     return {name: pairs.count(pair) for name, pair in named.items()} | {"all": len(pairs)}
 
 
-def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> list[dict[str, Any]]:
+def twin_cards(entries: Sequence[Entry], dataset: EvaluatedData, items: Sequence[str]) -> list[Card]:
     """What the page shows of each twin: pictures, captions, every entry's scores and heat maps."""
     for result in filter(None, (entry.result("composition") for entry in entries)):
         need_columns(result, ("key0", "key1", "caption0", "caption1", "s00", "s01", "s10", "s11"))
@@ -131,7 +132,7 @@ def twin_cards(entries: Sequence[Entry], dataset: Any, items: Sequence[str]) -> 
     return cards
 
 
-def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
+def _add_maps(entry: Entry, dataset: EvaluatedData, cards: list[Card]) -> None:
     """``card["maps"][name]``: per phrase its text, read-out, range and the heat map over both pictures; both share one scale. By the common read-out
     and the model's own; where that is one of words, in its place ``card["words"][name]``: the words of each caption on its own picture."""
     model = entry.loaded
@@ -162,8 +163,8 @@ def _add_maps(entry: Entry, dataset: Any, cards: list[dict[str, Any]]) -> None:
 
 
 def _word_maps(
-    model: Any, dataset: Any, card: dict[str, Any], pixels: Mapping[str, np.ndarray], read_out: str, n: int
-) -> dict[str, Any]:
+    model: PatchModel, dataset: EvaluatedData, card: Card, pixels: Mapping[str, np.ndarray], read_out: str, n: int
+) -> Card:
     """The words of a card's caption on its own picture, each in a scale of its own."""
     key, words = card["keys"][n], content_words(card["captions"][n])[:MOST_WORDS]
     maps = patch_maps(model, [pixels[key]], words, read_out=read_out)[0] if words else []
@@ -175,7 +176,7 @@ def _word_maps(
     return {"picture": n, "read_out": read_out, "words": shown}
 
 
-def worst_negatives(entries: Sequence[Entry], dataset: Any, *, per_kind: int = 2, most: int = 16) -> list[dict[str, Any]]:
+def worst_negatives(entries: Sequence[Entry], dataset: EvaluatedData, *, per_kind: int = 2, most: int = 16) -> list[Card]:
     """The hard negatives that the last entry prefers most clearly to the truth, per kind, with every entry's margins."""
     found = [(entry.name, result) for entry in entries if (result := entry.result("negatives")) is not None]
     if not found:
@@ -204,12 +205,12 @@ def _margin(result: TaskResult) -> np.ndarray:
     return result.items["s_true"].to_numpy() - result.items["s_false"].to_numpy()
 
 
-def _negative(dataset: Any, row: dict[str, Any]) -> Negative | None:
+def _negative(dataset: EvaluatedData, row: Card) -> Negative | None:
     rows = dataset.negatives.get((row["cluster"], caption_id(row["true"])), ())
     return next((negative for negative in rows if negative.text == row["false"]), None)
 
 
-def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) -> list[dict[str, Any]]:
+def worst_retrievals(entry: Entry, dataset: EvaluatedData, split: str, *, count: int = 6) -> list[Card]:
     """The captions whose own picture the entry ranks lowest, below the first place, with the picture that it puts first among (at most
     ``MOST_CANDIDATES`` of) the split's; pictures of which the caption is known to be true are not counted as first. What ``entry.features``
     holds is not encoded again."""
@@ -238,7 +239,7 @@ def worst_retrievals(entry: Entry, dataset: Any, split: str, *, count: int = 6) 
     return cards
 
 
-def _first_pictures(entry: Entry, dataset: Any, split: str, cards: list[dict[str, Any]]) -> list[str | None]:
+def _first_pictures(entry: Entry, dataset: EvaluatedData, split: str, cards: list[Card]) -> list[str | None]:
     model, known = entry.loaded, entry.features
     if model is None or not cards:
         return [None] * len(cards)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,6 +16,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from wholegrain.data.record import Record, Region
+from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.features.encode import device_of
 from wholegrain.evaluation.features.regions import Box, decode_mask
 from wholegrain.evaluation.read_outs.contract import Phrase
@@ -36,7 +36,7 @@ _LINK_WORDS = """
 _LINKS = frozenset(_LINK_WORDS.split())
 
 
-def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
+def patch_map(model: PatchModel, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
     """Cosines float32 ``[n, rows, cols]`` of n phrases with the patches of one picture.
 
     Args:
@@ -49,7 +49,7 @@ def patch_map(model: Any, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.
 
 
 def patch_maps(
-    model: Any, pictures: Sequence[np.ndarray], phrases: Sequence[str | Phrase], *, read_out: str = COMMON, batch: int = 64
+    model: PatchModel, pictures: Sequence[np.ndarray], phrases: Sequence[str | Phrase], *, read_out: str = COMMON, batch: int = 64
 ) -> np.ndarray:
     """Values float32 ``[pictures, phrases, rows, cols]`` by a read-out: every phrase on every picture.
 
@@ -163,7 +163,7 @@ def overlay(
 
 
 def phrase_overlay(
-    model: Any, record: Record, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]
+    model: PatchModel, record: Record, pixels_HWC: np.ndarray, map_RC: np.ndarray, phrase: str, scale: tuple[float, float]
 ) -> np.ndarray:
     """:func:`overlay` of a phrase's map on what the model sees of the picture, with the object that the phrase names in outline."""
     region = own_region(record, phrase)

@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import EvaluatedData
 from wholegrain.report import branch_views, examples, tables
-from wholegrain.report.entry import Entry
+from wholegrain.report.entry import Card, Entry
 from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.page import page_environment, write_page
@@ -54,7 +54,7 @@ class Report:
     """
 
     entries: Sequence[Entry]
-    dataset: Any
+    dataset: EvaluatedData
     split: str = "test"
     title: str = "Report"
     notes: Sequence[str] = ()
@@ -116,7 +116,7 @@ def _index(entries: Sequence[Entry], name: str) -> int:
     return names.index(name) if name else 0
 
 
-def _compared(entries: Sequence[Entry], dataset: Any, split: str, reference: int) -> dict[str, Any]:
+def _compared(entries: Sequence[Entry], dataset: EvaluatedData, split: str, reference: int) -> Card:
     found = (tables.main_comparison(entries, reference), *tables.kind_comparisons(entries, reference))
     comparisons = [c for c in found if c.columns]
     weak = [column.title for c in comparisons for column in c.columns if column.weak]
@@ -128,7 +128,7 @@ def _compared(entries: Sequence[Entry], dataset: Any, split: str, reference: int
     }
 
 
-def _tasks(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _tasks(entries: Sequence[Entry]) -> list[Card]:
     names = dict.fromkeys(result.task for entry in entries for result in entry.results)
     tasks = []
     for name in names:
@@ -153,7 +153,7 @@ def _left_out(entries: Sequence[Entry], task: str) -> dict[str, str]:
     return {", ".join(together): why for why, together in names.items()}
 
 
-def _twins(report: Report) -> dict[str, Any] | None:
+def _twins(report: Report) -> Card | None:
     entries = [entry for entry in report.entries if entry.result("composition") is not None]
     if not entries:
         return None
@@ -167,7 +167,7 @@ def _twins(report: Report) -> dict[str, Any] | None:
     return {"groups": groups, "flow": examples.twin_flow(first, last), "first": entries[0].name, "last": entries[-1].name}
 
 
-def _provenance(entries: Sequence[Entry], dataset: Any) -> dict[str, Any]:
+def _provenance(entries: Sequence[Entry], dataset: EvaluatedData) -> Card:
     rows = []
     for entry in entries:
         facts = entry.history.facts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from wholegrain.data.record import HardPositive, Twin
+from wholegrain.evaluation.contract import EvaluatedData
 from wholegrain.report.entry import Entry
 from wholegrain.report.tables import Comparison
 
 
 def summary(
-    entries: Sequence[Entry], dataset: Any, split: str, comparisons: Sequence[Comparison], reference: int = 0
+    entries: Sequence[Entry], dataset: EvaluatedData, split: str, comparisons: Sequence[Comparison], reference: int = 0
 ) -> list[str]:
     """Sentences, the most important first."""
     return [
@@ -21,7 +22,7 @@ def summary(
     ]
 
 
-def _what(entries: Sequence[Entry], dataset: Any, split: str) -> str:
+def _what(entries: Sequence[Entry], dataset: EvaluatedData, split: str) -> str:
     names = _list([entry.name for entry in entries])
     keys = dataset.keys(split)
     extra = [f"{len(rows):,} {what}" for what, rows in _items(dataset, split).items() if rows]
@@ -32,7 +33,7 @@ def _what(entries: Sequence[Entry], dataset: Any, split: str) -> str:
     return f"{names} {verb} on the split “{split}”{where}: {len(keys):,} pictures{more}."
 
 
-def _items(dataset: Any, split: str) -> dict[str, list[Any]]:
+def _items(dataset: EvaluatedData, split: str) -> dict[str, list[Twin] | list[HardPositive]]:
     twins = [item for item in dataset.twins if item.split == split]
     positives = [item for item in dataset.hard_positives if item.split == split]
     return {"twins (two pictures and two captions that differ in one fact)": twins, "hard positives": positives}

@@ -6,7 +6,6 @@ A character cell is about twice as high as wide, so the half block ▀ with one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wholegrain.data.record import Twin
+from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features.encode import default_needs, encode_keys, encode_texts
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import Scorer
@@ -33,7 +33,7 @@ _SHADES = " ░▒▓█"  # where there are no colours, from dark to light
 
 
 def show_twin(
-    console: Console, model: Any, dataset: Any, twin: Twin, *, phrase: str | None = None, columns: int = COLUMNS
+    console: Console, model: PatchModel, dataset: EvaluatedData, twin: Twin, *, phrase: str | None = None, columns: int = COLUMNS
 ) -> RenderableType:
     """What a model makes of a twin, to be printed by the caller; nothing is printed here.
 
@@ -61,7 +61,7 @@ def show_twin(
     return Panel(Group(*body), title=f"{plain(twin.kind)}: two pictures, two captions", title_align="left", expand=False)
 
 
-def twin_scores(model: Any, dataset: Any, twin: Twin) -> Scores:
+def twin_scores(model: PatchModel, dataset: EvaluatedData, twin: Twin) -> Scores:
     """The four scores of a twin, made as the evaluation makes them."""
     needs = default_needs(model)
     scorer = Scorer(encode_keys(model, dataset, twin.keys, needs), encode_texts(model, list(twin.captions), needs), model)
@@ -69,7 +69,7 @@ def twin_scores(model: Any, dataset: Any, twin: Twin) -> Scores:
     return Scores(twin.kind, ((a, b), (c, d)))
 
 
-def telling_phrase(dataset: Any, twin: Twin) -> str | None:
+def telling_phrase(dataset: EvaluatedData, twin: Twin) -> str | None:
     """The first noun phrase of caption A that caption B lacks, else the first at all; ``None`` for captions without one."""
     nouns = sorted({w for key in twin.keys for region in dataset.record(key).regions for w in words(region.phrase)[-1:]})
     one, other = (content_phrases(caption, nouns) for caption in twin.captions)
@@ -100,7 +100,7 @@ def half_blocks(pixels_HWC: np.ndarray, columns: int, *, shades: bool = False) -
 
 
 def _heats(
-    model: Any, dataset: Any, twin: Twin, pixels: Sequence[np.ndarray], phrase: str | None, shades: bool
+    model: PatchModel, dataset: EvaluatedData, twin: Twin, pixels: Sequence[np.ndarray], phrase: str | None, shades: bool
 ) -> tuple[list[np.ndarray], tuple[float, float]]:
     if phrase is None:
         return [], (0.0, 0.0)

@@ -6,7 +6,7 @@ Names are imported when they are asked for: the loader brings open_clip and timm
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from wholegrain.towers.convert import convert_head
@@ -19,7 +19,7 @@ __all__ = ["HeadConfig", "Model", "convert_head", "load_model", "needs_tokenizer
 _HOME = {"HeadConfig": "heads.registry", "convert_head": "convert", "Model": "model"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME.get(name, 'io')}"), name)

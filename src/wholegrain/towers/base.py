@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import FeatureRows
+from wholegrain.structure import JsonTable
 from wholegrain.towers.branch_tokens import BranchTokens
 
 if TYPE_CHECKING:
     from wholegrain.towers.mlp_branches import MlpBranches
 
 NOTHING: frozenset[str] = frozenset()
+Config: TypeAlias = JsonTable
+"""A part of ``model.json``, or of another library's configuration: JSON, whose ``kind`` or library says which keys there are."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ class TunedModule(nn.Module):
     fixed_batchnorm = False
     tuned = "all"
     retired: tuple[str, ...] = ()
-    _config: dict[str, Any]  # what :meth:`config` says beside what may change later
+    _config: Config  # what :meth:`config` says beside what may change later
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able, with ``kind``; enough for :mod:`wholegrain.towers.io` to build the same architecture again."""
         return {**self._config, "tune": self.tuned}
 
@@ -203,7 +206,7 @@ class ImageTower(TunedModule):
         """
         self.add_branches(count)
 
-    def branch_config(self) -> dict[str, Any]:
+    def branch_config(self) -> Config:
         """The part of :meth:`config` that says which branches were added."""
         branches = None if self.branches is None else self.branches.settings
         streams = {} if self.mlp_branches is None else {"mlp_branches": self.mlp_branches.settings()}

@@ -16,10 +16,9 @@ Parameters keep open_clip's names.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from open_clip.transformer import Attention, ResidualAttentionBlock
+from open_clip.transformer import Attention, ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
@@ -126,9 +125,8 @@ class ResidualBlock(nn.Module):
 
     def attention(self, x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, Tensor]:
         """The tokens that go on, and what they attended to."""
-        attention: Any = self.attn
         q, k, v = self.qkv(x, layout, pooled_only)
-        return layout.pooled(x) if pooled_only else x, layout.attention(q, k, v, attention.num_heads, pooled_only)
+        return layout.pooled(x) if pooled_only else x, layout.attention(q, k, v, self.attn.num_heads, pooled_only)
 
     def qkv(self, x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, ...]:
         """Queries, keys and values."""
@@ -151,19 +149,18 @@ class ResidualBlock(nn.Module):
         return self.attn.in_proj_weight.dtype
 
 
-def replace_blocks(transformer: Any) -> bool:
+def replace_blocks(transformer: Transformer) -> bool:
     """Puts :class:`ResidualBlock` in the place of every block, if all are of the one kind that it knows; whether it did."""
     blocks = transformer.resblocks
-    known = all(
-        type(block) is ResidualAttentionBlock and fused_attention(block.attn) and not hasattr(block, "ln_1_kv") for block in blocks
-    )
-    if known:
-        for place, block in enumerate(blocks):
-            blocks[place] = ResidualBlock(block)
-    return known
+    known = [b for b in blocks if type(b) is ResidualAttentionBlock and fused_attention(b.attn) and not hasattr(b, "ln_1_kv")]
+    if len(known) < len(blocks):
+        return False
+    for place, block in enumerate(known):
+        blocks[place] = ResidualBlock(block)
+    return True
 
 
-def fused_attention(attention: Any) -> bool:
+def fused_attention(attention: nn.Module) -> bool:
     """Whether a module is softmax attention with one matrix for queries, keys and values, batch first, and nothing else.
 
     open_clip 3 takes torch's own, open_clip 4 its class with the same parameters, which can also normalise, scale and drop.

@@ -11,10 +11,10 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
 from wholegrain.errors import UserError
@@ -42,7 +42,7 @@ def memory_limit() -> int:
     return memory_bytes() // 8
 
 
-def check_numbers(values: Any, where: str, advice: str) -> None:
+def check_numbers(values: object, where: str, advice: str) -> None:
     """Refuses numbers that no model has, anywhere in a configuration.
 
     Raises:
@@ -64,7 +64,7 @@ def check_numbers(values: Any, where: str, advice: str) -> None:
             raise UserError(f'{where} has a wrong value at "{".".join(path)}": {shown} is beyond {most:,}, the most there is; {advice}.')
 
 
-def without_code(settings: dict[str, Any], where: str) -> dict[str, Any]:
+def without_code(settings: dict[str, Made], where: str) -> dict[str, Made]:
     """Settings for another library, if none of them makes it fetch or run something.
 
     Raises:
@@ -76,7 +76,7 @@ def without_code(settings: dict[str, Any], where: str) -> dict[str, Any]:
     return settings
 
 
-def _leaves(values: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(values: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
     pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list | tuple) else None
     if pairs is None:
         yield path, values
@@ -94,14 +94,14 @@ def size_limit(most: int) -> Iterator[None]:
     """Stops the building of networks, in this thread, at more than ``most`` numbers or :data:`MAX_MODULES` modules."""
     mine, numbers, modules = threading.get_ident(), 0, 0
 
-    def of_tensor(module: nn.Module, name: str, tensor: Any) -> None:
+    def of_tensor(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         nonlocal numbers
         if tensor is not None and threading.get_ident() == mine:
             numbers += tensor.numel()
             if numbers > most:
                 raise _TooLargeError(f"asks for more than {most:,} numbers")
 
-    def of_module(module: nn.Module, name: str, inner: Any) -> None:
+    def of_module(module: nn.Module, name: str, inner: object) -> None:
         nonlocal modules
         modules += threading.get_ident() == mine
         if modules > MAX_MODULES:

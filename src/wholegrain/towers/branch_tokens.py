@@ -20,7 +20,6 @@ The paper gives each class token a row of the position table; here that row is s
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +83,7 @@ class BranchTokens(nn.Module):
             raise UserError(f"branches is {count} and patches_see {patches_see!r}; use branches >= 1 and one of {allowed}")
         if patches_see == "auto":
             patches_see = "none" if start_V is None else "shared"
-        self.settings: dict[str, Any] = {"count": count, "patches_see": patches_see, "legacy_plus_one": legacy_plus_one}
+        self.settings: dict[str, object] = {"count": count, "patches_see": patches_see, "legacy_plus_one": legacy_plus_one}
         self.count = count
         self.replaces_class = start_V is not None
         if start_V is None:

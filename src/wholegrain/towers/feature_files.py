@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import NotRequired, TypedDict, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -47,7 +47,7 @@ def tower_digest(tower: TunedModule) -> str:
     return digest([tower.config(), state_digest(tower)])
 
 
-def features_name(kind: str, tower: str, facts: Any, tensors: Iterable[Tensor] = ()) -> str:
+def features_name(kind: str, tower: str, facts: object, tensors: Iterable[Tensor] = ()) -> str:
     """The file name of a tower's features of certain items.
 
     Args:
@@ -92,7 +92,7 @@ def _facts(header: Header, kind: type[Facts]) -> Facts:
     return parse_json(header.metadata.get("facts", ""), kind)
 
 
-def write_features(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None) -> None:
+def write_features(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object] | None = None) -> None:
     """Writes the tensors, whole or not at all, with facts about them that are fit for JSON.
 
     Raises:

@@ -34,7 +34,7 @@ from wholegrain.files import digest, read_json, sha256, shown
 from wholegrain.structure import structure
 from wholegrain.suggest import closest, nearest
 from wholegrain.text.tokenizer import Tokenizer, load_tokenizer
-from wholegrain.towers.base import ImageTower, TextTower
+from wholegrain.towers.base import Config, ImageTower, TextTower
 from wholegrain.towers.bounds import build_on_meta, check_finite, check_numbers
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig, build_head
@@ -197,7 +197,7 @@ def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     return small_model(SmallConfig(**settings), tokenizer)
 
 
-def build_image_tower(config: dict[str, Any]) -> ImageTower:
+def build_image_tower(config: Config) -> ImageTower:
     """The image tower of a saved configuration, with random weights."""
     config = dict(config)
     tune, branches, fixed = config.pop("tune", "all"), config.pop("branches", None), config.pop("fixed_batchnorm", False)
@@ -216,7 +216,7 @@ def build_image_tower(config: dict[str, Any]) -> ImageTower:
     return tower
 
 
-def build_text_tower(config: dict[str, Any]) -> TextTower:
+def build_text_tower(config: Config) -> TextTower:
     """The text tower of a saved configuration, with random weights."""
     config = dict(config)
     tune, pad_id, true_length = config.pop("tune", "all"), config.pop("pad_id", 0), config.pop("true_length", True)
@@ -244,7 +244,7 @@ def save_model(model: Model, folder: str | Path) -> None:
     try:
         aside.mkdir(parents=True, exist_ok=True)
         model.tokenizer.save(aside)
-        record: dict[str, Any] = {
+        record: dict[str, object] = {
             "format": FORMAT,
             "image": model.image_tower.config(),
             "text": model.text_tower.config(),

@@ -98,7 +98,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
             owner, _, rest = key.partition(_MARK)
             name, _, part = rest.partition(".")
             module = model.get_submodule(owner) if rest else model
-            if not rest or not isinstance(module.parametrizations[name][0], LowRank):  # type: ignore[index]
+            if not rest or not isinstance(module.get_submodule(f"parametrizations.{name}.0"), LowRank):
                 state[key] = value
             elif part == "original":
                 state[f"{owner}.{name}"] = getattr(module, name).detach()

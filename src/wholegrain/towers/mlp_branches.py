@@ -24,7 +24,6 @@ changed block times H.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -46,7 +45,7 @@ class MlpBranches:
     count: int
     blocks: int = 3
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """For ``add_mlp_branches(**settings)``."""
         return asdict(self)
 
@@ -127,7 +126,7 @@ def split_blocks(blocks: nn.ModuleList | nn.Sequential, count: int, changed: int
 def _second_matrix(block: nn.Module) -> tuple[nn.Module, str]:
     """The MLP that holds it, and its name there."""
     name = "fc2" if type(block) is Block else "c_proj" if type(block) is ResidualBlock else ""
-    mlp: Any = getattr(block, "mlp", None)
+    mlp = getattr(block, "mlp", block)
     if not name or not isinstance(getattr(mlp, name, None), nn.Linear):
         kind = type(block).__name__
         raise UserError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256
+from wholegrain.towers.base import Config
 from wholegrain.towers.model import Model
 from wholegrain.towers.tensor_files import Header
 
@@ -19,11 +20,11 @@ class SavedModel(TypedDict):
 
     format: int
     mark: str
-    image: dict[str, Any]
-    text: dict[str, Any]
-    head: dict[str, Any]
+    image: Config
+    text: Config
+    head: Config
     bias: bool
-    preprocess: dict[str, Any]
+    preprocess: Config
     weights: NotRequired[str]
     files: NotRequired[dict[str, str]]
 

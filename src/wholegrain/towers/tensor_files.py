@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -78,7 +78,7 @@ def read_tensors(path: Path, advice: str) -> dict[str, Tensor]:
         raise UnreadableError(path, f"cannot be loaded, it is no whole safetensors file ({first_line(error)})", advice) from None
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> dict[str, object]:
     """A state dict from safetensors, or from a torch file without unpickling code."""
     advice = "give safetensors or a plain state dict"
     if not path.exists():

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from wholegrain.errors import UserError
 from wholegrain.report.entry import read_history
 from wholegrain.text.tokenizer import Tokenizer
+from wholegrain.towers.base import Config
 from wholegrain.towers.io import load_model, needs_tokenizer
 from wholegrain.towers.model import Model
 from wholegrain.workflows.export import run_of, training_of
@@ -74,7 +74,7 @@ def _part(name: str, module: nn.Module, what: str, width: int) -> Part:
     return Part(name, what, width, sum(n for n, _ in numbers), sum(n for n, learns in numbers if learns))
 
 
-def _architecture(config: Mapping[str, Any], side: str) -> str:
+def _architecture(config: Config, side: str) -> str:
     kind, more = config["kind"], ""
     if (branches := config.get("branches") or config.get("mlp_branches")) is not None:
         more = f", {branches['count']} branches"

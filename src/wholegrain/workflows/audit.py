@@ -112,7 +112,7 @@ def audit(model: EvaluatedModel, dataset: EvaluatedData, out: Path, *, name: str
         UserError: when the split is not there, or has fewer than two photos with captions.
     """
     options, start = options or AuditOptions(), perf_counter()
-    split = options.split or _usual_split(dataset)
+    split = options.split or next((split for split in ("test", "val") if split in dataset.splits), dataset.splits[0])
     records = _drawn(dataset, split, options)
     if len(records) < 2:
         raise UserError(f"The split {split!r} has {len(records)} photos with captions; an audit needs at least two.")
@@ -136,10 +136,6 @@ def audit(model: EvaluatedModel, dataset: EvaluatedData, out: Path, *, name: str
     with disk_errors(out):
         write_text(out / "audit.json", json.dumps(whole, indent=1, default=str) + "\n")
     return Audit(page, lines, results, left_out, facts)
-
-
-def _usual_split(dataset: EvaluatedData) -> str:
-    return next((split for split in ("test", "val") if split in dataset.splits), dataset.splits[0])
 
 
 def _drawn(dataset: EvaluatedData, split: str, options: AuditOptions) -> list[Record]:

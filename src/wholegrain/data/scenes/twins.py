@@ -65,7 +65,7 @@ def edit_claim(kind: str, claim: Claim, world: World, rng: np.random.Generator) 
     if kind == "relation" and claim.relation:
         return replace(claim, relation=INVERSE[claim.relation])
     if kind == "place" and mentions and mentions[0].place:
-        return _change(claim, 0, place=_opposite(mentions[0].place))
+        return _change(claim, 0, place=PLACES[PLACES.index(mentions[0].place) ^ 1])
     if kind == "swap_object" and claim.relation:
         return replace(claim, mentions=(mentions[1], mentions[0]))
     if kind == "swap_attribute":
@@ -99,10 +99,6 @@ def _change(claim: Claim, which: int, **facts) -> Claim:
     mentions = list(claim.mentions)
     mentions[which] = replace(mentions[which], **facts)
     return replace(claim, mentions=tuple(mentions))
-
-
-def _opposite(place: str) -> str:
-    return PLACES[PLACES.index(place) ^ 1]
 
 
 def negatives(caption: SceneCaption, scene: Scene, world: World, rng: np.random.Generator) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 from wholegrain.data.record import Region
 from wholegrain.data.sources.sample import SourceOptions
 from wholegrain.errors import UserError
+from wholegrain.structure import JsonTable
 from wholegrain.suggest import closest
 
 IMAGE = (
@@ -72,7 +73,7 @@ class Columns:
             UserError: no image column, neither caption nor label column, one asked for is missing, or one that is read is there twice;
                 lists what is there.
         """
-        for named in (options.image_column, options.split_column, options.label_column, options.role_column, *_caption_columns(options)):
+        for named in (options.image_column, options.split_column, options.label_column, options.role_column, *dict(options.caption_columns)):
             if named and named not in names:
                 raise UserError(f"{where} has no column {named!r}; {closest(named, names)}")
         picture = options.image_column or _first(IMAGE, names)
@@ -166,16 +167,12 @@ def regions_of(value: Any, where: str) -> tuple[Region, ...]:
         raise UserError(f'{where}: regions are not a list of {{"box": [x0, y0, x1, y1], "phrase": "…"}}; correct them') from None
 
 
-def _region(values: Mapping[str, Any]) -> Region:
+def _region(values: JsonTable) -> Region:
     x0, y0, x1, y1 = (float(x) for x in values["box"])
     mask = tuple(int(n) for n in values.get("mask") or ())
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or min(mask, default=0) < 0 or not isinstance(values["phrase"], str):
         raise ValueError
     return Region((x0, y0, x1, y1), values["phrase"], mask)
-
-
-def _caption_columns(options: SourceOptions) -> list[str]:
-    return [name for name, _ in options.caption_columns]
 
 
 def _first(known: Sequence[str], names: Sequence[str]) -> str:

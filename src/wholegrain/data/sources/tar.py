@@ -33,8 +33,8 @@ MOST_RATIO = 200
 _LEAST_UNPACKED = 64 * 2**20
 _UNPACKERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
     b"\x1f\x8b": gzip.open,  # pyright: ignore[reportAssignmentType] (a file in, a file out)
-    b"BZh": bz2.open,  # pyright: ignore[reportAssignmentType]
-    b"\xfd7zXZ": lzma.open,  # pyright: ignore[reportAssignmentType]
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
 }
 _EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 

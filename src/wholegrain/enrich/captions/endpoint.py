@@ -27,6 +27,7 @@ from wholegrain.enrich.captions.prompting import Prompt
 from wholegrain.enrich.captions.spending import Budget, Limit, Pace
 from wholegrain.enrich.runner.journal import Answer
 from wholegrain.errors import MachineError, UserError
+from wholegrain.structure import JsonTable
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -157,7 +158,7 @@ class Client:
             self.calls += 1
         system: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
         parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": prompt.text}]
-        settings: dict[str, Any] = {"temperature": prompt.temperature}
+        settings: JsonTable = {"temperature": prompt.temperature}
         settings["max_completion_tokens" if self._newer_field else "max_tokens"] = prompt.max_tokens
         if prompt.temperature:
             settings["seed"] = seed

@@ -40,14 +40,8 @@ class LocalCaptions(Stage):
     def __init__(
         self, model: str, prompts: Sequence[Prompt], seed: int = 0, batch: int = 16, device: str = "auto", max_side: int = 1024
     ) -> None:
-        self.model, self.prompts, self.seed, self.batch, self.device, self.max_side = (
-            model,
-            tuple(prompts),
-            seed,
-            batch,
-            device,
-            max_side,
-        )
+        self.model, self.prompts, self.seed, self.batch = model, tuple(prompts), seed, batch
+        self.device, self.max_side = device, max_side
         self.identity = {
             "method": "transformers",
             "model": model,

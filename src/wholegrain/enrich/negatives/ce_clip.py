@@ -130,7 +130,8 @@ class CeClipStage(Stage):
             if row is not None:
                 made[gap.key].append(row)
         order = {kind: n for n, kind in enumerate(KINDS)}
-        return [_without_doubles(sorted(made[record.key], key=lambda row: (row.caption, order[row.kind]))) for record in records]
+        ordered = [sorted(made[record.key], key=lambda row: (row.caption, order[row.kind])) for record in records]
+        return [list({(row.caption, row.kind, row.text.lower()): row for row in rows}.values()) for rows in ordered]
 
     def _gaps(self, key: str, caption: Caption, source: Source) -> Iterator[Gap]:
         for kind, pos in _POS.items():
@@ -246,10 +247,6 @@ class CeClipStage(Stage):
                 raise UserError(f"{self.model} has no mask token; choose a masked language model such as distilroberta-base.")
             self._loaded = tokenizer, model.eval().to(where), torch.device(where)
         return self._loaded
-
-
-def _without_doubles(rows: Sequence[Negative]) -> list[Negative]:
-    return list({(row.caption, row.kind, row.text.lower()): row for row in rows}.values())
 
 
 def _digest(model: str) -> str:

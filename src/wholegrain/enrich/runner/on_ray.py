@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.enrich.runner.stage import Failure, Stage
 from wholegrain.enrich.runner.units import Outcome, Unit, run_unit
 from wholegrain.errors import MachineError, UserError
+from wholegrain.structure import JsonTable
 
 
 def connect(address: str, workers: int = 0) -> None:
@@ -126,7 +126,7 @@ def _row(number: int, table: bytes, failures: Sequence[Failure], error: str) -> 
     return {"number": [number], "table": [table], "failed": [failed], "error": [error]}
 
 
-def _outcome(row: Mapping[str, Any]) -> Outcome:
+def _outcome(row: JsonTable) -> Outcome:
     kind, _, sentence = row["error"].partition(":")
     if kind:
         raise (MachineError if kind == "MachineError" else UserError)(sentence)

@@ -162,7 +162,7 @@ def spacy_tagger() -> Tagger:
         NotSupportedError: when it is not installed.
     """
     try:
-        import spacy  # pyright: ignore[reportMissingImports]
+        import spacy
 
         nlp = spacy.load("en_core_web_sm", disable=["parser", "ner", "lemmatizer"])
     except (ImportError, OSError) as error:

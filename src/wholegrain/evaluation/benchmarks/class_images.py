@@ -55,7 +55,8 @@ def class_set(name: str) -> Callable[..., LabelledSet]:
         title = place.resolve().name if name == "classes" else name
         own: tuple[str, ...] = ()
         if (found := _part_folder(place, (split,) if split else TEST, "nshards.txt")) is not None:
-            classes, own = _lines(place / "classnames.txt"), _own_templates(place)
+            classes = _lines(place / "classnames.txt")
+            own = tuple(line.replace("{c}", "{}") for line in _lines(place / "zeroshot_classification_templates.txt"))
             if not classes:
                 raise UserError(f"{place} has no classnames.txt, a class a line; get it from {task.source}.")
             test = _shards(found)
@@ -102,10 +103,6 @@ def _part_folder(place: Path, names: Sequence[str], holds: str = "") -> Path | N
 
 def _lines(path: Path) -> list[str]:
     return [line.strip() for line in read_text(path, AGAIN).splitlines() if line.strip()] if path.is_file() else []
-
-
-def _own_templates(place: Path) -> tuple[str, ...]:
-    return tuple(line.replace("{c}", "{}") for line in _lines(place / "zeroshot_classification_templates.txt"))
 
 
 def _shards(folder: Path) -> Part:

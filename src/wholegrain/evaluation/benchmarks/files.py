@@ -17,14 +17,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from wholegrain import files
 from wholegrain.errors import UserError
-from wholegrain.structure import StructureError
+from wholegrain.structure import JsonTable, StructureError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 AGAIN = "get it again"
 MOST_BYTES = 2**32
 """Of an annotation; the largest are lists of a million captions."""
 Made = TypeVar("Made")
-Row: TypeAlias = dict[str, Any]
+Row: TypeAlias = JsonTable
 """Of somebody else's file; :func:`of_its_form` says what is not of the form that its reader knows."""
 
 

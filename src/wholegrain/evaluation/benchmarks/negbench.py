@@ -38,14 +38,10 @@ def negbench(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
             found.append((name, at and Item(f"{path.stem}:{number}", kind, (Picture(at),), (captions[right],), false)))
     kept, lost = place.kept(found)
     averages = {path.stem: path.stem for path in files}
-    kept = tuple(_with_part(item) for item in kept)
+    kept = tuple(Item(i.id, i.group, i.pictures, i.true, i.false, i.id.rsplit(":", 1)[0]) for i in kept)
     return Benchmark(
         "negbench", kept, "the true one of four captions must score strictly above the others", averages, micro=False, notes=lost
     )
-
-
-def _with_part(item: Item) -> Item:
-    return Item(item.id, item.group, item.pictures, item.true, item.false, item.id.rsplit(":", 1)[0])
 
 
 def negbench_retrieval(folder: Path | str, images: tuple[Path, ...] = ()) -> list[CaptionSet]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.folder import ClassSet
 from wholegrain.files import read_toml
+from wholegrain.structure import JsonTable
 from wholegrain.suggest import closest
 
 
@@ -31,7 +31,7 @@ class ClassList:
 
 
 @cache
-def _lists() -> dict[str, dict[str, Any]]:
+def _lists() -> dict[str, JsonTable]:
     return read_toml(str(files("wholegrain.evaluation.dense").joinpath("class_lists.toml")), "install wholegrain again")
 
 

@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.towers.blocks import Dense, ResidualBlock
+from wholegrain.towers.blocks import Dense, Packed, ResidualBlock
 
 
 @contextmanager
-def correlative(model: Any, on: bool = True) -> Iterator[None]:
+def correlative(model: object, on: bool = True) -> Iterator[None]:
     """While open, the last block of the model's image tower attends by similarity of queries and of keys.
 
     Raises:
@@ -45,7 +45,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask_SS: Tensor | None = None) -> Te
     return (weights(q) + weights(k)) @ v
 
 
-def _place(model: Any) -> tuple[Any, str, Callable[..., Any]]:
+def _place(model: object) -> tuple[nn.Module, str, Callable[..., object]]:
     net = getattr(getattr(model, "image_tower", None), "net", None)
     blocks = getattr(getattr(net, "transformer", None), "resblocks", None)
     if blocks is not None and isinstance(blocks[-1], ResidualBlock):
@@ -61,8 +61,8 @@ def _place(model: Any) -> tuple[Any, str, Callable[..., Any]]:
 
 
 def _open_clip(block: ResidualBlock) -> Callable[..., tuple[Tensor, Tensor]]:
-    def attention(x: Tensor, layout: Any, pooled_only: bool) -> tuple[Tensor, Tensor]:
-        module: Any = block.attn
+    def attention(x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, Tensor]:
+        module = block.attn
         if pooled_only or not isinstance(layout, Dense):  # only the class token is read: nothing to correlate
             return ResidualBlock.attention(block, x, layout, pooled_only)
         heads = [part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in block.qkv(x, layout, pooled_only)]
@@ -73,7 +73,7 @@ def _open_clip(block: ResidualBlock) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _timm(attention: Any) -> Callable[..., Tensor]:
-    def forward(x: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(x: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
         qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
         seen = attend(attention.q_norm(q), attention.k_norm(k), v, attn_mask).transpose(1, 2).flatten(2)

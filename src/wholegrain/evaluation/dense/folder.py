@@ -202,7 +202,7 @@ def _from_ade(path: Path) -> ClassSet:
     )
 
 
-def _words(value: Any) -> tuple[str, ...]:
+def _words(value: object) -> tuple[str, ...]:
     words = value if isinstance(value, list) else str(value).split(",")
     return tuple(word.strip() for word in words if word.strip())
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wholegrain.errors import UserError
+from wholegrain.evaluation.contract import PatchModel
 from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.class_lists import class_list
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
@@ -41,7 +41,7 @@ class DenseOptions:
     read_outs: Sequence[str] = ()
 
 
-def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tuple[list[TaskResult], dict[str, str]]:
+def dense(model: PatchModel, folder: Path, options: DenseOptions | None = None) -> tuple[list[TaskResult], dict[str, str]]:
     """Runs the tasks that the folder and the model allow.
 
     Returns:
@@ -66,7 +66,7 @@ def dense(model: Any, folder: Path, options: DenseOptions | None = None) -> tupl
     return results, left_out
 
 
-def _run(task: str, model: Any, folder: Path, options: DenseOptions) -> list[TaskResult]:
+def _run(task: str, model: PatchModel, folder: Path, options: DenseOptions) -> list[TaskResult]:
     common = {"templates": options.templates, "seed": options.seed, "batch": options.batch}
     if task in ("box_classification", "pointing"):
         pictures = _some(boxed(folder), options)

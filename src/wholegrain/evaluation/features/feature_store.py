@@ -39,7 +39,7 @@ class FeatureStore:
         self, model: EvaluatedModel, folder: str | Path | None = None, *, batch: int = 64, needs: frozenset[str] | None = None
     ) -> None:
         self.model, self.batch, self.needs = model, batch, default_needs(model) if needs is None else needs
-        self.folder = None if folder is None else Path(folder) / _model_folder(model, self.needs)
+        self.folder = None if folder is None else Path(folder) / digest([model_digest(model), sorted(self.needs)])[:32]
 
     def images(self, pictures: PixelSource, keys: Sequence[str], progress: Progress | None = None) -> ImageFeatures:
         """Features of the distinct ``keys``, in that order; ``pictures.pixels(key)`` gives what must be encoded."""
@@ -94,10 +94,6 @@ class FeatureStore:
         tensors = made.tensors() | {f"learned.{n}": v for n, v in getattr(made, "learned", {}).items()}
         facts = {"names": list(names), "grid": getattr(made, "grid", None), **facts}
         write_features(self.folder / f"{side}-{digest(list(names))[:24]}.safetensors", tensors, facts)
-
-
-def _model_folder(model: EvaluatedModel, needs: frozenset[str]) -> str:
-    return digest([model_digest(model), sorted(needs)])[:32]
 
 
 class _Facts(FeatureFacts):

@@ -43,9 +43,9 @@ def all_gather(value: Item) -> list[Item]:
     group = _GROUP.get()
     if group is None:
         return [value]
-    found: list[Item | None] = [None] * dist.get_world_size(group)
+    found = [value] * dist.get_world_size(group)
     dist.all_gather_object(found, value, group=group)
-    return found  # pyright: ignore[reportReturnType]
+    return found
 
 
 def rank_shard(batches: Sequence[Item]) -> list[Item]:

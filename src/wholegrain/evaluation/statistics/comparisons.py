@@ -165,9 +165,6 @@ def _table(rows: Sequence[Compared]) -> Table:
             before = part
         gap, unit = row.difference, "points" if row.unit == "share" else row.unit
         cells = [show(row.reference, row.unit), show(row.value, row.unit), show(gap.value, unit) + ("*" if row.clear else " ")]
-        table.add_row(in_words(metric), *cells, f"{show(gap.low, unit)} to {show(gap.high, unit)}", _p(row.p))
+        luck = "<.001" if row.p < 0.001 else f"{row.p:.3f}"
+        table.add_row(in_words(metric), *cells, f"{show(gap.low, unit)} to {show(gap.high, unit)}", luck)
     return table
-
-
-def _p(value: float) -> str:
-    return "<.001" if value < 0.001 else f"{value:.3f}"

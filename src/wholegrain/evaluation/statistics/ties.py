@@ -97,10 +97,6 @@ def all_above(above_NA: np.ndarray, below_NB: np.ndarray) -> tuple[np.ndarray, n
     above, below = ranks[:, :count], ranks[:, count:]
     low, high = above.min(1), below.max(1)
     a, b = (above == low[:, None]).sum(1), (below == high[:, None]).sum(1)
-    fair = np.array([[_ways(i, j) for j in range(below.shape[1] + 1)] for i in range(count + 1)])
+    fair = np.array([[1.0 / comb(i + j, i) for j in range(below.shape[1] + 1)] for i in range(count + 1)])
     strict, tied = low > high, low == high
     return strict.astype(np.float64), strict + tied * fair[a, b], tied.astype(np.float64)
-
-
-def _ways(a: int, b: int) -> float:
-    return 1.0 / comb(a + b, a)

@@ -14,11 +14,14 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from open_clip.transformer import text_global_pool
 from torch import Tensor, nn
@@ -128,7 +131,7 @@ def write_onnx(model: Model, folder: Path) -> None:
             f"The joint score of the {model.head.kind} head looks for a caption's noun phrases, and finding those is no graph of ONNX; "
             "export --to wholegrain, or --to open_clip or transformers with --approximate, which leaves the whole alone."
         )
-    _packages()
+    _runtime()
     if isinstance(model.text_tower, RecurrentTextTower):
         raise UserError(
             "ONNX has no place for the preset's recurrent reader (packed rows); train with reader=transformer, or export to wholegrain"
@@ -139,8 +142,8 @@ def write_onnx(model: Model, folder: Path) -> None:
     images = ImageGraph(model, needs).eval()
     texts = TextGraph(model, needs).eval()
     with torch.no_grad():
-        image = dict(zip(_encode_images(model, sample).tensors(), images(sample.pixels_BCHW), strict=True))
-        text = dict(zip(_encode_texts(model, sample).tensors(), texts(rows, length), strict=True))
+        image = dict(zip(model.encode_images(sample.pixels_BCHW, needs).tensors(), images(sample.pixels_BCHW), strict=True))
+        text = dict(zip(model.encode_texts(rows, length, needs).tensors(), texts(rows, length), strict=True))
     batch, count, long = (torch.export.Dim.DYNAMIC,) * 3
     _export(images, (sample.pixels_BCHW,), ["pixels"], image, folder / "image.onnx", ({0: batch},), "image tower")
     _export(
@@ -150,7 +153,7 @@ def write_onnx(model: Model, folder: Path) -> None:
         image.pop("branches_BHD", None)
         parts = (*image.values(), *text.values())
         names = [NAMES[name] for name in (*image, *text)]
-        axes = tuple({0: batch} for _ in image) + tuple(_text_axes(name, count, long) for name in text)
+        axes = tuple({0: batch} for _ in image) + tuple({0: count} | ({1: long} if name in ("tokens_NLD", "mask_NL") else {}) for name in text)
         graph = ScoreGraph(model, list(image), list(text)).eval()
         _export(
             graph, parts, names, {"score": None}, folder / "score.onnx", (axes,), f"joint score of the {model.head.kind} head"
@@ -170,7 +173,7 @@ def write_onnx(model: Model, folder: Path) -> None:
 @torch.no_grad()
 def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and the graphs, run by onnxruntime, are; at other batch sizes and lengths than they were made with."""
-    _, runtime = _packages()
+    runtime = _runtime()
     found: dict[str, float] = {}
     for images, texts in ((2, 4), (5, 1)):
         sample = Sample.of(model, images)
@@ -196,26 +199,14 @@ def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
     return found
 
 
-def _encode_images(model: Model, sample: Sample) -> ImageFeatures:
-    return model.encode_images(sample.pixels_BCHW, model.score_needs)
-
-
-def _encode_texts(model: Model, sample: Sample) -> TextFeatures:
-    return model.encode_texts(sample.tokens.tokens_NL, sample.tokens.length_N, model.score_needs)
-
-
-def _text_axes(name: str, count: Any, long: Any) -> dict[int, Any]:
-    return {0: count, 1: long} if name in ("tokens_NLD", "mask_NL") else {0: count}
-
-
-def _run(runtime: Any, path: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+def _run(runtime: ModuleType, path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = {i.name: inputs[i.name] for i in session.get_inputs()}
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, wanted), strict=True))
 
 
 def _export(
-    graph: nn.Module, parts: tuple[Tensor, ...], names: list[str], out: dict[str, Any], path: Path, axes: Any, what: str
+    graph: nn.Module, parts: tuple[Tensor, ...], names: list[str], out: Mapping[str, object], path: Path, axes: tuple[object, ...], what: str
 ) -> None:
     try:
         with _quiet(), torch.no_grad():
@@ -227,7 +218,7 @@ def _export(
                 output_names=[NAMES.get(name, name) for name in out],
                 dynamic_shapes=axes,
                 dynamo=True,
-                external_data=_large(graph),
+                external_data=sum(p.numel() * p.element_size() for p in graph.parameters()) > 1_900_000_000,  # one file holds 2 GB
                 verbose=False,
             )
     except Exception as error:  # torch's exporter raises whatever its parts raise
@@ -236,11 +227,6 @@ def _export(
             cause = cause.__cause__
         first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         raise UserError(f"ONNX has no place for this {what} ({first[:200]}); export to wholegrain") from error
-
-
-def _large(graph: nn.Module) -> bool:
-    """A file of ONNX holds 2 GB; beyond that weights lie in a file beside it."""
-    return sum(p.numel() * p.element_size() for p in graph.parameters()) > 1_900_000_000
 
 
 @contextmanager
@@ -261,11 +247,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _packages() -> tuple[Any, Any]:
+def _runtime() -> ModuleType:
     try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter asks for it)
+        _, runtime, _ = map(import_module, ("onnx", "onnxruntime", "onnxscript"))  # the last one: torch's exporter asks for it
     except ImportError as error:
         raise UserError(f'exporting to ONNX needs {error.name}; install it with: pip install "wholegrain[onnx]"') from error
-    return onnx, onnxruntime
+    return runtime

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer
-from wholegrain.towers.base import ImageTower
+from wholegrain.towers.base import Config, ImageTower
 from wholegrain.towers.export.approximation import BEYOND, special_part, tower_name
 from wholegrain.towers.export.comparison import Sample, clip_distances
 from wholegrain.towers.export.tokenizer_files import write_tokenizer
@@ -62,8 +62,7 @@ def write_open_clip(model: Model, folder: Path, hub_name: str = "") -> None:
 @torch.no_grad()
 def open_clip_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and what open_clip makes of the folder are."""
-    clip: Any
-    clip = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]  # type: ignore[misc]
+    clip: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]
     clip.eval()
     sample = Sample.of(model)
     rows = sample.tokens.tokens_NL
@@ -72,7 +71,7 @@ def open_clip_distances(model: Model, folder: Path) -> dict[str, float]:
     return clip_distances(model, sample, image_BD, clip.encode_text(rows), clip)
 
 
-def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
+def open_clip_config(model: Model, hub_name: str = "") -> Config:
     """open_clip's ``model_cfg``; refuses what it cannot say."""
     if (part := special_part(model)) is not None:
         raise UserError(f"open_clip has no place for {part}; export to onnx or wholegrain, or give --approximate")
@@ -80,7 +79,7 @@ def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
     if not isinstance(text, OpenClipTextTower):
         raise UserError(f"open_clip has no configuration for this text tower ({tower_name(text)}); {BEYOND}")
     widths = model.head.widths
-    config: dict[str, Any] = {"embed_dim": widths.shared}
+    config: Config = {"embed_dim": widths.shared}
     vision, quick = _vision_config(image, widths)
     text_config = text.config()["model"]
     text_quick = bool(text_config["quick_gelu"])
@@ -99,7 +98,7 @@ def open_clip_config(model: Model, hub_name: str = "") -> dict[str, Any]:
     return config
 
 
-def _vision_config(tower: ImageTower, widths: Widths) -> tuple[dict[str, Any], bool | None]:
+def _vision_config(tower: ImageTower, widths: Widths) -> tuple[Config, bool | None]:
     """``vision_cfg``, and whether it uses quick GELU (``None``: it does not ask)."""
     form = widths.image_projection
     if isinstance(tower, OpenClipImageTower | OpenClipPooledTower):
@@ -124,7 +123,7 @@ def _vision_config(tower: ImageTower, widths: Widths) -> tuple[dict[str, Any], b
     return {**vision, "timm_proj_bias": form == "linear_bias"}, None
 
 
-def _text_config(model: Model, text_cfg: dict[str, Any], hub_name: str) -> dict[str, Any]:
+def _text_config(model: Model, text_cfg: Config, hub_name: str) -> Config:
     form = model.head.widths.text_projection
     config = {**text_cfg, "proj_bias": form == "linear_bias", "proj_type": "none" if form == "identity" else "linear"}
     config = {key: value for key, value in config.items() if value is not None}
@@ -144,7 +143,7 @@ def _keeps_tokenizer(model: Model) -> bool:
     return bool(model.text_tower.config()["model"]["text_cfg"].get("hf_tokenizer_name"))
 
 
-def _filled(model: Model, model_cfg: dict[str, Any]) -> CustomTextCLIP:
+def _filled(model: Model, model_cfg: Config) -> CustomTextCLIP:
     """open_clip's model with this one's weights."""
     settings = {key: value for key, value in model_cfg.items() if key != "custom_text"}
     try:
@@ -176,7 +175,7 @@ def _fill_image(model: Model, visual: nn.Module) -> None:
         visual.load_state_dict(state)
 
 
-def _fill(net: Any, state: dict[str, Tensor], projection: nn.Module, name: str) -> None:
+def _fill(net: nn.Module, state: dict[str, Tensor], projection: nn.Module, name: str) -> None:
     """A transformer's weights and, by the name that open_clip gives it, its projection (a matrix or a layer)."""
     theirs = getattr(net, name)
     own = {key: value.detach() for key, value in projection.state_dict().items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
@@ -22,7 +21,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, masked: bool = True, 
     Differs from CLIP's own tokeniser: ``ftfy``'s repair of broken text is not done by transformers.
     """
     names = ["input_ids", "attention_mask"] if masked else ["input_ids"]
-    record: dict[str, Any] = {"model_max_length": tokenizer.context_length, "model_input_names": names}
+    record: dict[str, object] = {"model_max_length": tokenizer.context_length, "model_input_names": names}
     if isinstance(tokenizer, ClipTokenizer):
         _write_clip(tokenizer, folder, record)
         return
@@ -35,7 +34,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, *, masked: bool = True, 
     (folder / "tokenizer_config.json").write_text(json.dumps(record, indent=2), encoding="utf-8")
 
 
-def _write_clip(tokenizer: ClipTokenizer, folder: Path, record: dict[str, Any]) -> None:
+def _write_clip(tokenizer: ClipTokenizer, folder: Path, record: dict[str, object]) -> None:
     if tokenizer.clean != "lower":
         raise UserError(
             f"CLIP's tokeniser with the cleaning {tokenizer.clean!r} has no form in transformers; export to open_clip or onnx"
@@ -43,8 +42,8 @@ def _write_clip(tokenizer: ClipTokenizer, folder: Path, record: dict[str, Any]) 
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors
     from tokenizers import Tokenizer as Engine
 
-    own: Any = tokenizer._engine
-    merges = [pair for pair, _ in sorted(own.bpe_ranks.items(), key=lambda item: item[1])]
+    own = tokenizer._engine
+    merges = [(one, other) for (one, other), _ in sorted(own.bpe_ranks.items(), key=lambda item: item[1])]
     # open_clip writes <start_of_text>; the places are the same
     names: dict[str, str] = {"<start_of_text>": START, "<end_of_text>": END}
     vocabulary: dict[str, int] = {str(names.get(token, token)): place for token, place in own.encoder.items()}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
@@ -14,6 +16,7 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
+from wholegrain.towers.base import Config
 from wholegrain.towers.export.approximation import BEYOND, special_part, tower_name
 from wholegrain.towers.export.comparison import TEXTS, Sample, clip_distances
 from wholegrain.towers.export.tokenizer_files import write_tokenizer
@@ -23,6 +26,9 @@ from wholegrain.towers.sources.hf_library import quiet, transformers_for
 from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower
 from wholegrain.towers.sources.timm import TimmImageTower
 from wholegrain.towers.tensor_files import uncompiled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "norm_kwargs", "act_kwargs", "patch_dropout"}
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs", "pool_type"}
@@ -79,7 +85,7 @@ def _pooled(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output.pooler_output
 
 
-def _clip(transformers: Any, model: Model, tower: OpenClipImageTower, text: OpenClipTextTower) -> Any:
+def _clip(transformers: ModuleType, model: Model, tower: OpenClipImageTower, text: OpenClipTextTower) -> PreTrainedModel:
     own = tower.config()["model"]
     vision_cfg, text_cfg = own["vision_cfg"], text.config()["model"]["text_cfg"]
     _same_or_refuse(vision_cfg, CLIPVisionCfg, _VISION, "image")
@@ -113,7 +119,7 @@ def _clip(transformers: Any, model: Model, tower: OpenClipImageTower, text: Open
     return _loaded(made, {**state, "logit_scale": model.log_scale})
 
 
-def _siglip(transformers: Any, model: Model, tower: TimmImageTower, text: OpenClipTextTower) -> Any:
+def _siglip(transformers: ModuleType, model: Model, tower: TimmImageTower, text: OpenClipTextTower) -> PreTrainedModel:
     net = tower.net
     text_cfg, widths = text.config()["model"]["text_cfg"], model.head.widths
     for part, wrong in (
@@ -145,7 +151,7 @@ def _siglip(transformers: Any, model: Model, tower: TimmImageTower, text: OpenCl
     return _loaded(made, {**state, "logit_scale": model.log_scale.reshape(1), "logit_bias": bias})
 
 
-def _loaded(made: Any, state: dict[str, Any]) -> Any:
+def _loaded(made: PreTrainedModel, state: Mapping[str, Any]) -> PreTrainedModel:
     made.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
     return made.eval()
 
@@ -158,7 +164,7 @@ def _text_state(text: OpenClipTextTower, made: nn.Module) -> dict[str, Tensor]:
     return _prefixed(text.net, weight_names.text(len(text.net.transformer.resblocks)), made)
 
 
-def _text_config(model: Model, text: OpenClipTextTower) -> dict[str, Any]:
+def _text_config(model: Model, text: OpenClipTextTower) -> Config:
     own = text.config()["model"]
     cfg = CLIPTextCfg(**own["text_cfg"])
     # 2 tells transformers to take the greatest id for the end, as open_clip's argmax does; CLIP's own end token is the greatest
@@ -175,7 +181,7 @@ def _text_config(model: Model, text: OpenClipTextTower) -> dict[str, Any]:
     }
 
 
-def _sizes(width: int, layers: Any, heads: int, ratio: float, norm: dict[str, Any] | None, eps: float) -> dict[str, Any]:
+def _sizes(width: int, layers: int, heads: int, ratio: float, norm: Config | None, eps: float) -> Config:
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -185,7 +191,7 @@ def _sizes(width: int, layers: Any, heads: int, ratio: float, norm: dict[str, An
     }
 
 
-def _act(quick: bool, act_kwargs: dict[str, Any] | None) -> str:
+def _act(quick: bool, act_kwargs: Config | None) -> str:
     if quick:
         return "quick_gelu"
     return {"tanh": "gelu_pytorch_tanh", "none": "gelu"}[(act_kwargs or {}).get("approximate", "none")]
@@ -209,7 +215,7 @@ def _is_siglip(tower: TimmImageTower) -> bool:
     return plain and bare and isinstance(net.attn_pool, AttentionPoolLatent) and block.attn.qkv.bias is not None
 
 
-def _same_or_refuse(stated: dict[str, Any], form: type, served: set[str], side: str) -> None:
+def _same_or_refuse(stated: Config, form: type, served: set[str], side: str) -> None:
     """Refuses settings beyond those that both libraries have."""
     defaults = {f.name: f.default for f in fields(form)}
     for name, value in stated.items():
@@ -217,11 +223,11 @@ def _same_or_refuse(stated: dict[str, Any], form: type, served: set[str], side: 
             raise UserError(f"transformers' CLIP has no {side} tower with {name} = {value!r}; export to open_clip or onnx")
 
 
-def _processor(model: Model, clip: bool) -> dict[str, Any]:
+def _processor(model: Model, clip: bool) -> Config:
     prepared = model.preprocess
     square = {"height": prepared.size, "width": prepared.size}
     crop = prepared.resize == "crop"
-    record: dict[str, Any] = {
+    record: Config = {
         "image_processor_type": "CLIPImageProcessor" if crop or clip else "SiglipImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": prepared.size} if crop else square,

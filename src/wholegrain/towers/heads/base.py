@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
-from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText
+from wholegrain.towers.base import NOTHING, Config, ImageTower, RawImage, RawText
 
 PROJECTIONS = ("linear", "linear_bias", "identity")
 
@@ -148,7 +148,7 @@ class PlainHead(nn.Module):
         """The noun phrases of each text, of heads whose ``score_needs`` has ``phrases``."""
         raise NotImplementedError(f"a {self.kind} head scores no phrases")
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; :func:`wholegrain.towers.heads.registry.build_head` makes the same head from it."""
         saved = {key: getattr(self.settings, name) for name, key in self.saved.items()}
         return {"kind": self.kind, "widths": asdict(self.widths), **saved}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures
-from wholegrain.towers.base import NOTHING, ImageTower, RawImage
+from wholegrain.towers.base import NOTHING, Config, ImageTower, RawImage
 from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required
 
 
@@ -149,6 +149,6 @@ def prepare_tower(tower: ImageTower, settings: TokenSettings, count: int, blocks
     return source
 
 
-def tokens_in(tower: ImageTower) -> dict[str, Any]:
+def tokens_in(tower: ImageTower) -> Config:
     """How the class tokens in an image tower were made: fields of :class:`TokenSettings`; empty for a tower without any."""
     return {} if tower.branches is None else {k: v for k, v in tower.branches.settings.items() if k != "count"}

@@ -21,6 +21,7 @@ from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.towers.base import Config
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.heads.branches import BranchHead
 from wholegrain.towers.heads.cosmos import CosmosHead
@@ -74,7 +75,7 @@ class HeadConfig:
         self.settings = KINDS[kind].Settings(**chosen)
 
 
-def build_head(config: dict[str, Any]) -> PlainHead:
+def build_head(config: Config) -> PlainHead:
     """The head that ``config()`` described, with fresh weights."""
     saved = dict(config)
     head, widths = KINDS[saved.pop("kind")], Widths(**saved.pop("widths"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 from wholegrain.errors import UserError
 
 
-def transformers_for(what: str) -> Any:
+def transformers_for(what: str) -> ModuleType:
     """The module.
 
     Args:
@@ -26,7 +26,7 @@ def transformers_for(what: str) -> Any:
 
 
 @contextmanager
-def quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: ModuleType) -> Iterator[None]:
     """Without progress bars and remarks on configurations."""
     log = transformers.utils.logging
     shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()

@@ -10,17 +10,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import MOST_CONTEXT
-from wholegrain.towers.base import NOTHING, RawText, TextTower, masked_mean, real_tokens
+from wholegrain.towers.base import NOTHING, Config, RawText, TextTower, masked_mean, real_tokens
 from wholegrain.towers.bounds import build_on_meta, check_numbers, first_line, without_code
 from wholegrain.towers.sources.hf_library import quiet, transformers_for
 from wholegrain.towers.tensor_files import read_header, safetensors_of, size_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 AGAIN = "get the complete model"
 POOLS = ("mean", "first")
@@ -38,7 +41,7 @@ class HfTextTower(TextTower):
 
     true_length = True  # by the attention mask; a test checks it
 
-    def __init__(self, net: Any, pool: str = "mean", context_length: int = 77) -> None:
+    def __init__(self, net: PreTrainedModel, pool: str = "mean", context_length: int = 77) -> None:
         super().__init__()
         if pool not in POOLS:
             raise UserError(f"the text tower's pool is {pool!r}; use {' or '.join(POOLS)}")
@@ -74,7 +77,7 @@ class HfTextTower(TextTower):
                 return list(found)
         return [self.net]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
         return {
             "kind": "hf",
@@ -99,7 +102,7 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
     if not os.path.lexists(path):
         raise UserError(f"{folder} is no Hugging Face model folder (no config.json); check the path")
     transformers_for(WHO)
-    stated = read_json(path, dict[str, Any], AGAIN)
+    stated = read_json(path, Config, AGAIN)
     check_numbers(stated, str(path), AGAIN)
     weights = safetensors_of(folder, AGAIN)
     if not weights:
@@ -120,9 +123,9 @@ def hf_text_tower(folder: str | Path, pool: str = "mean", context_length: int | 
     return HfTextTower(net.float(), pool, _fitting(net.config, context_length))
 
 
-def _read_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
+def _read_encoder(folder: Path) -> tuple[PreTrainedModel, dict[str, list[str]]]:
     transformers = transformers_for(WHO)
-    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    options: dict[str, object] = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     with quiet(transformers):
         try:
             return transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, **options)
@@ -130,12 +133,12 @@ def _read_encoder(folder: Path) -> tuple[Any, dict[str, Any]]:
             return transformers.AutoModel.from_pretrained(folder, **options)
 
 
-def build_hf_text(config: dict[str, Any]) -> HfTextTower:
+def build_hf_text(config: Config) -> HfTextTower:
     """The text tower of a saved configuration, random weights."""
     return HfTextTower(_network(config["hf"]).float(), config["pool"], config["context_length"])
 
 
-def _network(stated: dict[str, Any]) -> Any:
+def _network(stated: Config) -> PreTrainedModel:
     """The encoder of a configuration, random weights."""
     transformers = transformers_for(WHO)
     settings = without_code(dict(stated), "the text tower's configuration")
@@ -146,7 +149,7 @@ def _network(stated: dict[str, Any]) -> Any:
         return transformers.AutoModel.from_config(hf_config)
 
 
-def _fitting(config: Any, context_length: int | None) -> int:
+def _fitting(config: PreTrainedConfig, context_length: int | None) -> int:
     limit = getattr(config, "max_position_embeddings", None)
     if context_length is None:
         return min(77, limit or 77)

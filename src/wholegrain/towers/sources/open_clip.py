@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from open_clip.model import CustomTextCLIP, _build_text_tower, _build_vision_tower
@@ -24,12 +24,24 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText, TextTower, keep_patches, keeps_true_length, real_tokens
+from wholegrain.towers.base import (
+    NOTHING,
+    Config,
+    ImageTower,
+    RawImage,
+    RawText,
+    TextTower,
+    keep_patches,
+    keeps_true_length,
+    real_tokens,
+)
 from wholegrain.towers.blocks import Dense, Packed, replace_blocks
 from wholegrain.towers.branch_tokens import BranchTokens
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.sources.timm import TimmImageTower
+
+Projection: TypeAlias = nn.Linear | nn.Identity | nn.Parameter | None
 
 
 class OpenClipImageTower(ImageTower):
@@ -37,12 +49,12 @@ class OpenClipImageTower(ImageTower):
 
     fixed_size = True
 
-    def __init__(self, visual: VisionTransformer, config: dict[str, Any]) -> None:
+    def __init__(self, visual: VisionTransformer, config: Config) -> None:
         super().__init__()
         if visual.attn_pool is not None:
             raise UserError("image towers with open_clip's attentional pooling (CoCa) cannot be used; choose another model")
         visual.proj = None
-        self.net: Any = visual
+        self.net = visual
         self._config = config
         self.width = int(visual.class_embedding.shape[0])
         self.can_branch = isinstance(visual.patch_dropout, nn.Identity)
@@ -115,7 +127,7 @@ class OpenClipImageTower(ImageTower):
 
     def resize(self, image_size: int) -> None:
         """With positions interpolated bicubically; the class token keeps its own."""
-        net, patch = self.net, int(self.net.patch_size[0])
+        net, patch = self.net, self.net.conv1.kernel_size[0]
         if image_size % patch:
             raise UserError(f"a picture of {image_size} pixels does not fall into patches of {patch}; use a multiple of it")
         side = image_size // patch
@@ -155,7 +167,7 @@ class OpenClipImageTower(ImageTower):
         tail = [blocks[-1], self.net.ln_post, *([self.branches] if self.branches is not None else [])]
         return [*blocks[:-1], nn.ModuleList(tail)]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
         return {**super().config(), **self.branch_config()}
 
@@ -166,7 +178,7 @@ class OpenClipPooledTower(ImageTower):
     One vector, no patches. BatchNorm stays in eval mode.
     """
 
-    def __init__(self, visual: nn.Module, width: int, config: dict[str, Any]) -> None:
+    def __init__(self, visual: nn.Module, width: int, config: Config) -> None:
         super().__init__()
         self.net = visual
         self.width = width
@@ -198,12 +210,12 @@ class OpenClipTextTower(TextTower):
         true_length: ``None`` runs the parity test.
     """
 
-    def __init__(self, net: TextTransformer, config: dict[str, Any], pad_id: int = 0, true_length: bool | None = None) -> None:
+    def __init__(self, net: TextTransformer, config: Config, pad_id: int = 0, true_length: bool | None = None) -> None:
         super().__init__()
         if net.cls_emb is not None:
             raise UserError("text towers with an appended class token (CoCa) cannot be used; choose another model")
         net.text_projection = None
-        self.net: Any = net
+        self.net = net
         self._config = config
         self.pad_id = pad_id
         self.width, self.context_length = int(net.width), int(net.context_length)
@@ -251,7 +263,7 @@ class OpenClipTextTower(TextTower):
         net.positional_embedding = nn.Parameter(resample(net.positional_embedding))
         self.context_length = net.context_length = net.num_pos = context
         if net.attn_mask is not None:
-            net.attn_mask = net.build_causal_mask().to(net.positional_embedding.device)
+            net.register_buffer("attn_mask", net.build_causal_mask().to(net.positional_embedding.device), persistent=False)
         self._config = deepcopy(self._config)
         self._config["model"]["text_cfg"]["context_length"] = context
 
@@ -260,12 +272,12 @@ class OpenClipTextTower(TextTower):
         blocks = self.net.transformer.resblocks
         return [*blocks[:-1], nn.ModuleList([blocks[-1], self.net.ln_final])]
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_text_tower`."""
         return {**super().config(), "pad_id": self.pad_id, "true_length": self.true_length}
 
 
-def _linear_of(projection: Any) -> tuple[str, dict[str, Tensor]]:
+def _linear_of(projection: Projection) -> tuple[str, dict[str, Tensor]]:
     """The form of a projection and its weights as those of ``nn.Linear``."""
     if projection is None or isinstance(projection, nn.Identity):
         return "identity", {}
@@ -275,7 +287,7 @@ def _linear_of(projection: Any) -> tuple[str, dict[str, Tensor]]:
     return "linear", {"weight": projection.detach().T.clone()}
 
 
-def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[ImageTower, Any]:
+def _wrap_image(visual: nn.Module, config: Config) -> tuple[ImageTower, Projection]:
     """A tower and the projection that stood behind it."""
     if isinstance(visual, VisionTransformer):
         projection = visual.proj
@@ -289,7 +301,7 @@ def _wrap_image(visual: nn.Module, config: dict[str, Any]) -> tuple[ImageTower, 
     return OpenClipPooledTower(visual, int(config["model"]["embed_dim"]), config), None
 
 
-def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
+def split_open_clip(clip: CustomTextCLIP, model_cfg: Config, pad_id: int) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
     """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
     assert isinstance(clip.text, TextTransformer), "the loader refuses others"
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}
@@ -303,7 +315,7 @@ def split_open_clip(clip: CustomTextCLIP, model_cfg: dict[str, Any], pad_id: int
     return image_tower, text_tower, head
 
 
-def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
+def _plain_config(model_cfg: Config) -> Config:
     vision = {**model_cfg["vision_cfg"]}
     if "timm_model_name" in vision:
         vision["timm_model_pretrained"] = False  # weights come with the model, never from a download
@@ -315,19 +327,19 @@ def _plain_config(model_cfg: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def vision_net(model_cfg: dict[str, Any]) -> nn.Module:
+def vision_net(model_cfg: Config) -> nn.Module:
     """open_clip's image network of a configuration, random weights."""
     vision_cfg: Any = {**model_cfg["vision_cfg"], "timm_model_pretrained": False}
     return _build_vision_tower(model_cfg["embed_dim"], vision_cfg, model_cfg.get("quick_gelu", False))
 
 
-def text_net(model_cfg: dict[str, Any]) -> nn.Module:
+def text_net(model_cfg: Config) -> nn.Module:
     """open_clip's text network of a configuration, random weights."""
     text_cfg: Any = dict(model_cfg["text_cfg"])
     return _build_text_tower(model_cfg["embed_dim"], text_cfg, model_cfg.get("quick_gelu", False))
 
 
-def build_open_clip_image(config: dict[str, Any]) -> ImageTower:
+def build_open_clip_image(config: Config) -> ImageTower:
     """The image tower of a saved configuration, random weights."""
     tower = _wrap_image(vision_net(config["model"]), config)[0]
     if tower.fixed_size and isinstance(tower, TimmImageTower):
@@ -335,7 +347,7 @@ def build_open_clip_image(config: dict[str, Any]) -> ImageTower:
     return tower
 
 
-def build_open_clip_text(config: dict[str, Any], pad_id: int, true_length: bool) -> OpenClipTextTower:
+def build_open_clip_text(config: Config, pad_id: int, true_length: bool) -> OpenClipTextTower:
     """The text tower of a saved configuration, random weights."""
     if "hf_model_name" in config["model"]["text_cfg"]:
         raise UserError("its text tower is one of Hugging Face inside open_clip, which cannot be used here; choose another model")

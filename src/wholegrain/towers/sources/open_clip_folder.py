@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
+from wholegrain.towers.base import Config
 from wholegrain.towers.bounds import build_on_meta, check_numbers
 from wholegrain.towers.sources.open_clip import text_net, vision_net
 from wholegrain.towers.tensor_files import size_of
@@ -19,8 +20,8 @@ class _Sizes(TypedDict):
     """What open_clip's configurations of a model must say."""
 
     embed_dim: int
-    vision_cfg: dict[str, Any]
-    text_cfg: dict[str, Any]
+    vision_cfg: Config
+    text_cfg: Config
     quick_gelu: NotRequired[bool]
 
 
@@ -28,10 +29,10 @@ class _Stated(TypedDict):
     """``open_clip_config.json``."""
 
     model_cfg: _Sizes
-    preprocess_cfg: NotRequired[dict[str, Any]]
+    preprocess_cfg: NotRequired[Config]
 
 
-def refuse_other_kinds(name: str, model_cfg: dict[str, Any]) -> None:
+def refuse_other_kinds(name: str, model_cfg: Config) -> None:
     """Refuses what is no pair of an image tower and open_clip's own text transformer, before anything is built or fetched.
 
     Raises:
@@ -49,7 +50,7 @@ def refuse_other_kinds(name: str, model_cfg: dict[str, Any]) -> None:
         raise UserError(f"{name} has a text tower of the kind {text_cfg['text_arch']!r}, not served here; choose another model")
 
 
-def read_stated(folder: Path) -> dict[str, Any]:
+def read_stated(folder: Path) -> Config:
     """The configuration in a folder, of a model that its weights can fill.
 
     open_clip reads the folder again by itself; what it would trip over is refused here first.
@@ -59,7 +60,7 @@ def read_stated(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG_FILE
     stated = read_json(path, _Stated, AGAIN)
-    config: dict[str, Any] = dict(stated["model_cfg"])
+    config: Config = dict(stated["model_cfg"])
     check_numbers(stated, str(path), AGAIN)
     refuse_other_kinds(str(path), config)
     weights = sorted(file for ending in ("safetensors", "bin", "pth") for file in folder.glob(f"*.{ending}"))

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from open_clip.model import CustomTextCLIP
@@ -15,6 +14,7 @@ from wholegrain.data.network import hub_or_cache, reachable, unfetched
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import ClipTokenizer, FileTokenizer, Tokenizer
+from wholegrain.towers.base import Config
 from wholegrain.towers.bounds import first_line
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.hub import fetch_tokenizer, not_here
@@ -50,7 +50,7 @@ def load_open_clip(name: str, tag: str | None) -> Model:
         ) from error
 
 
-def _preprocess(name: str, record: dict[str, Any]) -> Preprocess:
+def _preprocess(name: str, record: Config) -> Preprocess:
     size = record["size"]
     height, width = size if isinstance(size, (tuple, list)) else (size, size)
     resize = {"shortest": "crop", "squash": "squash"}.get(record["resize_mode"])
@@ -61,7 +61,7 @@ def _preprocess(name: str, record: dict[str, Any]) -> Preprocess:
     return Preprocess.from_json({**values, "mean": list(record["mean"]), "std": list(record["std"])})
 
 
-def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
+def _tokenizer(name: str, text_cfg: Config) -> Tokenizer:
     context = int(text_cfg.get("context_length", 77))
     settings = text_cfg.get("tokenizer_kwargs") or {}
     source = text_cfg.get("hf_tokenizer_name")
@@ -77,7 +77,7 @@ def _tokenizer(name: str, text_cfg: dict[str, Any]) -> Tokenizer:
     return FileTokenizer.from_folder(folder, context, clean=clean)
 
 
-def _create(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any], dict[str, Any]]:
+def _create(name: str, tag: str | None) -> tuple[CustomTextCLIP, Config, Config]:
     """open_clip's model, its configuration and its preprocessing record.
 
     Args:
@@ -115,7 +115,7 @@ def _create(name: str, tag: str | None) -> tuple[CustomTextCLIP, dict[str, Any],
 
 
 @contextmanager
-def _fetching(what: str, stated: dict[str, Any]) -> Iterator[None]:
+def _fetching(what: str, stated: Config) -> Iterator[None]:
     """While open_clip fetches weights, from the Hub or, for the few tags that are not there, from the address that it states."""
     url = "" if not stated or stated.get("hf_hub") else str(stated.get("url", ""))
     if url:

@@ -32,7 +32,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
@@ -52,7 +52,7 @@ class ImagePart:
 
     timm: str
     weights: str | None = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, object] = field(default_factory=dict)
     tune: str = "all"
     fixed_batchnorm: bool = True
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class ConvStem(nn.Module):
     Has the face of timm's ``PatchEmbed``. GroupNorm in place of the paper's BatchNorm: no statistics across images or processes.
     """
 
-    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **_: Any) -> None:
+    def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int, bias: bool = True, **_: object) -> None:
         super().__init__()
         side = img_size // patch_size
         self.grid_size = (side, side)
@@ -149,7 +150,6 @@ class SmallImageTower(TimmImageTower):
     """The preset's image tower."""
 
     def __init__(self, config: SmallConfig) -> None:
-        stem: dict[str, Any] = {"embed_layer": ConvStem} if config.stem == "conv" else {}
         net = VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch,
@@ -160,7 +160,7 @@ class SmallImageTower(TimmImageTower):
             depth=config.image_layers,
             num_heads=config.heads,
             fc_norm=False,  # normalise patches, then pool
-            **stem,
+            embed_layer=ConvStem if config.stem == "conv" else PatchEmbed,
         )
         moments = config.places == "moments" and config.pool == "mean"
         if moments:
@@ -274,7 +274,7 @@ class SmallTextTower(TextTower):
         x = self.embedding(tokens_NL) + self.positions_LV[:L]
         if self.causal:  # padding stands at the end, where no real token looks
             causal_LL = nn.Transformer.generate_square_subsequent_mask(L, x.device, x.dtype)
-            masks: dict[str, Any] = {"src_mask": causal_LL, "is_causal": True}
+            masks: dict[str, object] = {"src_mask": causal_LL, "is_causal": True}
         else:
             masks = {"src_key_padding_mask": ~mask_NL}
         for block in self.blocks:

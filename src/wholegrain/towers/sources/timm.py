@@ -11,7 +11,7 @@ from __future__ import annotations
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.suggest import nearest
 from wholegrain.towers.attention_kernel import attention_kernel
-from wholegrain.towers.base import NOTHING, ImageTower, RawImage, keep_patches
+from wholegrain.towers.base import NOTHING, Config, ImageTower, RawImage, keep_patches
 from wholegrain.towers.bounds import build_on_meta, check_numbers, memory_limit, without_code
 from wholegrain.towers.branch_tokens import BranchTokens
 from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.tensor_files import read_weights
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 class TimmImageTower(ImageTower):
@@ -38,7 +40,7 @@ class TimmImageTower(ImageTower):
         fixed_batchnorm: BatchNorm stays in eval mode during training.
     """
 
-    def __init__(self, net: nn.Module, config: dict[str, Any], fixed_batchnorm: bool = False) -> None:
+    def __init__(self, net: nn.Module, config: Config, fixed_batchnorm: bool = False) -> None:
         super().__init__()
         self.net: Any = net
         self.fixed_batchnorm = fixed_batchnorm
@@ -168,16 +170,14 @@ class TimmImageTower(ImageTower):
             last = nn.ModuleList([self.net.blocks[-1], *(m for m in tail if m is not None)])
             return [*self.net.blocks[:-1], last]
         groups = group_modules(self.net, self.net.group_matcher())
-        by_id: dict[Any, list[nn.Module]] = {}
-        for key, names in groups.items():
-            by_id[key] = [self.net.get_submodule(name) for name in names]
+        by_id = {key: [self.net.get_submodule(name) for name in names] for key, names in groups.items()}
         return [nn.ModuleList(by_id[key]) for key in sorted(by_id)]
 
     def transformer_blocks(self) -> list[nn.Module]:
         """None of a network that is no Vision Transformer."""
         return super().transformer_blocks() if self.is_vit else []
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         """JSON-able; enough for :func:`wholegrain.towers.io.build_image_tower`."""
         return {**super().config(), "fixed_batchnorm": self.fixed_batchnorm, **self.branch_config()}
 
@@ -185,7 +185,7 @@ class TimmImageTower(ImageTower):
 def timm_tower(
     name: str,
     image_size: int,
-    kwargs: dict[str, Any] | None = None,
+    kwargs: Config | None = None,
     *,
     weights: str | Path | None = None,
     fixed_batchnorm: bool = True,
@@ -210,7 +210,7 @@ def timm_tower(
     checked = without_code(dict(kwargs or {}), where)
     check_numbers({**checked, "image_size": image_size}, where, advice)
 
-    def build() -> Any:
+    def build() -> nn.Module:
         return timm.create_model(name, pretrained=False, num_classes=0, **checked)
 
     def trial() -> None:
@@ -228,7 +228,7 @@ def timm_tower(
     return TimmImageTower(net, config, fixed_batchnorm)
 
 
-def _sized(net: Any, image_size: int) -> Any:
+def _sized(net: Net, image_size: int) -> Net:
     if hasattr(net, "set_input_size") and isinstance(net, VisionTransformer):
         net.set_input_size(img_size=(image_size, image_size))
     return net

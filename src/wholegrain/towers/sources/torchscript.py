@@ -10,7 +10,7 @@ import math
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,19 +20,20 @@ from wholegrain.towers.bounds import first_line
 
 _TYPES = {"HalfStorage": torch.half, "FloatStorage": torch.float, "LongStorage": torch.long, "BFloat16Storage": torch.bfloat16}
 _TYPES |= {"IntStorage": torch.int32, "DoubleStorage": torch.double, "BoolStorage": torch.bool, "ByteStorage": torch.uint8}
+Made = TypeVar("Made")
 
 
 class _Holder:
     """Stands for a module of the archive."""
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> Tensor:
     if math.prod(size) > storage.numel():
         raise pickle.UnpicklingError("a weight is larger than what is stored of it")
     return torch.as_strided(storage, size, stride, offset).clone()
 
 
-def _first(value: Any, *_: Any) -> Any:
+def _first(value: Made, *_: object) -> Made:
     return value
 
 
@@ -41,7 +42,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(archive.open(f"{root}data.pkl"))
         self._archive, self._root = archive, root
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if module.split(".")[0] == "__torch__":
             return _Holder
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -54,7 +55,7 @@ class _Reader(pickle.Unpickler):
             return name
         raise pickle.UnpicklingError(f"{module}.{name} is no weight")
 
-    def persistent_load(self, pid: Any) -> Tensor:
+    def persistent_load(self, pid: tuple[str, str, str, str, int]) -> Tensor:
         _, kind, key, _, count = pid
         if not count:
             return torch.empty(0, dtype=_TYPES[kind])
@@ -88,7 +89,7 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def _collect(holder: Any, prefix: str, found: dict[str, Tensor]) -> None:
+def _collect(holder: object, prefix: str, found: dict[str, Tensor]) -> None:
     for name, value in vars(holder).items():
         if isinstance(value, Tensor):
             found[prefix + name] = value

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from open_clip.transformer import TextTransformer
@@ -25,7 +25,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.files import read_json
 from wholegrain.text.tokenizer import FileTokenizer
-from wholegrain.towers.base import ImageTower
+from wholegrain.towers.base import Config, ImageTower
 from wholegrain.towers.bounds import build_bounded, build_on_meta, check_numbers, first_line
 from wholegrain.towers.heads.base import PlainHead, Widths
 from wholegrain.towers.model import Model
@@ -34,6 +34,9 @@ from wholegrain.towers.sources.hf_library import transformers_for
 from wholegrain.towers.sources.open_clip import OpenClipImageTower, OpenClipTextTower, build_open_clip_image, text_net
 from wholegrain.towers.sources.timm import timm_tower
 from wholegrain.towers.tensor_files import read_tensors, read_weights, safetensors_of
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextConfig, CLIPVisionConfig, SiglipTextConfig, SiglipVisionConfig
 
 CONFIG_FILE = "config.json"
 AGAIN = "get the complete model"
@@ -70,7 +73,7 @@ def kind_of(folder: str | Path) -> str | None:
     path = Path(folder) / CONFIG_FILE
     if not os.path.lexists(path):
         return None
-    kind = read_json(path, dict[str, Any], AGAIN).get("model_type")
+    kind = read_json(path, Config, AGAIN).get("model_type")
     return kind if isinstance(kind, str) else None
 
 
@@ -164,11 +167,11 @@ def _siglip_parts(
     return image_tower, text_tower, head
 
 
-def _siglip_timm(folder: Path, vision: Any) -> tuple[str, int, dict[str, Any]]:
+def _siglip_timm(folder: Path, vision: SiglipVisionConfig) -> tuple[str, int, Config]:
     """timm's name, picture size and keywords."""
     size, patch = _square(folder, vision.image_size), _square(folder, vision.patch_size)
     shape = (vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size, patch)
-    kwargs: dict[str, Any] = {}
+    kwargs: Config = {}
     known = _SIGLIP_TIMM.get(shape)
     if known is None:
         width, depth, heads, inner, _ = shape
@@ -185,11 +188,11 @@ def _siglip_timm(folder: Path, vision: Any) -> tuple[str, int, dict[str, Any]]:
 
 
 def _text_tower(
-    folder: Path, text: Any, shared: int, state: dict[str, Tensor], pad_id: int, settings: dict[str, Any]
+    folder: Path, text: CLIPTextConfig | SiglipTextConfig, shared: int, state: dict[str, Tensor], pad_id: int, settings: Config
 ) -> OpenClipTextTower:
     quick, act = _activation(folder, text.hidden_act)
     sizes = {"context_length": text.max_position_embeddings, "vocab_size": text.vocab_size, "heads": text.num_attention_heads}
-    text_cfg: dict[str, Any] = {**sizes, **_transformer(text), **act, **settings}
+    text_cfg: Config = {**sizes, **_transformer(text), **act, **settings}
     built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {}, "text_cfg": text_cfg}
     net = build_bounded(lambda: text_net(built), *_most(folder, state))
     assert isinstance(net, TextTransformer)
@@ -198,7 +201,7 @@ def _text_tower(
     return OpenClipTextTower(net, {"kind": "open_clip", "model": built}, pad_id)
 
 
-def _transformer(config: Any) -> dict[str, Any]:
+def _transformer(config: CLIPTextConfig | CLIPVisionConfig | SiglipTextConfig) -> Config:
     """The sizes that both towers have, in open_clip's names."""
     found = {
         "width": config.hidden_size,
@@ -213,7 +216,7 @@ def _ratio(inner: int, width: int) -> float:
     return inner / width if inner % width == 0 else (inner + 0.5) / width
 
 
-def _activation(folder: Path, name: str) -> tuple[bool, dict[str, Any]]:
+def _activation(folder: Path, name: str) -> tuple[bool, Config]:
     """open_clip's ``quick_gelu`` and ``act_kwargs``."""
     if name == "quick_gelu":
         return True, {}
@@ -233,7 +236,7 @@ def _square(folder: Path, size: Any) -> int:
 
 def _read_config(folder: Path, kind: str) -> Any:
     transformers = transformers_for(str(folder))
-    check_numbers(read_json(folder / CONFIG_FILE, dict[str, Any], AGAIN), str(folder / CONFIG_FILE), AGAIN)
+    check_numbers(read_json(folder / CONFIG_FILE, Config, AGAIN), str(folder / CONFIG_FILE), AGAIN)
     try:
         reader = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}[kind]
         return reader.from_pretrained(folder, local_files_only=True)
@@ -293,10 +296,10 @@ def _read_preprocess(folder: Path) -> Preprocess:
     return Preprocess.from_json({**values, **moments})
 
 
-def _preprocess_record(folder: Path) -> dict[str, Any]:
+def _preprocess_record(folder: Path) -> Config:
     for name in ("preprocessor_config.json", "processor_config.json"):
         if os.path.lexists(folder / name):
-            record = read_json(folder / name, dict[str, Any], AGAIN)
+            record = read_json(folder / name, Config, AGAIN)
             check_numbers(record, str(folder / name), AGAIN)
             record = record.get("image_processor", record)
             if isinstance(record, dict) and ("size" in record or "image_mean" in record):
@@ -306,7 +309,7 @@ def _preprocess_record(folder: Path) -> dict[str, Any]:
 
 def _read_tokenizer(folder: Path, kind: str, context: int) -> FileTokenizer:
     stated = folder / "tokenizer_config.json"
-    record = read_json(stated, dict[str, Any], AGAIN) if os.path.lexists(stated) else {}
+    record = read_json(stated, Config, AGAIN) if os.path.lexists(stated) else {}
     name = str(record.get("tokenizer_class", ""))
     if not os.path.lexists(folder / "tokenizer.json"):
         return _built_tokenizer(folder, kind, context)

@@ -7,7 +7,6 @@ their quick GELU by whatever name the model is called; for all others the name d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from open_clip.convert import convert_state_dict
@@ -27,7 +26,7 @@ def read_clip_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
     Training checkpoints of open_clip (``state_dict`` inside, ``module.`` before names) are read, too.
     """
     size_of(path, "give the file of a model's weights")
-    read: dict[str, Any] = dict(read_torchscript(path)) if is_torchscript(path) else read_weights(path)
+    read: dict[str, object] = dict(read_torchscript(path)) if is_torchscript(path) else read_weights(path)
     state = read.get("state_dict", read)
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no weights; give a state dict of a CLIP model")

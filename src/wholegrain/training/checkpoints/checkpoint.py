@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias, TypedDict
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from wholegrain.errors import MachineError, UserError
 from wholegrain.files import UnreadableError, digest, disk_errors, folder_aside, read_json, sha256
 from wholegrain.objectives.objective import Objective
-from wholegrain.structure import structure
+from wholegrain.structure import JsonTable, structure
 from wholegrain.training.teacher import Teacher
 
 FORMAT = 2
@@ -36,7 +36,7 @@ BROKEN = (OSError, ValueError, KeyError, SafetensorError, UnreadableError)
 """What reading a broken checkpoint raises."""
 _PREFIX, STATE, TENSORS = "step-", "state.json", "state.safetensors"
 
-Facts: TypeAlias = dict[str, Any]
+Facts: TypeAlias = JsonTable
 """Plain values of ``state.json``; which there are is a matter of the format's number."""
 
 

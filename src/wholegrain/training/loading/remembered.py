@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +45,7 @@ class _Calls:
         self.forward, self.folder, self.name, self.kind = tower.forward, folder, name, kind
         self.tower = tower_digest(tower)
 
-    def __call__(self, *given: Any) -> Any:
+    def __call__(self, *given: object) -> RawImage | RawText:
         tensors = [part for part in given if isinstance(part, Tensor)]
         needs = next((part for part in given if isinstance(part, frozenset)), NOTHING) & {"patches", "tokens"}
         device = tensors[0].device
