@@ -146,8 +146,9 @@ def _said(value: float) -> str:
 def _rule(number: int, name: str, y: float, box: tuple[float, float, float, float]) -> str:
     """A level line; the first one's name stands at its right end, the second one's in its middle, so that they never cover each other."""
     x, anchor = (box[1] - 3, "end") if number == 0 else ((box[0] + box[1]) / 2, "middle")
+    below = number == 1 and y + 14 < box[2]
     line = f'<line class="rule" x1="{box[0]}" x2="{box[1]:.0f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    return f'{line}<text class="tick" x="{x:.0f}" y="{y - 3:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+    return f'{line}<text class="tick" x="{x:.0f}" y="{y + 11 if below else y - 3:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
 
 
 def _band(number: int, line: Line, to_x, to_y) -> str:

@@ -14,7 +14,8 @@ setting are measured anew, those of another split kept beside (:mod:`wholegrain.
 
 Fairness: the packaged recipes differ in what the method is, and share the optimiser; what the caller overrides is overridden for
 all. Every method tries the same learning rates. At equal time a method takes as many steps as its own speed allows, measured on
-this machine before the run; at equal steps (the default) the table says how long a step took.
+this machine before the run; at equal steps (the default) the table says how long a step took. At several numbers of steps there are curves:
+:mod:`wholegrain.workflows.curves`.
 """
 
 from __future__ import annotations
