@@ -11,7 +11,7 @@ MOST_TOKENS = 256
 """Longer sequences keep the fused kernel: separate products hold a table of tokens x tokens for every head until the backward pass."""
 
 
-def attention_kernel(device: torch.device, tokens: int) -> AbstractContextManager[None]:
+def attention_kernel(device: torch.device, tokens: int) -> AbstractContextManager[object]:
     """A context for ``scaled_dot_product_attention`` over sequences of ``tokens``; it changes results by rounding alone.
 
     The fused kernel's backward pass on CPUs takes 2 to 4 times as long in bf16 as in fp32 (torch 2.13, AVX512-BF16: 105 against 24 ms

@@ -98,7 +98,8 @@ class OpenClipRecorder:
     """Of open_clip's own Vision Transformer."""
 
     def __init__(self, tower: OpenClipImageTower, layers: int, whole: bool) -> None:
-        self._net, self._blocks = tower.net, list(tower.net.transformer.resblocks)[-layers:]
+        self._net = tower.net
+        self._blocks = [block for block in tower.net.transformer.resblocks if isinstance(block, ResidualBlock)][-layers:]
         self._queries = slice(None) if whole or tower.net.pool_type == "avg" else slice(0, 1)
 
     @contextmanager
@@ -106,12 +107,12 @@ class OpenClipRecorder:
         """By a method of each block in the place of its class's own."""
         recorded: Recorded = []
         for block in self._blocks:
-            block.attention = _listening(block, recorded)
+            vars(block)["attention"] = _listening(block, recorded)
         try:
             yield recorded
         finally:
             for block in self._blocks:
-                del block.attention
+                del vars(block)["attention"]
 
     def layer(self, *seen: Any) -> Layer:
         """See :class:`Recorder`."""
@@ -131,7 +132,8 @@ class OpenClipRecorder:
         patches = x[:, 1:]
         if net.final_ln_after_pool:
             pooled_BV, patches = net.ln_post(pooled_BV), net.ln_post(patches)
-        return RawImage(pooled_BV, patches, None, tuple(net.grid_size))
+        rows, columns = net.grid_size
+        return RawImage(pooled_BV, patches, None, (rows, columns))
 
 
 def _listening(block: ResidualBlock, recorded: Recorded) -> Callable[..., tuple[Tensor, Tensor]]:
