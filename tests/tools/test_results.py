@@ -1,17 +1,21 @@
 """The published comparison: what is kept gives the same figures, intervals and verdicts as the runs' own results, and pages say them."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from results.charts import draw_curves
 from results.claims import Claim, verdict
 from results.measure import Comparison, Measure, interval
-from results.pages import MARKS, Page, _into
+from results.pages import MARKS, Page, _into, render
 from results.store import START, Run, Stored, load, save
 
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 
+ROOT = Path(__file__).parents[2]
 RECALL = Measure("caption to picture", "retrieval", "recall@1")
 BRANCH = Measure("background", "branches", "background/single_recall@1", (("holistic", "background/branch_1_recall@1"),))
 
@@ -78,3 +82,15 @@ def test_pages_say_what_is_measured_and_the_same_results_draw_the_same_bytes(com
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     assert _into(readme, "new").read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+
+
+@pytest.mark.slow
+def test_the_published_pages_and_the_readmes_numbers_are_those_of_the_kept_results(tmp_path):
+    docs = ROOT / "docs" / "results"
+    shutil.copytree(docs / "data", tmp_path / "data")
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    written = render(tmp_path, tmp_path / "README.md")
+    assert len(written) > 5
+    for path in written:
+        committed = ROOT / "README.md" if path.name == "README.md" else docs / path.name
+        assert path.read_text() == committed.read_text(), f"{path.name}: run make results"

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from results.charts import draw_curves
-from results.claims import CLAIMS, verdict
+from results.claims import CLAIMS, MARGIN, verdict
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
 from results.store import load
 
@@ -28,9 +28,9 @@ class Page:
     comparison: Comparison
     images: Path
 
-    def curves(self, name: str, measures: Sequence[Measure], methods: Sequence[str]) -> str:
+    def curves(self, name: str, measures: Sequence[Measure], methods: Sequence[str], columns: int = 3) -> str:
         """Draws a chart; gives the Markdown that shows it."""
-        draw_curves(self.images / f"{name}.svg", self.comparison, measures, methods)
+        draw_curves(self.images / f"{name}.svg", self.comparison, measures, methods, columns)
         return f"![{', '.join(m.title for m in measures)}: per cent over pictures seen](images/{name}.svg)"
 
     def table(self, measures: Sequence[Measure], methods: Sequence[str], budget: int, reference: str = "clip") -> str:
@@ -45,6 +45,19 @@ class Page:
             found = [self.comparison.mean(method, budget, measure, reference) for method in methods]
             body.append([measure.title, *("" if mean is None else interval(mean) for mean in found)])
         return markdown(["", *(NAMES[method] for method in methods)], body)
+
+    def against_best(self, measures: Sequence[Measure], method: str, budget: int) -> str:
+        """Markdown: the best other method of each measure, the difference from it, and whether the interval leaves room for a point less."""
+        body = []
+        for measure in measures:
+            others = {name: self.comparison.mean(name, budget, measure) for name in self.comparison.methods if name != method}
+            known = {name: mean.value for name, mean in others.items() if mean is not None}
+            best = max(known, key=lambda name: known[name])
+            gap = self.comparison.mean(method, budget, measure, best)
+            assert gap is not None, measure
+            said = "superior" if gap.low > 0 else "not inferior" if gap.low > -MARGIN else "inferior" if gap.high < 0 else "open"
+            body.append([measure.title, self.value(method, measure, budget), f"{NAMES[best]} {self.value(best, measure, budget)}", interval(gap), said])
+        return markdown(["", NAMES[method], "best other", "difference, points (95%)", ""], body)
 
     def value(self, method: str, measure: Measure, budget: int) -> str:
         """Per cent."""
