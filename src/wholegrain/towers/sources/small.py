@@ -225,7 +225,8 @@ class RecurrentTextTower(TextTower):
         x_TV = self.value(words_UE).index_select(0, word_T) * self.gate(self.norm(read.data))
         rows_NL = torch.arange(len(tokens_NL), device=tokens_NL.device)[:, None].expand_as(tokens_NL)
         row_T = pack_padded_sequence(rows_NL, length_N.cpu(), batch_first=True, enforce_sorted=False).data
-        sum_NV = x_TV.new_zeros(len(tokens_NL), self.width, dtype=torch.float32).index_add(0, row_T, x_TV.float())
+        exact = torch.promote_types(x_TV.dtype, torch.float32)
+        sum_NV = x_TV.new_zeros(len(tokens_NL), self.width, dtype=exact).index_add(0, row_T, x_TV.to(exact))
         tokens_NLV = None
         if "tokens" in needs:
             tokens_NLV, _ = pad_packed_sequence(packed._replace(data=x_TV), batch_first=True, total_length=tokens_NL.shape[1])
