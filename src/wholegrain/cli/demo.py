@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def demo(*, out: Path | None = None, quick: bool = False, seed: int = 0) -> int:
-    """Shows on scenes drawn on the spot what plain CLIP cannot do, repairs it with each method, and compares them.
+    """Shows on scenes drawn on the spot what plain CLIP cannot do and why, repairs it without and with training, and compares.
 
     wholegrain demo --quick
 
     Args:
         out: the demo's folder, "demo" or "demo-quick" by default; an interrupted demo goes on there.
-        quick: three methods and few steps, in under 90 seconds.
+        quick: what is repaired without training, in under 90 seconds.
         seed: of the draws and of training.
     """
     from wholegrain.workflows.demo import FULL, QUICK
