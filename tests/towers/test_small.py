@@ -9,7 +9,7 @@ from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, v
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.sources.small import PlaceMoments, SmallConfig, at_image_size, local_mask, small_model
+from wholegrain.towers.sources.small import PlaceMoments, SmallConfig, at_image_size, local_mask, small_model, small_text_tower
 
 WORLD = World()
 TOKENIZER = train_tokenizer(vocabulary(WORLD), 1024, 32)
@@ -104,6 +104,26 @@ def test_reader_sees_order_and_not_padding():
     again = small.encode_texts(padded, tokens.length_N, frozenset({"tokens"}))
     assert torch.allclose(again.pooled_ND, text.pooled_ND, atol=1e-6)
     assert torch.allclose(again.tokens_NLD[2, : tokens.length_N[2]], text.tokens_NLD[2, : tokens.length_N[2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_reader_on_real_tokens_is_the_reader_on_padded_rows(dtype):
+    """Vectors, tokens and gradients of its formula, word by word, in rows of any lengths."""
+    torch.manual_seed(0)
+    tower = small_text_tower(SmallConfig(text_width=8, heads=2, text_layers=2), vocab_size=9).to(dtype)
+    tokens_NL, length_N = torch.randint(0, 9, (5, 6)), torch.tensor([3, 6, 1, 4, 6])
+    raw = tower(tokens_NL, length_N, frozenset({"tokens"}))
+    rows = []
+    for row_L, length in zip(tokens_NL, length_N.tolist(), strict=True):
+        words = tower.embedding(row_L[:length])
+        rows.append(tower.value(words) * tower.gate(tower.norm(tower.reader(words)[0])))
+    wanted_NV = torch.stack([row_LV.mean(0) for row_LV in rows])
+    torch.testing.assert_close(raw.pooled_NV, wanted_NV)
+    torch.testing.assert_close(raw.tokens_NLV[raw.mask_NL], torch.cat(rows))
+    assert (raw.tokens_NLV[~raw.mask_NL] == 0).all()
+    ways = [torch.autograd.grad(pooled_NV.square().sum(), list(tower.parameters())) for pooled_NV in (raw.pooled_NV, wanted_NV)]
+    for one, other in zip(*ways, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_growing_keeps_what_was_learned_and_reads_larger_pictures():
