@@ -40,7 +40,7 @@ def stored():
 
     runs = [Run(START, 0, 0, 0, 0.0, results(START, 0))]
     runs += [Run(m, s, b, 128, 2.0 * b, results(m, b)) for m in share for s in (0, 1) for b in (75, 300)]
-    facts = {"command": "compete", "machine": "a machine", "date": "2026-01-01", "commit": "abc"}
+    facts = {"command": "compete", "machine": "a machine", "date": "2026-01-01", "commit": "abc", "versions": {"torch": "2"}}
     return Stored(facts, "clip", runs)
 
 

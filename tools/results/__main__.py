@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import platform
+import shlex
 import subprocess
 from pathlib import Path
 
-import torch
 import tyro
 
 from results.pages import render
+from results.rescore import rescored
 from results.store import collect, save
 
 DOCS, README = Path("docs/results"), Path("README.md")
@@ -27,16 +27,43 @@ def keep(name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Pa
         split: the split that was measured.
         reference: the method that the others are compared with.
     """
-    begun = json.loads(next(iter(sorted(folders[0].glob("*/steps-*/run.json")))).read_text(encoding="utf-8"))
-    facts: dict[str, object] = {
-        "command": begun.get("origin", {}).get("command", ""),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+    print(f"written: {save(collect(folders, split, reference, _facts(folders)), DOCS / 'data' / name)}")
+    print("next: make results")
+
+
+def rescore(
+    name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Path, ...]], *, data: Path, split: str = "test", reference: str = "clip"
+) -> None:
+    """Measures the largest budget's runs by the other score, too (the grain, or the whole alone), and keeps both in docs/results/data/NAME.
+
+    Args:
+        name, folders, split, reference: as of collect.
+        data: the competition's data set.
+    """
+    stored = rescored(collect(folders, split, reference, _facts(folders)), folders, data, split)
+    print(f"written: {save(stored, DOCS / 'data' / name)}")
+    print("next: make results")
+
+
+def _facts(folders: tuple[Path, ...]) -> dict[str, object]:
+    """How a competition came about."""
+    begun = json.loads(min(folders[0].glob("*/steps-*/run.json")).read_text(encoding="utf-8"))
+    words = [Path(word).name if word.startswith("/") else word for word in shlex.split(str(begun["command"]))]
+    return {
+        "command": shlex.join(["wholegrain", *words[1:]]),
+        "machine": _processor(),
+        "versions": begun["versions"],
+        "data": begun["data_hash"],
         "date": datetime.date.today().isoformat(),
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
-        "wholegrain": importlib.metadata.version("wholegrain"),
     }
-    print(f"written: {save(collect(folders, split, reference, facts), DOCS / 'data' / name)}")
-    print("next: make results")
+
+
+def _processor() -> str:
+    """The name of this machine's processor, where Linux tells it."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def write() -> None:
@@ -46,4 +73,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"collect": keep, "render": write})
+    tyro.extras.subcommand_cli_from_dict({"collect": keep, "rescore": rescore, "render": write})

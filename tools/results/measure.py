@@ -12,7 +12,8 @@ from wholegrain.evaluation.statistics.compare import Mean, mean_over_seeds
 
 NAMES = {
     "start": "base", "clip_one_caption": "CLIP, one caption", "clip": "CLIP", "negclip": "NegCLIP", "ce_clip": "CE-CLIP", "sparc": "SPARC",
-    "holistic": "Holistic", "wholegrain": "Wholegrain",
+    "holistic": "Holistic", "wholegrain": "Wholegrain", "clip_grain": "CLIP + grain", "ce_clip_grain": "CE-CLIP + grain",
+    "sparc_grain": "SPARC + grain", "wholegrain_whole": "Wholegrain, whole alone",
 }  # fmt: skip
 
 

@@ -73,7 +73,8 @@ class Page:
     def made(self) -> str:
         """Command, seeds, machine and date, in one paragraph."""
         facts, seeds = self.comparison.stored.facts, ", ".join(map(str, self.comparison.seeds))
-        return f"`{facts['command']}`; seeds {seeds}; {facts['machine']}; {facts['date']}; wholegrain at {facts['commit']}."
+        torch = facts["versions"]["torch"]
+        return f"`{facts['command']}`; seeds {seeds}; {facts['machine']}, torch {torch}; {facts['date']}, at commit {facts['commit']}."
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

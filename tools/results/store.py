@@ -47,12 +47,12 @@ class Stored:
     """A competition as it is kept.
 
     Attributes:
-        facts: command, data, model, machine, date, versions.
+        facts: command, machine, versions, data (its hash), date, commit.
         reference: the method that the others are compared with.
         runs: of all methods, seeds and budgets; the starting model's as method ``start`` of budget 0.
     """
 
-    facts: dict[str, object]
+    facts: dict[str, Any]
     reference: str
     runs: Sequence[Run]
 
@@ -70,7 +70,7 @@ class Stored:
             yield Point(budget, budget * here[0].batch, [run.seconds for run in here], standing)
 
 
-def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str, object]) -> Stored:
+def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str, Any]) -> Stored:
     """Reads the folders of a competition (``METHOD-SEED/steps-BUDGET/SPLIT``), one or, where its seeds ran side by side, several."""
     runs = [Run(START, 0, 0, 0, 0.0, load_results(folders[0] / START / split)[0])]
     for results in sorted((path for folder in folders for path in folder.glob(f"*/steps-*/{split}/results.json")), key=_order):
