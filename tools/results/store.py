@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from wholegrain.report.curves import Curve, Curves, Point
-from wholegrain.workflows.competition import seconds_of_steps
 
 from wholegrain.evaluation.result import Figure, TaskResult, load_results
 from wholegrain.evaluation.statistics.compare import figure_items
+from wholegrain.report.curves import Curve, Curves, Point
 from wholegrain.report.standings import Standing
 from wholegrain.training.checkpoints.run_folder import read_recipe
+from wholegrain.workflows.competition import seconds_of_steps
 
 KEPT = re.compile(r".*recall@1|group_score|picks_caption|both_win|hit_own|hit_other|specialisation|accuracy")
 """Metrics that are kept."""
