@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from results.charts import draw_curves
 from results.claims import Claim, verdict
-from results.measure import Comparison, Measure, interval
+from results.measure import OWN, Comparison, Measure, interval
 from results.pages import MARKS, Page, _into, render
 from results.store import START, Run, Stored, load, save
 
@@ -63,6 +63,15 @@ def test_a_branch_is_compared_with_the_one_vector_item_by_item(comparison):
     means = [comparison.mean(method, 300, BRANCH).value for method in ("holistic", "clip")]
     assert gap.value == pytest.approx(means[0] - means[1])
     assert gap.low > 0
+
+
+def test_a_read_out_in_a_group_of_its_own_is_compared_with_the_common_one():
+    hits = {"pooled": np.array([0.0, 1.0, 0.0, 1.0]), "token": np.array([1.0, 1.0, 1.0, 0.0])}
+    both = pa.concat_tables([result("grounding", "hit_own", hits["pooled"]).items, result("grounding", "token/hit_own", hits["token"]).items])
+    figures = [result("grounding", name, values).figures[0] for name, values in (("hit_own", hits["pooled"]), ("token/hit_own", hits["token"]))]
+    runs = [Run(m, 0, 75, 128, 1.0, [TaskResult("grounding", "", tuple(figures), both)]) for m in ("clip", "sparc")]
+    gap = Comparison(Stored({}, "clip", runs)).mean("sparc", 75, OWN, "clip")
+    assert gap.value == (hits["token"] - hits["pooled"]).mean()
 
 
 def test_verdicts_are_those_of_the_intervals(comparison):

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+import pyarrow as pa
+
 from results.store import START, Stored
 from wholegrain.evaluation.result import TaskResult
-from wholegrain.evaluation.statistics.compare import Mean, mean_over_seeds
+from wholegrain.evaluation.statistics.compare import Mean, figure_items, mean_over_seeds
 
 NAMES = {
     "start": "base", "clip_one_caption": "CLIP, one caption", "clip": "CLIP", "negclip": "NegCLIP", "ce_clip": "CE-CLIP", "sparc": "SPARC",
@@ -42,6 +44,14 @@ POOLED = Measure("phrase on its own object, pooled read-out", "grounding", "hit_
 TOKEN = Measure("phrase on its own object, noun's token", "grounding", "token/hit_own")
 
 
+OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", (("sparc", "token/hit_own"),))
+
+
+def _place(method: str) -> tuple[int, str]:
+    """In the order of :data:`NAMES`, then by name."""
+    return (list(NAMES).index(method) if method in NAMES else len(NAMES), method)
+
+
 def twins(kind: str) -> Measure:
     """All four choices right, of a pair of pictures and captions that differ in one fact."""
     return Measure(kind.replace("_", " "), "composition", f"{kind}/group_score")
@@ -62,7 +72,7 @@ class Comparison:
     @cached_property
     def methods(self) -> list[str]:
         """Without the starting model."""
-        return list(dict.fromkeys(run.method for run in self.stored.runs if run.method != START))
+        return sorted({run.method for run in self.stored.runs if run.method != START}, key=_place)
 
     @cached_property
     def budgets(self) -> list[int]:
@@ -87,20 +97,20 @@ class Comparison:
         other = self._values(minus, budget, measure) if minus else []
         if not found or (minus and not other):
             return None
-        return mean_over_seeds(found, found[0].figures[0].name, other)
+        return mean_over_seeds(found, "value", other)
 
     def _values(self, method: str, budget: int, measure: Measure) -> list[TaskResult]:
         """The items of one figure, each seed's, under a name that all methods share."""
-        found = [result for result in self.results(method, budget, measure.task) if measure.of(method) in result.metrics]
-        group, _, metric = measure.of(method).rpartition("/")
-        columns = ["item", "group", "cluster", "overall", metric]
-        name = f"{group}/value" if group else "value"
-        values = []
-        for result in found:
-            figure = replace(result.figure(measure.of(method)), name=name)
-            items = result.items.select(columns).rename_columns([*columns[:-1], "value"])
-            values.append(TaskResult(result.task, result.protocol, (figure,), items))
-        return values
+        name = measure.of(method)
+        group = name.rpartition("/")[0]
+        found = []
+        for result in self.results(method, budget, measure.task):
+            if name in result.metrics:
+                ids, clusters, values_N = figure_items(result, name)
+                columns = {"item": [i.removeprefix(f"{group}|") for i in ids], "group": [""] * len(ids), "cluster": clusters}
+                items = pa.table({**columns, "overall": [True] * len(ids), "value": values_N})
+                found.append(TaskResult(result.task, result.protocol, (replace(result.figure(name), name="value"),), items))
+        return found
 
     def chance(self, method: str, budget: int, measure: Measure) -> float | None:
         """What guessing scores."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from results.measure import HARD_POSITIVES, POOLED, TO_CAPTION, TO_PICTURE, TOKEN, role, twins
+from results.measure import HARD_POSITIVES, OWN, POOLED, TO_CAPTION, TO_PICTURE, TOKEN, role, twins
 
-__all__ = ["HARD_POSITIVES", "POOLED", "TOKEN", "TO_CAPTION", "TO_PICTURE", "role", "twins"]
+__all__ = ["HARD_POSITIVES", "OWN", "POOLED", "TOKEN", "TO_CAPTION", "TO_PICTURE", "role", "twins"]
 
 ORDER = [twins("relation"), twins("swap_object"), HARD_POSITIVES]
 BINDING = [twins("swap_attribute"), twins("swap_fill")]
@@ -12,5 +12,5 @@ WORDS = [twins(f"replace_{what}") for what in ("object", "colour", "fill", "size
 RETRIEVAL = [TO_PICTURE, TO_CAPTION]
 GROUNDING = [POOLED, TOKEN]
 ROLES = [role(name, branch) for branch, name in enumerate(("overview", "relation", "main_object", "phrase", "background"))]
-AXES = [*RETRIEVAL, *ORDER, *BINDING, *WORDS, *GROUNDING, *ROLES]
-SHORT = [*RETRIEVAL, twins("relation"), twins("swap_attribute"), HARD_POSITIVES, TOKEN, ROLES[-1]]
+AXES = [*RETRIEVAL, *ORDER, *BINDING, *WORDS, OWN, *ROLES]
+SHORT = [*RETRIEVAL, twins("relation"), twins("swap_attribute"), HARD_POSITIVES, OWN, ROLES[-1]]
