@@ -55,7 +55,6 @@ def test_what_is_kept_gives_the_figures_and_intervals_of_the_runs(stored, compar
         assert comparison.mean(method, 300, RECALL, minus) == mean_over_seeds(own[0], "recall@1", own[1] if minus else ())
     assert (comparison.methods, comparison.budgets, comparison.seeds) == (["clip", "sparc", "holistic"], [75, 300], [0, 1])
     assert comparison.seconds("clip", 75) == 150
-    assert comparison.stored.curves().budgets == [75, 300]
 
 
 def test_a_branch_is_compared_with_the_one_vector_item_by_item(comparison):

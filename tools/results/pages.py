@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from results import questions
 from results.charts import draw_curves
 from results.claims import CLAIMS, MARGIN, verdict
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
@@ -85,8 +86,6 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def render(docs: Path, readme: Path) -> list[Path]:
     """Writes every page that has a template and puts the README's table between its marks; gives what was written."""
-    from results import questions
-
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     kept = {folder.name: Comparison(load(folder)) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
     pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}

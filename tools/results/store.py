@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import nan
 from pathlib import Path
@@ -20,8 +20,6 @@ import pyarrow.parquet as pq
 
 from wholegrain.evaluation.result import Figure, TaskResult, load_results
 from wholegrain.evaluation.statistics.compare import figure_items
-from wholegrain.report.curves import Curve, Curves, Point
-from wholegrain.report.standings import Standing
 from wholegrain.training.checkpoints.run_folder import read_recipe
 from wholegrain.workflows.competition import seconds_of_steps
 
@@ -55,19 +53,6 @@ class Stored:
     facts: dict[str, Any]
     reference: str
     runs: Sequence[Run]
-
-    def curves(self) -> Curves:
-        """As ``wholegrain compete`` draws them."""
-        names = list(dict.fromkeys(run.method for run in self.runs if run.method != START))
-        start = Standing(START, [run.results for run in self.runs if run.method == START])
-        return Curves([Curve(name, list(self._points(name))) for name in names], self.reference, start)
-
-    def _points(self, name: str) -> Iterator[Point]:
-        mine = [run for run in self.runs if run.method == name]
-        for budget in sorted({run.budget for run in mine}):
-            here = [run for run in mine if run.budget == budget]
-            standing = Standing(name, [run.results for run in here], [run.seconds / budget for run in here])
-            yield Point(budget, budget * here[0].batch, [run.seconds for run in here], standing)
 
 
 def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str, Any]) -> Stored:
