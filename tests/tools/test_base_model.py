@@ -6,15 +6,19 @@ import numpy as np
 import pytest
 import torch
 from base_model.crops import crop_regions
-from base_model.gates import legibility_gates
+from base_model.gates import TWIN_ATTRIBUTES, attribute_gates, legibility_gates
 from base_model.legibility import Legibility, legibility
 from base_model.make import make_base
+from base_model.probes import Reading, read_attributes
 
 from wholegrain.data.scenes import draw as drawing
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.glyphs import GLYPHS, mask
+from wholegrain.data.scenes.twins import TWIN_KINDS
 from wholegrain.data.scenes.world import FILLS, SIZES, World
+from wholegrain.features import ImageFeatures
 from wholegrain.towers import load_model
+from wholegrain.towers.base_model import load_base
 
 FEW = ("heart", "star", "anchor", "square")
 
@@ -52,6 +56,31 @@ def test_one_illegible_noun_fails_its_gate_alone():
     assert mean.passed
     assert not worst.passed
     assert worst.value == "key: 94.0%"
+
+
+def test_what_twins_differ_in_must_be_read_and_the_rest_is_only_reported():
+    readings = {"fill": Reading(0.94, 0.34), "colour": Reading(0.99, 0.1), "number": Reading(0.7, 0.69)}
+    assert [gate.passed for gate in attribute_gates(readings)] == [False, True, True]
+    assert set(TWIN_ATTRIBUTES) <= set(TWIN_KINDS)
+
+
+class _Stub:
+    """Patches are their pictures' mean colours: they hold colours, and neither fills nor how many things there are."""
+
+    preprocess = load_base().preprocess
+
+    def encode_images(self, pixels_BCHW, needs):
+        cells_BCRS = torch.nn.functional.avg_pool2d(pixels_BCHW.float() / 255, 8)
+        patches_BPD = cells_BCRS.flatten(2).transpose(1, 2)
+        return ImageFeatures(patches_BPD.mean(1), patches_BPD=patches_BPD, grid=(8, 8))
+
+
+def test_a_probe_reads_what_features_hold_and_nothing_else():
+    read = read_attributes(_Stub(), World(), train=300, test=100)
+    assert set(read) == {"colour", "fill", "size", "ground", "texture", "style", "number"}
+    assert read["colour"].share > read["colour"].commonest + 0.3
+    assert read["ground"].share > 0.7
+    assert abs(read["style"].share - read["style"].commonest) < 0.15
 
 
 def test_region_crops_show_their_object(tmp_path):
