@@ -13,9 +13,9 @@ from wholegrain.enrich.negatives.ce_clip import CeClipStage
 from wholegrain.enrich.negatives.negclip import NegClipStage
 from wholegrain.enrich.negatives.random_negatives import RandomStage
 from wholegrain.enrich.negatives.word_rules import NegativesStage
-from wholegrain.enrich.words.tagging import BuiltinTagger
-from wholegrain.enrich.words.tagging_spacy import SpacyTagger
 from wholegrain.errors import UserError
+from wholegrain.text.words.tagging import BuiltinTagger
+from wholegrain.text.words.tagging_spacy import SpacyTagger
 
 WORDS = [
     "a", "the", "man", "woman", "dog", "cat", "ball", "red", "blue", "big", "small", "runs",

@@ -10,7 +10,6 @@ import torch
 from tiny_training import make_dataset, make_model, make_recipe, train
 
 from wholegrain.data.batch import Sample, Text, collate
-from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.scores.similarity import similarity
@@ -21,6 +20,7 @@ from wholegrain.integrations.open_clip_trainer import OpenClipLoss
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.whole_and_grain import TEMPERATURE, WEIGHT, WholeAndGrainLoss, grain, score
+from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of

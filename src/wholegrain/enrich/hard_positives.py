@@ -12,10 +12,10 @@ from wholegrain.enrich.negatives.negation import NEGATED
 from wholegrain.enrich.negatives.word_rules import VERSION, NegativesStage, sources
 from wholegrain.enrich.paraphrases import KINDS, paraphrases
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.source import stream
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.text.words.source import stream
+from wholegrain.text.words.tagging import BuiltinTagger, Tagger
 
 
 @dataclass

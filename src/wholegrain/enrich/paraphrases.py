@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from wholegrain.enrich.words.lexicon import word_set
-from wholegrain.enrich.words.morphology import FORMS, verb_forms
-from wholegrain.enrich.words.source import Source, picture_words
-from wholegrain.enrich.words.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
-from wholegrain.enrich.words.text import Change, Edited, edited, phrase_places
+from wholegrain.text.words.lexicon import word_set
+from wholegrain.text.words.morphology import FORMS, verb_forms
+from wholegrain.text.words.source import Source, picture_words
+from wholegrain.text.words.tagging import NUMBERS, BuiltinTagger, NounPhrase, Tagged
+from wholegrain.text.words.text import Change, Edited, edited, phrase_places
 
 KINDS = ("exchange_and", "exchange_colours", "converse", "number_form", "synonym", "verb_form")
 _STATES = word_set("paraphrases_states")

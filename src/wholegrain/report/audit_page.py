@@ -10,7 +10,6 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from wholegrain.enrich.words.lexicon import lexicon
 from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features.encode import split_keys
 from wholegrain.evaluation.read_outs.registry import default_read_outs
@@ -21,6 +20,7 @@ from wholegrain.report.entry import Card, Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
+from wholegrain.text.words.lexicon import lexicon
 
 QUESTIONS = {
     "object_being": ("Who", "a man for a woman, a dog for a horse"),

@@ -10,10 +10,10 @@ import torch
 
 from wholegrain.data.batch import Phrases
 from wholegrain.data.dataset import Dataset
-from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.schema import ModelRecipe, Optimiser, Recipe, closest
+from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.lora import add_lora

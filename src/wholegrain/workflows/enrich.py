@@ -21,7 +21,7 @@ from wholegrain.files import aside, disk_errors, keepable
 from wholegrain.suggest import closest
 
 if TYPE_CHECKING:
-    from wholegrain.enrich.words.tagging import Tagger
+    from wholegrain.text.words.tagging import Tagger
 
 _COPIED = (
     "manifest.json",
@@ -169,11 +169,11 @@ def _negatives(request: EnrichRequest, seed: int, tagger: Tagger) -> Stage:
 
 def _tagger(pipeline: str) -> Tagger:
     """The built-in tagger unless a spaCy pipeline is named."""
-    from wholegrain.enrich.words.tagging import BuiltinTagger
+    from wholegrain.text.words.tagging import BuiltinTagger
 
     if not pipeline:
         return BuiltinTagger()
-    from wholegrain.enrich.words.tagging_spacy import SpacyTagger
+    from wholegrain.text.words.tagging_spacy import SpacyTagger
 
     return SpacyTagger(pipeline)
 

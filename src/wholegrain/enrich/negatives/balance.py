@@ -28,7 +28,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
-from wholegrain.enrich.words.text import Edit
+from wholegrain.text.words.text import Edit
 
 NONE = 0.001
 """Weight of drawing nothing, beside a total of 1 for all edits of a caption before they are weighed."""

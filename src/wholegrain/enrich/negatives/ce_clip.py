@@ -24,12 +24,12 @@ from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.enrich.negatives.word_rules import sources
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.morphology import verb_of
-from wholegrain.enrich.words.source import Source, stream
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
-from wholegrain.enrich.words.text import Edit, apply, edited
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.text.words.morphology import verb_of
+from wholegrain.text.words.source import Source, stream
+from wholegrain.text.words.tagging import BuiltinTagger, Tagger
+from wholegrain.text.words.text import Edit, apply, edited
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -14,12 +14,12 @@ from wholegrain.enrich.negatives.edits.objects import strangers
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, origin_of
 from wholegrain.enrich.negatives.word_rules import VERSION, NegativesStage
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.morphology import article
-from wholegrain.enrich.words.source import Source, stream
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger, Word
-from wholegrain.enrich.words.text import Edit, Edited, edited
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.text.words.morphology import article
+from wholegrain.text.words.source import Source, stream
+from wholegrain.text.words.tagging import BuiltinTagger, Tagger, Word
+from wholegrain.text.words.text import Edit, Edited, edited
 
 _CLAUSES = frozenset({"one", "while", "as", "with", "who", "which"})
 _FAMILIES = ("object", "attribute", "relation", "action", "count")

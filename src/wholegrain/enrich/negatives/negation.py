@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from wholegrain.data.record import Caption
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.text import Change
 
 NEGATED = "negated"
 """The role of captions that say what is not there."""

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
-from wholegrain.enrich.words.text import Edit, apply
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.text.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
+from wholegrain.text.words.tagging import BuiltinTagger, Tagged, Tagger
+from wholegrain.text.words.text import Edit, apply
 
 KINDS = ("swap_noun", "swap_adjective", "swap_adverb", "swap_verb", "swap_phrase")
 _POS = {"swap_noun": "NOUN", "swap_adjective": "ADJ", "swap_adverb": "ADV", "swap_verb": "VERB"}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Negative, Record
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.source import stream
 from wholegrain.errors import UserError
+from wholegrain.text.words.source import stream
 
 _POOL = 100_000
 

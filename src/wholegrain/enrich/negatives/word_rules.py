@@ -14,11 +14,11 @@ from wholegrain.enrich.negatives import balance as balancing
 from wholegrain.enrich.negatives.edits import EDITS, KINDS, family
 from wholegrain.enrich.negatives.negation import NEGATED, NEGATIONS, negation_edits
 from wholegrain.enrich.runner.stage import Failure, Picture, Rows, Stage
-from wholegrain.enrich.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged, Tagger
-from wholegrain.enrich.words.text import Edited, edited
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
+from wholegrain.text.words.source import LONGEST, MOST_CAPTIONS, Source, picture_words, stream
+from wholegrain.text.words.tagging import BuiltinTagger, Tagged, Tagger
+from wholegrain.text.words.text import Edited, edited
 
 VERSION = 3
 ALL_KINDS = (*KINDS, *NEGATIONS)
@@ -167,7 +167,7 @@ class NegativesStage(Stage):
 def sources(record: Record, tagger: Tagger, vocabulary: Mapping[str, int] | None) -> Iterator[tuple[Caption, Source]]:
     """Each distinct caption of a record with what the rules see of it. Negated captions say what is not there, so they speak for no other one.
 
-    Captions longer than ``LONGEST`` (:mod:`wholegrain.enrich.words.source`) are left out: no text tower reads so far, and the pairs of words
+    Captions longer than ``LONGEST`` (:mod:`wholegrain.text.words.source`) are left out: no text tower reads so far, and the pairs of words
     that could change places grow with the square of their number. Their beginnings speak for the others all the same. Of a record with
     more than ``MOST_CAPTIONS`` captions the first ones are looked at.
     """
@@ -185,7 +185,7 @@ def sources(record: Record, tagger: Tagger, vocabulary: Mapping[str, int] | None
 
 def _lexicon_digest() -> str:
     total = blake2b(digest_size=8)
-    folder = files("wholegrain.enrich.words.lexicon")
+    folder = files("wholegrain.text.words.lexicon")
     for name in ("nouns", "attributes", "relations", "verbs", "words"):
         total.update((folder / f"{name}.toml").read_bytes())
     return total.hexdigest()

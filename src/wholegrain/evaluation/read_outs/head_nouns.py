@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagged
 from wholegrain.evaluation.read_outs.contract import Phrase
+from wholegrain.text.words.tagging import BuiltinTagger, Tagged
 
 _TAGGER = BuiltinTagger()
 

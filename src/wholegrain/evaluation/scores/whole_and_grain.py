@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 
 from wholegrain.data.batch import Phrases
-from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel, ImagePreprocess, TextEncoder
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.whole_and_grain import grain
+from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers.identity import model_digest
 
 
@@ -76,7 +76,7 @@ class GrainOptions:
         """The model, scored so."""
         if not self.pipeline:
             return WholeAndGrain(model, self.weight, self.temperature)
-        from wholegrain.enrich.words.tagging_spacy import SpacyTagger
+        from wholegrain.text.words.tagging_spacy import SpacyTagger
 
         return WholeAndGrain(model, self.weight, self.temperature, NounPhrases(SpacyTagger(self.pipeline)))
 

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from wholegrain.enrich.words.phrases import NounPhrases
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.whole_and_grain import TEMPERATURE, WEIGHT, score
+from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers.base import NOTHING, RawImage
 from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
 

@@ -15,8 +15,8 @@ from wholegrain.enrich.negatives.edits.counts import counts
 from wholegrain.enrich.negatives.edits.objects import objects
 from wholegrain.enrich.negatives.edits.relations import relations
 from wholegrain.enrich.negatives.edits.swaps import swapped_attributes, swapped_objects
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.text import Change
 
 Changes = list[Change]
 Edits = Callable[[Source, random.Random], Iterator[tuple[str, Changes]]]

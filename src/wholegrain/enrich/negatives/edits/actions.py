@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 from functools import partial
 
-from wholegrain.enrich.words.lexicon import Frame, word_set
-from wholegrain.enrich.words.morphology import FORMS, verb_forms
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.tagging import Word
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.lexicon import Frame, word_set
+from wholegrain.text.words.morphology import FORMS, verb_forms
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.tagging import Word
+from wholegrain.text.words.text import Change
 
 _ENDS = frozenset({".", ",", "while", "as", "!", ";"})
 _MOUNTS = word_set("actions_mounts")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from wholegrain.enrich.words.lexicon import Scale, lexicon, word_set
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.lexicon import Scale, lexicon, word_set
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.text import Change
 
 _COLOUR_NEAR = {words.split()[0]: tuple(words.split()[1:]) for words in lexicon().colour_near}
 _OF_ANIMALS = frozenset({"black", "white", "brown", "grey", "gray"})

@@ -8,11 +8,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from wholegrain.enrich.words.lexicon import word_set
-from wholegrain.enrich.words.morphology import counted, plural, verb_forms
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.tagging import NUMBER_OF, NUMBERS, NounPhrase, Word
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.lexicon import word_set
+from wholegrain.text.words.morphology import counted, plural, verb_forms
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.tagging import NUMBER_OF, NUMBERS, NounPhrase, Word
+from wholegrain.text.words.text import Change
 
 _TO_MANY = {"is": "are", "was": "were", "has": "have", "does": "do"}
 _TO_ONE = {many: one for one, many in _TO_MANY.items()}

@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from wholegrain.enrich.words.lexicon import Group, lexicon, word_set
-from wholegrain.enrich.words.morphology import counted, plural
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.tagging import NounPhrase
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.lexicon import Group, lexicon, word_set
+from wholegrain.text.words.morphology import counted, plural
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.tagging import NounPhrase
+from wholegrain.text.words.text import Change
 
 _ABOUT_PEOPLE = word_set("objects_about_people")
 _SEXED = frozenset(["he", "she", "him", "his", "her", "himself", "herself"])

@@ -6,9 +6,9 @@ import random
 from collections.abc import Iterator
 from functools import cache
 
-from wholegrain.enrich.words.lexicon import Relation, lexicon, word_set
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.text import Change, phrase_places
+from wholegrain.text.words.lexicon import Relation, lexicon, word_set
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.text import Change, phrase_places
 
 _PHRASAL = word_set("relations_phrasal")
 """Directly in front of a preposition these make one meaning with it ("looks over", "dressed in")."""

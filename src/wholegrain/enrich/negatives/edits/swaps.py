@@ -6,11 +6,11 @@ import random
 from collections.abc import Iterator
 
 from wholegrain.enrich.negatives.edits.objects import countable, fits
-from wholegrain.enrich.words.lexicon import word_set
-from wholegrain.enrich.words.morphology import plural
-from wholegrain.enrich.words.source import Source
-from wholegrain.enrich.words.tagging import NounPhrase
-from wholegrain.enrich.words.text import Change
+from wholegrain.text.words.lexicon import word_set
+from wholegrain.text.words.morphology import plural
+from wholegrain.text.words.source import Source
+from wholegrain.text.words.tagging import NounPhrase
+from wholegrain.text.words.text import Change
 
 _BEINGS = frozenset({"animals", "birds", "men_and_women", "children", "any_age"})
 _MORE_BEINGS = frozenset(["baby", "child", "kid", "person", "puppy", "toddler", "player", "adult"])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from wholegrain.enrich.words.tagging import POSSESSIVES, Tagged, noun_phrases, word_of
-from wholegrain.enrich.words.text import Token, tokens
 from wholegrain.errors import UserError
+from wholegrain.text.words.tagging import POSSESSIVES, Tagged, noun_phrases, word_of
+from wholegrain.text.words.text import Token, tokens
 
 if TYPE_CHECKING:
     from spacy.language import Language

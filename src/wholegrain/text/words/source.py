@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 
-from wholegrain.enrich.words.lexicon import Lexicon, lexicon
-from wholegrain.enrich.words.morphology import plural
-from wholegrain.enrich.words.tagging import NounPhrase, Tagged, Word
-from wholegrain.enrich.words.text import Change, phrase_places
+from wholegrain.text.words.lexicon import Lexicon, lexicon
+from wholegrain.text.words.morphology import plural
+from wholegrain.text.words.tagging import NounPhrase, Tagged, Word
+from wholegrain.text.words.text import Change, phrase_places
 
 LONGEST = 2_000
 """Characters of a caption that texts are made from."""

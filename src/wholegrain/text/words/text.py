@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from wholegrain.enrich.words.morphology import article
+from wholegrain.text.words.morphology import article
 
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]")
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """What each word of a caption is: coarse part of speech, lemma, and noun phrases.
 
 A :class:`Tagger` is all that the rules see of grammar. :class:`BuiltinTagger` needs no download: closed word lists, a dictionary of forms
-(lemminflect), the typed word lists, and the neighbours of a word. :mod:`~wholegrain.enrich.words.tagging_spacy` asks a spaCy pipeline instead.
+(lemminflect), the typed word lists, and the neighbours of a word. :mod:`~wholegrain.text.words.tagging_spacy` asks a spaCy pipeline instead.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from wholegrain.enrich.words.lexicon import lexicon, word_set
-from wholegrain.enrich.words.morphology import known_forms, singular, verb_of
-from wholegrain.enrich.words.text import Token, tokens
+from wholegrain.text.words.lexicon import lexicon, word_set
+from wholegrain.text.words.morphology import known_forms, singular, verb_of
+from wholegrain.text.words.text import Token, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Word:
     """A token with its grammar.
 
     Attributes:
-        text, low, start, end: as in :class:`~wholegrain.enrich.words.text.Token`.
+        text, low, start, end: as in :class:`~wholegrain.text.words.text.Token`.
         pos: ``NOUN``, ``VERB``, ``ADJ``, ``ADV``, ``ADP``, ``DET``, ``NUM``, ``PRON``, ``POSS``, ``AUX``, ``CONJ``, ``PART``, ``PUNCT`` or ``X``.
         lemma: base form of a verb, singular of a noun, else the word.
         form: of verbs ``base``, ``third``, ``ing`` or ``past``; of nouns ``one`` or ``many``; else empty.

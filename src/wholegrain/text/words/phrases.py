@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wholegrain.enrich.words.tagging import BuiltinTagger, Tagger
+from wholegrain.text.words.tagging import BuiltinTagger, Tagger
 
 NOWHERE = frozenset(["picture", "photo", "photograph", "image", "view", "scene", "top", "bottom", "left", "right", "side", "middle", "center", "centre"])
 """Nouns that name the picture itself or a part of its frame: no patch shows them, and every picture has them."""
@@ -16,7 +16,7 @@ class NounPhrases:
     """The phrases that a tagger finds, as they stand in the text; not those that end in a word of :data:`NOWHERE`.
 
     Attributes:
-        tagger: the built-in one by default; :class:`wholegrain.enrich.words.tagging_spacy.SpacyTagger` where spaCy is installed.
+        tagger: the built-in one by default; :class:`wholegrain.text.words.tagging_spacy.SpacyTagger` where spaCy is installed.
 
     Example:
         >>> NounPhrases()(["a picture of a red cup left of a blue sun at the bottom", "running"])

@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from wholegrain.enrich.words.lexicon import word_set
+from wholegrain.text.words.lexicon import word_set
 
 if TYPE_CHECKING:
     from inflect import engine
