@@ -14,8 +14,8 @@ MOST_TOKENS = 256
 def attention_kernel(device: torch.device, tokens: int) -> AbstractContextManager[object]:
     """A context for ``scaled_dot_product_attention`` over sequences of ``tokens``; it changes results by rounding alone.
 
-    The fused kernel's backward pass on CPUs takes 2 to 4 times as long in bf16 as in fp32 (torch 2.14, AVX512-BF16: 105 against 24 ms
-    for 128 x 4 heads x 64 tokens); separate products (softmax in fp32) take 44 ms.
+    The fused kernel's backward pass on CPUs takes several times as long in bf16 as in fp32; separate products (softmax in fp32) do not
+    (``python -m benchmarks.scenes_step`` measures what a step gains).
     """
     bf16 = device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return sdpa_kernel(SDPBackend.MATH) if bf16 and tokens <= MOST_TOKENS and torch.is_grad_enabled() else nullcontext()
