@@ -17,7 +17,7 @@ from wholegrain.objectives.recipe import load_recipe
 from wholegrain.report.entry import Entry
 from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.io import base_folder
-from wholegrain.workflows.demo import BOUND, METHODS, ORDERED, Size, demo, failed_twin, show_repaired, told_apart
+from wholegrain.workflows.demo import BOUND, METHODS, ORDERED, WEIGHT, Size, demo, failed_twin, show_repaired, told_apart
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]  # one demo for all
 TINY = Size(SceneCounts(train=300, val=30, test=40, crowded=0, twins=12), steps=2, methods=("clip", "wholegrain"))
@@ -110,6 +110,10 @@ def test_the_base_knows_its_world():
     assert origin["world"]["hash"] == World().hash
     with pytest.raises(UserError, match="make a base for it as docs/base"):
         load_base(World(glyphs="B"))
+
+
+def test_the_base_is_scored_with_the_weight_that_the_recipe_trains_for():
+    assert load_recipe("scenes/wholegrain").model.head_settings["weight"] == WEIGHT
 
 
 @pytest.mark.parametrize("method", METHODS)

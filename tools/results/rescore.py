@@ -13,10 +13,10 @@ from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.io import load_model
+from wholegrain.workflows.demo import WEIGHT
 from wholegrain.workflows.runs import Suite, evaluate_once
 
 TASKS = ("retrieval", "composition", "hard_positives")
-WEIGHT = 1.5
 
 
 def rescored(stored: Stored, folders: Sequence[Path], data: Path, split: str) -> Stored:
