@@ -26,6 +26,7 @@ from wholegrain.towers.model import Model
 from wholegrain.training.distributed.grad_norm import clip_gradients
 from wholegrain.training.memory.accumulate import backward_in_parts
 from wholegrain.training.memory.precision import autocast
+from wholegrain.training.memory.repeatable import repeatable
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def take_step(
     for group in optimiser.param_groups:
         group["lr"] = lr * group.get("lr_share", 1.0)
     carried = objective.state_dict()
-    output, scale = _backward(encoder, objective, batch, options)
+    with repeatable(batch.row_N.device):
+        output, scale = _backward(encoder, objective, batch, options)
     if scaler is not None:
         scaler.unscale_(optimiser)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
