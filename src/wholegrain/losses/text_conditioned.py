@@ -69,21 +69,41 @@ def text_conditioned_scores(
         >>> text_conditioned_scores(torch.eye(2)[None], torch.eye(2), temperature=0.01)    # each text finds its patch
         tensor([[1., 1.]])
     """
-    patches, text = at_least_float32(patches_BPD), unit(pooled_ND)
-    per_block = max(1, contrastive.CELLS // max(len(text) * patches.shape[1], 1))
-    return torch.cat(
-        [_scores(block, text.expand(len(block), -1, -1), temperature, weights) for block in torch.split(patches, per_block)]
-    )
+    return _in_blocks(_Patches.of(patches_BPD), unit(pooled_ND), temperature, weights)
 
 
-def _scores(patches_BPD: Tensor, unit_BND: Tensor, temperature: Tensor | float, weights: Weights) -> Tensor:
+@dataclass(frozen=True)
+class _Patches:
+    """Patches as unit vectors ``[B, P, D]`` and their lengths ``[B, P]``: taken apart once for all texts."""
+
+    unit_BPD: Tensor
+    length_BP: Tensor
+
+    @classmethod
+    def of(cls, patches_BPD: Tensor) -> _Patches:
+        patches = at_least_float32(patches_BPD)
+        return cls(unit(patches), vector_norm(patches, dim=-1))
+
+    def __getitem__(self, rows: slice | Tensor) -> _Patches:
+        return _Patches(self.unit_BPD[rows], self.length_BP[rows])
+
+
+def _in_blocks(patches: _Patches, unit_ND: Tensor, temperature: Tensor | float, weights: Weights) -> Tensor:
+    """``[B, N]``, a few images at a time."""
+    images, places, _ = patches.unit_BPD.shape
+    step = max(1, contrastive.CELLS // max(len(unit_ND) * places, 1))
+    blocks = [patches[start : start + step] for start in range(0, images, step)]
+    return torch.cat([_scores(block, unit_ND.expand(len(block.unit_BPD), -1, -1), temperature, weights) for block in blocks])
+
+
+def _scores(patches: _Patches, unit_BND: Tensor, temperature: Tensor | float, weights: Weights) -> Tensor:
     """``[B, N]``: the texts of image b are ``unit_BND[b]``."""
-    patch_BPD = unit(patches_BPD)
+    patch_BPD, (texts, width), places = patches.unit_BPD, unit_BND.shape[1:], patches.unit_BPD.shape[1]
     cosine_BNP = unit_BND @ patch_BPD.mT
     weight = (cosine_BNP / temperature).softmax(-1) if weights == "softmax" else minmax_weights(cosine_BNP)
-    weight = weight * vector_norm(patches_BPD, dim=-1)[:, None]  # so that unit vectors serve from here on
+    weight = weight * patches.length_BP[:, None]  # so that unit vectors serve from here on
     along = (weight * cosine_BNP).sum(-1)  # the pooled patches' part along the text
-    if patches_BPD.shape[1] <= patches_BPD.shape[2]:  # their squared length, by way of the patches' products or of their sum
+    if places * (texts + width) < texts * width:  # their squared length, by way of the patches' products or of their sum
         square = ((weight @ (patch_BPD @ patch_BPD.mT)) * weight).sum(-1)
     else:
         square = (weight @ patch_BPD).square().sum(-1)
@@ -128,25 +148,25 @@ class TextConditionedLoss:
     ) -> LossOutput:
         if image.patches_BPD is None:
             raise ValueError("TextConditionedLoss needs patches_BPD; encode with needs={'patches'}")
-        patches_BPD, text_ND, scale = at_least_float32(image.patches_BPD), unit(text.pooled_ND), at_least_float32(scale)
+        patches, text_ND, scale = _Patches.of(image.patches_BPD), unit(text.pooled_ND), at_least_float32(scale)
         shift = 0.0 if bias is None or self.kind == "softmax" else at_least_float32(bias)
         candidate = pairing.true_N | (self.negatives == "all")
         pairs, candidates_ND = pairing.select_texts(candidate), text_ND[candidate]
         everyone = gather_texts(candidates_ND, pairs, group)
 
         def scores(rows: slice) -> Tensor:
-            cosine = text_conditioned_scores(patches_BPD[rows], everyone.vectors_CD, self.pool_temperature, self.weights)
+            cosine = _in_blocks(patches[rows], everyone.vectors_CD, self.pool_temperature, self.weights)
             return scale * cosine + shift
 
         def own(text_ND: Tensor, owner: Tensor) -> Tensor:
-            cosine = _scores(patches_BPD[owner], text_ND[:, None], self.pool_temperature, self.weights)
+            cosine = _scores(patches[owner], text_ND[:, None], self.pool_temperature, self.weights)
             return scale * cosine.squeeze(1) + shift
 
         foils = None
         if self.negatives == "own":
             foil = own_foils(pairing, everyone, self.duplicates)
             foils = Foils(own(text_ND[foil], pairing.owner_N[foil]), pairing.owner_N[foil])
-        cost = patches_BPD.shape[1]
+        cost = image.patches_BPD.shape[1]
         if self.kind == "sigmoid":
             if bias is None:
                 raise ValueError('TextConditionedLoss with kind="sigmoid" needs a bias; use a model that learns one')
