@@ -9,6 +9,7 @@ from tiny_training import make_model, make_recipe
 from wholegrain.data.batch import collate
 from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
+from wholegrain.towers.model import Model
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, names_of
 from wholegrain.training.memory.precision import resolve_precision
@@ -146,3 +147,14 @@ def test_randomness_is_a_function_of_its_numbers():
     assert torch.equal(draws[0], draws[3])
     assert not torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+def test_gradients_of_a_step_are_added_in_one_order(dataset, monkeypatch):
+    found = []
+    monkeypatch.setattr(Model, "keep_in_range", lambda _: found.append(torch.are_deterministic_algorithms_enabled()))
+    model, recipe = make_model(dataset), make_recipe("ce_clip")
+    next(iter(model.image_tower.parameters())).register_hook(lambda _: found.append(torch.are_deterministic_algorithms_enabled()))
+    take_step(
+        Encoder(model), Objective(recipe.terms), make_optimiser(model, recipe.optimiser), batch_of(dataset, recipe, model), step=0, lr=1e-3
+    )
+    assert found == [True, False]  # while gradients are made, and afterwards
