@@ -1,6 +1,7 @@
 """The published comparison: what is kept gives the same figures, intervals and verdicts as the runs' own results, and pages say them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from results.charts import draw_curves
 from results.claims import Claim, verdict
 from results.measure import OWN, Comparison, Measure, interval
 from results.pages import MARKS, Page, _into, render
-from results.store import START, Run, Stored, load, save
+from results.store import START, Run, Stored, added, load, save
 
+from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 
@@ -40,8 +42,8 @@ def stored():
 
     runs = [Run(START, 0, 0, 0, 0.0, results(START, 0))]
     runs += [Run(m, s, b, 128, 2.0 * b, results(m, b)) for m in share for s in (0, 1) for b in (75, 300)]
-    facts = {"command": "compete", "machine": "a machine", "date": "2026-01-01", "commit": "abc", "versions": {"torch": "2"}}
-    return Stored(facts, "clip", runs)
+    facts = {"command": "compete", "data": "d", "machine": "a machine", "date": "2026-01-01", "commit": "abc", "versions": {"torch": "2"}}
+    return Stored([facts], "clip", runs)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,19 @@ def test_what_is_kept_gives_the_figures_and_intervals_of_the_runs(stored, compar
         assert comparison.mean(method, 300, RECALL, minus) == mean_over_seeds(own[0], "recall@1", own[1] if minus else ())
     assert (comparison.methods, comparison.budgets, comparison.seeds) == (["clip", "sparc", "holistic"], [75, 300], [0, 1])
     assert comparison.seconds("clip", 75) == 150
+
+
+def test_runs_that_are_added_later_stand_beside_the_kept_and_take_the_place_of_their_own_kind(stored, tmp_path):
+    kept = load(save(replace(stored, runs=[run for run in stored.runs if run.seed == 0]), tmp_path / "kept"))
+    later = replace(stored, facts=[{**stored.facts[0], "machine": "another"}], runs=[run for run in stored.runs if run.seed == 1 or run.budget == 75])
+    both = load(save(added(kept, later), tmp_path / "kept"))
+    whole, found = Comparison(stored), Comparison(both)
+    assert [facts["machine"] for facts in both.facts] == ["a machine", "another"]
+    assert len(both.runs) == len(stored.runs)
+    for method in whole.methods:
+        assert found.mean(method, 300, RECALL, "") == whole.mean(method, 300, RECALL, "")
+    with pytest.raises(UserError, match="the data of the kept competition is d, of the new runs e"):
+        added(kept, replace(later, facts=[{**stored.facts[0], "data": "e"}]))
 
 
 def test_a_branch_is_compared_with_the_one_vector_item_by_item(comparison):

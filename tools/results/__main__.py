@@ -13,13 +13,13 @@ import tyro
 
 from results.pages import render
 from results.rescore import rescored
-from results.store import collect, save
+from results.store import Stored, added, collect, load, save
 
 DOCS, README = Path("docs/results"), Path("README.md")
 
 
 def keep(name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Path, ...]], *, split: str = "test", reference: str = "clip") -> None:
-    """Keeps a competition's per-item results in docs/results/data/NAME.
+    """Keeps a competition's per-item results in docs/results/data/NAME, beside the runs that are kept there already.
 
     Args:
         name: of the comparison in the pages, such as set_a.
@@ -27,7 +27,7 @@ def keep(name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Pa
         split: the split that was measured.
         reference: the method that the others are compared with.
     """
-    print(f"written: {save(collect(folders, split, reference, _facts(folders)), DOCS / 'data' / name)}")
+    print(f"written: {_keep(collect(folders, split, reference, _facts(folders)), name)}")
     print("next: make results")
 
 
@@ -41,8 +41,13 @@ def rescore(
         data: the competition's data set.
     """
     stored = rescored(collect(folders, split, reference, _facts(folders)), folders, data, split)
-    print(f"written: {save(stored, DOCS / 'data' / name)}")
+    print(f"written: {_keep(stored, name)}")
     print("next: make results")
+
+
+def _keep(stored: Stored, name: str) -> Path:
+    folder = DOCS / "data" / name
+    return save(added(load(folder), stored) if (folder / "competition.json").exists() else stored, folder)
 
 
 def _facts(folders: tuple[Path, ...]) -> dict[str, object]:

@@ -73,9 +73,12 @@ class Page:
     @property
     def made(self) -> str:
         """Command, seeds, machine and date, in one paragraph."""
-        facts, seeds = self.comparison.stored.facts, ", ".join(map(str, self.comparison.seeds))
-        torch = facts["versions"]["torch"]
-        return f"`{facts['command']}`; seeds {seeds}; {facts['machine']}, torch {torch}; {facts['date']}, at commit {facts['commit']}."
+        seeds = ", ".join(map(str, self.comparison.seeds))
+        made = (
+            f"`{facts['command']}`; {facts['machine']}, torch {facts['versions']['torch']}; {facts['date']}, at commit {facts['commit']}."
+            for facts in self.comparison.stored.facts
+        )
+        return f"Seeds {seeds}. " + "\n\n".join(made)
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

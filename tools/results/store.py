@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult, load_results
 from wholegrain.evaluation.statistics.compare import figure_items
 from wholegrain.training.checkpoints.run_folder import read_recipe
@@ -45,12 +46,12 @@ class Stored:
     """A competition as it is kept.
 
     Attributes:
-        facts: command, machine, versions, data (its hash), date, commit.
+        facts: command, machine, versions, data (its hash), date, commit; one after the other where runs were added later.
         reference: the method that the others are compared with.
         runs: of all methods, seeds and budgets; the starting model's as method ``start`` of budget 0.
     """
 
-    facts: dict[str, Any]
+    facts: Sequence[dict[str, Any]]
     reference: str
     runs: Sequence[Run]
 
@@ -64,7 +65,24 @@ def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str
         budget, seconds = int(run.name.removeprefix("steps-")), seconds_of_steps(run)
         whole = sum(seconds) * budget / len(seconds)
         runs.append(Run(method, int(seed), budget, read_recipe(run).optimiser.batch, whole, load_results(results.parent)[0]))
-    return Stored(facts, reference, runs)
+    return Stored([facts], reference, runs)
+
+
+def added(kept: Stored, new: Stored) -> Stored:
+    """What is kept with further runs; a run of the same method, seed and budget is replaced.
+
+    Raises:
+        UserError: they were measured on other data or compared with another method.
+    """
+    for what, one, other in (
+        ("the data", kept.facts[0]["data"], new.facts[0]["data"]), ("the reference", kept.reference, new.reference)
+    ):  # fmt: skip
+        if one != other:
+            raise UserError(f"{what} of the kept competition is {one}, of the new runs {other}; keep them under another name")
+    again = {(run.method, run.seed, run.budget) for run in new.runs}
+    left = [run for run in kept.runs if (run.method, run.seed, run.budget) not in again]
+    facts = [*kept.facts, *(made for made in new.facts if made not in kept.facts)]
+    return Stored(facts, kept.reference, sorted([*left, *new.runs], key=lambda run: (run.method != START, run.method, run.seed, run.budget)))
 
 
 def _order(path: Path) -> tuple[str, int]:
@@ -84,7 +102,7 @@ def save(stored: Stored, folder: Path) -> Path:
         figures = {f.name: {"count": f.count, "chance": f.chance, "unit": f.unit} for result in found.values() for f in result.figures}
         tasks[task] = {"protocol": next(iter(found.values())).protocol, "figures": figures}
     runs = [{f.name: getattr(run, f.name) for f in fields(run) if f.name != "results"} for run in stored.runs]
-    document = {"facts": stored.facts, "reference": stored.reference, "runs": runs, "tasks": tasks}
+    document = {"facts": list(stored.facts), "reference": stored.reference, "runs": runs, "tasks": tasks}
     (folder / "competition.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return folder
 
