@@ -17,6 +17,7 @@ from wholegrain.evaluation.benchmarks.scoring import score
 from wholegrain.evaluation.benchmarks.statements import auc, score_statements
 from wholegrain.evaluation.benchmarks.vl_checklist import COLUMNS
 from wholegrain.evaluation.features.feature_store import FeatureStore
+from wholegrain.evaluation.result import load_results, save_results
 
 # --- published numbers ------------------------------------------------------------------------------------------------
 
@@ -126,6 +127,8 @@ def test_an_oracle_is_right_and_falls_to_chance_with_other_pictures(tmp_path):
     assert found.figure("pair/accuracy").shuffled == pytest.approx(0.5, abs=0.2)
     assert found.figure("choice/accuracy").shuffled == pytest.approx(0.5, abs=0.2)  # the false texts are one direction, so a half
     assert found.figure("text_only/accuracy").shuffled is None
+    save_results([found], tmp_path / "kept")
+    assert load_results(tmp_path / "kept")[0][0].items.equals(found.items)
 
 
 @pytest.mark.parametrize("blind", ["constant", "one_caption", "one_picture"])

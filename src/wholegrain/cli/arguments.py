@@ -38,7 +38,7 @@ def bind(function: Callable[..., object], program: str, arguments: Sequence[str]
     if "overrides" in inspect.signature(makes).parameters:
         rest, dotted = split_overrides(arguments)
         overrides = {"overrides": tuple(dotted)}
-    parameters = _parameters(makes)
+    parameters = _described(options_of(function))
     terminal = sys.stdout is not None and sys.stdout.isatty()
     said, shown = _Output(), _Output(getattr(sys.stdout, "encoding", None), terminal)
     try:
@@ -49,6 +49,12 @@ def bind(function: Callable[..., object], program: str, arguments: Sequence[str]
             print(_wrapped(shown.getvalue()), end="")
             raise
     raise UserError(f"{_what_is_wrong(said.getvalue(), program, parameters, rest)} (see: {program} --help)")
+
+
+def options_of(function: Callable[..., object]) -> list[inspect.Parameter]:
+    """A command's words and options, without its dotted ones; annotations are types, not their names."""
+    parameters = inspect.signature(_options_type(function) or function, eval_str=True).parameters.values()
+    return [parameter for parameter in parameters if parameter.name != "overrides"]
 
 
 def _options_type(function: Callable[..., object]) -> type | None:
@@ -115,23 +121,18 @@ def _wrapped(shown: str, width: int = 80) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
-    """The function's own, without ``overrides``.
-
-    In help and messages words without a dash are called by their name, and nothing is said of a default that is nothing.
-    """
+def _described(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
+    """As tyro is to show them: words without a dash are called by their name, and nothing is said of a default that is nothing."""
     import tyro
 
     found = []
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if parameter.name == "overrides":
-            continue
+    for parameter in parameters:
         kind: object = parameter.annotation
         alone = [part for part in get_args(kind) if part is not type(None)]
-        if _is_word(parameter):
+        if is_word(parameter):
             several = Ellipsis in get_args(get_args(kind)[0])
             optional = several or parameter.default is not parameter.empty
-            word = f"{_shown(parameter)} ..." if several else _shown(parameter)
+            word = f"{shown(parameter)} ..." if several else shown(parameter)
             kind = Annotated[kind, tyro.conf.arg(metavar=f"[{word}]" if optional else word)]
             if optional:
                 kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="")]
@@ -143,7 +144,7 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     return found
 
 
-def _is_word(parameter: inspect.Parameter) -> bool:
+def is_word(parameter: inspect.Parameter) -> bool:
     """Whether it is given without an option's dashes."""
     import tyro
 
@@ -151,8 +152,9 @@ def _is_word(parameter: inspect.Parameter) -> bool:
     return get_args(tyro.conf.Positional[int])[1] in marks
 
 
-def _shown(parameter: inspect.Parameter) -> str:
-    return parameter.name.upper() if _is_word(parameter) else "--" + parameter.name.replace("_", "-")
+def shown(parameter: inspect.Parameter) -> str:
+    """How it is written: ``RECIPE``, or ``--data``."""
+    return parameter.name.upper() if is_word(parameter) else "--" + parameter.name.replace("_", "-")
 
 
 def _what_is_wrong(said: str, program: str, parameters: Sequence[inspect.Parameter], arguments: Sequence[str]) -> str:
@@ -160,7 +162,7 @@ def _what_is_wrong(said: str, program: str, parameters: Sequence[inspect.Paramet
     drawn = [line for line in said.splitlines() if not re.search("─|-{8}", line)]
     lines = [" ".join(_COLOUR.sub("", line).replace("│", " ").split()) for line in drawn]
     text = " ".join(filter(None, lines))
-    options = [option for parameter in parameters if not _is_word(parameter) for option in _spellings(parameter)]
+    options = [option for parameter in parameters if not is_word(parameter) for option in _spellings(parameter)]
     if "nrecognized" in said:
         unknown = next((word for word in arguments if word.startswith("--") and _plain(word) not in options), "")
         if unknown:
@@ -169,15 +171,15 @@ def _what_is_wrong(said: str, program: str, parameters: Sequence[inspect.Paramet
             return f"{program} has no option {wrong}" + (f"; did you mean {near[0]}?" if near else "")
         surplus = re.search(r"Unrecognized options: (.*?)(?:,| For full|$)", text)
         if surplus:
-            takes = " ".join(_shown(parameter) for parameter in parameters if _is_word(parameter)) or "no word"
+            takes = " ".join(shown(parameter) for parameter in parameters if is_word(parameter)) or "no word"
             return f'"{surplus[1]}" is one word too many: {program} takes {takes}, and options'
-    missing = [_shown(p) for p in parameters if p.default is p.empty and any(_begins(line, _shown(p)) for line in lines)]
+    missing = [shown(p) for p in parameters if p.default is p.empty and any(_begins(line, shown(p)) for line in lines)]
     if "Missing from" in text and missing:
         return f"{program} needs {' and '.join(missing)}"
-    wrong = next((p for p in parameters if not _is_word(p) and re.search(rf"{_shown(p)}(?![\w-])", text)), None)
+    wrong = next((p for p in parameters if not is_word(p) and re.search(rf"{shown(p)}(?![\w-])", text)), None)
     if wrong is not None:
         given = re.search(r"from \[(.*?)\]|choice '(.*?)' for", text)
-        return f"{_shown(wrong)} {_misfit(wrong, '' if given is None else given[1] or given[2] or '')}"
+        return f"{shown(wrong)} {_misfit(wrong, '' if given is None else given[1] or given[2] or '')}"
     return text.partition(" For full helptext")[0].rstrip(".")
 
 
@@ -208,7 +210,7 @@ def _begins(line: str, word: str) -> bool:
 
 
 def _spellings(parameter: inspect.Parameter) -> list[str]:
-    own = _shown(parameter)
+    own = shown(parameter)
     return [own, f"--no-{own[2:]}"] if parameter.annotation is bool else [own]
 
 

@@ -28,25 +28,39 @@ from wholegrain.cli.failures import UNFORESEEN, batch_of, foreseen, one_line, ra
 from wholegrain.errors import MachineError, UserError
 from wholegrain.suggest import closest
 
-COMMANDS = {
-    "prepare": "turn any image-text source into one checked data set",
-    "inspect": "show what is in a data set or a model",
-    "enrich": "captions in roles and hard negatives for a data set",
-    "doctor": "find what would ruin a run, before the first step",
-    "scenes": "make pictures with known truth: objects, relations, negatives, twins",
-    "train": "train or fine-tune a model by a recipe",
-    "compete": "train several methods under equal conditions; one table",
-    "interpolate": "a model between two: before and after fine-tuning",
-    "export": "a model for open_clip, transformers, onnxruntime or the Hub",
-    "evaluate": "measure a model: retrieval, composition, dense, with controls",
-    "dense": "class names against pixels and boxes: segmentation, boxes, pointing",
-    "audit": "what a model misses on your own photos and captions, without training",
-    "compare": "models on the same items: paired differences, corrected p values",
-    "report": "a self-contained HTML report of results and failures",
-    "demo": "see a model fail, see why, see it repaired",
-    "methods": "list the packaged recipes",
-    "verify": "is this loss right? ours, or your own",
+GROUPS = {
+    "look": {
+        "demo": "see a model fail, see why, see it repaired",
+        "inspect": "show what is in a data set or a model",
+        "report": "a self-contained HTML report of results and failures",
+    },
+    "train": {
+        "prepare": "turn any image-text source into one checked data set",
+        "enrich": "captions in roles and hard negatives for a data set",
+        "scenes": "make pictures with known truth: objects, relations, twins",
+        "methods": "list the packaged recipes",
+        "train": "train or fine-tune a model by a recipe",
+        "compete": "train several methods under equal conditions; one table",
+        "interpolate": "a model between two: before and after fine-tuning",
+        "new": "a recipe, loss or benchmark of your own, with its test",
+    },
+    "measure": {
+        "evaluate": "measure a model: retrieval, composition, with controls",
+        "dense": "class names against pixels and boxes: segmentation, pointing",
+        "audit": "what a model misses on your own photos, without training",
+        "compare": "models on the same items: paired differences, p values",
+    },
+    "share": {
+        "export": "a model for open_clip, transformers, onnxruntime or the Hub",
+    },
+    "check": {
+        "doctor": "find what would ruin a run, before the first step",
+        "verify": "is this loss right? ours, or your own",
+        "completion": "commands and options at a press of Tab",
+    },
 }
+"""What one wants -> command -> what it does."""
+COMMANDS = {name: said for group in GROUPS.values() for name, said in group.items()}
 MOVED = {  # commands of version 0.1 that are for developers -> what to run in a checkout of the source; gone in 0.3
     "bench": "python -m benchmarks.losses (or benchmarks.loading, benchmarks.step)",
     "bench losses": "python -m benchmarks.losses",
@@ -151,7 +165,7 @@ def _parse(arguments: list[str]) -> partial[object]:
         raise UserError(f"wholegrain {old} is for developers and has left the package; in a checkout of its source: {MOVED[old]}")
     if name not in COMMANDS:
         raise UserError(f'There is no command "{name}"; {closest(name, COMMANDS)}')
-    return bind(_function(name), f"wholegrain {name}", rest)
+    return bind(function_of(name), f"wholegrain {name}", rest)
 
 
 def _run(call: partial[object]) -> int:
@@ -162,21 +176,22 @@ def _run(call: partial[object]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _function(name: str) -> Callable[..., object]:
+def function_of(name: str) -> Callable[..., object]:
     """The function of a command."""
     return getattr(importlib.import_module(f"wholegrain.cli.{name}"), name)
 
 
 def _overview() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {said}" for name, said in COMMANDS.items()]
+    groups = ([f"{group}:", *(f"  {name:{width}}  {said}" for name, said in its.items()), ""] for group, its in GROUPS.items())
     return "\n".join(
         [
             "Wholegrain trains, tests and explains CLIP models that see the whole and the grain.",
             "",
             "usage: wholegrain COMMAND ...        (wholegrain COMMAND --help says more)",
             "",
-            *lines,
+            *(line for lines in groups for line in lines),
+            "Begin with: wholegrain demo",
         ]
     )
 

@@ -222,7 +222,7 @@ def _result(folder: Path, row: ResultRow) -> TaskResult:
     wrong = next((figure for figure in figures if figure.count < 0 or not figure.name), None)
     if wrong is not None:
         raise UserError(f"{path}: a figure of {task} has the name {wrong.name!r} and {wrong.count} items; {AGAIN}.")
-    _check_columns(table, figures, items)
+    _check_columns(table, figures, items, (*TEXTS, *TEXTS_OF.get(task, ())))
     return TaskResult(task, row["protocol"], figures, table)
 
 
@@ -231,13 +231,15 @@ def _number(name: str, value: object) -> Any:
 
 
 NAMES = ("item", "cluster")
-TEXTS = ("item", "group", "cluster", "key0", "key1", "caption0", "caption1", "true", "false")
+TEXTS = ("item", "group", "cluster", "key0", "key1", "caption0", "caption1")
 NUMBERS = ("s00", "s01", "s10", "s11", "s_true", "s_false", "group_score", "candidates", "image_retrieval_mean_rank")
 """Columns of items that others read, by kind; beside them ``overall``, and one column of numbers for each figure's metric."""
+TEXTS_OF = {"negatives": ("true", "false")}
+"""Task -> texts that only its own reader takes for such: a benchmark's items have lists there, segmentation counts."""
 
 
-def _check_columns(table: pa.Table, figures: Sequence[Figure], path: Path) -> None:
-    kinds = dict.fromkeys(TEXTS, "text") | dict.fromkeys(NUMBERS, "number") | {"overall": "truth"}
+def _check_columns(table: pa.Table, figures: Sequence[Figure], path: Path, texts: Sequence[str]) -> None:
+    kinds = dict.fromkeys(texts, "text") | dict.fromkeys(NUMBERS, "number") | {"overall": "truth"}
     kinds |= {name: "number" for figure in figures if (name := figure.name.rpartition("/")[2]) not in kinds}
     for name in table.column_names:
         kind, found = kinds.get(name), table.schema.field(name).type
