@@ -68,7 +68,7 @@ def parsed(command):
     """Raises :class:`UserError` for a command that does not exist, or options that are wrong."""
     _, name, *rest = words(command)
     assert name in cli.COMMANDS, name
-    call = bind(cli._function(name), f"wholegrain {name}", rest)
+    call = bind(cli.function_of(name), f"wholegrain {name}", rest)
     given = cli._given(call)
     for recipe in [given["recipe"]] if given.get("recipe") else given.get("recipes", ()):
         if recipe in recipe_names():
