@@ -2,12 +2,13 @@
 # make test        installs, runs every check
 # make check-fast  style, the arrows between rooms, and the tests that take less than three seconds each (not marked slow); also: make fast
 # make results     writes docs/results and the README's table from the kept results of the published comparison
+# make docs        the documentation as a site, docs/_build/index.html
 # make check       style, the arrows between rooms, types; no tests
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check-fast fast check style results clean
+.PHONY: demo test check-fast fast check style results docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/wholegrain demo
@@ -30,6 +31,9 @@ style: $(VENV)/.dev
 results: $(VENV)/.dev
 	PYTHONPATH=tools $(BIN)/python -m results render
 
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -42,4 +46,4 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) demo demo-quick
+	rm -rf $(VENV) demo demo-quick docs/_build
