@@ -16,11 +16,12 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.report import examples, tables
+from wholegrain.report.dot_chart import dot_chart
 from wholegrain.report.entry import Entry, read_history
 from wholegrain.report.figures import Line, line_chart
 from wholegrain.report.heatmaps import content_words, patch_maps
 from wholegrain.report.report import Report, write_report
-from wholegrain.report.summary import summary
+from wholegrain.report.summary import finding, summary
 from wholegrain.towers import convert_head, save_model
 
 
@@ -76,12 +77,14 @@ class Reader(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_is_one_file_that_fetches_nothing_and_runs_nothing(page):
+def test_the_page_is_one_file_that_fetches_nothing(page):
     tags = Reader(page).tags
     sources = [value for _, attributes in tags for name, value in attributes.items() if name in ("src", "href", "srcset")]
     assert sources
     assert all(source.startswith(("data:image/", "#")) for source in sources)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in tags}
+    assert [attributes for tag, attributes in tags if tag == "script"] == [{}]  # sorts tables
+    assert not re.search(r"fetch\(|XMLHttp|import\(|https?:", page[page.index("<script>") :])
     style = page[page.index("<style>") : page.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
@@ -115,7 +118,7 @@ def test_every_part_is_there(page, entries):
     words = re.sub(r"\s+", " ", " ".join(Reader(page).words))
     wanted = [
         "Main figures",
-        "Twins by kind",
+        "Pairs by kind",
         "parts of the loss",
         "Speed",
         "Still wrong",
@@ -242,6 +245,29 @@ def test_weak_kinds_come_first():
     entry = entry_of("a", TaskResult("composition", "", figures, groups[0].items))
     columns = tables.kind_comparisons([entry])[0].columns
     assert [(column.title, column.weak) for column in columns] == [("hard", True), ("easy", False)]
+
+
+def test_the_finding_names_the_largest_gain_and_the_largest_loss_and_the_telling_columns_are_those():
+    rng, count = np.random.default_rng(0), 200
+
+    def entry(name, *shares):
+        return entry_of(name, result_of(np.ones(count) * 0.5), *(
+            result_of((rng.random(count) < share).astype(float), "accuracy", "negatives", group) for group, share in zip("abc", shares, strict=True)
+        ))  # fmt: skip
+
+    def merged(one):
+        parts = [r for r in one.results if r.task == "negatives"]
+        items = pa.concat_tables([part.items.set_column(0, "item", pa.array([f"{n}{i}" for i in range(count)])) for n, part in enumerate(parts)])
+        return entry_of(one.name, TaskResult("negatives", "A protocol.", tuple(f for part in parts for f in part.figures), items))
+
+    two = [merged(entry("old", 0.1, 0.9, 0.5)), merged(entry("new", 0.9, 0.6, 0.5))]
+    found = tables.kind_comparisons(two)
+    said = finding(found)
+    assert re.fullmatch(r"Against old, new gains most at “a” \([\d.]+% → [\d.]+%\) and loses most at “b” \([\d.]+% → [\d.]+%\)\.", said), said
+    assert [column.title for column in found[0].telling.columns] == ["a", "b"]
+    assert len(found[0].columns) == 3
+    assert finding(tables.kind_comparisons(two[:1])).startswith("old is best at “b”")
+    assert dot_chart(found[0]).count("<circle") == 6
 
 
 def test_the_summary_says_whether_the_cost_was_equal(dataset, tmp_path):

@@ -22,7 +22,7 @@ from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.entry import Card, Entry
 from wholegrain.report.heatmaps import content_phrases, content_words, patch_maps, phrase_overlay
 from wholegrain.report.pictures import data_uri, seen_part
-from wholegrain.report.tables import plain
+from wholegrain.report.words import plain
 
 _compute: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 

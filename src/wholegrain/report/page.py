@@ -13,7 +13,7 @@ from markupsafe import Markup
 from wholegrain.evaluation.show import show
 from wholegrain.files import disk_errors, write_text
 from wholegrain.report.figures import interval_bar
-from wholegrain.report.tables import plain
+from wholegrain.report.words import plain
 
 
 def write_page(path: Path, page: str) -> Path:

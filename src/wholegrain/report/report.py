@@ -1,12 +1,15 @@
 """The report: one HTML file that compares models, shows single items, and says where every number comes from.
 
-The page needs no other file, no network and no script: pictures are ``data:`` URIs, charts are SVG, whatever is long is folded.
+The page needs no other file and no network: pictures are ``data:`` URIs, charts are SVG, whatever is long is folded. Its one script sorts and
+filters tables; without it they are as they were written.
+
+First what was found, in one sentence, one pair of pictures with what the models see in it, and one chart; then figures to unfold.
 
 The path through this room::
 
     entry.py         what is compared: name, results, run, model
-    tables.py        the comparison, with paired differences; summary.py says it in words
-    figures.py       charts; heatmaps.py where a model sees a phrase
+    tables.py        the comparison, with paired differences; summary.py says it in words, by the names of words.py
+    dot_chart.py     the overview; figures.py curves; heatmaps.py where a model sees a phrase
     examples.py      single items: twins, hard negatives, retrievals; branch_views.py what branches answer to
     page.py          what all pages share
     report.html.j2   the page, in style.css.j2's clothes; audit_page.py and audit.html.j2 the page of an audit
@@ -22,11 +25,13 @@ from pathlib import Path
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedData
 from wholegrain.report import branch_views, examples, tables
+from wholegrain.report.dot_chart import dot_chart
 from wholegrain.report.entry import Card, Entry
 from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.page import page_environment, write_page
-from wholegrain.report.summary import summary
+from wholegrain.report.summary import finding, summary
+from wholegrain.report.words import plain
 from wholegrain.suggest import closest
 
 __all__ = ["Entry", "Report", "write_report"]
@@ -121,6 +126,8 @@ def _compared(entries: Sequence[Entry], dataset: EvaluatedData, split: str, refe
     comparisons = [c for c in found if c.columns]
     weak = [column.title for c in comparisons for column in c.columns if column.weak]
     return {
+        "finding": finding(comparisons, reference),
+        "overview": dot_chart(comparisons[0]) if comparisons else "",
         "comparisons": comparisons,
         "weak": weak,
         "weak_below": tables.WEAK_BELOW,
@@ -137,7 +144,7 @@ def _tasks(entries: Sequence[Entry]) -> list[Card]:
             if (result := entry.result(name)) is not None:
                 protocols.setdefault(result.protocol, []).append(entry.name)
         tasks.append({
-            "name": TASK_NAMES.get(name, tables.plain(name)), "protocols": protocols,
+            "name": TASK_NAMES.get(name, plain(name)), "protocols": protocols,
             "short": tables.task_comparison(entries, name), "full": tables.full_comparison(entries, name),
             "left_out": _left_out(entries, name),
         })  # fmt: skip

@@ -6,8 +6,47 @@ from collections.abc import Sequence
 
 from wholegrain.data.record import HardPositive, Twin
 from wholegrain.evaluation.contract import EvaluatedData
+from wholegrain.evaluation.show import show
 from wholegrain.report.entry import Entry
-from wholegrain.report.tables import Comparison
+from wholegrain.report.tables import Cell, Column, Comparison
+
+
+def finding(comparisons: Sequence[Comparison], reference: int = 0) -> str:
+    """What was found, in one sentence: the last entry's largest gain on the reference and its largest loss, or its best and weakest figure."""
+    rows = comparisons[0].rows if comparisons else ()
+    if not rows:
+        return "Nothing could be compared."
+    place = len(rows) - 1 if reference != len(rows) - 1 else 0
+    columns = [(column, cells[place], cells[reference]) for c in comparisons for column, *cells in _turned(c)]
+    if place == reference:
+        shares = [(column, cell) for column, cell, _ in columns if cell.figure is not None and cell.figure.unit == "share" and column.better > 0]
+        if not shares:
+            return f"{rows[0][0]} has no figure that is a share."
+        said = sorted(shares, key=lambda pair: pair[1].figure.value if pair[1].figure else 0)
+        (low, least), (high, most) = said[0], said[-1]
+        return f"{rows[0][0]} is best at {_title(high)} ({most.value}) and weakest at {_title(low)} ({least.value}{_by_chance(least)})."
+    marked = [(column, cell, other) for column, cell, other in columns if cell.mark and cell.figure is not None and other.figure is not None]
+    parts = []
+    for mark, verb in (("better", "gains most at"), ("worse", "loses most at")):
+        found = [(c, cell, other) for c, cell, other in marked if cell.mark == mark and cell.figure.unit == "share"]
+        if found:
+            column, cell, other = max(found, key=lambda it: abs(it[1].figure.value - it[2].figure.value))
+            parts.append(f"{verb} {_title(column)} ({other.value} → {cell.value})")
+    if not parts:
+        return f"{rows[place][0]} cannot be told apart from {rows[reference][0]} in any figure."
+    return f"Against {rows[reference][0]}, {rows[place][0]} {' and '.join(parts)}."
+
+
+def _turned(comparison: Comparison) -> list[tuple[Column, *tuple[Cell, ...]]]:
+    return [(column, *comparison.cells(place)) for place, column in enumerate(comparison.columns)]
+
+
+def _title(column: Column) -> str:
+    return f"“{column.title[0].lower()}{column.title[1:]}”"
+
+
+def _by_chance(cell: Cell) -> str:
+    return "" if cell.figure is None or cell.figure.chance is None else f", chance {show(cell.figure.chance, cell.figure.unit)}"
 
 
 def summary(

@@ -13,6 +13,7 @@ from wholegrain.evaluation.show import show
 from wholegrain.evaluation.statistics.compare import compare
 from wholegrain.evaluation.statistics.intervals import Difference
 from wholegrain.report.entry import Entry
+from wholegrain.report.words import plain
 
 WEAK_BELOW = 0.6
 """A kind is called weak where the first row picks the right one of two captions in fewer cases than this (a half is chance)."""
@@ -108,19 +109,28 @@ class Comparison:
         """A column."""
         return [cells[place] for _, cells in self.rows]
 
+    @property
+    def telling(self) -> Comparison:
+        """The columns in which a row differs from the reference; all where none does, or there is one row."""
+        places = [place for place in range(len(self.columns)) if any(cell.mark for cell in self.cells(place))]
+        places = places or list(range(len(self.columns)))
+        rows = [(name, [cells[place] for place in places]) for name, cells in self.rows]
+        columns, chance, counts = ([every[place] for place in places] for every in (self.columns, self.chance, self.counts))
+        return Comparison(self.title, columns, rows, chance, counts)
+
 
 _MAIN = (
     Column("retrieval", "image_retrieval_recall@1", "Caption → picture", "R@1: the right picture comes first"),
     Column("retrieval", "text_retrieval_recall@1", "Picture → caption", "R@1: a right caption comes first"),
-    Column("composition", "group_score", "Twins, group score", "both pictures and both captions of a pair told apart"),
-    Column("hard_positives", "both_win", "Hard positives", "two true wordings both beat a false text"),
-    Column("negatives", "accuracy", "Hard negatives", "the caption beats an edited, false one"),
-    Column("grounding", "hit_own", "Grounding, own object", "the best patch lies on the object that is named; read-out: pooled"),
+    Column("composition", "group_score", "Pairs told apart", "both pictures and both captions of a pair: group score"),
+    Column("hard_positives", "both_win", "True rewordings", "two true wordings both beat a false text"),
+    Column("negatives", "accuracy", "False captions", "the caption beats an edited, false one"),
+    Column("grounding", "hit_own", "Phrase on its own object", "the best patch lies on the object that is named; read-out: pooled"),
     *(
         Column("grounding", f"{way}/hit_own", f"Own object by {way.replace('_', ' ')}", f"the same, read-out: {way}")
         for way in ("token", "token_cosine", "attention", "gradient")
     ),
-    Column("grounding", "hit_other", "Grounding, other object", "the best patch lies on another object: less is better", -1),
+    Column("grounding", "hit_other", "Phrase on another object", "the best patch lies on another object: less is better", -1),
     Column("zero_shot", "acc1", "Zero-shot", "class names as captions"),
     Column("linear_probe", "acc1", "Linear probe", "a linear classifier on the image vectors"),
 )
@@ -139,7 +149,7 @@ def kind_comparisons(entries: Sequence[Entry], reference: int = 0, weak_below: f
         for kind, weak in sorted(kinds, key=lambda pair: not pair[1])
     ]
     swaps = [Column("negatives", f"{kind}/accuracy", plain(kind)) for kind in _groups(entries, "negatives", "accuracy")]
-    named = (("Twins by kind: group score", twins), ("Hard negatives by kind: accuracy", swaps))
+    named = (("Pairs by kind: both pictures and both captions told apart", twins), ("False captions by kind: the true one wins", swaps))
     return [comparison(title, entries, columns, reference) for title, columns in named if columns]
 
 
@@ -151,16 +161,6 @@ def task_comparison(entries: Sequence[Entry], task: str) -> Comparison:
 def full_comparison(entries: Sequence[Entry], task: str) -> Comparison:
     """Every figure of a task, groups too."""
     return comparison(task, entries, _task_columns(entries, task, grouped=True), None)
-
-
-def plain(name: str) -> str:
-    """A name without its underscores.
-
-    Example:
-        >>> plain("swap_attribute/group_score")
-        'swap attribute, group score'
-    """
-    return name.replace("/", ", ").replace("_", " ")
 
 
 def comparison(title: str, entries: Sequence[Entry], columns: Sequence[Column], reference: int | None = 0) -> Comparison:

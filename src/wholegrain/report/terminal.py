@@ -26,7 +26,7 @@ from wholegrain.evaluation.statistics.blind import words
 from wholegrain.report.examples import Scores
 from wholegrain.report.heatmaps import COLOURS, content_phrases, patch_maps, phrase_overlay
 from wholegrain.report.pictures import seen_part
-from wholegrain.report.tables import plain
+from wholegrain.report.words import plain
 
 COLUMNS = 32
 _SHADES = " ░▒▓█"  # where there are no colours, from dark to light
