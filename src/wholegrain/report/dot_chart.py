@@ -24,7 +24,7 @@ def dot_chart(comparison: Comparison, most: int = 8) -> str:
     if not places:
         return ""
     names, step = [name for name, _ in comparison.rows], 11 * len(comparison.rows) + 14
-    left, right, height = 190, 560, step * len(places) + 26
+    left, right, height = 172, 404, step * len(places) + 26
     parts = []
     for t in (0, 0.25, 0.5, 0.75, 1):
         x = left + t * (right - left)
