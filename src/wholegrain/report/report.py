@@ -30,7 +30,7 @@ from wholegrain.report.entry import Card, Entry
 from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.page import page_environment, write_page
-from wholegrain.report.summary import finding, summary
+from wholegrain.report.summary import finding, largest, summary
 from wholegrain.report.words import plain
 from wholegrain.suggest import closest
 
@@ -125,8 +125,10 @@ def _compared(entries: Sequence[Entry], dataset: EvaluatedData, split: str, refe
     found = (tables.main_comparison(entries, reference), *tables.kind_comparisons(entries, reference))
     comparisons = [c for c in found if c.columns]
     weak = [column.title for c in comparisons for column in c.columns if column.weak]
+    gain = largest(comparisons, "better", reference)
     return {
         "finding": finding(comparisons, reference),
+        "headline": gain.title if gain is not None else "",
         "overview": dot_chart(comparisons[0]) if comparisons else "",
         "comparisons": comparisons,
         "weak": weak,

@@ -16,37 +16,59 @@ def finding(comparisons: Sequence[Comparison], reference: int = 0) -> str:
     rows = comparisons[0].rows if comparisons else ()
     if not rows:
         return "Nothing could be compared."
-    place = len(rows) - 1 if reference != len(rows) - 1 else 0
-    columns = [(column, cells[place], cells[reference]) for c in comparisons for column, *cells in _turned(c)]
+    place = _last(comparisons[0], reference)
     if place == reference:
-        shares = [(column, cell) for column, cell, _ in columns if cell.figure is not None and cell.figure.unit == "share" and column.better > 0]
-        if not shares:
-            return f"{rows[0][0]} has no figure that is a share."
-        said = sorted(shares, key=lambda pair: pair[1].figure.value if pair[1].figure else 0)
-        (low, least), (high, most) = said[0], said[-1]
-        return f"{rows[0][0]} is best at {_title(high)} ({most.value}) and weakest at {_title(low)} ({least.value}{_by_chance(least)})."
-    marked = [(column, cell, other) for column, cell, other in columns if cell.mark and cell.figure is not None and other.figure is not None]
+        return _alone(comparisons)
     parts = []
     for mark, verb in (("better", "gains most at"), ("worse", "loses most at")):
-        found = [(c, cell, other) for c, cell, other in marked if cell.mark == mark and cell.figure.unit == "share"]
-        if found:
-            column, cell, other = max(found, key=lambda it: abs(it[1].figure.value - it[2].figure.value))
-            parts.append(f"{verb} {_title(column)} ({other.value} → {cell.value})")
+        column = largest(comparisons, mark, reference)
+        if column is not None:
+            before, after = (cell.value for cell in _cells(comparisons, column, (reference, place)))
+            parts.append(f"{verb} {_title(column)} ({before} → {after})")
     if not parts:
         return f"{rows[place][0]} cannot be told apart from {rows[reference][0]} in any figure."
     return f"Against {rows[reference][0]}, {rows[place][0]} {' and '.join(parts)}."
 
 
-def _turned(comparison: Comparison) -> list[tuple[Column, *tuple[Cell, ...]]]:
-    return [(column, *comparison.cells(place)) for place, column in enumerate(comparison.columns)]
+def largest(comparisons: Sequence[Comparison], mark: str, reference: int = 0) -> Column | None:
+    """The share in which the last entry is most clearly ``better`` or ``worse`` than the reference; ``None`` if there is none."""
+    found = []
+    for comparison in comparisons:
+        place = _last(comparison, reference)
+        for n, column in enumerate(comparison.columns):
+            cell, figure = comparison.rows[place][1][n], comparison.rows[place][1][n].figure
+            if cell.mark == mark and cell.difference is not None and figure is not None and figure.unit == "share":
+                found.append((abs(cell.difference.value), column))
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _last(comparison: Comparison, reference: int) -> int:
+    return len(comparison.rows) - 1 if reference != len(comparison.rows) - 1 else 0
+
+
+def _cells(comparisons: Sequence[Comparison], column: Column, places: Sequence[int]) -> list[Cell]:
+    comparison = next(c for c in comparisons if column in c.columns)
+    return [comparison.rows[place][1][comparison.columns.index(column)] for place in places]
+
+
+def _alone(comparisons: Sequence[Comparison]) -> str:
+    name = comparisons[0].rows[0][0]
+    found = [
+        (cell.figure.value, column, cell)
+        for comparison in comparisons
+        for column, cell in zip(comparison.columns, comparison.rows[0][1], strict=True)
+        if cell.figure is not None and cell.figure.unit == "share" and column.better > 0
+    ]
+    if not found:
+        return f"{name} has no figure that is a share."
+    (_, low, least), (_, high, most) = (pick(found, key=lambda row: row[0]) for pick in (min, max))
+    chance = least.figure.chance if least.figure is not None else None
+    by = "" if chance is None else f", chance {show(chance, 'share')}"
+    return f"{name} is best at {_title(high)} ({most.value}) and weakest at {_title(low)} ({least.value}{by})."
 
 
 def _title(column: Column) -> str:
     return f"“{column.title[0].lower()}{column.title[1:]}”"
-
-
-def _by_chance(cell: Cell) -> str:
-    return "" if cell.figure is None or cell.figure.chance is None else f", chance {show(cell.figure.chance, cell.figure.unit)}"
 
 
 def summary(

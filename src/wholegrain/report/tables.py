@@ -115,8 +115,8 @@ class Comparison:
         places = [place for place in range(len(self.columns)) if any(cell.mark for cell in self.cells(place))]
         places = places or list(range(len(self.columns)))
         rows = [(name, [cells[place] for place in places]) for name, cells in self.rows]
-        columns, chance, counts = ([every[place] for place in places] for every in (self.columns, self.chance, self.counts))
-        return Comparison(self.title, columns, rows, chance, counts)
+        chance, counts = ([said[place] for place in places] for said in (self.chance, self.counts))
+        return Comparison(self.title, [self.columns[place] for place in places], rows, chance, counts)
 
 
 _MAIN = (

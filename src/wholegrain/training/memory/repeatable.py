@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.utils import deterministic
+
+_FILL = "fill_uninitialized_memory"  # torch declares it where type checkers do not look
 
 
 @contextmanager
@@ -23,11 +26,11 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     asked, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = getattr(deterministic, _FILL)
     torch.use_deterministic_algorithms(True, warn_only=warn_only or not asked)
-    torch.utils.deterministic.fill_uninitialized_memory = filled and asked  # filling only finds mistakes, and costs time
+    setattr(deterministic, _FILL, filled and asked)  # filling only finds mistakes, and costs time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(asked, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        setattr(deterministic, _FILL, filled)
