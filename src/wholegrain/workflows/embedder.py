@@ -8,46 +8,36 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, cast, overload
+from typing import Any, Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from wholegrain.data.pictures import Picture, rgb_of
+from wholegrain.data.pictures import SUFFIXES, Picture, rgb_of
 from wholegrain.errors import UserError
-from wholegrain.evaluation.contract import EvaluatedModel
+from wholegrain.evaluation.contract import EvaluatedModel, PatchModel
 from wholegrain.evaluation.features.encode import default_needs, encode_image_batches, encode_texts
 from wholegrain.evaluation.named import load_any
-from wholegrain.evaluation.scores.similarity import index_vectors, unit
+from wholegrain.evaluation.scores.similarity import index_vectors, similarity, unit
+from wholegrain.evaluation.tasks.templates import templates_of
+from wholegrain.evaluation.tasks.zero_shot import scores_with, sentences_of
 from wholegrain.features import ImageFeatures
+from wholegrain.losses.core.contract import MAX_SCALE
 from wholegrain.progress import Show, nowhere, showing
+from wholegrain.report.explanation import Explanation, explain
+from wholegrain.suggest import closest
 from wholegrain.training.distributed.processes import choose_device
+from wholegrain.workflows.classified import Classified, check_labels, chosen
+from wholegrain.workflows.given_pictures import Broken, GivenPictures, Pictures, as_pictures
 
-Pictures: TypeAlias = Picture | Iterable[Picture]
-"""One picture, or any number of them, of mixed kinds."""
-Broken: TypeAlias = Callable[[int, str], None]
-"""Told of a picture that cannot be read: its place (from 0), and one sentence."""
 Score: TypeAlias = Literal["own", "cosine"]
 _CHUNK = 16
 """Batches of pictures that are taken from an iterator at a time."""
-
-
-class Classified(NamedTuple):
-    """What pictures are taken for.
-
-    Attributes:
-        labels: ``[N]``; ``None`` where no label is as probable as was asked for.
-        probabilities: float32 ``[N, C]``, rows sum to 1, columns in the order of the labels that were given.
-    """
-
-    labels: list[str | None]
-    probabilities: np.ndarray
 
 
 class Embedder:
@@ -164,6 +154,135 @@ class Embedder:
             vectors_ND = unit(pooled_ND) if normalize else pooled_ND.float()
         return vectors_ND if as_tensor else vectors_ND.numpy()
 
+    def similarity(
+        self,
+        pictures: Pictures,
+        texts: str | Iterable[str],
+        *,
+        score: Score = "own",
+        batch_size: int = 64,
+        progress: Show | None = None,
+    ) -> np.ndarray:
+        """Scores of every picture with every text, float32 ``[N, M]``.
+
+        Args:
+            score: ``own`` is the model's: a head that scores pairs jointly (FILIP, FLAIR, Llip, PACL, a fusion network's log-odds, whole and
+                grain) scores by that, any other by the cosine. ``cosine`` is the cosine of the pooled vectors whatever the head; of a model
+                with several branches the mean of theirs.
+
+        Raises:
+            UserError: a picture cannot be read, something among the texts is no text, or there is no such score.
+        """
+        if score not in get_args(Score):
+            raise UserError(f"There is no score {score!r}; {closest(score, get_args(Score))}")
+        needs, listed = default_needs(self.model), self._texts(texts)
+        needs = needs if score == "own" else needs & {"branches"}
+        if not listed:
+            return np.zeros((sum(1 for _ in as_pictures(pictures)), 0), np.float32)
+        text, scorer = encode_texts(self.model, listed, needs), self.model if score == "own" else None
+        parts = [similarity(image, text, scorer) for _, image in self._images(pictures, needs, batch_size, None, progress)]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, len(listed)), np.float32)
+
+    def rank(
+        self, query: Picture, pictures: Pictures, k: int = 10, *, score: Score = "own", batch_size: int = 64, progress: Show | None = None
+    ) -> list[tuple[str | os.PathLike[str] | int, float]]:
+        """The ``k`` pictures that fit best, the best first: (path as it was given, or place from 0 of what has no path; score).
+
+        Args:
+            query: a text, scored as by :meth:`similarity`; or a picture, scored by the cosine of the vectors. A string is a text, unless it
+                names a picture file that is there.
+
+        Example::
+
+            embedder.rank("a dog on grass", Path("photos").glob("*.jpg"), k=3)
+        """
+        if k < 1:
+            raise UserError(f"k is {k}; it must be at least 1.")
+        named: list[str | os.PathLike[str] | int] = []
+
+        def noted() -> Iterator[Picture]:
+            for picture in as_pictures(pictures):
+                named.append(picture if isinstance(picture, str | os.PathLike) else len(named))
+                yield picture
+
+        if isinstance(query, str) and not (query.lower().endswith(SUFFIXES) and Path(query).is_file()):
+            scores_N = self.similarity(noted(), query, score=score, batch_size=batch_size, progress=progress)[:, 0]
+        else:
+            own_1D = unit(self.embed_images(query, as_tensor=True))
+            vectors_ND = unit(self.embed_images(noted(), batch_size=batch_size, as_tensor=True, progress=progress))
+            scores_N = (vectors_ND @ own_1D[0]).numpy()
+        best = np.argsort(-scores_N, kind="stable")[:k]
+        return [(named[n], float(scores_N[n])) for n in best]
+
+    def classify(
+        self,
+        pictures: Pictures,
+        labels: Sequence[str],
+        *,
+        templates: str | Sequence[str] = ("photo",),
+        abstain_below: float | None = None,
+        batch_size: int = 64,
+        progress: Show | None = None,
+    ) -> Classified:
+        """The most probable of the labels for each picture, and the probabilities of all.
+
+        A label's score is that of the zero-shot evaluation; the probabilities are the softmax of the scores at the model's temperature (of log-odds
+        as they are). They say how the model decides among these labels and no others, and are not calibrated.
+
+        Args:
+            labels: two or more, all different.
+            templates: sentences with ``{}`` for the label, or names: plain, photo, openai, openai7, a data set of CLIP's paper.
+            abstain_below: least probability, 0 to 1; a picture whose best label has less gets ``None``.
+
+        Raises:
+            UserError: fewer than two labels, one that comes twice, an unknown template, or a picture that cannot be read.
+        """
+        batches = self.classify_batches(pictures, labels, templates=templates, batch_size=batch_size, progress=progress)
+        parts = [probabilities for _, probabilities in batches]
+        probability_NC = np.concatenate(parts) if parts else np.zeros((0, len(labels)), np.float32)
+        return Classified(chosen(probability_NC, labels, abstain_below), probability_NC)
+
+    def classify_batches(
+        self,
+        pictures: Pictures,
+        labels: Sequence[str],
+        *,
+        templates: str | Sequence[str] = ("photo",),
+        batch_size: int = 64,
+        broken: Broken | None = None,
+        progress: Show | None = None,
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """:meth:`classify` batch by batch: places (from 0) and probabilities ``[b, C]``; ``broken`` as of :meth:`embed_batches`."""
+        classes = check_labels(labels)
+        sentences = templates_of([templates] if isinstance(templates, str) else templates)
+        text = encode_texts(self.model, self._texts(sentences_of(classes, sentences)))
+        scale = self._scale()
+        for places, image in self._images(pictures, default_needs(self.model), batch_size, broken, progress):
+            scores_BC = scores_with(self.model, image, text, len(classes), len(sentences))
+            yield places, (scale * scores_BC).softmax(1).numpy()
+
+    def _scale(self) -> float:
+        """What scores are multiplied by before a softmax: 1 for log-odds; CLIP's 100 for a foreign model, which states nothing."""
+        if "match" in getattr(getattr(self.model, "head", None), "gives", ()):
+            return 1.0
+        return float(getattr(self.model, "scale", MAX_SCALE))
+
+    def explain(self, picture: Picture, caption: str, read_outs: Sequence[str] = ()) -> Explanation:
+        """Where in a picture the model sees each word and each noun phrase of a caption.
+
+        Args:
+            read_outs: by what words are read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default all that the
+                model can be read out by.
+
+        Raises:
+            UserError: the model has no patches, the caption no words, there is no such read-out, or the picture cannot be read.
+
+        Example::
+
+            embedder.explain("dogs.jpg", "a brown dog chases a ball").save("why.png")
+        """
+        return explain(cast(PatchModel, self.model), rgb_of(picture, 0), caption, read_outs)
+
     def cut(self, texts: Sequence[str]) -> list[bool]:
         """For each text whether it is longer than the model's context, so that its end is not read."""
         return torch.as_tensor(self.model.tokenizer.encode(list(texts)).cut_N).bool().tolist() if texts else []
@@ -183,13 +302,13 @@ class Embedder:
         self, pictures: Pictures, needs: frozenset[str], batch_size: int, broken: Broken | None, progress: Show | None
     ) -> Iterator[tuple[list[int], ImageFeatures]]:
         """Features batch by batch with the places of their pictures, those that cannot be read left out."""
-        given = _listed(pictures)
+        given = as_pictures(pictures)
         total, batch_size = len(given) if isinstance(given, Sized) else 0, _positive(batch_size)
         source, start = iter(given), 0
         with _shown(progress) as show:
             show("images", 0, total)
             while chunk := list(islice(source, _CHUNK * batch_size)):
-                some = _Some(chunk, start, skip=broken is not None)
+                some = GivenPictures(chunk, start, skip=broken is not None)
                 for features in encode_image_batches(self.model, some, some.keys, needs, batch=batch_size):
                     places = range(start, start + len(features.pooled_BD))
                     start = places.stop
@@ -198,35 +317,6 @@ class Embedder:
                     if kept:
                         rows = torch.tensor([place - places.start for place in kept])
                         yield kept, features if len(kept) == len(places) else features.select(rows)
-
-
-class _Some:
-    """A few pictures as the encoder wants them; with ``skip``, one that cannot be read is black, and kept in mind."""
-
-    def __init__(self, pictures: Sequence[Picture], start: int, *, skip: bool) -> None:
-        self.keys = [str(start + n) for n in range(len(pictures))]
-        self._picture, self._skip = dict(zip(self.keys, pictures, strict=True)), skip
-        self._unread: dict[int, str] = {}
-
-    def pixels(self, key: str) -> np.ndarray:
-        """As the encoder asks for them, in threads of its own."""
-        try:
-            return rgb_of(self._picture[key], int(key))
-        except UserError as error:
-            if not self._skip:
-                raise
-            self._unread[int(key)] = str(error)
-            return np.zeros((8, 8, 3), np.uint8)
-
-    def readable(self, places: Iterable[int], broken: Broken | None) -> list[int]:
-        """Those that were read; ``broken`` is told of the others."""
-        kept = []
-        for place in places:
-            if place not in self._unread:
-                kept.append(place)
-            elif broken is not None:
-                broken(place, self._unread[place])
-        return kept
 
 
 def load(model: str, device: str = "auto") -> Embedder:
@@ -243,17 +333,6 @@ def load(model: str, device: str = "auto") -> Embedder:
     place = choose_device(None if device == "auto" else device)
     loaded: Any = load_any(os.fspath(model))
     return Embedder(loaded.to(place) if hasattr(loaded, "to") else loaded, str(model))
-
-
-def _listed(pictures: Pictures) -> Iterable[Picture]:
-    """One picture as a list of one; a folder is refused, for its names would be lost."""
-    if isinstance(pictures, str | os.PathLike) and Path(pictures).is_dir():
-        raise UserError(f"{os.fspath(pictures)} is a folder; give its pictures: pictures_in({os.fspath(pictures)!r}).")
-    if isinstance(pictures, str | os.PathLike | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim == 3):
-        return [cast(Picture, pictures)]
-    if not isinstance(pictures, Iterable):
-        raise UserError(f"Pictures are of type {type(pictures).__name__}; give paths, Pillow pictures or uint8 arrays [height, width, 3].")
-    return pictures
 
 
 def _positive(batch_size: int) -> int:
