@@ -265,7 +265,7 @@ class Embedder:
         """What scores are multiplied by before a softmax: 1 for log-odds; CLIP's 100 for a foreign model, which states nothing."""
         if "match" in getattr(getattr(self.model, "head", None), "gives", ()):
             return 1.0
-        return float(getattr(self.model, "scale", MAX_SCALE))
+        return float(torch.as_tensor(getattr(self.model, "scale", MAX_SCALE)).detach())
 
     def explain(self, picture: Picture, caption: str, read_outs: Sequence[str] = ()) -> Explanation:
         """Where in a picture the model sees each word and each noun phrase of a caption.
