@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -131,7 +132,9 @@ class Explanation:
         if odd:
             raise UserError(f"The explanation has no read-out {odd[0]!r}; it has {', '.join(self.values)}.")
         file = io.BytesIO()
-        _figure(self, list(read_outs) or list(self.values)).savefig(file, format="png", dpi=110)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # of scripts that the font lacks; the page has them all
+            _figure(self, list(read_outs) or list(self.values)).savefig(file, format="png", dpi=110)
         return file.getvalue()
 
 

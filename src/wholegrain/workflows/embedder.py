@@ -319,7 +319,7 @@ class Embedder:
                         yield kept, features if len(kept) == len(places) else features.select(rows)
 
 
-def load(model: str, device: str = "auto") -> Embedder:
+def load(model: str | os.PathLike[str], device: str = "auto") -> Embedder:
     """A model by every name that a command takes for MODEL.
 
     Args:
@@ -332,7 +332,7 @@ def load(model: str, device: str = "auto") -> Embedder:
     """
     place = choose_device(None if device == "auto" else device)
     loaded: Any = load_any(os.fspath(model))
-    return Embedder(loaded.to(place) if hasattr(loaded, "to") else loaded, str(model))
+    return Embedder(loaded.to(place) if hasattr(loaded, "to") else loaded, os.fspath(model))
 
 
 def _positive(batch_size: int) -> int:
