@@ -66,7 +66,7 @@ def train(
 
     Example::
 
-        run = train("ce_clip", data="data/photos", model="ViT-B-32:openai", steps=100, **{"terms.cmr.weight": 0.3})
+        run = train("clip", data="data/photos", model="ViT-B-32:openai", steps=100, **{"optimiser.warmup_steps": 10})
     """
     from wholegrain.workflows.commands.train import train as run
 
@@ -128,7 +128,7 @@ def compete(
 
     Example::
 
-        print(compete(["clip", "ce_clip"], data="data/photos", steps=100).as_markdown())
+        print(compete(["clip", "siglip"], data="data/photos", steps=100).as_markdown())
     """
     from wholegrain.workflows.commands.compete import compete as run
 
