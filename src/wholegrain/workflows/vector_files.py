@@ -43,17 +43,33 @@ class VectorFile(ABC):
         """Nothing more comes."""
 
 
+_ROW_GROUP = 8192
+
+
 class _Parquet(VectorFile):
+    """Rows are gathered to groups of a size that is quick to read."""
+
     def __init__(self, part: Path, width: int, facts: Facts) -> None:
         vector = pa.list_(pa.float32(), width)
         self._schema = pa.schema([("name", pa.string()), ("vector", vector)], metadata={"wholegrain": json.dumps(facts)})
         self._width, self._writer = width, pq.ParquetWriter(part, self._schema)
+        self._names: list[str] = []
+        self._vectors: list[np.ndarray] = []
 
     def _add(self, names: Sequence[str], vectors_ND: np.ndarray) -> None:
-        vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.ravel()), self._width)
-        self._writer.write_table(pa.Table.from_arrays([pa.array(names, pa.string()), vectors], schema=self._schema))
+        self._names += names
+        self._vectors.append(vectors_ND)
+        if len(self._names) >= _ROW_GROUP:
+            self._write()
+
+    def _write(self) -> None:
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.concatenate(self._vectors).ravel()), self._width)
+        self._writer.write_table(pa.Table.from_arrays([pa.array(self._names, pa.string()), vectors], schema=self._schema))
+        self._names, self._vectors = [], []
 
     def close(self) -> None:
+        if self._names:
+            self._write()
         self._writer.close()
 
 
