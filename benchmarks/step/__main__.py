@@ -14,11 +14,11 @@ from rich.table import Column, Table
 
 from benchmarks.step.measure import Rival, Setting, StepCosts, measure_steps
 from wholegrain.cli.main import main_of
-from wholegrain.cli.train import workers_by_default
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.towers.io import load_model
 from wholegrain.training.memory.precision import resolve_precision
+from wholegrain.workflows.commands.train import workers_by_default
 
 BEST = ("--torchcompile",)
 FUSED = ("--opt-kwargs", "fused=True")  # where open_clip's trainer has that flag

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from wholegrain.cli.prepare import column_roles
 from wholegrain.data.record import Caption, Record, Region, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sources import SourceOptions, open_source
 from wholegrain.data.sources.webdataset import expand
 from wholegrain.errors import UserError
+from wholegrain.workflows.commands.prepare import column_roles
 
 
 def jpeg(colour, size=(8, 6)):

@@ -94,10 +94,10 @@ def _findings(args: DoctorArguments) -> Iterator[Finding]:
 
     with showing() as show:
         show("starting")
-        from wholegrain.cli.prepare import column_roles
-        from wholegrain.cli.train import workers_by_default
         from wholegrain.data.sources import SourceOptions
         from wholegrain.doctor.doctor import RunOptions, examine
+        from wholegrain.workflows.commands.prepare import column_roles
+        from wholegrain.workflows.commands.train import workers_by_default
 
         columns = ((args.caption_column, ""),) if args.caption_column else column_roles(args.caption_columns)
         source = SourceOptions(args.image_column, columns, args.split_column, image_root=args.image_root)

@@ -3,87 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-from tyro.conf import Positional
+from wholegrain.workflows.commands.evaluate import EvaluateArguments
 
 if TYPE_CHECKING:
-    from wholegrain.evaluation.benchmarks.run import BenchmarkSpec
-    from wholegrain.evaluation.contract import EvaluatedModel
     from wholegrain.evaluation.result import TaskResult
-    from wholegrain.evaluation.suite import EvaluationOptions
-
-
-RETRIEVAL = ("one_caption", "owner_only", "subset", "roles", "shortlist")
-"""Options of the command that are settings of the task ``retrieval``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateArguments:
-    """The words and options of ``wholegrain evaluate``.
-
-    Attributes:
-        model: a name ("ViT-B-32:openai", "small"), a folder or a run; or file.py:function, which returns any other model.
-        data: a prepared data set.
-        split: the split to test on.
-        suite: tasks or suites on --data, separated by commas: all, compositional, dense, classification, retrieval, composition,
-            hard_positives, negatives, grounding, branches, zero_shot, linear_probe, faithfulness; or a TOML file with [[benchmark]] tables.
-        benchmark: a benchmark of the field and the folder with its files, as sugarcrepe=data/sugarcrepe (docs/evaluation.md lists
-            them), or file.py:function of your own; may be given again.
-        images: a further folder to look for the benchmarks' pictures in; may be given again.
-        out: a folder for results.json and the items behind the figures; by default RUN/results/DATA-SPLIT for a run and
-            results/MODEL/DATA-SPLIT for any other model, where compare and report find them.
-        seed: of resamples and permutations.
-        batch: images per step.
-        device: such as cpu or cuda:0; "auto" takes the GPU if there is one.
-        cache: a folder to keep features in, so that the next call need not encode.
-        one_caption: retrieval with the first caption of each image alone.
-        owner_only: retrieval counts a caption as true of its own image alone.
-        subset: retrieval among that many images.
-        grain: score by whole and grain, as 1 or 1:0.1 (weight, and temperature; and a spaCy pipeline): noun phrases against patches beside
-            the cosine. "auto" takes the best of some on the split val of --data (docs/evaluation.md).
-        shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
-        roles: retrieval with captions in these roles alone.
-        read_outs: for grounding, by what a phrase is read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default
-            pooled, the one that the model was trained for, and token (docs/evaluation.md).
-        templates: sentences for zero-shot classification, {} is the class, or names: photo, openai, openai7, plain, a data set of CLIP's paper;
-            a benchmark has its own unless some are given.
-        probe: a linear probe on the training part of classification benchmarks.
-        shots: few-shot probes with so many pictures of each class, as 1 2 4 8 16.
-        corrupt: ImageNet-C's corruptions of the classification and retrieval benchmarks: all (15), extra (4 more), or names separated by commas.
-        severities: of the corruptions, 1 to 5; all if none is given.
-        frost: a folder with photographs of frost; without it frost is drawn.
-        average: averages over benchmarks that papers quote: elevater_20, elevater_21, vl_compo_21, degla_11.
-    """
-
-    model: Positional[str]
-    data: Path | None = None
-    split: str = "test"
-    suite: str = "all"
-    benchmark: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=FOLDER")]] = ()
-    images: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    out: Path | None = None
-    seed: int = 0
-    batch: int = 64
-    device: str = "auto"
-    cache: Path | None = None
-    one_caption: bool = False
-    owner_only: bool = False
-    subset: int | None = None
-    grain: str = ""
-    shortlist: int = 0
-    roles: tuple[str, ...] = ()
-    read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
-    templates: Annotated[tuple[str, ...], tyro.conf.arg(metavar="TEMPLATE")] = ()
-    probe: bool = False
-    shots: tuple[int, ...] = ()
-    corrupt: str = ""
-    severities: tuple[int, ...] = ()
-    frost: Path | None = None
-    average: tuple[str, ...] = ()
 
 
 def evaluate(args: EvaluateArguments) -> None:
@@ -93,107 +18,14 @@ def evaluate(args: EvaluateArguments) -> None:
 
     Under torchrun or srun all processes share the encoding.
     """
-    from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.run import run_benchmarks
-    from wholegrain.evaluation.features.sharing import sharing
-    from wholegrain.evaluation.named import split_grain
-    from wholegrain.evaluation.read_outs.registry import check_names
-    from wholegrain.evaluation.result_folders import check_results_folder, keep_results, results_folder, weights_of
-    from wholegrain.evaluation.suite import EvaluationOptions
-    from wholegrain.training.distributed.processes import init_distributed
-    from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
+    from wholegrain.workflows.commands.evaluate import evaluate as run
 
-    name, grain = split_grain(args.model)
-    args = replace(args, model=name, grain=args.grain or grain)
-    wanted, suite, suite_name, average = _benchmarks(args)
-    if args.data is None and not wanted:
-        raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    scored = f"-grain-{args.grain}" if args.grain else ""
-    out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]) + scored)
-    check_results_folder(out)
-    settings = {"retrieval": {name: getattr(args, name) for name in RETRIEVAL}, "zero_shot": {"templates": args.templates}}
-    settings |= {"grounding": {"read_outs": check_names(args.read_outs)}}
-    left_out: dict[str, str] = {}
-    results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
-    with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):
-        loaded = context.on_all_processes(lambda: _loaded(args))
-        loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
-        if args.data is not None:
-            options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
-            results, more = _on_data(loaded, args.data, args.split, suite, settings, options, left_out)
-            facts |= more
-        if wanted:
-            common = {"seed": args.seed, "batch": args.batch, "cache": args.cache, "progress": context.is_main_process}
-            found = run_benchmarks(loaded, wanted, **common, left_out=left_out)
-    if not context.is_main_process:
+    found = run(args)
+    if found is None:
         return
-    results += [*found, *_averages(average, found, left_out)]
-    overlap, trained_on = describe_overlap(results, training_pictures(args.model))
-    facts["model"] = facts["model"] + (f",grain={grain}" if (grain := _grain_of(loaded)) else "")
-    facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
-    _print_results(results, left_out, overlap)
-    print(f"written: {keep_results(results, out, facts)}")
-    print(f"next: {_report_command(args)}beside another model's results: wholegrain compare OTHER {out}")
-
-
-def _benchmarks(args: EvaluateArguments) -> tuple[list[BenchmarkSpec], str, str, tuple[str, ...]]:
-    """The benchmarks, the suite for prepared data, the name of a suite's file (or ""), and the averages over benchmarks."""
-    from wholegrain.evaluation.benchmarks.averages import check_average
-    from wholegrain.evaluation.benchmarks.run import BenchmarkExtras, parse_benchmark, suite_averages, suite_file
-
-    frost = None if args.frost is None else str(args.frost)
-    extras = BenchmarkExtras(args.corrupt, args.severities, frost, args.probe, args.shots, args.templates)
-    wanted = [parse_benchmark(text, args.images, extras) for text in args.benchmark]
-    suite, average = args.suite, args.average
-    suite_name = Path(suite).stem if suite.endswith(".toml") else ""
-    if suite_name:
-        wanted, average, suite = [*wanted, *suite_file(suite)], (*average, *suite_averages(suite)), "all"
-    for name in average:
-        check_average(name, [one.name for one in wanted])
-    return wanted, suite, suite_name, average
-
-
-def _averages(names: tuple[str, ...], results: Sequence[TaskResult], left_out: dict[str, str]) -> list[TaskResult]:
-    """The averages over benchmarks that can be taken; what cannot is added to ``left_out``."""
-    from wholegrain.errors import UserError
-    from wholegrain.evaluation.benchmarks.averages import averaged
-
-    found = []
-    for name in dict.fromkeys(names):
-        try:
-            found += averaged(name, results)
-        except UserError as reason:  # a set could not be done
-            left_out[name] = str(reason)
-    return found
-
-
-def _loaded(args: EvaluateArguments) -> EvaluatedModel:
-    """The model, scored by whole and grain if asked for."""
-    from wholegrain.errors import UserError
-    from wholegrain.evaluation.named import load_any
-    from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
-
-    model = load_any(args.model)
-    if not args.grain:
-        return model
-    if args.grain != "auto":
-        return GrainOptions.parse(args.grain).of(model)
-    if args.data is None or args.split == "val":
-        raise UserError("--grain auto looks for the best weight on the split val of --data, and reports on another one; give both, or a weight.")
-    from wholegrain.data.dataset import Dataset
-    from wholegrain.evaluation.tasks.grain_weight import choose_grain
-
-    found = choose_grain(model, Dataset(args.data), "val", batch=args.batch)
-    chosen = GrainOptions(found.weight, found.temperature)
-    print(f"grain {chosen}: recall@1 {found.tried[found.weight, found.temperature]:.1%} on val, the mean of both ways; the whole alone "
-          f"{found.whole:.1%}")  # fmt: skip
-    return chosen.of(model)
-
-
-def _grain_of(model: object) -> str:
-    from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
-
-    return f"{model.weight:g}:{model.temperature:g}" if isinstance(model, WholeAndGrain) else ""
+    _print_results(found.results, found.left_out, found.overlap)
+    print(f"written: {found.keep()}")
+    print(f"next: {_report_command(found.args)}beside another model's results: wholegrain compare OTHER {found.out}")
 
 
 def _report_command(args: EvaluateArguments) -> str:
@@ -204,40 +36,12 @@ def _report_command(args: EvaluateArguments) -> str:
     return f"wholegrain report {args.model} --data {args.data} --split {args.split}, or, "
 
 
-def _print_results(results: Sequence[TaskResult], left_out: dict[str, str], overlap: str) -> None:
+def _print_results(results: Sequence[TaskResult], left_out: Mapping[str, str], overlap: str) -> None:
     import sys
 
     from wholegrain.evaluation.show import left_out_lines, print_results
 
     print_results(results)
-    for line in left_out_lines([left_out]):
+    for line in left_out_lines([dict(left_out)]):
         print(line, file=sys.stderr)
     print(overlap)
-
-
-def _results_name(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
-    """What results are of, as the last part of their folder."""
-    names = list(dict.fromkeys(benchmarks))
-    on_data = [f"{data.resolve().name}-{split}"] if data is not None else []
-    return "+".join([*on_data, *([suite_file] if suite_file else names if len(names) < 4 else [f"{len(names)}-benchmarks"])])
-
-
-def _on_data(
-    model: EvaluatedModel,
-    data: Path,
-    split: str,
-    suite: str,
-    settings: Mapping[str, Mapping[str, object]],
-    options: EvaluationOptions,
-    left_out: dict[str, str],
-) -> tuple[list[TaskResult], dict[str, object]]:
-    """The tasks of a suite on a prepared data set, and what to keep beside the results."""
-    from wholegrain.data.dataset import Dataset
-    from wholegrain.evaluation.suite import evaluate as run
-    from wholegrain.evaluation.suite import expand
-
-    tasks, dataset = expand(suite), Dataset(data)
-    chosen = {task: {name: value for name, value in own.items() if value} for task, own in settings.items() if task in tasks}
-    chosen = {task: own for task, own in chosen.items() if own}
-    results = run(model, dataset, options, split=split, tasks=tasks, settings=chosen, left_out=left_out)
-    return results, {"dataset": str(data), "content_hash": dataset.content_hash, "settings": chosen}

@@ -50,6 +50,11 @@ GROUPS = {
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },
+    "use": {
+        "embed": "vectors of pictures or texts, in a file",
+        "classify": "the most probable of some labels for each picture",
+        "explain": "where in a picture a model sees each word of a caption",
+    },
     "share": {
         "export": "a model for open_clip, transformers, onnxruntime or the Hub",
     },

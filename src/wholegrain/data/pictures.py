@@ -8,16 +8,22 @@ frame), BMP and TIFF. The size that the header states is checked before any pixe
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
-from wholegrain.files import UnreadableError, read_bytes
+from wholegrain.errors import UserError
+from wholegrain.files import UnreadableError, read_bytes, shown
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+"""A file's path, a Pillow picture, or uint8 RGB ``[H, W, 3]``."""
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 """Formats that are opened, and the file ending of each."""
@@ -93,6 +99,64 @@ def read_rgb(path: Path | str, advice: str = "replace it or take it out") -> np.
         return decode_rgb(read_bytes(path, advice, most=MOST_BYTES))
     except BrokenPictureError as error:
         raise UnreadableError(path, f"cannot be decoded ({error})", advice) from None
+
+
+def rgb_of(picture: Picture, place: int, advice: str = "replace it or take it out") -> np.ndarray:
+    """A picture in any form as uint8 RGB ``[H, W, 3]``: a file as :func:`read_rgb` reads it, a Pillow picture turned into RGB likewise, an
+    array as it is.
+
+    Args:
+        place: in the caller's list, for messages.
+
+    Raises:
+        UserError: it cannot be read, or is of another type, shape or kind of number.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return read_rgb(Path(picture), advice)
+    if isinstance(picture, Image.Image):
+        try:
+            _check_size(picture.size)
+            return _to_rgb(picture)
+        except Exception as error:  # a picture is decoded when its pixels are asked for
+            raise UserError(f"Picture {place} (from 0) cannot be decoded ({error}); {advice}.") from None
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:
+        _check_array(picture, place)
+        return np.ascontiguousarray(picture)
+    what = f"an array of {picture.dtype} {list(picture.shape)}" if isinstance(picture, np.ndarray) else f"of type {type(picture).__name__}"
+    raise UserError(f"Picture {place} (from 0) is {what}; give a path, a Pillow picture, or a uint8 array [height, width, 3].")
+
+
+def _check_array(picture: np.ndarray, place: int) -> None:
+    try:
+        _check_size((picture.shape[1], picture.shape[0]))
+    except BrokenPictureError as error:
+        raise UserError(f"Picture {place} (from 0): {error}; make it smaller.") from None
+
+
+def pictures_in(folder: Path | str) -> list[Path]:
+    """The picture files (:data:`SUFFIXES`) in a folder and all below it, in the order of their paths; hidden ones are left out.
+
+    Raises:
+        UserError: the folder is not there, cannot be read, or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{shown(folder)} is {'not a folder' if folder.exists() else 'not there'}; give a folder of pictures.")
+    names = (
+        os.path.relpath(os.path.join(here, name), folder)
+        for here, below, files in os.walk(folder, onerror=refuse_folder)
+        for name in files
+        if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+    )
+    found = [folder / name for name in sorted(names)]
+    if not found:
+        raise UserError(f"{shown(folder)} holds no pictures ({', '.join(SUFFIXES)}); give another folder.")
+    return found
+
+
+def refuse_folder(error: OSError) -> None:
+    """``os.walk`` would pass over a folder that cannot be read in silence."""
+    raise UserError(f"the folder {shown(error.filename)} cannot be read ({error.strerror}); make it readable, or move it away")
 
 
 def _to_rgb(picture: Image.Image) -> np.ndarray:

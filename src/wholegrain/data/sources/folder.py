@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wholegrain.data.pictures import SUFFIXES
+from wholegrain.data.pictures import SUFFIXES, refuse_folder
 from wholegrain.data.sources.sample import MOST_TEXT, InsideFolder, RawSample, SourceOptions
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, read_bytes, shown
@@ -27,7 +27,7 @@ class FolderSource:
         self.path, self.options = path, options
         names = sorted(
             os.path.relpath(os.path.join(folder, name), path)
-            for folder, folders, files in os.walk(path, onerror=_refuse)
+            for folder, folders, files in os.walk(path, onerror=refuse_folder)
             for name in files
             if not name.startswith(".")
         )
@@ -76,8 +76,3 @@ class FolderSource:
 
     def fingerprint(self) -> list[str]:
         return [hashlib.sha256(os.fsencode("\n".join((*self.images, *sorted(self.texts))))).hexdigest()]
-
-
-def _refuse(error: OSError) -> None:
-    """``os.walk`` would pass over a folder that cannot be read in silence."""
-    raise UserError(f"the folder {shown(error.filename)} cannot be read ({error.strerror}); make it readable, or move it away")

@@ -107,7 +107,7 @@ class WeightReadOut(ReadOut[Tensor]):
 
     def __init__(self, values: VectorReadOut, weigh: Callable[[Tensor], Tensor]) -> None:
         super().__init__(values.model)
-        self._values, self._weigh = values, weigh
+        self._values, self._weigh, self.reads_parts = values, weigh, values.reads_parts
 
     def ask(self, phrases: Sequence[Phrase]) -> Tensor:
         """As the other read-out."""

@@ -54,6 +54,7 @@ class ReadOut(ABC, Generic[Look]):
         needs: of :meth:`~wholegrain.evaluation.contract.EvaluatedModel.encode_images`.
         cosines: the values are cosines, so that a threshold for cosines applies to them.
         asks_pooled: phrases are asked with as unit pooled vectors ``[N, D]``.
+        reads_parts: a phrase is asked with by the part of its text that it marks, read within that text; others ask with the whole text.
 
     Raises:
         NotSupportedError: the model cannot be read out so; one sentence says why.
@@ -63,6 +64,7 @@ class ReadOut(ABC, Generic[Look]):
     sentence: ClassVar[str]
     cosines: ClassVar[bool] = False
     asks_pooled: ClassVar[bool] = False
+    reads_parts: bool = False
     needs: frozenset[str] = frozenset({"patches"})
 
     def __init__(self, model: EvaluatedModel) -> None:

@@ -81,6 +81,7 @@ class TokenReadOut(VectorReadOut):
 
     name = "token"
     sentence = "dot product of the head noun's tokens (their mean) with the patch, neither normalised"
+    reads_parts = True
 
     def __init__(self, model: EvaluatedModel) -> None:
         super().__init__(model)
