@@ -40,6 +40,7 @@ COMMANDS = {
     "export": "a model for open_clip, transformers, onnxruntime or the Hub",
     "evaluate": "measure a model: retrieval, composition, dense, with controls",
     "dense": "class names against pixels and boxes: segmentation, boxes, pointing",
+    "search": "find pictures by words or by a picture, in any folder",
     "audit": "what a model misses on your own photos and captions, without training",
     "compare": "models on the same items: paired differences, corrected p values",
     "report": "a self-contained HTML report of results and failures",

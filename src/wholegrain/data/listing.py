@@ -30,11 +30,13 @@ class ListedPicture:
     Attributes:
         name: by which the user knows it, told apart from all others of its listing: its path in a folder (bytes that are no UTF-8 as
             ``os.fsdecode`` gives them), the path that a table states, its key in a prepared data set.
+        path: its own file; ``None`` inside a shard.
         size, changed: bytes of its file, and when that was written, in nanoseconds; both 0 where ``name`` already stands for the content.
         read: gives the file's bytes; raises :class:`UserError`.
     """
 
     name: str
+    path: Path | None
     size: int
     changed: int
     read: Callable[[], bytes] = field(repr=False, compare=False)
@@ -118,7 +120,7 @@ def list_pictures(spec: str | Path, options: SourceOptions = SourceOptions()) ->
 
 
 def _file(path: Path, name: str, size: int, changed: int) -> ListedPicture:
-    return ListedPicture(name, size, changed, partial(read_bytes, path, _ADVICE, most=MOST_BYTES))
+    return ListedPicture(name, path, size, changed, partial(read_bytes, path, _ADVICE, most=MOST_BYTES))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -174,7 +176,9 @@ def _has_data(folder: Path) -> bool:
 
 def _prepared(dataset: Dataset) -> Listing:
     pictures = [
-        ListedPicture(key, 0, 0, partial(dataset.image_bytes, key)) for split in dataset.splits for key in dataset.keys(split)
+        ListedPicture(key, None, 0, 0, partial(dataset.image_bytes, key))
+        for split in dataset.splits
+        for key in dataset.keys(split)
     ]  # a key is a hash of the picture's file
     place = dataset.remote.url if dataset.remote is not None else os.path.realpath(dataset.folder)
     if not pictures:
@@ -194,7 +198,8 @@ def _source(spec: str | Path, options: SourceOptions) -> Listing:
         except UnreadableError as error:
             problems.append((name, error.problem))
         else:
-            pictures[name] = ListedPicture(name, size, changed, sample.read)
+            path = sample.image if isinstance(sample.image, Path) else None
+            pictures[name] = ListedPicture(name, path, size, changed, sample.read)
     problems = list(dict.fromkeys(problems))
     if not pictures:
         first = f" (first: {shown(problems[0][0])} {problems[0][1]})" if problems else ""
