@@ -90,7 +90,7 @@ class Hit:
 
     @property
     def where(self) -> tuple[str, ...]:
-        """For each phrase the place of its greatest value, in words: ``"top left"``, ``"centre"``, ..."""
+        """For each phrase where it was found, in words: ``"top left"``, ``"centre"``, ..."""
         return () if self.maps_QRC is None else tuple(place_in_words(map_RC) for map_RC in self.maps_QRC)
 
 
@@ -247,14 +247,14 @@ def phrases_of(query: str) -> tuple[str, ...]:
 
 
 def place_in_words(map_RC: np.ndarray) -> str:
-    """Where a map is greatest, among nine fields.
+    """The ninth of the picture in which a map has its greatest mean: one patch alone may be chance.
 
     Example:
-        >>> place_in_words(np.eye(8)[:1]), place_in_words(np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]]))
-        ('left', 'top')
+        >>> place_in_words(np.array([[0, 1, 0], [0, 0, 0], [0, 0, 0]])), place_in_words(np.array([[0, 0], [0, 1]]))
+        ('top', 'bottom right')
     """
-    row, column = np.unravel_index(int(map_RC.argmax()), map_RC.shape)
-    down, across = (int(3 * (place + 0.5) / count) for place, count in zip((row, column), map_RC.shape, strict=True))
+    ninths = torch.nn.functional.adaptive_avg_pool2d(torch.as_tensor(map_RC, dtype=torch.float32)[None], 3)
+    down, across = divmod(int(ninths.argmax()), 3)
     return " ".join(filter(None, (("top", "", "bottom")[down], ("left", "", "right")[across]))) or "centre"
 
 
