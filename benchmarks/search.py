@@ -122,7 +122,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     vectors, asked = synthetic(args.vectors, args.width, args.queries)
-    print(f"{args.vectors:,} vectors of width {args.width} ({vectors.nbytes / 1e6:.0f} MB), {args.queries} queries, {args.threads} threads")
+    print(
+        f"{args.vectors:,} vectors of width {args.width} ({vectors.nbytes / 1e6:.0f} MB), {args.queries} queries, {args.threads} threads"
+    )
     print(f"{'':16}{'make, s':>10}{'query, ms':>11}{'more MB':>9}{'recall@10':>11}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         ways = {"wholegrain": lambda: of_wholegrain(vectors, Path(folder)), "numpy": lambda: of_numpy(vectors)}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from wholegrain.data.listing import list_pictures
 from wholegrain.errors import UserError
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.features import ImageFeatures
 from wholegrain.locks import locked
 from wholegrain.workflows.search import SearchOptions, index, parts, search
@@ -233,6 +234,15 @@ def test_another_model_has_another_index(album, tmp_path):
     assert up_to_date(album, tmp_path, Model()).folder != up_to_date(album, tmp_path, other).folder
 
 
+def test_whole_and_grain_shares_the_vectors_of_its_model_and_orders_them_anew(find):
+    plain, model = find("a red cup and a green cup"), Model()
+    grain = find("a red cup and a green cup", model=WholeAndGrain(model))
+    assert (grain.index.folder, model.encoded) == (plain.index.folder, 0)
+    assert grain.scored_by == "whole and grain 1:0.1"
+    assert grain.hits[0].name == "d.bmp"
+    assert [hit.score for hit in grain.hits] == sorted((hit.score for hit in grain.hits), reverse=True)
+
+
 def test_the_index_lies_in_the_users_cache_folder(album, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("WHOLEGRAIN_CACHE", raising=False)
@@ -276,11 +286,15 @@ def test_a_picture_finds_what_looks_like_it(album, find):
 
 
 def test_a_query_that_was_cut_is_said(find):
-    assert find("red", model=Short()).notes == ("the query is longer than the text that the model reads, and its end was cut off",)
+    assert find("red", model=Short()).notes == (
+        "the query is longer than the text that the model reads, and its end was cut off",
+    )
     assert find("red").notes == ()
 
 
-@pytest.mark.parametrize(("query", "k", "said"), [(" ", 5, "the query is empty"), ("red", 0, "k is 0"), (np.zeros((3, 3)), 5, "is an array")])
+@pytest.mark.parametrize(
+    ("query", "k", "said"), [(" ", 5, "the query is empty"), ("red", 0, "k is 0"), (np.zeros((3, 3)), 5, "is an array")]
+)
 def test_what_cannot_be_asked_is_said_before_anything_is_embedded(find, tmp_path, query, k, said):
     with pytest.raises(UserError, match=said):
         find(query, k)

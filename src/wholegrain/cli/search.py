@@ -95,7 +95,7 @@ def search(args: SearchArguments) -> None:
         if args.html is not None:
             show("writing the contact sheet")
             found.to_html(args.html, name)
-    for line in _what_was_read(found):
+    for line in [*_what_was_read(found), *_untrained(model)]:
         print(line, file=sys.stderr)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for number, hit in enumerate(found.hits, 1):
@@ -120,6 +120,14 @@ def _what_was_read(found: Search) -> list[str]:
     if found.index.damaged:
         lines.append(f"{found.index.damaged:,} files of the index were damaged; their pictures were embedded again")
     return [*lines, f"{found.index.line} (index: {shown(found.index.folder)})", *found.notes]
+
+
+def _untrained(model: str) -> list[str]:
+    """A word about a bare name of open_clip, whose weights are random."""
+    import open_clip
+
+    bare = model.partition(",")[0] in open_clip.list_models()
+    return [f"the weights of {model} are random, and so is the order; name some, such as {model}:openai"] if bare else []
 
 
 def _lines(number: int, hit: Hit, found: Search, width: int) -> list[str]:

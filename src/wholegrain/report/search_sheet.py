@@ -75,7 +75,7 @@ def write_search_sheet(path: Path, head: SheetHead, found: Sequence[Found]) -> P
     cards = [_card(one, thumb, size, scales) for one, thumb, size in zip(found, thumbs, sizes, strict=False)]
     page = page_environment().get_template("search_sheet.html.j2").render(
         query=shown(head.query), facts=head.facts, notes=head.notes, cards=cards, left_out=len(found) - len(cards),
-        asked=None if head.pixels is None else _uri(_jpeg(_small(head.pixels, 320), 80)), colours=COLOURS, stops=colour_stops(),
+        asked=None if head.pixels is None else _uri(_jpeg(_small(head.pixels, 320), 80)), stops=colour_stops(),
         phrases=[{"text": text, "low": low, "high": high} for text, (low, high) in zip(head.phrases, scales, strict=True)],
     )  # fmt: skip
     return write_page(path, page)

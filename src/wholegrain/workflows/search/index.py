@@ -25,6 +25,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import default_needs, encode_image_batches
 from wholegrain.evaluation.scores.similarity import index_vectors
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.files import UnreadableError, digest, disk_errors, keepable
 from wholegrain.locks import locked
 from wholegrain.progress import Show, nowhere
@@ -98,7 +99,8 @@ def bring_up_to_date(
             are not finite.
         MachineError: the disk is full.
     """
-    folder = (home or index_home()) / digest([model_digest(model), listing.place])[:32]
+    alone = model.model if isinstance(model, WholeAndGrain) else model  # the grain changes no vector
+    folder = (home or index_home()) / digest([model_digest(alone), listing.place])[:32]
     keepable(folder)
     show("reading the index", 0, 0)
     store = _Store(folder, listing)
