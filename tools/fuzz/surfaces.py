@@ -267,6 +267,14 @@ def models(rng: random.Random, folder: Path) -> None:
             model.encode_images(torch.zeros((1, 3, size, size), dtype=torch.uint8))
 
 
+def search_indices(rng: random.Random, folder: Path) -> None:
+    """An index of pictures with damaged files: searched again, with the same outcome."""
+    words = ("search", base() / "model", base() / "photos", "a red cup", "--index", folder / "index", "--device", "cpu")
+    command(*words)
+    _damage_some(rng, folder / "index", rng.choice(("*", "part-*")))
+    command(*words)
+
+
 def specs(rng: random.Random, folder: Path) -> None:
     """Names of models with settings, as ``--model`` takes them, and pairs in TOML."""
     from wholegrain.text.trained import train_tokenizer
@@ -379,5 +387,5 @@ def warm(surfaces: Iterable[str]) -> None:
 
 SURFACES: dict[str, Callable[[random.Random, Path], None]] = {
     f.__name__: f
-    for f in (tables, tars, pictures, data_folders, models, specs, recipes, overrides, checkpoints, results, degenerate)
+    for f in (tables, tars, pictures, data_folders, models, search_indices, specs, recipes, overrides, checkpoints, results, degenerate)
 }

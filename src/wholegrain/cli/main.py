@@ -31,6 +31,9 @@ from wholegrain.suggest import closest
 GROUPS = {
     "look": {
         "demo": "see a model fail, see why, see it repaired",
+        "search": "find pictures by words or by a picture, in any folder",
+        "explain": "where in a picture a model sees each word of a caption",
+        "classify": "the most probable of some labels for each picture",
         "inspect": "show what is in a data set or a model",
         "report": "a self-contained HTML report of results and failures",
     },
@@ -50,12 +53,8 @@ GROUPS = {
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },
-    "use": {
-        "embed": "vectors of pictures or texts, in a file",
-        "classify": "the most probable of some labels for each picture",
-        "explain": "where in a picture a model sees each word of a caption",
-    },
     "share": {
+        "embed": "vectors of pictures or texts, in a file",
         "export": "a model for open_clip, transformers, onnxruntime or the Hub",
     },
     "check": {

@@ -123,7 +123,9 @@ def _pictures(source: Source, options: PrepareOptions) -> dict[str, str]:
 def _identity(source: str, opened: Source, options: PrepareOptions) -> str:
     """A hash of everything that the outcome depends on."""
     facts = {"source": source, "files": opened.fingerprint(), "schema": SCHEMA, "version": version("wholegrain")}
-    facts |= {"options": asdict(options.source), "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
+    chosen = asdict(options.source)
+    del chosen["captions_needed"]  # always, here
+    facts |= {"options": chosen, "split_by": options.split_by, "shard_bytes": options.shard_bytes, "max_broken": options.max_broken}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -82,7 +82,7 @@ class Columns:
         label = options.label_column or _first(LABEL, names)
         caption = _first(CAPTION, [name for name in names if name != picture])
         captions = options.caption_columns or (((caption, ""),) if caption else ())
-        if not captions and not label:
+        if options.captions_needed and not captions and not label:
             raise UserError(f"{where} has no caption column among {_list(names)}; name it with --caption-column")
         split = options.split_column or _first(SPLIT, names)
         found = cls(picture, captions, split, label, options.role_column or _first(ROLE, names), options)

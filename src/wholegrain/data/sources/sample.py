@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -77,6 +77,7 @@ class SourceOptions:
         split: split of samples that state none; empty leaves it open.
         image_root: folder that relative paths are relative to, and that no path may leave. By default the source's own folder; and for
             absolute paths, if the source's first path is one, the folder that all of them have in common.
+        captions_needed: refuse a table that says nothing of its images.
     """
 
     image_column: str = ""
@@ -87,6 +88,11 @@ class SourceOptions:
     role: str = "web"
     split: str = ""
     image_root: Path | None = None
+    captions_needed: bool = True
+
+    def without_captions(self) -> SourceOptions:
+        """The same, for pictures of which nothing need be said."""
+        return replace(self, captions_needed=False)
 
 
 class Source(Protocol):
