@@ -5,7 +5,7 @@ Example::
     import wholegrain as wg
 
     model = wg.load("ViT-B-32:openai")
-    model.rank("a dog on grass", wg.pictures_in("photos"))
+    model.rank("a dog on grass", "photos")
 
 Names are imported when they are asked for, so ``import wholegrain`` brings neither torch nor anything else that is slow. docs/python.md says
 what there is.
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from wholegrain import losses
     from wholegrain.data.dataset import Dataset
-    from wholegrain.data.pictures import pictures_in
+    from wholegrain.data.listing import pictures_in
     from wholegrain.errors import UserError
     from wholegrain.report.explanation import Explanation
     from wholegrain.towers.io import load_model, save_model
     from wholegrain.towers.model import Model
     from wholegrain.workflows.embedder import Embedder, load
     from wholegrain.workflows.functions import audit, compete, evaluate, prepare, read_outs, recipes, train
+    from wholegrain.workflows.search import search
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "read_outs",
     "recipes",
     "save_model",
+    "search",
     "train",
 ]
 
@@ -57,8 +59,9 @@ _HOME = {
     "UserError": "errors",
     "load": "workflows.embedder",
     "load_model": "towers.io",
-    "pictures_in": "data.pictures",
+    "pictures_in": "data.listing",
     "save_model": "towers.io",
+    "search": "workflows.search",
 }
 
 

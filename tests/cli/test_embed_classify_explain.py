@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from wholegrain.cli import main as cli
-from wholegrain.data.pictures import pictures_in
+from wholegrain.data.listing import pictures_in
 from wholegrain.towers import save_model
 from wholegrain.workflows.embedder import load
 
@@ -80,9 +80,9 @@ def test_vectors_of_texts_and_of_named_pictures(place, capfd):
     [
         (["embed", "model", "photos", "--out", "x.csv"], "ends in none of .parquet"),
         (["embed", "model", "photos/broken.jpg", "--out", "x.npy"], "None of the 1 pictures"),
-        (["embed", "model", "nothing", "--out", "x.npy"], "nothing is not there"),
+        (["embed", "model", "nothing", "--out", "x.npy"], "nothing does not exist"),
         (["embed", "model", "nothing.txt", "--out", "x.npy"], "nothing.txt is not there"),
-        (["embed", "model", "photos", "photos/0.png", "--out", "x.npy"], "is a folder"),
+        (["embed", "model", "photos", "photos/0.png", "--out", "x.npy"], "is no picture by its name"),
         (["embed", "model", "texts.csv", "--out", "x.npy", "--column", "captoin"], "did you mean"),
         (["embed", "nothing", "photos", "--out", "new/x.npy"], "no model"),
         (["embed", "model", "photos", "--out", "x.npy", "--batch", "0"], "at least 1"),

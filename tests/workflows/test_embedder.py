@@ -8,7 +8,7 @@ import torch
 from house_models import small
 from PIL import Image
 
-from wholegrain.data.pictures import pictures_in
+from wholegrain.data.listing import pictures_in
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import encode_keys, encode_texts
 from wholegrain.evaluation.features.split import encode_split
@@ -86,8 +86,13 @@ def test_a_picture_that_cannot_be_read_is_named_or_left_out(embedder, files, tmp
     np.testing.assert_allclose(torch.cat([rows for _, rows in found]).numpy(), embedder.embed_images(files), atol=1e-5)
     assert [place for place, _ in told] == [3, 4]
     assert "none.png" in told[1][1]
-    with pytest.raises(UserError, match="is a folder"):
-        embedder.embed_images(tmp_path)
+
+
+def test_a_folder_stands_for_its_pictures(embedder, files):
+    folder = files[0].parent
+    np.testing.assert_array_equal(embedder.embed_images(folder), embedder.embed_images(pictures_in(folder)))
+    (best, _), *_ = embedder.rank("a red cup", str(folder))
+    assert best == embedder.rank("a red cup", pictures_in(folder))[0][0]
 
 
 def test_every_colour_kind_of_picture(embedder, tmp_path):

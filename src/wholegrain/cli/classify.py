@@ -58,12 +58,12 @@ def classify(args: ClassifyArguments) -> None:
     from wholegrain.workflows.broken_pictures import BrokenPictures
     from wholegrain.workflows.classified import check_labels, chosen
     from wholegrain.workflows.embedder import load
-    from wholegrain.workflows.inputs import picture_files, read_texts
+    from wholegrain.workflows.inputs import pictures_of, read_texts
 
     if bool(args.labels) == (args.labels_file is not None):
         raise UserError("Give the labels by --labels cat,dog or by --labels-file FILE, one of the two.")
     given = read_texts(args.labels_file) if args.labels_file is not None else [label.strip() for label in args.labels.split(",")]
-    labels, pictures = check_labels(given), picture_files(args.pictures)
+    labels, pictures = check_labels(given), pictures_of(args.pictures)
     chosen(np.zeros((0, len(labels))), labels, args.abstain_below)  # refuses what is no probability
     if args.out is not None:
         keepable(args.out)

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     import numpy as np
 
+    from wholegrain.data.listing import ListedPicture
     from wholegrain.progress import Show
     from wholegrain.workflows.broken_pictures import BrokenPictures
     from wholegrain.workflows.embedder import Embedder
@@ -50,11 +51,11 @@ def embed(args: EmbedArguments) -> None:
     from wholegrain.progress import showing
     from wholegrain.workflows.broken_pictures import BrokenPictures
     from wholegrain.workflows.embedder import load
-    from wholegrain.workflows.inputs import is_texts, picture_files, read_texts
+    from wholegrain.workflows.inputs import is_texts, pictures_of, read_texts
     from wholegrain.workflows.vector_files import check_vector_file, names_beside, vector_file
 
     texts = read_texts(args.inputs[0], args.column) if is_texts(args.inputs) else []
-    pictures = {} if texts else picture_files(args.inputs)
+    pictures = {} if texts else pictures_of(args.inputs)
     check_vector_file(args.out)
     broken = BrokenPictures()
     with showing() as show:
@@ -72,7 +73,7 @@ def embed(args: EmbedArguments) -> None:
 
 
 def _pictures(
-    embedder: Embedder, pictures: dict[str, Path], args: EmbedArguments, broken: BrokenPictures, show: Show
+    embedder: Embedder, pictures: dict[str, ListedPicture], args: EmbedArguments, broken: BrokenPictures, show: Show
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     named = list(pictures)
     for places, vectors_ND in embedder.embed_batches(

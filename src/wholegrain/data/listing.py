@@ -119,6 +119,17 @@ def list_pictures(spec: str | Path, options: SourceOptions = SourceOptions()) ->
     return _source(spec, options)
 
 
+def pictures_in(folder: Path | str) -> list[Path]:
+    """The picture files of a folder and of all below it, by :func:`list_pictures`, in the order of their paths; hidden ones are left out.
+
+    Raises:
+        UserError: the folder is not there, cannot be read, or holds none.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"{shown(folder)} is {'not a folder' if Path(folder).exists() else 'not there'}; give a folder of pictures.")
+    return [Path(folder, picture.name) for picture in _folder(Path(folder)).pictures]
+
+
 def _file(path: Path, name: str, size: int, changed: int) -> ListedPicture:
     return ListedPicture(name, path, size, changed, partial(read_bytes, path, _ADVICE, most=MOST_BYTES))
 

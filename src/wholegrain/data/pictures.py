@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -22,8 +22,18 @@ from PIL import Image
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, read_bytes, shown
 
-Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
-"""A file's path, a Pillow picture, or uint8 RGB ``[H, W, 3]``."""
+
+@runtime_checkable
+class HasPixels(Protocol):
+    """A picture that is read when it is asked for, such as one of a listing (:mod:`wholegrain.data.listing`)."""
+
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB ``[H, W, 3]``."""
+        ...
+
+
+Picture: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray | HasPixels
+"""A file's path, a Pillow picture, uint8 RGB ``[H, W, 3]``, or what gives that when asked."""
 
 FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 """Formats that are opened, and the file ending of each."""
@@ -113,6 +123,8 @@ def rgb_of(picture: Picture, place: int, advice: str = "replace it or take it ou
     """
     if isinstance(picture, str | os.PathLike):
         return read_rgb(Path(picture), advice)
+    if isinstance(picture, HasPixels):
+        return picture.pixels()
     if isinstance(picture, Image.Image):
         try:
             _check_size(picture.size)
@@ -131,27 +143,6 @@ def _check_array(picture: np.ndarray, place: int) -> None:
         _check_size((picture.shape[1], picture.shape[0]))
     except BrokenPictureError as error:
         raise UserError(f"Picture {place} (from 0): {error}; make it smaller.") from None
-
-
-def pictures_in(folder: Path | str) -> list[Path]:
-    """The picture files (:data:`SUFFIXES`) in a folder and all below it, in the order of their paths; hidden ones are left out.
-
-    Raises:
-        UserError: the folder is not there, cannot be read, or holds none.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{shown(folder)} is {'not a folder' if folder.exists() else 'not there'}; give a folder of pictures.")
-    names = (
-        os.path.relpath(os.path.join(here, name), folder)
-        for here, below, files in os.walk(folder, onerror=refuse_folder)
-        for name in files
-        if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-    )
-    found = [folder / name for name in sorted(names)]
-    if not found:
-        raise UserError(f"{shown(folder)} holds no pictures ({', '.join(SUFFIXES)}); give another folder.")
-    return found
 
 
 def refuse_folder(error: OSError) -> None:

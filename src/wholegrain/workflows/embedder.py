@@ -202,7 +202,7 @@ class Embedder:
 
         def noted() -> Iterator[Picture]:
             for picture in as_pictures(pictures):
-                named.append(picture if isinstance(picture, str | os.PathLike) else len(named))
+                named.append(picture if isinstance(picture, str | os.PathLike) else getattr(picture, "path", None) or len(named))
                 yield picture
 
         if isinstance(query, str) and not (query.lower().endswith(SUFFIXES) and Path(query).is_file()):

@@ -10,20 +10,21 @@ from typing import TypeAlias, cast
 import numpy as np
 from PIL import Image
 
-from wholegrain.data.pictures import Picture, rgb_of
+from wholegrain.data.listing import list_pictures
+from wholegrain.data.pictures import HasPixels, Picture, rgb_of
 from wholegrain.errors import UserError
 
 Pictures: TypeAlias = Picture | Iterable[Picture]
-"""One picture, or any number of them, of mixed kinds."""
+"""One picture, any number of them, of mixed kinds, or a folder of pictures."""
 Broken: TypeAlias = Callable[[int, str], None]
 """Told of a picture that cannot be read: its place (from 0), and one sentence."""
 
 
 def as_pictures(pictures: Pictures) -> Iterable[Picture]:
-    """One picture as a list of one; a folder is refused, for its names would be lost."""
+    """One picture as a list of one; those of a folder, in the order of their paths."""
     if isinstance(pictures, str | os.PathLike) and Path(pictures).is_dir():
-        raise UserError(f"{os.fspath(pictures)} is a folder; give its pictures: pictures_in({os.fspath(pictures)!r}).")
-    if isinstance(pictures, str | os.PathLike | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        return list_pictures(Path(pictures)).pictures
+    if isinstance(pictures, str | os.PathLike | Image.Image | HasPixels) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
         return [cast(Picture, pictures)]
     if not isinstance(pictures, Iterable):
         raise UserError(f"Pictures are of type {type(pictures).__name__}; give paths, Pillow pictures or uint8 arrays [height, width, 3].")

@@ -6,7 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from wholegrain.data.pictures import SUFFIXES, pictures_in
+from wholegrain.data.listing import ListedPicture, list_pictures
+from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.sources.lines import text_lines
 from wholegrain.errors import UserError
 from wholegrain.files import shown
@@ -15,25 +16,19 @@ from wholegrain.suggest import closest
 _TEXT_COLUMNS = ("text", "caption", "title", "sentence")
 
 
-def picture_files(words: Sequence[str]) -> dict[str, Path]:
-    """Name -> file of the pictures of one folder (names relative to it), or of those that are named.
+def pictures_of(words: Sequence[str]) -> dict[str, ListedPicture]:
+    """Name -> picture of what a command is given: one folder, prepared data set or table (:func:`~wholegrain.data.listing.list_pictures`), or
+    picture files.
 
     Raises:
-        UserError: a file is not there, or is no picture by its name; a folder that is not alone, or holds none.
+        UserError: a file is not there, or is no picture by its name; a folder that is not alone; what holds none.
     """
-    if len(words) == 1 and Path(words[0]).is_dir():
-        folder = Path(words[0])
-        return {path.relative_to(folder).as_posix(): path for path in pictures_in(folder)}
-    for word in words:
-        if Path(word).is_dir():
-            raise UserError(f"{shown(word)} is a folder; give one folder, or picture files.")
-        if not Path(word).exists():
-            raise UserError(f"{shown(word)} is not there; give a folder of pictures, or picture files.")
-        if not word.lower().endswith(SUFFIXES):
-            raise UserError(f"{shown(word)} is no picture by its name ({', '.join(SUFFIXES)}); give a folder of pictures, or picture files.")
     if not words:
-        raise UserError("No pictures are given; give a folder of pictures, or picture files.")
-    return {word: Path(word) for word in words}
+        raise UserError("No pictures are given; give a folder of pictures, a prepared data set, a table, or picture files.")
+    for word in words if len(words) > 1 else ():
+        if not word.lower().endswith(SUFFIXES):
+            raise UserError(f"{shown(word)} is no picture by its name ({', '.join(SUFFIXES)}); give one folder or table, or picture files.")
+    return {picture.name: picture for word in words for picture in list_pictures(word).pictures}
 
 
 def is_texts(words: Sequence[str]) -> bool:
