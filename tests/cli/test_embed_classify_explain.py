@@ -49,7 +49,7 @@ def test_vectors_of_a_folder_in_every_format(place, capfd):
     expected = embedder.embed_images([path for path in pictures_in("photos") if path.name != "broken.jpg"])
     for name in ("x.parquet", "x.npy", "x.safetensors"):
         said = run(capfd, "embed", "model", "photos", "--out", name, "--batch", "2")
-        assert "photos/broken.jpg" in said.err
+        assert "broken.jpg cannot be decoded" in said.err
         assert f"written: {name} (4 pictures, 16 numbers each" in said.out
         assert "next: " in said.out
     table = pq.read_table("x.parquet")
@@ -108,7 +108,7 @@ def test_classify_prints_a_table_and_writes_all_probabilities(place, capfd):
     said = run(capfd, "classify", "model", "photos", "--labels", "red cup, blue hat,hat", "--out", "l.csv")
     assert "4 pictures: " in said.out
     assert "written: l.csv" in said.out
-    assert "photos/broken.jpg" in said.err
+    assert "broken.jpg cannot be decoded" in said.err
     with open("l.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     found, probability = load("model").classify([f"photos/{name}" for name in NAMES], ["red cup", "blue hat", "hat"])

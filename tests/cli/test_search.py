@@ -60,7 +60,7 @@ def test_hits_go_to_standard_output_and_all_else_to_standard_error(place, capsys
 
 
 def test_the_options_as_they_are_typed(place, capsys):
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["search", "base", "photos", "--by", "beach.jpg", "-k", "1", "--html", "sheet.html", "--index", "kept"])
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-1] == "written: sheet.html"
@@ -109,7 +109,7 @@ def test_the_page_on_search(tmp_path, capsys, monkeypatch):
     text = PAGE.read_text(encoding="utf-8")
     for command in re.findall(r"^(wholegrain search [^\n]+)$", text, re.M):
         words = ["base" if word == "ViT-B-32:openai" else word for word in shlex.split(command)[1:]]
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             cli.main([*words, "--device", "cpu"])
     capsys.readouterr()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)

@@ -255,7 +255,7 @@ def test_the_index_lies_in_the_users_cache_folder(album, tmp_path, monkeypatch):
 
 
 def test_a_joint_score_orders_the_shortlist_and_nothing_else(find):
-    assert [hit.name for hit in find("red", model=Joint(), shortlist=4).hits][0] == "Ägypten 2019/b c.bmp"
+    assert find("red", model=Joint(), shortlist=4).hits[0].name == "Ägypten 2019/b c.bmp"
     few = find("red", k=2, model=Joint(), shortlist=2)
     assert sorted(hit.name for hit in few.hits) == ["a.bmp", "e.bmp"]
     assert few.hits[0].cosine == pytest.approx(1.0)
