@@ -184,6 +184,16 @@ def test_log_odds_are_not_scaled_again(dataset):
     assert np.ptp(found) > 1e-3
 
 
+def test_a_model_that_gives_no_numbers_ranks_nothing(files):
+    model = small()
+    with torch.no_grad():
+        model.head.text.weight.fill_(float("nan"))
+    embedder = Embedder(model)
+    for ask in (lambda: embedder.rank("a cup", files), lambda: embedder.classify(files, ["cup", "hat"])):
+        with pytest.raises(UserError, match="not finite"):
+            ask()
+
+
 def test_branches_keep_their_length(dataset):
     model = convert_head(small(), "branches").eval()
     embedder, pictures = Embedder(model), [dataset.pixels(key) for key in dataset.keys("val")[:4]]

@@ -13,6 +13,8 @@ from tyro.conf import Positional
 if TYPE_CHECKING:
     import numpy as np
 
+    from wholegrain.data.listing import ListedPicture
+
 SHOWN = 20
 """Pictures in the terminal's table."""
 
@@ -52,23 +54,13 @@ def classify(args: ClassifyArguments) -> None:
     """
     import numpy as np
 
-    from wholegrain.errors import UserError
-    from wholegrain.files import disk_errors, keepable, shown
+    from wholegrain.files import disk_errors
     from wholegrain.progress import showing
     from wholegrain.workflows.broken_pictures import BrokenPictures
-    from wholegrain.workflows.classified import check_labels, chosen
+    from wholegrain.workflows.classified import chosen
     from wholegrain.workflows.embedder import load
-    from wholegrain.workflows.inputs import pictures_of, read_texts
 
-    if bool(args.labels) == (args.labels_file is not None):
-        raise UserError("Give the labels by --labels cat,dog or by --labels-file FILE, one of the two.")
-    given = read_texts(args.labels_file) if args.labels_file is not None else [label.strip() for label in args.labels.split(",")]
-    labels, pictures = check_labels(given), pictures_of(args.pictures)
-    chosen(np.zeros((0, len(labels))), labels, args.abstain_below)  # refuses what is no probability
-    if args.out is not None:
-        keepable(args.out)
-        if args.out.suffix != ".csv":
-            raise UserError(f"--out is {shown(args.out)}; give a file that ends in .csv.")
+    labels, pictures = _checked(args)
     broken, listed = BrokenPictures(), list(pictures)
     names: list[str] = []
     parts: list[np.ndarray] = []
@@ -86,6 +78,27 @@ def classify(args: ClassifyArguments) -> None:
     broken.check(len(pictures))
     probability_NC = np.concatenate(parts)
     _tell(args, names, chosen(probability_NC, labels, args.abstain_below), probability_NC, labels)
+
+
+def _checked(args: ClassifyArguments) -> tuple[list[str], dict[str, ListedPicture]]:
+    """The labels, and the pictures by name; what cannot be done is refused before anything is loaded."""
+    import numpy as np
+
+    from wholegrain.errors import UserError
+    from wholegrain.files import keepable, shown
+    from wholegrain.workflows.classified import check_labels, chosen
+    from wholegrain.workflows.inputs import pictures_of, read_texts
+
+    if bool(args.labels) == (args.labels_file is not None):
+        raise UserError("Give the labels by --labels cat,dog or by --labels-file FILE, one of the two.")
+    given = read_texts(args.labels_file) if args.labels_file is not None else [label.strip() for label in args.labels.split(",")]
+    labels = check_labels(given)
+    chosen(np.zeros((0, len(labels))), labels, args.abstain_below)  # refuses what is no probability
+    if args.out is not None:
+        keepable(args.out)
+        if args.out.suffix != ".csv":
+            raise UserError(f"--out is {shown(args.out)}; give a file that ends in .csv.")
+    return labels, pictures_of(args.pictures)
 
 
 def _tell(args: ClassifyArguments, names: list[str], found: Sequence[str | None], probability_NC: np.ndarray, labels: list[str]) -> None:

@@ -45,7 +45,7 @@ class Embedder:
 
     Args:
         model: any model that the evaluation takes; it is used in eval mode and put back as it was.
-        name: what it is called in messages.
+        name: by which it was loaded.
 
     Example::
 
@@ -180,7 +180,7 @@ class Embedder:
         if not listed:
             return np.zeros((sum(1 for _ in as_pictures(pictures)), 0), np.float32)
         text, scorer = encode_texts(self.model, listed, needs), self.model if score == "own" else None
-        parts = [similarity(image, text, scorer) for _, image in self._images(pictures, needs, batch_size, None, progress)]
+        parts = [_finite(similarity(image, text, scorer)) for _, image in self._images(pictures, needs, batch_size, None, progress)]
         return torch.cat(parts).numpy() if parts else np.zeros((0, len(listed)), np.float32)
 
     def rank(
@@ -259,7 +259,7 @@ class Embedder:
         scale = self._scale()
         for places, image in self._images(pictures, default_needs(self.model), batch_size, broken, progress):
             scores_BC = scores_with(self.model, image, text, len(classes), len(sentences))
-            yield places, (scale * scores_BC).softmax(1).numpy()
+            yield places, (scale * _finite(scores_BC)).softmax(1).numpy()
 
     def _scale(self) -> float:
         """What scores are multiplied by before a softmax: 1 for log-odds; CLIP's 100 for a foreign model, which states nothing."""
@@ -333,6 +333,13 @@ def load(model: str | os.PathLike[str], device: str = "auto") -> Embedder:
     place = choose_device(None if device == "auto" else device)
     loaded: Any = load_any(os.fspath(model))
     return Embedder(loaded.to(place) if hasattr(loaded, "to") else loaded, os.fspath(model))
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """The scores; NaN would put pictures into no order at all."""
+    if not bool(torch.isfinite(scores).all()):
+        raise UserError("The model gave scores that are not finite; use an earlier checkpoint.")
+    return scores
 
 
 def _positive(batch_size: int) -> int:
