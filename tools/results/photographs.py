@@ -189,7 +189,7 @@ class Photographs:
             return
         results = self.asked(model)
         results += run_benchmarks(model, [parse_benchmark(f"sugarcrepe={self.source / 'sugarcrepe'}")], progress=False)
-        results += dense(model, self.source / "coco", DenseOptions(tasks=("segmentation", "pointing")))[0]
+        results += dense(model, self.source / "coco", DenseOptions(tasks=("pointing",)))[0]
         facts: dict[str, object] = {}
         if method in WITH_GRAIN and model.score is None:
             found = choose_grain(model, Dataset(self.out / "choose"), weights=(0.0, 0.25, 0.5, 1.0), temperatures=(0.05, 0.1))
