@@ -72,7 +72,7 @@ def _facts(folders: tuple[Path, ...]) -> dict[str, object]:
     begun = json.loads(min(folders[0].glob("*/steps-*/run.json")).read_text(encoding="utf-8"))
     words = [Path(word).name if word.startswith("/") else word for word in shlex.split(str(begun["command"]))]
     return {
-        "command": shlex.join(["wholegrain", *words[1:]]),
+        "command": shlex.join([*({"results": ["python", "-m", "results"]}.get(words[0]) or ["wholegrain"]), *words[1:]]),
         "machine": _processor(),
         "versions": begun["versions"],
         "data": begun["data_hash"],

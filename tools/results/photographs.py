@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,7 +171,12 @@ class Photographs:
         """Plain CLIP, heads alone."""
         words = (*HEADS, f"--optimiser.steps={self.heads_steps}", f"--optimiser.batch={self.heads_batch}", "--seed=0")
         recipe, dataset, start = load_inputs("clip", self.out / "data", str(self.pair), words)
-        return train_once(recipe, dataset, start, TrainOptions(self.out / "base", cache=self.out / "features"))
+        return train_once(recipe, dataset, start, self.options(self.out / "base"))
+
+    def options(self, folder: Path) -> TrainOptions:
+        """Of a run, which says how it came about."""
+        command = shlex.join(["results", "photographs", self.out.name, "--data", "research"])
+        return TrainOptions(folder, origin={"command": command, "data": str(self.out / "data")}, cache=self.out / "features")
 
     def trained(self, method: str, data: str, packaged: str, overrides: Sequence[str], seed: int) -> tuple[Model, Path]:
         """A run's model, and its folder."""
@@ -181,7 +187,7 @@ class Photographs:
         words = (f"--optimiser.steps={self.steps}", f"--optimiser.batch={self.batch}", f"--seed={seed}")
         recipe, dataset, start = load_inputs(str(path), self.out / data, str(self.out / "base"), words)
         print(f"{method}, seed {seed}", flush=True)
-        return train_once(recipe, dataset, start, TrainOptions(folder, cache=self.out / "features")), folder
+        return train_once(recipe, dataset, start, self.options(folder)), folder
 
     def measured(self, method: str, model: Model, folder: Path) -> None:
         """Everything that is asked of a model, kept once."""
@@ -189,7 +195,7 @@ class Photographs:
             return
         results = self.asked(model)
         results += run_benchmarks(model, [parse_benchmark(f"sugarcrepe={self.source / 'sugarcrepe'}")], progress=False)
-        results += dense(model, self.source / "coco", DenseOptions(tasks=("pointing",)))[0]
+        results += dense(model, self.source / "coco", DenseOptions(tasks=("pointing",), read_outs=("pooled", "token")))[0]
         facts: dict[str, object] = {}
         if method in WITH_GRAIN and model.score is None:
             found = choose_grain(model, Dataset(self.out / "choose"), weights=(0.0, 0.25, 0.5, 1.0), temperatures=(0.05, 0.1))
