@@ -103,8 +103,9 @@ def render(docs: Path, readme: Path) -> list[Path]:
     for template in sorted(TEMPLATES.glob("*.md.j2")):
         path = docs / template.stem
         text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims)
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
+        if text.strip():  # else a page of a comparison that is not kept
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
     written.append(_into(readme, environment.get_template("readme_table.j2").render(**pages, m=questions, names=NAMES)))
     return written
 
