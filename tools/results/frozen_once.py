@@ -8,13 +8,13 @@ convolutions and BatchNorms are joined, which is the same to rounding in half of
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -67,7 +67,7 @@ class Kept:
 
 @contextmanager
 def frozen_once(model: Model, folder: Path) -> Iterator[None]:
-    """While this is open, all models with these frozen towers share what they make, and keep it in ``folder``.
+    """While this is open, all models with these frozen towers share what they make, and keep it in ``folder`` and in memory.
 
     Args:
         model: a timm CNN, frozen, and an encoder of BERT's kind of which no more than the last layer is trained.
@@ -81,44 +81,58 @@ def frozen_once(model: Model, folder: Path) -> Iterator[None]:
     def see(self: TimmImageTower, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         if not self.frozen:
             return image(self, pixels_BCHW, needs, kept_BK)
-        keys = [_hash(pixels) for pixels in pixels_BCHW]
-        new = seen.missing(keys)
-        with torch.no_grad():
-            for some in (new[start : start + 64] for start in range(0, len(new), 64)):
-                raw = image(joined, pixels_BCHW[some].contiguous(memory_format=torch.channels_last), frozenset({"patches"}))
-                assert raw.patches_BPV is not None
-                for place, patches in zip(some, raw.patches_BPV, strict=True):
-                    seen.add(keys[place], patches)
-        patches_BPV = torch.stack([seen.rows[key] for key in keys])
+        patches_BPV = _patches(seen, partial(image, joined), pixels_BCHW)
         side = round(patches_BPV.shape[1] ** 0.5)
-        return RawImage(patches_BPV.mean(1), patches_BPV if "patches" in needs else None, None, (side, side) if "patches" in needs else None)
+        found = RawImage(patches_BPV.mean(1), patches_BPV, grid=(side, side))
+        return found if "patches" in needs else RawImage(found.pooled_BV)
 
     def say(self: HfTextTower, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
         if self.tuned not in ("none", "last:1"):
             return text(self, tokens_NL, length_N, needs)
-        mask_NL, lengths = real_tokens(length_N, tokens_NL.shape[1]), length_N.tolist()
-        keys = [_hash(row[:length]) for row, length in zip(tokens_NL, lengths, strict=True)]
-        new = sorted(read.missing(keys), key=lambda place: lengths[place])
-        with torch.no_grad():
-            for some in (new[start : start + 64] for start in range(0, len(new), 64)):
-                longest = max(lengths[place] for place in some)
-                hidden = lower(input_ids=tokens_NL[some, :longest], attention_mask=mask_NL[some, :longest].long()).last_hidden_state
-                for place, states in zip(some, hidden, strict=True):
-                    read.add(keys[place], states[: lengths[place]])
-        hidden_NLV = nn.utils.rnn.pad_sequence([read.rows[key] for key in keys], batch_first=True)
-        hidden_NLV = nn.functional.pad(hidden_NLV, (0, 0, 0, tokens_NL.shape[1] - hidden_NLV.shape[1]))
-        upper = _layers(self.net, slice(-1, None))
-        x = upper(inputs_embeds=hidden_NLV, attention_mask=mask_NL.long()).last_hidden_state
+        mask_NL = real_tokens(length_N, tokens_NL.shape[1])
+        hidden_NLV = _before_the_last_layer(read, lower, tokens_NL, mask_NL)
+        x = _layers(self.net, slice(-1, None))(inputs_embeds=hidden_NLV, attention_mask=mask_NL.long()).last_hidden_state
         pooled = masked_mean(x, mask_NL) if self.pool == "mean" else x[:, 0]
         return RawText(pooled, x if "tokens" in needs else None, mask_NL)
 
-    TimmImageTower.forward, HfTextTower.forward = see, say  # pyright: ignore[reportAttributeAccessIssue]
+    TimmImageTower.forward, HfTextTower.forward = see, say
     try:
         yield
     finally:
         TimmImageTower.forward, HfTextTower.forward = image, text
         seen.write()
         read.write()
+
+
+@torch.no_grad()
+def _patches(seen: Kept, tower: Callable[[Tensor, frozenset[str]], RawImage], pixels_BCHW: Tensor) -> Tensor:
+    """``[B, P, V]``."""
+    keys = [_hash(pixels) for pixels in pixels_BCHW]
+    for some in _parts(seen.missing(keys)):
+        raw = tower(pixels_BCHW[some].contiguous(memory_format=torch.channels_last), frozenset({"patches"}))
+        assert raw.patches_BPV is not None
+        for place, patches in zip(some, raw.patches_BPV, strict=True):
+            seen.add(keys[place], patches)
+    return torch.stack([seen.rows[key] for key in keys])
+
+
+@torch.no_grad()
+def _before_the_last_layer(read: Kept, lower: nn.Module, tokens_NL: Tensor, mask_NL: Tensor) -> Tensor:
+    """``[N, L, V]``, zero behind a text's end; texts of like length are run together."""
+    lengths = mask_NL.sum(1).tolist()
+    keys = [_hash(row[:length]) for row, length in zip(tokens_NL, lengths, strict=True)]
+    for some in _parts(sorted(read.missing(keys), key=lambda place: lengths[place])):
+        longest = max(lengths[place] for place in some)
+        hidden = lower(input_ids=tokens_NL[some, :longest], attention_mask=mask_NL[some, :longest].long()).last_hidden_state
+        for place, states in zip(some, hidden, strict=True):
+            read.add(keys[place], states[: lengths[place]])
+    hidden_NLV = nn.utils.rnn.pad_sequence([read.rows[key] for key in keys], batch_first=True)
+    return nn.functional.pad(hidden_NLV, (0, 0, 0, tokens_NL.shape[1] - hidden_NLV.shape[1]))
+
+
+def _parts(places: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Of 64."""
+    return (places[start : start + 64] for start in range(0, len(places), 64))
 
 
 def _hash(values: Tensor) -> bytes:
@@ -152,10 +166,10 @@ def _joined(tower: TimmImageTower) -> TimmImageTower:
         for name, module in list(parent.named_children()):
             if isinstance(module, nn.Conv2d):
                 before = module
-            elif isinstance(module, BatchNormAct2d) and before is not None:
+            elif isinstance(module, nn.BatchNorm2d) and before is not None:  # timm's, with its activation
                 fused = fuse_conv_bn_eval(before, module)
                 before.weight, before.bias = fused.weight, fused.bias
-                setattr(parent, name, nn.Sequential(module.drop, module.act))
+                setattr(parent, name, nn.Sequential(module.get_submodule("drop"), module.get_submodule("act")))
                 before = None
     tower.net.to(memory_format=torch.channels_last)
     return tower

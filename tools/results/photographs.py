@@ -150,15 +150,15 @@ class Photographs:
             if not link.exists():
                 link.symlink_to(weights.resolve())
         photos = self.source / "flickr8k"
-        options = PrepareOptions(SourceOptions(image_root=photos.resolve()), workers=1)
-        prepare(str(photos / "captions.csv"), self.out / "data", options=options)
+        prepare(str(photos / "captions.csv"), self.out / "data")
+        options = PrepareOptions(SourceOptions(image_root=photos.resolve()))
         for name, rows in some_rows(photos / "captions.csv").items():
             table = self.out / f"{name}.csv"
             if not table.exists():
                 write_text(table, rows)
             prepare(str(table), self.out / name, options=options)
         data = self.out / "data"
-        put(data, NegativesStage(), ("train",))
+        put(data, NegativesStage(), ("train", "val", "test"))
         put_phrases(data)
         put(beside(data, self.out / "swaps"), NegClipStage(), ("train",))
         put(beside(data, self.out / "random"), RandomStage(like=str(data)), ("train",))
