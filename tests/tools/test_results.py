@@ -107,6 +107,14 @@ def test_pages_say_what_is_measured_and_the_same_results_draw_the_same_bytes(com
     assert _into(readme, "new").read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
 
 
+def test_gaps_from_a_method_are_drawn_the_same_from_the_same_results(comparison, tmp_path):
+    page = Page(comparison, tmp_path)
+    drawn = [(page.gaps(f"{n}", [RECALL], ["clip", "sparc", "holistic"]), (tmp_path / f"{n}.svg").read_bytes())[1] for n in (0, 1)]
+    assert drawn[0] == drawn[1]
+    page.gaps("less", [RECALL], ["clip", "sparc"])
+    assert (tmp_path / "less.svg").read_bytes() != drawn[0]
+
+
 @pytest.mark.slow
 def test_the_published_pages_and_the_readmes_numbers_are_those_of_the_kept_results(tmp_path):
     docs = ROOT / "docs" / "results"

@@ -12,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from results.pages import render
+from results.photographs import CONTROLS, METHODS, Photographs
 from results.rescore import rescored
 from results.store import Stored, added, collect, load, save
 
@@ -50,12 +51,28 @@ def _keep(stored: Stored, name: str) -> Path:
     return save(added(load(folder), stored) if (folder / "competition.json").exists() else stored, folder)
 
 
+def photographs(
+    out: tyro.conf.Positional[Path], *, data: Path, seeds: tuple[int, ...] = (0, 1, 2), methods: tuple[str, ...] = tuple(METHODS | CONTROLS)
+) -> None:
+    """Prepares, enriches, trains and tests on photographs; the same line goes on where it was interrupted.
+
+    Args:
+        out: the folder of everything that is made.
+        data: research photographs, captions and weights: flickr8k, coco, sugarcrepe, weights.
+        seeds: of training, one after the other.
+        methods: of those that there are.
+    """
+    Photographs(out, data).run(seeds, methods)
+    print(f"written: {out}")
+    print(f"next: python -m results collect photographs {out}")
+
+
 def _facts(folders: tuple[Path, ...]) -> dict[str, object]:
     """How a competition came about."""
     begun = json.loads(min(folders[0].glob("*/steps-*/run.json")).read_text(encoding="utf-8"))
     words = [Path(word).name if word.startswith("/") else word for word in shlex.split(str(begun["command"]))]
     return {
-        "command": shlex.join(["wholegrain", *words[1:]]),
+        "command": shlex.join([*({"results": ["python", "-m", "results"]}.get(words[0]) or ["wholegrain"]), *words[1:]]),
         "machine": _processor(),
         "versions": begun["versions"],
         "data": begun["data_hash"],
@@ -78,4 +95,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"collect": keep, "rescore": rescore, "render": write})
+    tyro.extras.subcommand_cli_from_dict({"collect": keep, "rescore": rescore, "photographs": photographs, "render": write})

@@ -55,3 +55,35 @@ def _panel(axis: Axes, comparison: Comparison, measure: Measure, methods: Sequen
     axis.grid(axis="y", color="#eeeeee")
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
+
+
+def draw_gaps(path: Path, comparison: Comparison, measures: Sequence[Measure], methods: Sequence[str], reference: str, columns: int = 3) -> Path:
+    """A panel a measure: each method's difference from the reference at the largest budget, in points, with its 95% interval; gives the path."""
+    rows = -(-len(measures) // columns)
+    with mpl.rc_context({"svg.hashsalt": "wholegrain", "svg.fonttype": "path", "font.size": 9}):
+        figure = Figure(figsize=(3.6 * columns, (0.7 + 0.22 * len(methods)) * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+        for axis, measure in zip(axes, measures, strict=False):
+            _gaps(axis, comparison, measure, methods, reference)
+        for axis in axes[len(measures) :]:
+            axis.set_visible(False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None}, facecolor="white")
+    return path
+
+
+def _gaps(axis: Axes, comparison: Comparison, measure: Measure, methods: Sequence[str], reference: str) -> None:
+    for place, method in enumerate(methods):
+        gap = comparison.mean(method, comparison.budgets[-1], measure, reference)
+        if gap is not None:
+            value, low, high = 100 * np.array([gap.value, gap.low, gap.high])
+            axis.plot([low, high], [place, place], color=COLOURS.get(method, "#555555"), linewidth=1.6)
+            axis.plot([value], [place], color=COLOURS.get(method, "#555555"), marker="o", markersize=4)
+    axis.axvline(0, color="#888888", linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(methods)), [NAMES[method] for method in methods])
+    axis.set_ylim(len(methods) - 0.5, -0.5)
+    axis.set_title(measure.title, loc="left", fontsize=9)
+    axis.set_xlabel(f"points from {NAMES[reference]}")
+    axis.grid(axis="x", color="#eeeeee")
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)

@@ -16,6 +16,7 @@ NAMES = {
     "start": "base", "clip_one_caption": "CLIP, one caption", "clip": "CLIP", "negclip": "NegCLIP", "ce_clip": "CE-CLIP", "sparc": "SPARC",
     "holistic": "Holistic", "wholegrain": "Wholegrain", "clip_grain": "CLIP + grain", "ce_clip_grain": "CE-CLIP + grain",
     "sparc_grain": "SPARC + grain", "wholegrain_whole": "Wholegrain, whole alone",
+    "ce_clip_swaps": "CE-CLIP, swaps", "ce_clip_random": "CE-CLIP, random",
 }  # fmt: skip
 
 
@@ -42,6 +43,21 @@ TO_CAPTION = Measure("picture to caption, R@1", "retrieval", "text_retrieval_rec
 HARD_POSITIVES = Measure("hard positives", "hard_positives", "both_win")
 POOLED = Measure("phrase on its own object, pooled read-out", "grounding", "hit_own")
 TOKEN = Measure("phrase on its own object, noun's token", "grounding", "token/hit_own")
+
+
+SUGARCREPE = Measure("SugarCrepe's items", "sugarcrepe", "accuracy")
+POINTING = Measure("pointing, pooled read-out", "pointing", "hit")
+POINTING_TOKEN = Measure("pointing, noun's token", "pointing_token", "hit")
+
+
+def false_texts(origin: str) -> Measure:
+    """A caption above a false text of one origin."""
+    return Measure(f"false texts by {origin}", f"negatives_{origin}", "accuracy")
+
+
+def with_grain(measure: Measure) -> Measure:
+    """The same by the score of whole and grain."""
+    return replace(measure, title=f"{measure.title}, with the grain", task=f"{measure.task}_grain")
 
 
 OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", (("sparc", "token/hit_own"),))

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from results import questions
-from results.charts import draw_curves
+from results.charts import draw_curves, draw_gaps
 from results.claims import CLAIMS, MARGIN, verdict
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
 from results.store import load
@@ -33,6 +33,12 @@ class Page:
         """Draws a chart; gives the Markdown that shows it."""
         draw_curves(self.images / f"{name}.svg", self.comparison, measures, methods, columns)
         return f"![{', '.join(m.title for m in measures)}: per cent over pictures seen](images/{name}.svg)"
+
+    def gaps(self, name: str, measures: Sequence[Measure], methods: Sequence[str], reference: str = "clip", columns: int = 3) -> str:
+        """Draws the differences from a method; gives the Markdown that shows them."""
+        others = [method for method in methods if method != reference]
+        draw_gaps(self.images / f"{name}.svg", self.comparison, measures, others, reference, columns)
+        return f"![{', '.join(m.title for m in measures)}: points from {NAMES[reference]}](images/{name}.svg)"
 
     def table(self, measures: Sequence[Measure], methods: Sequence[str], budget: int, reference: str = "clip") -> str:
         """Markdown: a measure a row, a method a column."""
@@ -97,8 +103,9 @@ def render(docs: Path, readme: Path) -> list[Path]:
     for template in sorted(TEMPLATES.glob("*.md.j2")):
         path = docs / template.stem
         text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims)
-        path.write_text(text, encoding="utf-8")
-        written.append(path)
+        if text.strip():  # else a page of a comparison that is not kept
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
     written.append(_into(readme, environment.get_template("readme_table.j2").render(**pages, m=questions, names=NAMES)))
     return written
 

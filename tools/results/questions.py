@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from results.measure import HARD_POSITIVES, OWN, POOLED, TO_CAPTION, TO_PICTURE, TOKEN, role, twins
+from results.measure import (
+    HARD_POSITIVES,
+    OWN,
+    POINTING,
+    POINTING_TOKEN,
+    POOLED,
+    SUGARCREPE,
+    TO_CAPTION,
+    TO_PICTURE,
+    TOKEN,
+    false_texts,
+    role,
+    twins,
+    with_grain,
+)
 
-__all__ = ["HARD_POSITIVES", "OWN", "POOLED", "TOKEN", "TO_CAPTION", "TO_PICTURE", "role", "twins"]
+__all__ = ["HARD_POSITIVES", "OWN", "POINTING", "POINTING_TOKEN", "POOLED", "SUGARCREPE", "TOKEN", "TO_CAPTION", "TO_PICTURE", "role", "twins"]
 
 ORDER = [twins("relation"), twins("swap_object"), HARD_POSITIVES]
 BINDING = [twins("swap_attribute"), twins("swap_fill")]
@@ -14,3 +28,6 @@ GROUNDING = [POOLED, TOKEN]
 ROLES = [role(name, branch) for branch, name in enumerate(("overview", "relation", "main_object", "phrase", "background"))]
 AXES = [*RETRIEVAL, *ORDER, *BINDING, *WORDS, OWN, *ROLES]
 SHORT = [*RETRIEVAL, twins("relation"), twins("swap_attribute"), HARD_POSITIVES, OWN, ROLES[-1]]
+PHOTOS_FALSE = [false_texts("rules"), false_texts("swaps")]
+PHOTOS_WHOLE = [*RETRIEVAL, *PHOTOS_FALSE, HARD_POSITIVES]
+PHOTOS_GRAIN = [each for measure in PHOTOS_WHOLE for each in (measure, with_grain(measure))]

@@ -24,7 +24,7 @@ from wholegrain.evaluation.statistics.compare import figure_items
 from wholegrain.training.checkpoints.run_folder import read_recipe
 from wholegrain.workflows.competition import seconds_of_steps
 
-KEPT = re.compile(r".*recall@1|group_score|picks_caption|both_win|hit_own|hit_other|specialisation|accuracy")
+KEPT = re.compile(r".*recall@1|group_score|picks_caption|both_win|hit_own|hit_other|hit|specialisation|accuracy")
 """Metrics that are kept."""
 START = "start"
 
