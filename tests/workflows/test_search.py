@@ -16,6 +16,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.features import ImageFeatures
 from wholegrain.locks import locked
+from wholegrain.workflows.embedder import Embedder
 from wholegrain.workflows.search import SearchOptions, index, parts, search
 
 OLD = time.time_ns() - 10**12
@@ -88,6 +89,10 @@ def find(album, tmp_path):
 
 def up_to_date(album, tmp_path, model):
     return index.bring_up_to_date(model, list_pictures(album), tmp_path / "index", batch=2)
+
+
+def test_what_wholegrain_load_gives_is_searched_with(find):
+    assert find("blue", model=Embedder(Model())).hits == find("blue").hits
 
 
 def test_what_the_query_names_comes_first_and_equal_ones_in_the_order_of_their_names(find):

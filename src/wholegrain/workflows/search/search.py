@@ -33,6 +33,7 @@ from wholegrain.report.heatmaps import content_words, patch_maps
 from wholegrain.report.search_sheet import Found, SheetHead, write_search_sheet
 from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.training.distributed.processes import choose_device
+from wholegrain.workflows.embedder import Embedder
 from wholegrain.workflows.search.index import Index, bring_up_to_date
 from wholegrain.workflows.search.nearest import nearest
 
@@ -138,7 +139,7 @@ def _all_of_it(width: int, height: int) -> Box:
 
 
 def search(
-    model: str | Path | EvaluatedModel,
+    model: str | Path | Embedder | EvaluatedModel,
     pictures: str | Path | Listing,
     query: Query,
     k: int = 10,
@@ -149,7 +150,8 @@ def search(
     """The k pictures that fit a text, or a picture, best. What is new or changed among them is embedded first, and kept.
 
     Args:
-        model: a name, a folder or a run, with ``,grain=1`` behind it to score by whole and grain; or a loaded model.
+        model: a name, a folder or a run, with ``,grain=1`` behind it to score by whole and grain; or what
+            :func:`wholegrain.load` gives, or a model.
         pictures: whatever :func:`~wholegrain.data.listing.list_pictures` reads: a folder with its folders, a prepared data set, a table.
         query: a text as ``str``, or a picture in any other form.
         k: how many; all, if there are fewer.
@@ -185,7 +187,9 @@ def search(
     return _by_text(loaded, index, query, k, options, show, listing)
 
 
-def _loaded(model: str | Path | EvaluatedModel, show: Show) -> EvaluatedModel:
+def _loaded(model: str | Path | Embedder | EvaluatedModel, show: Show) -> EvaluatedModel:
+    if isinstance(model, Embedder):
+        return model.model
     if not isinstance(model, str | Path):
         return model
     show("loading the model", 0, 0)
