@@ -75,7 +75,7 @@ def test_overrides_reach_the_command(monkeypatch):
         """Trains."""
         seen.update(recipe=recipe, lr=lr, overrides=overrides)
 
-    monkeypatch.setattr(cli, "_function", lambda _: train)
+    monkeypatch.setattr(cli, "function_of", lambda _: train)
     assert exit_of("train", "--recipe", "clip", "--data.negatives.count", "2", "--lr", "3", "--terms.cmr.weight=.5") == 0
     assert seen == {"recipe": "clip", "lr": 3.0, "overrides": ("--data.negatives.count", "2", "--terms.cmr.weight=.5")}
 
@@ -178,6 +178,6 @@ def test_an_error_of_the_command_itself_is_not_taken_for_a_wrong_option(monkeypa
         """Fails."""
         raise ValueError("deep inside")
 
-    monkeypatch.setattr(cli, "_function", lambda _: fail)
+    monkeypatch.setattr(cli, "function_of", lambda _: fail)
     assert exit_of("train", "--data", "x") == 70
     assert "ValueError: deep inside" in capsys.readouterr().err

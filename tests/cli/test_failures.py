@@ -29,7 +29,7 @@ def failing(monkeypatch, capsys, error, *arguments):
         """Fails."""
         raise error
 
-    monkeypatch.setattr(cli, "_function", lambda _: command)
+    monkeypatch.setattr(cli, "function_of", lambda _: command)
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", *arguments])
     return stop.value.code, capsys.readouterr().err
@@ -155,7 +155,7 @@ def failures_of(text):
 
 def command(tmp_path, code, **more):
     """A process of the command line in which a command does what the code says."""
-    script = f"import wholegrain.cli.main as m\ndef methods() -> None:\n    'Does.'\n    {code}\nm._function = lambda _: methods\nm.main()"
+    script = f"import wholegrain.cli.main as m\ndef methods() -> None:\n    'Does.'\n    {code}\nm.function_of = lambda _: methods\nm.main()"
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "WHOLEGRAIN_DEBUG")}
     environment |= {"XDG_STATE_HOME": str(tmp_path)} | more.pop("env", {})
     return subprocess.Popen([sys.executable, "-c", script, "methods"], stderr=subprocess.PIPE, text=True, env=environment, **more)
