@@ -89,7 +89,7 @@ class Standings:
     def columns(self) -> list[Column]:
         """Main figures, then the group score of every kind of twin."""
         entries = [Entry(row.name, None, None, row.results[0]) for row in self.rows]
-        kinds = [c for c in kind_comparisons(entries) if c.title.startswith("Twins")]
+        kinds = [c for c in kind_comparisons(entries) if c.columns[0].task == "composition"]
         return [column for table in (main_comparison(entries), *kinds) for column in table.columns]
 
     @cached_property
