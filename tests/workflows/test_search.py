@@ -298,7 +298,7 @@ def test_a_query_that_was_cut_is_said(find):
 
 
 @pytest.mark.parametrize(
-    ("query", "k", "said"), [(" ", 5, "the query is empty"), ("red", 0, "k is 0"), (np.zeros((3, 3)), 5, "is an array")]
+    ("query", "k", "said"), [(" ", 5, "the query is empty"), ("red", 0, "k is 0"), (np.zeros((3, 3)), 5, "is an array of float64")]
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_embedded(find, tmp_path, query, k, said):
     with pytest.raises(UserError, match=said):

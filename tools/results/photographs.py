@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.negatives import beside
 from results.frozen_once import frozen_once
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.prepare import PrepareOptions, prepare
@@ -118,7 +119,7 @@ class Photographs:
 
     out: Path
     source: Path
-    steps: int = 32
+    steps: int = 160
     batch: int = 128
     heads_steps: int = 60
     heads_batch: int = 1024
@@ -245,15 +246,6 @@ def _csv(rows: Sequence[Mapping[str, str]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def beside(data: Path, folder: Path) -> Path:
-    """The same records and pictures in a folder of their own, for sidecars of their own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("manifest.json", "index.parquet", "shards"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to((data / name).resolve())
-    return folder
 
 
 def put(folder: Path, stage: Stage, splits: Sequence[str], most: int = 0) -> None:

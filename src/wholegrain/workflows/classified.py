@@ -24,7 +24,11 @@ class Classified(NamedTuple):
 
 
 def check_labels(labels: Sequence[str]) -> list[str]:
-    """Checked."""
+    """The labels as a list.
+
+    Raises:
+        UserError: one is empty or no text, one comes twice, or there are fewer than two.
+    """
     if isinstance(labels, str) or not all(isinstance(label, str) and label.strip() for label in labels):
         raise UserError('Labels must be a list of texts that are not empty, such as ["cat", "dog"].')
     twice = next((label for label, count in Counter(labels).items() if count > 1), None)

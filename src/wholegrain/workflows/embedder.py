@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wholegrain.data.listing import ListedPicture
 from wholegrain.data.pictures import SUFFIXES, Picture, rgb_of
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel, PatchModel
@@ -202,7 +203,8 @@ class Embedder:
 
         def noted() -> Iterator[Picture]:
             for picture in as_pictures(pictures):
-                named.append(picture if isinstance(picture, str | os.PathLike) else getattr(picture, "path", None) or len(named))
+                path = picture.path if isinstance(picture, ListedPicture) else picture
+                named.append(path if isinstance(path, str | os.PathLike) else len(named))
                 yield picture
 
         if isinstance(query, str) and not (query.lower().endswith(SUFFIXES) and Path(query).is_file()):

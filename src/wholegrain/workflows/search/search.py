@@ -6,7 +6,7 @@ orders, as in the evaluation's retrieval (:mod:`wholegrain.evaluation.tasks.shor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from wholegrain.data.listing import ListedPicture, Listing, list_pictures
-from wholegrain.data.pictures import read_rgb
+from wholegrain.data.pictures import rgb_of
 from wholegrain.data.preprocess import Box
 from wholegrain.data.sources import SourceOptions
 from wholegrain.errors import UserError
@@ -34,6 +34,7 @@ from wholegrain.report.search_sheet import Found, SheetHead, write_search_sheet
 from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.training.distributed.processes import choose_device
 from wholegrain.workflows.embedder import Embedder
+from wholegrain.workflows.given_pictures import GivenPictures
 from wholegrain.workflows.search.index import Index, bring_up_to_date
 from wholegrain.workflows.search.nearest import nearest
 
@@ -168,9 +169,7 @@ def search(
         raise UserError(f"k is {k}, the shortlist {options.shortlist} and the batch {options.batch}; each must be at least 1")
     if isinstance(query, str) and not query.strip():
         raise UserError('the query is empty; say what the pictures should show, such as "a dog on grass"')
-    asked_by = (
-        None if isinstance(query, str) else _pixels(query)
-    )  # a picture that cannot be read is said before anything is embedded
+    asked_by = None if isinstance(query, str) else rgb_of(query, 0, "give another picture")  # said before anything is embedded
     show("looking for pictures", 0, 0)
     listing = pictures if isinstance(pictures, Listing) else list_pictures(pictures, options.source)
     loaded = _loaded(model, show)
@@ -197,17 +196,9 @@ def _loaded(model: str | Path | Embedder | EvaluatedModel, show: Show) -> Evalua
     return getattr(loaded, "to", lambda _: loaded)(choose_device(None))
 
 
-def _pixels(query: Path | Image.Image | np.ndarray) -> np.ndarray:
-    if isinstance(query, Path):
-        return read_rgb(query, "give another picture")
-    pixels_HWC = np.asarray(query.convert("RGB") if isinstance(query, Image.Image) else query)
-    if pixels_HWC.dtype != np.uint8 or pixels_HWC.ndim != 3 or pixels_HWC.shape[2] != 3 or 0 in pixels_HWC.shape:
-        raise UserError(f"the query is an array {list(pixels_HWC.shape)} of {pixels_HWC.dtype}; give uint8 [height, width, 3]")
-    return pixels_HWC
-
-
 def _alike(model: EvaluatedModel, index: Index, pixels_HWC: np.ndarray, k: int) -> tuple[Hit, ...]:
-    (image,) = encode_image_batches(model, _Pictures({"": lambda: pixels_HWC}), [""], default_needs(model) & {"branches"})
+    asked = GivenPictures([pixels_HWC], 0, skip=False)
+    (image,) = encode_image_batches(model, asked, asked.keys, default_needs(model) & {"branches"})
     places, cosines = nearest(unit(index.vectors_ND), unit(index_vectors(image))[0], k)
     return tuple(Hit(index.pictures[n], score, score) for n, score in zip(places, cosines, strict=True))
 
@@ -264,13 +255,13 @@ def place_in_words(map_RC: np.ndarray) -> str:
 
 def _in_order(model: EvaluatedModel, hits: Sequence[Hit], text: TextFeatures, batch: int, show: Show) -> list[Hit]:
     """A shortlist by the joint score; equal scores keep the cosine's order."""
-    source, names = _Pictures({hit.name: hit.picture.pixels for hit in hits}), [hit.name for hit in hits]
+    shortlist = GivenPictures([hit.picture for hit in hits], 0, skip=False)
     scores: list[Tensor] = []
 
     def progress(_: str, done: int, total: int) -> None:
         show("scoring the shortlist", done, total)
 
-    for image in encode_image_batches(model, source, names, default_needs(model), batch=batch, progress=progress):
+    for image in encode_image_batches(model, shortlist, shortlist.keys, default_needs(model), batch=batch, progress=progress):
         scores.append(similarity(image, text, model)[:, 0])
     scored = [replace(hit, score=score) for hit, score in zip(hits, torch.cat(scores).tolist(), strict=True)]
     return sorted(scored, key=lambda hit: -hit.score)
@@ -283,14 +274,3 @@ def _with_maps(model: EvaluatedModel, hits: Sequence[Hit], phrases: Sequence[str
         some = hits[start : start + _PICTURES]
         maps = patch_maps(cast(PatchModel, model), [hit.picture.pixels() for hit in some], phrases, read_out=read_out)
         yield from (replace(hit, maps_QRC=maps_QRC) for hit, maps_QRC in zip(some, maps, strict=True))
-
-
-class _Pictures:
-    """Pictures for the encoder, each read when it is asked for."""
-
-    def __init__(self, read: dict[str, Callable[[], np.ndarray]]) -> None:
-        self._read = read
-
-    def pixels(self, key: str) -> np.ndarray:
-        """uint8 RGB ``[H, W, 3]``."""
-        return self._read[key]()
