@@ -111,7 +111,7 @@ def whole_run(tmp_path, world=1):
 def test_a_run_killed_at_ten_points_ends_with_the_same_bits(tmp_path):
     data, operations = whole_run(tmp_path)
     draw = random.Random(0)
-    points = [(draw.randrange(1, operations // 6), late * draw.uniform(0.001, 0.03)) for late in (0, 1) * 5]
+    points = [(draw.randrange(1, operations // 5), late * draw.uniform(0.001, 0.03)) for late in (0, 1) * 5]
     stops, reached = 0, set()
     for operation, delay in points:
         stops += killed(data, tmp_path / "cut", operation, delay)
