@@ -3,7 +3,11 @@
 import pytest
 from every_file_operation import tree
 from halves import make_halves
+from hypothesis import settings
 from tiny_training import make_dataset
+
+settings.register_profile("repeatable", derandomize=True)  # what fails fails again; new cases are the business of tools/fuzz
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ NEEDED = (
     "wholegrain/cli/main.py",
     "wholegrain/assets/base/model.safetensors",
     "wholegrain/assets/base/origin.json",
+    "wholegrain/assets/published.json",
     "wholegrain/py.typed",
     "wholegrain/recipes/wholegrain.toml",
     "wholegrain/report/report.html.j2",

@@ -16,7 +16,7 @@ from results.photographs import CONTROLS, METHODS, Photographs
 from results.rescore import rescored
 from results.store import Stored, added, collect, load, save
 
-DOCS, README = Path("docs/results"), Path("README.md")
+DOCS, README, SHIPPED = Path("docs/results"), Path("README.md"), Path("src/wholegrain/assets/published.json")
 
 
 def keep(name: tyro.conf.Positional[str], folders: tyro.conf.Positional[tuple[Path, ...]], *, split: str = "test", reference: str = "clip") -> None:
@@ -89,8 +89,8 @@ def _processor() -> str:
 
 
 def write() -> None:
-    """Writes docs/results and the README's table from what is kept."""
-    for path in render(DOCS, README):
+    """Writes docs/results, the README's table and the figures that ship with the package from what is kept."""
+    for path in render(DOCS, README, SHIPPED):
         print(f"written: {path}")
 
 

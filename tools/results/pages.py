@@ -12,6 +12,7 @@ from results import questions
 from results.charts import draw_curves, draw_gaps
 from results.claims import CLAIMS, MARGIN, verdict
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
+from results.published import published, write
 from results.store import load
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -93,8 +94,8 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def render(docs: Path, readme: Path) -> list[Path]:
-    """Writes every page that has a template and puts the README's table between its marks; gives what was written."""
+def render(docs: Path, readme: Path, shipped: Path) -> list[Path]:
+    """Writes every page that has a template, the README's table between its marks, and the figures that ship; gives what was written."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     kept = {folder.name: Comparison(load(folder)) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
     pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}
@@ -107,7 +108,7 @@ def render(docs: Path, readme: Path) -> list[Path]:
             path.write_text(text, encoding="utf-8")
             written.append(path)
     written.append(_into(readme, environment.get_template("readme_table.j2").render(**pages, m=questions, names=NAMES)))
-    return written
+    return [*written, write(shipped, published(kept["set_a"], questions.SHORT))]
 
 
 MARKS = ("<!-- results: written by make results -->", "<!-- end of results -->")

@@ -7,7 +7,7 @@ ticks come from matplotlib.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
@@ -25,12 +25,16 @@ POINTS = 200  # most points of a line; longer ones are averaged in bins
 
 @dataclass(frozen=True)
 class Line:
-    """A curve with its name; ``x`` and ``y`` are ``[n]``, and so is a band around it: its points are then drawn, too."""
+    """A curve with its name; ``x`` and ``y`` are ``[n]``, and so is a band around it: its points are then drawn, too.
+
+    ``ring`` is a place beside the curve's own points that is compared with it.
+    """
 
     name: str
     x: np.ndarray
     y: np.ndarray
     band: tuple[np.ndarray, np.ndarray] | None = None
+    ring: tuple[float, float] | None = None
 
 
 def line_chart(
@@ -58,10 +62,11 @@ def line_chart(
         return ""
     right = 14 + 6.9 * min(26, max(len(line.name) for line in lines))
     box = (_LEFT, WIDTH - right, HEIGHT - _BOTTOM, _TOP)
-    y_range = _range([*(line.y for line in lines), *(end for line in lines if line.band for end in line.band), [*rules.values()]])
+    rings = [line.ring for line in lines if line.ring]
+    y_range = _range([*(line.y for line in lines), *(end for line in lines if line.band for end in line.band), [*rules.values(), *(y for _, y in rings)]])
     y_ticks = MaxNLocator(4).tick_values(*_wide(y_range))
     to_y = _scale((y_ticks[0], y_ticks[-1]), box[2], box[3])
-    to_x, x_ticks = (_log_axis if log_x else _step_axis)(_range([line.x for line in lines]), box)
+    to_x, x_ticks = (_log_axis if log_x else _step_axis)(_range([*(line.x for line in lines), [x for x, _ in rings]]), box)
     parts = [_y_tick(float(t), float(to_y(t)), box) for t in y_ticks]
     parts += [f'<text class="tick" x="{to_x(t):.1f}" y="{box[2] + 14}" text-anchor="middle">{_said(t)}</text>' for t in x_ticks]
     parts.append(
@@ -71,6 +76,7 @@ def line_chart(
     parts += [_band(n, line, to_x, to_y) for n, line in enumerate(lines)]
     ends = _spread([float(to_y(line.y[-1])) for line in lines])
     parts += [_curve(n, line, to_x, to_y, end, box[1]) for n, (line, end) in enumerate(zip(lines, ends, strict=True))]
+    parts += [_ring(n, to_x(line.ring[0]), to_y(line.ring[1])) for n, line in enumerate(lines) if line.ring]
     said = "; ".join(f"{line.name} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines)
     label = escape(f"{title}: {said}", quote=True)
     caption = escape(title) + (f' <span class="soft">{escape(y_name)}</span>' if y_name else "")
@@ -89,7 +95,7 @@ def _thinned(line: Line) -> Line:
             return np.array([values[b].mean() for b in bins])
 
         x, y, band = mean(x), mean(y), None if band is None else (mean(band[0]), mean(band[1]))
-    return Line(line.name, x, y, band)
+    return replace(line, x=x, y=y, band=band)
 
 
 def _range(parts: Sequence[np.ndarray | Sequence[float]]) -> tuple[float, float]:
@@ -168,6 +174,10 @@ def _curve(number: int, line: Line, to_x, to_y, end: float, right: float) -> str
         places = zip(line.x, line.y, strict=True)
         curve += "".join(f'<circle class="d{number % 7}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="{radius}"/>' for x, y in places)
     return f'{curve}<text class="name t{number % 7}" x="{right + 6:.0f}" y="{end + 3.5:.1f}">{escape(name)}</text>'
+
+
+def _ring(number: int, x: float, y: float) -> str:
+    return f'<circle class="r{number % 7}" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/>'
 
 
 def _spread(places: Sequence[float], gap: float = 13.0) -> list[float]:

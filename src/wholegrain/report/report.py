@@ -30,6 +30,7 @@ from wholegrain.report.entry import Card, Entry
 from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.page import page_environment, write_page
+from wholegrain.report.published import Among
 from wholegrain.report.summary import finding, largest, summary
 from wholegrain.report.words import plain
 from wholegrain.suggest import closest
@@ -54,6 +55,7 @@ class Report:
         title: of the page.
         notes: further sentences below the summary.
         reference: the name of the entry that the others are compared with; the first by default.
+        published: where the entries stand among the published runs.
         repaired, missed: twins to show, which the last entry gets right where the first does not, and which it gets wrong.
         seed: draws the twins that are shown; the same seed, the same page.
     """
@@ -64,6 +66,7 @@ class Report:
     title: str = "Report"
     notes: Sequence[str] = ()
     reference: str = ""
+    published: Among | None = None
     repaired: int = 6
     missed: int = 3
     seed: int = 0
@@ -91,6 +94,7 @@ def write_report(path: str | Path, report: Report) -> Path:
         split=split,
         tasks=_tasks(entries),
         charts=training_charts(entries),
+        published=report.published,
         twins=_twins(report),
         branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],
         nearest={e.name: cards for e in entries if (cards := branch_views.nearest_captions(e, dataset, split, seed=report.seed))},

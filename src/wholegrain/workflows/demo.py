@@ -25,6 +25,7 @@ from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.evaluation.statistics.compare import compare
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.progress import counted, showing
+from wholegrain.report.published import Among, among_published, load_published
 from wholegrain.report.report import Entry, Report, write_report
 from wholegrain.report.terminal import show_twin
 from wholegrain.towers.base_model import load_base, load_weak_kinds
@@ -76,8 +77,8 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     console.print(comparison(entries, load_weak_kinds()))
     report = out / "report.html"
     title = "Wholegrain: what a model misses, and what repairs it"
-    notes = what_was_done(size, load_weak_kinds(), world)
-    write_report(report, Report(entries, dataset, title=title, notes=notes, reference=reference_of(entries)))
+    notes, among = what_was_done(size, load_weak_kinds(), world), among_the_published(entries, dataset, size)
+    write_report(report, Report(entries, dataset, title=title, notes=notes, reference=reference_of(entries), published=among))
     console.rule("[bold]Act three: your own photos")
     console.print(
         "wholegrain prepare photos.csv data/photos && wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n"
@@ -171,6 +172,15 @@ def fine_tuned(method: str, dataset: Dataset, run: Path, steps: int, seed: int) 
 def results_of(model: Model, dataset: Dataset, folder: Path, seed: int, tasks: Sequence[str] = TASKS) -> list[TaskResult]:
     """The model's results on the test split, kept in ``folder`` so that an interrupted demo need not measure twice."""
     return evaluate_once(model, dataset, folder, Suite("test", tasks, SETTINGS, seed))
+
+
+def among_the_published(entries: Sequence[Entry], dataset: Dataset, size: Size) -> Among | None:
+    """Where the trained models stand among the published runs; ``None`` where nothing was trained, or on other scenes."""
+    published, names = load_published(), {name: method for method, name in NAMES.items()}
+    if not size.methods or dataset.content_hash != published.data:
+        return None
+    trained = {names[entry.name]: entry for entry in entries if names[entry.name] in size.methods}
+    return among_published(published, trained, size.steps * load_recipe("scenes/clip").optimiser.batch)
 
 
 def _scenes(folder: Path, world: World, counts: SceneCounts, console: Console) -> Dataset:
