@@ -1,6 +1,7 @@
 """Data sets that tests share: made once, and whole at the end."""
 
 import pytest
+import quick_processes  # noqa: F401  (before a server of processes is started)
 from every_file_operation import tree
 from halves import make_halves
 from hypothesis import settings

@@ -5,8 +5,10 @@
 
 import multiprocessing
 
+from wholegrain.verify import pool
+
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(
+pool.PRELOADED.extend(  # its processes come from the same server
     [
         "pytest",
         "pandas",  # which pyarrow imports when it first makes an array
@@ -20,3 +22,4 @@ FORK.set_forkserver_preload(
         "wholegrain.training.trainer",
     ]
 )
+FORK.set_forkserver_preload(pool.PRELOADED)

@@ -26,6 +26,8 @@ from typing import Any, TypeVar
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
 SECONDS = 90.0
 STARTING = 300.0
+PRELOADED = ["torch", "torch.distributed"]
+"""What the server imports, once for all processes. A program has one server: one that forks other processes, too, adds what those need."""
 _CAUSES = "gloo aborts when calls do not fit together, the system kills (-9) when memory runs out"
 
 Answer = TypeVar("Answer")
@@ -101,7 +103,7 @@ def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
 
 def _start() -> None:
     context = multiprocessing.get_context("forkserver")  # clean processes that share one import of torch
-    context.set_forkserver_preload(["torch", "torch.distributed"])
+    context.set_forkserver_preload(PRELOADED)
     _folders.append(tempfile.mkdtemp(prefix="gloo-"))
     meeting = os.path.join(_folders[-1], "meeting")
     for rank in range(MOST):
