@@ -15,6 +15,7 @@ from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.text.trained import train_tokenizer
+from wholegrain.training import work
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
@@ -95,6 +96,14 @@ def test_texts_that_were_cut_are_counted(dataset, tmp_path):
 def test_the_peak_is_above_what_one_product_takes():
     assert matrix_peak(torch.device("cpu"), "fp32", 64) > 1e6
     assert peak_megabytes(torch.device("cpu")) > 10
+
+
+@pytest.mark.parametrize(("flops", "largest"), [(1e9, 256), (5e10, 1024), (1e15, 2048)])
+def test_products_are_no_larger_than_a_moment_allows(monkeypatch, flops, largest):
+    sizes = []
+    monkeypatch.setattr(work, "_product_seconds", lambda device, kind, size: sizes.append(size) or 2 * size**3 / flops)
+    assert matrix_peak(torch.device("cpu"), "bf16") == pytest.approx(flops)
+    assert sizes[-1] == largest
 
 
 class FakeTracker(SimpleNamespace):

@@ -19,6 +19,8 @@ from wholegrain.objectives.objective import Objective
 
 SAMPLE = 32
 """Images on which a step's arithmetic is counted."""
+MOMENT = 0.05
+"""Seconds that one of the products may take by which a device's peak is measured."""
 _KINDS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -95,10 +97,20 @@ def _first(batch: Batch, images: int) -> Batch:
     )
 
 
-def matrix_peak(device: torch.device, precision: str, size: int = 2048) -> float:
-    """FLOP/s of the fastest of four products of two square matrices of ``size`` (four times as wide on a GPU)."""
-    size *= 4 if device.type == "cuda" else 1
-    kind = _KINDS.get(precision, torch.float32)
+def matrix_peak(device: torch.device, precision: str, most: int = 2048) -> float:
+    """FLOP/s of the fastest of four products of two square matrices, of at most ``most`` rows (four times as many on a GPU).
+
+    They are doubled only while that takes no longer than a moment: a processor without units for bf16 is a hundred times slower in it.
+    """
+    most *= 4 if device.type == "cuda" else 1
+    size, kind = min(256, most), _KINDS.get(precision, torch.float32)
+    while (seconds := _product_seconds(device, kind, size)) < MOMENT / 8 and size < most:
+        size *= 2
+    return 2 * size**3 / seconds
+
+
+def _product_seconds(device: torch.device, kind: torch.dtype, size: int) -> float:
+    """The fastest of four."""
     random = torch.Generator().manual_seed(0)  # leaves the global stream alone
     a = torch.randn(size, size, generator=random).to(device, kind)
     b, best = a.T.contiguous(), float("inf")
@@ -108,7 +120,7 @@ def matrix_peak(device: torch.device, precision: str, size: int = 2048) -> float
         if device.type != "cpu":
             product[0, 0].item()  # waits
         best = min(best, time.perf_counter() - started)
-    return 2 * size**3 / best
+    return best
 
 
 def peak_megabytes(device: torch.device) -> float:
