@@ -33,6 +33,7 @@ GROUPS = {
         "demo": "see a model fail, see why, see it repaired",
         "search": "find pictures by words or by a picture, in any folder",
         "explain": "where in a picture a model sees each word of a caption",
+        "explore": "ask models about pictures in a browser",
         "classify": "the most probable of some labels for each picture",
         "inspect": "show what is in a data set or a model",
         "report": "a self-contained HTML report of results and failures",

@@ -105,22 +105,22 @@ class Explanation:
     def _repr_png_(self) -> bytes:
         return self._png([self.read_out])
 
-    def _drawn(self, read_out: str) -> list[tuple[str, str, np.ndarray]]:
+    def drawn(self, read_out: str) -> list[tuple[str, str, np.ndarray]]:
         """Of each word and phrase what it is, its greatest value, and its map over the picture; all maps on one scale."""
         values_RP, names = self.values[read_out], (*self.words, *(f"“{phrase}”" for phrase in self.phrases))
         scale = float(values_RP.min()), float(values_RP.max())
         maps = [overlay(self.picture, map_P.reshape(self.grid), scale=scale, seen=self.seen, side=_SIDE) for map_P in values_RP]
         return list(zip(names, [_number(map_P.max()) for map_P in values_RP], maps, strict=True))
 
-    def _said(self, read_out: str) -> str:
+    def said(self, read_out: str) -> str:
         """What the colours of a read-out's maps are."""
         values_RP = self.values[read_out]
         return f"{self.sentences[read_out]}, dark {_number(values_RP.min())} to bright {_number(values_RP.max())}"
 
     def _shown(self) -> dict[str, object]:
         ways = [
-            {"name": name, "sentence": self._said(name), "own": name == self.read_out,
-             "maps": [{"said": said, "most": most, "uri": data_uri(drawn)} for said, most, drawn in self._drawn(name)]}
+            {"name": name, "sentence": self.said(name), "own": name == self.read_out,
+             "maps": [{"said": said, "most": most, "uri": data_uri(drawn)} for said, most, drawn in self.drawn(name)]}
             for name in self.values
         ]  # fmt: skip
         branches = None if self.branches is None else list(zip((self.caption, *self.phrases), self.branches.tolist(), strict=True))
@@ -164,8 +164,8 @@ def _figure(it: Explanation, names: Sequence[str]) -> Figure:
         axes.set_axis_off()
     for block, name in zip(blocks, names, strict=True):
         own = " (what the model was trained for)" if name == it.read_out else ""
-        block.suptitle(textwrap.fill(f"{name}{own}: {it._said(name)}", 27 * across), fontsize=9, x=0.01, ha="left", parse_math=False)
-        for axes, drawn in zip_longest(block.subplots(down, across, squeeze=False).ravel(), it._drawn(name)):
+        block.suptitle(textwrap.fill(f"{name}{own}: {it.said(name)}", 27 * across), fontsize=9, x=0.01, ha="left", parse_math=False)
+        for axes, drawn in zip_longest(block.subplots(down, across, squeeze=False).ravel(), it.drawn(name)):
             _draw(axes, drawn)
     return figure
 

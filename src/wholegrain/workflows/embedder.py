@@ -65,6 +65,13 @@ class Embedder:
         known = getattr(self.model, "width", None)
         return known if isinstance(known, int) else encode_texts(self.model, ["a"], frozenset()).pooled_ND.shape[1]
 
+    @property
+    def scale(self) -> float:
+        """What scores are multiplied by before a softmax: 1 for log-odds; CLIP's 100 for a foreign model, which states nothing."""
+        if "match" in getattr(getattr(self.model, "head", None), "gives", ()):
+            return 1.0
+        return float(torch.as_tensor(getattr(self.model, "scale", MAX_SCALE)).detach())
+
     @overload
     def embed_images(
         self, pictures: Pictures, *, batch_size: int = ..., normalize: bool = ..., as_tensor: Literal[False] = ..., progress: Show | None = ...
@@ -258,16 +265,9 @@ class Embedder:
         classes = check_labels(labels)
         sentences = templates_of([templates] if isinstance(templates, str) else templates)
         text = encode_texts(self.model, self._texts(sentences_of(classes, sentences)))
-        scale = self._scale()
         for places, image in self._images(pictures, default_needs(self.model), batch_size, broken, progress):
             scores_BC = scores_with(self.model, image, text, len(classes), len(sentences))
-            yield places, (scale * _finite(scores_BC)).softmax(1).numpy()
-
-    def _scale(self) -> float:
-        """What scores are multiplied by before a softmax: 1 for log-odds; CLIP's 100 for a foreign model, which states nothing."""
-        if "match" in getattr(getattr(self.model, "head", None), "gives", ()):
-            return 1.0
-        return float(torch.as_tensor(getattr(self.model, "scale", MAX_SCALE)).detach())
+            yield places, (self.scale * _finite(scores_BC)).softmax(1).numpy()
 
     def explain(self, picture: Picture, caption: str, read_outs: Sequence[str] = ()) -> Explanation:
         """Where in a picture the model sees each word and each noun phrase of a caption.

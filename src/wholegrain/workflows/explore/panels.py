@@ -1,0 +1,157 @@
+"""What each panel of the app shows, as HTML: functions of a visitor's input, which know nothing of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+from jinja2 import Template
+
+from wholegrain.errors import MachineError, UserError
+from wholegrain.evaluation.read_outs.registry import READ_OUTS
+from wholegrain.progress import Show, nowhere
+from wholegrain.report.explanation import Explanation
+from wholegrain.report.heatmaps import colour_stops
+from wholegrain.report.page import page_environment
+from wholegrain.report.pictures import data_uri, seen_part
+from wholegrain.workflows.embedder import Embedder
+from wholegrain.workflows.explore.branches import branch_rows
+from wholegrain.workflows.explore.gallery import Gallery, Neighbours
+from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.limits import captions_of, picture_at
+from wholegrain.workflows.explore.scores import number, score_captions
+from wholegrain.workflows.explore.twins import Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
+
+OWN = "each model's own"
+"""In the place of a read-out's name: the one that a model was trained for."""
+DRAWS = 20
+"""Drawings of the same facts that are counted."""
+_THUMB, _TWIN = 160, 256
+_HARDEST = ("swap_attribute", "swap_object", "relation", "count")
+
+
+class Panels:
+    """The models and the pictures that they are asked about.
+
+    Args:
+        models: at most :data:`~wholegrain.workflows.explore.limits.MOST_MODELS`, loaded.
+        gallery: pictures to choose from and to find.
+        size: of drawn pictures, in pixels.
+    """
+
+    def __init__(self, models: Sequence[Embedder], gallery: Gallery, size: int) -> None:
+        self.models, self.gallery, self.size = list(models), gallery, size
+        self._maker = NegativeMaker(gallery.texts)
+        self._near = [Neighbours(model, gallery) for model in models]
+
+    def warm_up(self) -> None:
+        """Loads what a first call would wait for."""
+        self._maker.of("a red cup left of two blue cups")
+
+    def falsified(self, caption: str) -> list[str]:
+        """A false version of a caption, of the kind that one vector most easily loses; none if the rules find nothing."""
+        made = {row.kind: row.text for row in self._maker.of(caption)}
+        return [made[kind] for kind in (*_HARDEST, *made) if kind in made][:1]
+
+    def scores(self, path: str | None, text: str, caption: str) -> str:
+        """Every model's scores of the captions in ``text``, and false versions of ``caption``."""
+        pixels_HWC, captions = picture_at(path), captions_of(text)
+        table = score_captions(self.models, pixels_HWC, captions)
+        found = contest(self.models, pixels_HWC, caption, self._maker)
+        return _template("explore_scores.html.j2").render(table=table, contest=found, number=number)
+
+    def why(self, path: str | None, caption: str, read_out: str = OWN, show: Show = nowhere) -> str:
+        """A map for each word of a caption by every model, and what the branches of a model find."""
+        pixels_HWC = picture_at(path)
+        looks: list[dict[str, object]] = []
+        without: dict[str, str] = {}
+        for model, near in zip(self.models, self._near, strict=True):
+            own = getattr(model.model, "read_out", next(iter(READ_OUTS)))
+            try:
+                it = model.explain(pixels_HWC, caption, [own if read_out == OWN else read_out])
+            except UserError as reason:
+                without[model.name] = str(reason)
+            else:
+                looks.append({**_look(model.name, it), "rows": branch_rows(near, pixels_HWC, show=show)})
+        place = self.gallery.place
+        return _template("explore_why.html.j2").render(looks=looks, without=without, place=place, number=number)
+
+    def neighbours(self, path: str | None, caption: str, by_caption: bool, show: Show = nowhere) -> str:
+        """What every model finds near to a picture, or to a caption."""
+        if by_caption:
+            found = [near.of_text(caption, show=show) for near in self._near]
+        else:
+            pixels_HWC = picture_at(path)
+            found = [near.of_picture(pixels_HWC, show=show) for near in self._near]
+        places = {place for near in found for place, _ in near.pictures}
+        return _template("explore_neighbours.html.j2").render(
+            found=found, uris={place: data_uri(self.small(place)) for place in places}, names=self.gallery.names, place=self.gallery.place,
+            asked=f"“{caption}”" if by_caption else "the picture", has_captions=any(self.gallery.captions), number=number,
+        )  # fmt: skip
+
+    def twins(self, setting: Setting, *, count: bool = False, show: Show = nowhere) -> str:
+        """Two pictures, and who tells them apart; with ``count`` also in how many drawings of the same facts."""
+        pair = make_pair(setting)
+        scores = score_pair(self.models, pair, self.size)
+        counts = told_apart(self.models, setting, self.size, draws=DRAWS, show=show) if count else []
+        pictures = [data_uri(seen_part(pixels_HWC, side=_TWIN)) for pixels_HWC in pair.pixels(self.size)]
+        return _template("explore_twins.html.j2").render(
+            sentence="; ".join(map(verdict, scores)) + ".", pictures=pictures, captions=pair.texts, scores=scores, draws=DRAWS,
+            counts=list(zip((model.name for model in self.models), counts, strict=True)) if count else [],
+        )  # fmt: skip
+
+    def broken(self, twin: str, seed: int, show: Show = nowhere) -> Setting:
+        """A pair at which the first model fails and another, if there is one, does not.
+
+        Raises:
+            UserError: none was found.
+        """
+        found = breaking_setting(self.models, twin, self.size, np.random.default_rng(seed), show=show)
+        if found is None:
+            raise UserError(f"{self.models[0].name} told all of 40 pairs apart; try another difference.")
+        return found
+
+    def small(self, place: int) -> np.ndarray:
+        """A picture of the gallery, its longer side 160 pixels."""
+        return seen_part(self.gallery.pictures[place].pixels(), side=_THUMB)
+
+
+def _look(model: str, it: Explanation) -> dict[str, object]:
+    drawn = it.drawn(it.read_out)
+    photo_HWC = seen_part(it.picture, it.seen, 320)
+    return {
+        "model": model, "it": it, "read_out": it.read_out, "said": it.said(it.read_out), "photo": data_uri(photo_HWC),
+        "width": photo_HWC.shape[1], "height": photo_HWC.shape[0],
+        "maps": [(said, most, data_uri(map_HWC)) for said, most, map_HWC in drawn],
+        "branches": None if it.branches is None else list(zip((it.caption, *it.phrases), it.branches.tolist(), strict=True)),
+    }  # fmt: skip
+
+
+def told(answer: Callable[[], str], unforeseen: Callable[[Exception], str]) -> str:
+    """A panel's HTML, or the one sentence in which it is refused.
+
+    Args:
+        unforeseen: says what happened, of an error that nobody thought of.
+    """
+    try:
+        return answer()
+    except (UserError, MachineError) as reason:
+        return refusal(str(reason))
+    except Exception as error:
+        return refusal(unforeseen(error))
+
+
+def refusal(sentence: str) -> str:
+    """A sentence in the place of an answer."""
+    return _template("explore_refusal.html.j2").render(sentence=sentence)
+
+
+def style() -> str:
+    """The app's CSS."""
+    return _template("explore.css.j2").render(stops=colour_stops())
+
+
+@lru_cache(maxsize=16)
+def _template(name: str) -> Template:
+    return page_environment().get_template(name)

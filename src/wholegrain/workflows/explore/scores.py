@@ -1,0 +1,66 @@
+"""How several models score the captions of one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wholegrain.progress import nowhere
+from wholegrain.workflows.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one picture with N captions by M models.
+
+    Attributes:
+        models, captions: their names and texts.
+        scores_MN: float32, each model's own (:meth:`~wholegrain.workflows.embedder.Embedder.similarity`).
+        shares_MN: the softmax of each row at the model's temperature: how it decides among these captions and no others.
+        cut_MN: bool, captions of which a model does not read the end.
+    """
+
+    models: tuple[str, ...]
+    captions: tuple[str, ...]
+    scores_MN: np.ndarray
+    shares_MN: np.ndarray
+    cut_MN: np.ndarray
+
+    @property
+    def first_M(self) -> list[int]:
+        """For each model the place of the caption that it puts first."""
+        return self.scores_MN.argmax(1).tolist()
+
+    @property
+    def sentence(self) -> str:
+        """Who wins, in words."""
+        if len(self.captions) == 1:
+            said = ", ".join(f"{name} {number(self.scores_MN[m, 0])}" for m, name in enumerate(self.models))
+            return f"One caption, {said}: a score alone says little, so type a second one to compare."
+        first = self.first_M
+        if len(set(first)) == 1:
+            who = {1: f"{self.models[0]} puts", 2: "Both models put"}.get(len(self.models), f"All {len(self.models)} models put")
+            return f"{who} “{self.captions[first[0]]}” first."
+        return "; ".join(f"{name} puts “{self.captions[n]}” first" for name, n in zip(self.models, first, strict=True)) + "."
+
+
+def score_captions(models: Sequence[Embedder], pixels_HWC: np.ndarray, captions: Sequence[str]) -> ScoreTable:
+    """Scores of a picture, uint8 RGB ``[H, W, 3]``, with captions."""
+    scores_MN = np.stack([model.similarity(pixels_HWC, captions, progress=nowhere)[0] for model in models])
+    scaled_MN = scores_MN * np.array([[model.scale] for model in models])
+    weight_MN = np.exp(scaled_MN - scaled_MN.max(1, keepdims=True))
+    cut_MN = np.array([model.cut(captions) for model in models])
+    names = tuple(model.name for model in models)
+    return ScoreTable(names, tuple(captions), scores_MN, weight_MN / weight_MN.sum(1, keepdims=True), cut_MN)
+
+
+def number(score: float) -> str:
+    """A score in three digits behind the point.
+
+    Example:
+        >>> number(-0.12345)
+        '−0.123'
+    """
+    return f"{score:.3f}".replace("-", "−")

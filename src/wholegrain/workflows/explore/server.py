@@ -1,0 +1,195 @@
+"""Serving the app on this machine: no network beside the visitor's browser, and nothing kept when it ends."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wholegrain.data.pictures import SUFFIXES
+from wholegrain.data.remote import address
+from wholegrain.errors import UserError
+from wholegrain.progress import Show, nowhere
+from wholegrain.workflows.embedder import load
+from wholegrain.workflows.explore.gallery import drawn_gallery, open_gallery
+from wholegrain.workflows.explore.limits import MOST_BYTES, MOST_MODELS
+from wholegrain.workflows.explore.panels import Panels, style
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+FIRST_PORT, LAST_PORT = 7860, 7899
+"""Ports that are tried where none is named."""
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+_MODEL_FILES = ("model.json", "open_clip_config.json", "config.json", "model")
+_ONLY_HERE = (
+    b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
+    b"object-src 'none'; base-uri 'self'; form-action 'self'"
+)
+"""The content security policy: a browser then asks no other machine for anything."""
+
+
+@dataclass(frozen=True)
+class ExploreOptions:
+    """Where the app is served, and how much of the data is looked at.
+
+    Attributes:
+        host: the address to listen at; 127.0.0.1 is reached from this machine alone.
+        port: 0 for the first of :data:`FIRST_PORT` to :data:`LAST_PORT` that is free.
+        pictures: at most that many of the data.
+        device: of the models.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    pictures: int = 1000
+    device: str = "auto"
+
+
+def models_and_data(words: Sequence[str]) -> tuple[list[str], str]:
+    """What of the command's words are models, and the data behind them; empty where the last word is a model, too.
+
+    Data are a prepared data set, a table, or a folder that holds no model.
+
+    Example:
+        >>> models_and_data(["base", "photos.csv"])
+        (['base'], 'photos.csv')
+        >>> models_and_data(["base", "ViT-B-32:openai"])
+        (['base', 'ViT-B-32:openai'], '')
+    """
+    models = list(words)
+    data = models.pop() if len(models) > 1 and _is_data(models[-1]) else ""
+    return list(dict.fromkeys(models)), data
+
+
+def _is_data(word: str) -> bool:
+    path = Path(word)
+    if address(word) or (path / "manifest.json").is_file() or path.suffix.lower() in (*_TABLES, *SUFFIXES):
+        return True
+    return path.is_dir() and not any(os.path.lexists(path / name) for name in _MODEL_FILES)
+
+
+def need_gradio() -> None:
+    """Raises :class:`UserError` where Gradio is not installed."""
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError('explore needs Gradio; install it with: pip install "wholegrain[explore]"')
+
+
+def open_panels(models: Sequence[str], data: str, options: ExploreOptions, show: Show = nowhere) -> Panels:
+    """Loads the models and looks the data up.
+
+    Raises:
+        UserError: there is no such model, there are too many, or the data hold no pictures.
+    """
+    if len(models) > MOST_MODELS:
+        raise UserError(f"There are {len(models)} models, and at most {MOST_MODELS} stand side by side; name fewer.")
+    loaded = []
+    for name in models:
+        show(f"loading {name}", 0, 0)
+        loaded.append(load(name, options.device))
+    size = 128 if any(getattr(model.model.preprocess, "size", 0) > 96 for model in loaded) else 64
+    show("looking for pictures" if data else "drawing scenes", 0, 0)
+    panels = Panels(loaded, open_gallery(data, options.pictures) if data else drawn_gallery(size), size)
+    panels.warm_up()
+    return panels
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket bound to the address.
+
+    Raises:
+        UserError: the port is taken, or the address is none of this machine's.
+    """
+    reason = ""
+    for tried in [port] if port else range(FIRST_PORT, LAST_PORT + 1):
+        try:
+            family = socket.getaddrinfo(host, tried, type=socket.SOCK_STREAM)[0][0]
+            with socket.create_server((host, tried), family=family) as bound:
+                yield bound
+                return
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+    ports = f"port {port}" if port else f"any of the ports {FIRST_PORT} to {LAST_PORT}"
+    raise UserError(f"explore cannot listen at {host}, {ports} ({reason}); name another one by --port, or another --host.")
+
+
+def serve(panels: Panels, bound: socket.socket, ready: Callable[[str], None], unforeseen: Callable[[Exception], str]) -> None:
+    """Serves the app until Ctrl-C or a signal to end.
+
+    Args:
+        bound: of :func:`listening`.
+        ready: is told the address when the app answers.
+        unforeseen: gives a sentence about an error that nobody thought of.
+    """
+    with _nothing_kept():
+        import uvicorn
+        from fastapi import FastAPI
+
+        from wholegrain.workflows.explore.app import build
+
+        host, port = bound.getsockname()[:2]
+        config = uvicorn.Config(
+            _OnlyHere(_mounted(FastAPI(), build(panels, unforeseen), host, port)), log_level="critical", access_log=False, timeout_graceful_shutdown=1
+        )
+        shown = f"[{host}]" if ":" in host else host
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                ready(f"http://{shown}:{port}")
+
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            Server(config).run(sockets=[bound])
+        except KeyboardInterrupt:
+            return
+
+
+def _mounted(home: Any, app: gr.Blocks, host: str, port: int) -> Any:
+    import gradio as gr
+
+    from wholegrain.workflows.explore.theme import theme
+
+    return gr.mount_gradio_app(
+        home, app, path="", server_name=host, server_port=port, footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES,
+        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(), css=style(),
+    )  # fmt: skip
+
+
+@contextmanager
+def _nothing_kept() -> Iterator[None]:
+    """Gradio's files go into a folder that is gone in the end, and Gradio speaks with nobody."""
+    with tempfile.TemporaryDirectory(prefix="wholegrain-explore-", ignore_cleanup_errors=True) as folder:
+        told = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        before = {name: os.environ.get(name) for name in told}
+        os.environ.update(told)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class _OnlyHere:
+    """Adds the content security policy to every answer."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                more = [(b"content-security-policy", _ONLY_HERE), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
