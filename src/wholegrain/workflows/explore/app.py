@@ -44,11 +44,12 @@ def build(panels: Panels, unforeseen: Callable[[Exception], str]) -> gr.Blocks:
     names = ", ".join(model.name for model in panels.models)
     with gr.Blocks(title=f"Explore {names}", analytics_enabled=False, delete_cache=(60, 600)) as app:
         gr.HTML(_head(names, panels.gallery.place))
+        active = gr.State("scores")  # outside of the tabs, whose children are counted
         with gr.Row():
             with gr.Column(scale=1, min_width=280) as question:
                 asked = _question(panels)
             with gr.Column(scale=2, min_width=300), gr.Tabs():
-                _answers(app, panels, question, asked, unforeseen)
+                _answers(app, panels, asked, unforeseen, active, question)
     app.queue(max_size=32, default_concurrency_limit=1)
     return app
 
@@ -101,8 +102,9 @@ def suggested(panels: Panels, place: int) -> str:
     return "\n".join([said[0], *panels.falsified(said[0])]) if said else "a photo of a person\na photo of a place"
 
 
-def _answers(app: gr.Blocks, panels: Panels, question: gr.Column, asked: _Question, unforeseen: Callable[[Exception], str]) -> None:
-    active = gr.State("scores")
+def _answers(
+    app: gr.Blocks, panels: Panels, asked: _Question, unforeseen: Callable[[Exception], str], active: gr.State, question: gr.Column
+) -> None:
     with gr.Tab("Captions", id="scores") as scores_tab:
         scores = gr.HTML(elem_id="scores")
     with gr.Tab("Why", id="why") as why_tab:
@@ -208,7 +210,7 @@ def _controls() -> dict[str, Any]:
                            filterable=False, elem_id=name)  # fmt: skip
 
     made: dict[str, Any] = {
-        "twin": gr.Radio(list(TWINS), value=start.twin, label="Picture B is picture A, but", elem_id="twin"),
+        "twin": gr.Radio(list(TWINS), value=start.twin, label="Of picture A make picture B:", elem_id="twin"),
     }
     with gr.Row():
         made["colour"] = choice("colour", COLOURS, "Colour")

@@ -64,7 +64,7 @@ class Panels:
     def why(self, path: str | None, caption: str, read_out: str = OWN, show: Show = nowhere) -> str:
         """A map for each word of a caption by every model, and what the branches of a model find."""
         pixels_HWC = picture_at(path)
-        looks: list[dict[str, object]] = []
+        looks, read = list[dict[str, object]](), list[Explanation]()
         without: dict[str, str] = {}
         for model, near in zip(self.models, self._near, strict=True):
             own = getattr(model.model, "read_out", next(iter(READ_OUTS)))
@@ -73,9 +73,13 @@ class Panels:
             except UserError as reason:
                 without[model.name] = str(reason)
             else:
+                read.append(it)
                 looks.append({**_look(model.name, it), "rows": branch_rows(near, pixels_HWC, show=show)})
-        place = self.gallery.place
-        return _template("explore_why.html.j2").render(looks=looks, without=without, place=place, number=number)
+        words = max((_words(it) for it in read), key=len, default=[])
+        first = next((key for key, _ in words if key.startswith("p")), "w0")
+        return _template("explore_why.html.j2").render(
+            looks=looks, without=without, words=words, first=first, place=self.gallery.place, number=number
+        )
 
     def neighbours(self, path: str | None, caption: str, by_caption: bool, show: Show = nowhere) -> str:
         """What every model finds near to a picture, or to a caption."""
@@ -118,14 +122,17 @@ class Panels:
 
 
 def _look(model: str, it: Explanation) -> dict[str, object]:
-    drawn = it.drawn(it.read_out)
     photo_HWC = seen_part(it.picture, it.seen, 320)
     return {
-        "model": model, "it": it, "read_out": it.read_out, "said": it.said(it.read_out), "photo": data_uri(photo_HWC),
-        "width": photo_HWC.shape[1], "height": photo_HWC.shape[0],
-        "maps": [(said, most, data_uri(map_HWC)) for said, most, map_HWC in drawn],
+        "model": model, "it": it, "said": it.said(it.read_out), "photo": data_uri(photo_HWC), "width": photo_HWC.shape[1], "height": photo_HWC.shape[0],
+        "maps": [(key, said, most, data_uri(map_HWC)) for (key, _), (said, most, map_HWC) in zip(_words(it), it.drawn(it.read_out), strict=True)],
         "branches": None if it.branches is None else list(zip((it.caption, *it.phrases), it.branches.tolist(), strict=True)),
     }  # fmt: skip
+
+
+def _words(it: Explanation) -> list[tuple[str, str]]:
+    """The words of a caption, then its phrases: (a name that is the same for all models, the text). What a model does not read is at the end of each."""
+    return [(f"w{n}", word) for n, word in enumerate(it.words)] + [(f"p{n}", f"“{phrase}”") for n, phrase in enumerate(it.phrases)]
 
 
 def told(answer: Callable[[], str], unforeseen: Callable[[Exception], str]) -> str:

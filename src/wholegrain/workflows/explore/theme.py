@@ -30,4 +30,5 @@ def theme() -> gr.themes.Base:
     parts = {part: colour.strip() for colour, its in _COLOURS.items() for part in its}
     known = set(gr.themes.Base.set.__code__.co_varnames)
     dark = {f"{part}_dark": colour for part, colour in parts.items() if f"{part}_dark" in known}
-    return made.set(**{part: colour for part, colour in parts.items() if part in known}, **dark, block_shadow="none", block_shadow_dark="none")
+    return made.set(**{part: colour for part, colour in parts.items() if part in known}, **dark, block_shadow="none", block_shadow_dark="none",
+                    button_border_width="1px", input_border_width="1px")  # fmt: skip
