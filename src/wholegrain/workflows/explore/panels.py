@@ -19,7 +19,7 @@ from wholegrain.workflows.embedder import Embedder
 from wholegrain.workflows.explore.branches import branch_rows
 from wholegrain.workflows.explore.gallery import Gallery, Neighbours
 from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
-from wholegrain.workflows.explore.limits import captions_of, picture_at
+from wholegrain.workflows.explore.limits import picture_at
 from wholegrain.workflows.explore.scores import number, score_captions
 from wholegrain.workflows.explore.twins import Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
 
@@ -49,14 +49,17 @@ class Panels:
         """Loads what a first call would wait for."""
         self._maker.of("a red cup left of two blue cups")
 
-    def falsified(self, caption: str) -> list[str]:
-        """A false version of a caption, of the kind that one vector most easily loses; none if the rules find nothing."""
-        made = {row.kind: row.text for row in self._maker.of(caption)}
-        return [made[kind] for kind in (*_HARDEST, *made) if kind in made][:1]
+    def suggested(self, place: int) -> str:
+        """Captions to begin with: a true one of a picture with a false one of a kind that is easily lost, or two that may fit anything."""
+        said = self.gallery.captions[place]
+        if not said:
+            return "a photo of a person\na photo of a place"
+        made = {row.kind: row.text for row in self._maker.of(said[0])}
+        return "\n".join([said[0], *[made[kind] for kind in (*_HARDEST, *made) if kind in made][:1]])
 
-    def scores(self, path: str | None, text: str, caption: str) -> str:
-        """Every model's scores of the captions in ``text``, and false versions of ``caption``."""
-        pixels_HWC, captions = picture_at(path), captions_of(text)
+    def scores(self, path: str | None, captions: Sequence[str], caption: str) -> str:
+        """Every model's scores of some captions, and false versions of one of them."""
+        pixels_HWC = picture_at(path)
         table = score_captions(self.models, pixels_HWC, captions)
         found = contest(self.models, pixels_HWC, caption, self._maker)
         return _template("explore_scores.html.j2").render(table=table, contest=found, number=number)

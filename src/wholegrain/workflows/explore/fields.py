@@ -1,0 +1,76 @@
+"""The fields of a question: a picture, captions, and the caption that is looked at closer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from wholegrain.progress import Show
+from wholegrain.workflows.explore.limits import captions_of
+from wholegrain.workflows.explore.panels import Panels
+
+CHOICES = 24
+"""Pictures of the gallery that can be chosen by a click."""
+QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models", "api_visibility": "private"}
+"""Of all events: models answer one question at a time, and no other program is served."""
+
+
+class DroppedPicture(gr.Image):
+    """A field for a picture whose file is left unread: Pillow would open any of its formats, and our reader opens few (:mod:`.limits`)."""
+
+    is_template = True
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """The path of the uploaded file."""
+        return None if payload is None else payload.path
+
+
+@dataclass(frozen=True)
+class Question:
+    """What three of the panels are asked with."""
+
+    picture: gr.Image
+    captions: gr.Textbox
+    closer: gr.Dropdown
+    ask: gr.Button
+
+
+def question_fields(panels: Panels) -> Question:
+    """Makes the fields, with a first picture of the gallery and captions of it, in the column that is open."""
+    gallery = panels.gallery
+    chosen, first = gallery.spread(CHOICES), panels.suggested(0)
+    picture = DroppedPicture(
+        gallery.pictures[0].pixels(), label="Picture", sources=["upload", "clipboard"], format="png", height=240, buttons=[],
+        elem_id="picture", placeholder="Drop a picture here", alt_text="the picture that is asked about",
+    )  # fmt: skip
+    gr.HTML('<div class="wg"><p class="soft">or choose one of these:</p></div>')
+    thumbs = gr.Gallery(
+        [(panels.small(n), gallery.names[n]) for n in chosen], columns=6, height=130, allow_preview=False, object_fit="cover",
+        elem_id="choices", buttons=[], format="png", interactive=False, show_label=False,
+    )  # fmt: skip
+    captions = gr.Textbox(first, label="Captions, one a line", lines=3, max_lines=8, elem_id="captions")
+    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+    listed = captions_of(first)
+    closer = gr.Dropdown(listed, value=listed[0], label="Look closer at", elem_id="closer", filterable=False)
+    filled = gr.State(first)
+
+    def choose(event: gr.SelectData, text: str, before: str) -> tuple[Any, str, str]:
+        """A picture, and captions of it unless the visitor has typed some."""
+        place = chosen[int(event.index)]
+        new = panels.suggested(place) if text.strip() in ("", before.strip()) else text
+        return gallery.pictures[place].pixels(), new, before if new == text else new
+
+    thumbs.select(choose, [captions, filled], [picture, captions, filled], show_progress="hidden", **QUEUE)
+    return Question(picture, captions, closer, ask)
+
+
+def shown(progress: gr.Progress) -> Show:
+    """Gradio's bar as a :data:`~wholegrain.progress.Show`."""
+
+    def show(what: str, done: int = 0, total: int = 0) -> None:
+        progress((done, total) if total else None, desc=what)
+
+    return show
