@@ -53,15 +53,14 @@ def explore(args: ExploreArguments) -> None:
     need_gradio()
     models, data = models_and_data(args.words) if not args.data else (list(dict.fromkeys(args.words)), args.data)
     options = ExploreOptions(args.host, args.port, args.pictures, args.device)
-    with listening(options.host, options.port) as bound:
-        with showing() as show:
-            panels = open_panels(models, data, options, show)
-            show("starting the app")
+    with listening(options.host, options.port) as bound, showing() as show:
+        panels = open_panels(models, data, options, show)
+        show("starting the app")
 
-            def ready(address: str) -> None:
-                show.clear()
-                print(f"serving {', '.join(models)} at {address}", flush=True)
-                print("next: open it in a browser; Ctrl-C here ends it", flush=True)
+        def ready(address: str) -> None:
+            show.clear()
+            print(f"serving {', '.join(models)} at {address}", flush=True)
+            print("next: open it in a browser; Ctrl-C here ends it", flush=True)
 
-            serve(panels, bound, ready, partial(unforeseen, words=["wholegrain", "explore", *args.words]))
+        serve(panels, bound, ready, partial(unforeseen, words=["wholegrain", "explore", *args.words]))
     print("stopped; no picture or text was kept", file=sys.stderr)

@@ -42,12 +42,20 @@ def build(panels: Panels, unforeseen: Callable[[Exception], str]) -> gr.Blocks:
             )
             here.then(answers.answer, [active, *answers.inputs], answers.outputs, show_progress="minimal", **QUEUE)
         twins.listen(app)
-        for button, which in zip(twins.take, (0, 1), strict=True):
-            moved = button.click(
-                lambda *given, which=which: (*twins.taken(which, *given), "scores", gr.Column(visible=True), gr.Tabs(selected="scores")),
-                twins.controls, [asked.picture, asked.captions, active, column, tabs], show_progress="hidden", **QUEUE,
+
+        def take(which: int, given: tuple[Any, ...]) -> dict[Any, Any]:
+            found = twins.taken(which, given)
+            if found is None:
+                return {}
+            moved = {active: "scores", column: gr.Column(visible=True), tabs: gr.Tabs(selected="scores")}
+            return {asked.picture: found[0], asked.captions: found[1], **moved}
+
+        for which, button in enumerate(twins.take):
+            taken = button.click(
+                lambda *given, which=which: take(which, given), twins.controls, [asked.picture, asked.captions, active, column, tabs],
+                show_progress="hidden", **QUEUE,
             )  # fmt: skip
-            moved.then(answers.answer, [active, *answers.inputs], answers.outputs, show_progress="minimal", **QUEUE)
+            taken.then(answers.answer, [active, *answers.inputs], answers.outputs, show_progress="minimal", **QUEUE)
     app.queue(max_size=32, default_concurrency_limit=1)
     return app
 

@@ -18,16 +18,6 @@ QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models", "ap
 """Of all events: models answer one question at a time, and no other program is served."""
 
 
-class DroppedPicture(gr.Image):
-    """A field for a picture whose file is left unread: Pillow would open any of its formats, and our reader opens few (:mod:`.limits`)."""
-
-    is_template = True
-
-    def preprocess(self, payload: ImageData | None) -> str | None:
-        """The path of the uploaded file."""
-        return None if payload is None else payload.path
-
-
 @dataclass(frozen=True)
 class Question:
     """What three of the panels are asked with."""
@@ -41,11 +31,13 @@ class Question:
 def question_fields(panels: Panels) -> Question:
     """Makes the fields, with a first picture of the gallery and captions of it, in the column that is open."""
     gallery = panels.gallery
-    chosen, first = gallery.spread(CHOICES), panels.suggested(0)
-    picture = DroppedPicture(
-        gallery.pictures[0].pixels(), label="Picture", sources=["upload", "clipboard"], format="png", height=240, buttons=[],
+    chosen = gallery.spread(CHOICES)
+    first = panels.suggested(chosen[0])
+    picture = gr.Image(
+        gallery.pictures[chosen[0]].pixels(), label="Picture", sources=["upload", "clipboard"], format="png", height=240, buttons=[],
         elem_id="picture", placeholder="Drop a picture here", alt_text="the picture that is asked about",
     )  # fmt: skip
+    picture.preprocess = _left_unread
     gr.HTML('<div class="wg"><p class="soft">or choose one of these:</p></div>')
     thumbs = gr.Gallery(
         [(panels.small(n), gallery.names[n]) for n in chosen], columns=6, height=130, allow_preview=False, object_fit="cover",
@@ -65,6 +57,14 @@ def question_fields(panels: Panels) -> Question:
 
     thumbs.select(choose, [captions, filled], [picture, captions, filled], show_progress="hidden", **QUEUE)
     return Question(picture, captions, closer, ask)
+
+
+def _left_unread(payload: ImageData | None) -> str | None:
+    """The path of a dropped file. Gradio would have Pillow open whatever it is; our reader opens few formats (:mod:`.limits`).
+
+    No output may give the field other properties than its value: Gradio would make it anew, with a way of its own to read.
+    """
+    return None if payload is None else payload.path
 
 
 def shown(progress: gr.Progress) -> Show:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -67,8 +66,22 @@ class Gallery:
         return list(dict.fromkeys(turns))[:MOST_TEXTS]
 
     def spread(self, count: int) -> list[int]:
-        """Places of so many pictures, evenly over all."""
-        return np.unique(np.linspace(0, len(self.pictures) - 1, min(count, len(self.pictures))).astype(int)).tolist()
+        """Places of so many pictures, evenly over all; those that cannot be read are left out.
+
+        Raises:
+            UserError: none of them can be read; the reason of the last.
+        """
+        found: list[int] = []
+        reason = ""
+        for place in _evenly(len(self.pictures), count):
+            try:
+                self.pictures[place].pixels()
+                found.append(place)
+            except UserError as error:
+                reason = str(error)
+        if not found:
+            raise UserError(f"None of the {len(self.pictures):,} pictures that were looked at can be read ({reason.rstrip('.')}); give other data.")
+        return found
 
 
 def drawn_gallery(size: int) -> Gallery:
@@ -134,14 +147,16 @@ class Neighbours:
 
     def __init__(self, model: Embedder, gallery: Gallery) -> None:
         self.model, self.gallery, self.texts = model, gallery, gallery.texts
-        self._pictures_ND: Tensor | None = None
+        self._pictures: tuple[list[int], Tensor] | None = None
         self._texts_MD: Tensor | None = None
 
     def of_picture(self, pixels_HWC: np.ndarray, k: int = 8, show: Show = nowhere) -> Near:
         """The k nearest pictures by the cosine of the vectors, and captions by the cosine of picture and text."""
         (query_D,) = self.model.embed_images(pixels_HWC, as_tensor=True, progress=nowhere)
-        places, scores = nearest(unit(self.pictures_ND(show)), unit(query_D), k)
-        return Near(self.model.name, tuple(zip(places, scores, strict=True)), self.captions_near(query_D, k, show))
+        places, vectors_ND = self._readable(show)
+        rows, cosines = nearest(unit(vectors_ND), unit(query_D), k)
+        found = tuple((places[row], cosine) for row, cosine in zip(rows, cosines, strict=True))
+        return Near(self.model.name, found, self.captions_near(query_D, k, show))
 
     def of_text(self, text: str, k: int = 8, show: Show = nowhere) -> Near:
         """The k pictures that fit a text best, by the model's own score, and the captions nearest to it by the cosine of the vectors.
@@ -150,12 +165,12 @@ class Neighbours:
         """
         (query_D,) = self.model.embed_texts(text, as_tensor=True, progress=nowhere)
         joint = getattr(self.model.model, "score", None) is not None
-        places, scores = nearest(self.pictures_ND(show), query_D, _SHORTLIST * k if joint else k)
-        found = list(zip(places, scores, strict=True))
+        places, vectors_ND = self._readable(show)
+        rows, scores = nearest(vectors_ND, query_D, _SHORTLIST * k if joint else k)
+        found = [(places[row], score) for row, score in zip(rows, scores, strict=True)]
         if joint:
-            shortlist = [self.gallery.pictures[n] for n in places]
-            ranked = self.model.rank(text, shortlist, k, progress=nowhere)
-            found = [(places[n], score) for n, score in ranked if isinstance(n, int)]
+            scores = self.model.similarity([self.gallery.pictures[place] for place, _ in found], text, progress=nowhere)[:, 0].tolist()
+            found = sorted(((place, score) for (place, _), score in zip(found, scores, strict=True)), key=lambda one: -one[1])[:k]
         return Near(self.model.name, tuple(found), self.captions_near(query_D, k, show))
 
     def captions_near(self, query_D: Tensor, k: int, show: Show = nowhere) -> tuple[tuple[str, float], ...]:
@@ -164,15 +179,14 @@ class Neighbours:
             return ()
         if self._texts_MD is None:
             self._texts_MD = self.model.embed_texts(self.texts, as_tensor=True, progress=show)
-        places, scores = nearest(self._texts_MD, query_D, k)
-        return tuple((self.texts[n], score) for n, score in zip(places, scores, strict=True))
+        rows, scores = nearest(self._texts_MD, query_D, k)
+        return tuple((self.texts[row], score) for row, score in zip(rows, scores, strict=True))
 
-    def pictures_ND(self, show: Show = nowhere) -> Tensor:
-        """float32, row for row with the gallery's pictures; one that cannot be read has zeros, and so is never near."""
-        if self._pictures_ND is None:
-            vectors_ND = torch.zeros(len(self.gallery.pictures), self.model.width)
-            batches = self.model.embed_batches(self.gallery.pictures, broken=lambda place, why: None, progress=show)
-            for places, rows_BD in batches:
-                vectors_ND[places] = rows_BD
-            self._pictures_ND = vectors_ND
-        return self._pictures_ND
+    def _readable(self, show: Show) -> tuple[list[int], Tensor]:
+        """Places of the gallery's pictures that can be read, and their vectors, float32, row for row."""
+        if self._pictures is None:
+            batches = list(self.model.embed_batches(self.gallery.pictures, broken=lambda place, why: None, progress=show))
+            if not batches:
+                raise UserError(f"None of the pictures can be read ({self.gallery.place}); give other data.")
+            self._pictures = [place for places, _ in batches for place in places], torch.cat([vectors_BD for _, vectors_BD in batches])
+        return self._pictures

@@ -117,7 +117,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
                 yield bound
                 return
         except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
     ports = f"port {port}" if port else f"any of the ports {FIRST_PORT} to {LAST_PORT}"
     raise UserError(f"explore cannot listen at {host}, {ports} ({reason}); name another one by --port, or another --host.")
 

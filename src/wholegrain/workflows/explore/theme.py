@@ -12,14 +12,15 @@ _COLOURS = {
                     "checkbox_background_color", "panel_background_fill"),
     "var(--tint)": ("background_fill_secondary", "button_secondary_background_fill_hover", "checkbox_label_background_fill_hover",
                     "checkbox_label_background_fill_selected", "color_accent_soft"),
-    "var(--ink)": ("body_text_color", "block_title_text_color", "button_primary_background_fill", "button_secondary_text_color",
+    "var(--ink)": ("body_text_color", "block_title_text_color", "button_primary_background_fill", "button_primary_border_color", "button_secondary_text_color",
                    "checkbox_label_text_color", "checkbox_label_text_color_selected", "accordion_text_color"),
-    "var(--soft)": ("body_text_color_subdued", "block_label_text_color", "block_info_text_color", "input_placeholder_color"),
+    "var(--soft)": ("body_text_color_subdued", "block_label_text_color", "block_info_text_color", "input_placeholder_color",
+                    "input_border_color", "checkbox_border_color"),
     "var(--line)": ("border_color_primary", "block_border_color", "button_secondary_border_color", "block_label_border_color",
                     "checkbox_label_border_color"),
-    "var(--soft) ": ("input_border_color", "checkbox_border_color"),
-    "var(--mark)": ("border_color_accent", "color_accent", "slider_color", "checkbox_background_color_selected", "input_border_color_focus",
-                    "loader_color", "button_primary_background_fill_hover", "checkbox_border_color_selected", "checkbox_border_color_focus"),
+    "var(--mark)": ("border_color_accent", "color_accent", "slider_color", "checkbox_background_color_selected", "input_border_color_focus", "loader_color",
+                    "button_primary_background_fill_hover", "button_primary_border_color_hover",
+                    "checkbox_border_color_selected", "checkbox_border_color_focus"),
 }  # fmt: skip
 """A colour -> the parts that have it; in the dark the same names stand for other colours."""
 
@@ -27,7 +28,7 @@ _COLOURS = {
 def theme() -> gr.themes.Base:
     """System letters, and no font or colour that comes from elsewhere."""
     made = gr.themes.Base(font=_LETTERS, font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"])
-    parts = {part: colour.strip() for colour, its in _COLOURS.items() for part in its}
+    parts = {part: colour for colour, its in _COLOURS.items() for part in its}
     known = set(gr.themes.Base.set.__code__.co_varnames)
     dark = {f"{part}_dark": colour for part, colour in parts.items() if f"{part}_dark" in known}
     return made.set(**{part: colour for part, colour in parts.items() if part in known}, **dark, block_shadow="none", block_shadow_dark="none",

@@ -48,12 +48,12 @@ class TwinTab:
         self._random.click(self._at_random, self._twin, every, show_progress="hidden", **QUEUE)
         self._break.click(self._broken, self._twin, every, show_progress="minimal", **QUEUE)
 
-    def taken(self, which: int, *given: Any) -> tuple[Any, str]:
-        """One of the two pictures, and the captions, its own first; both as they are where the setting can be no pair."""
+    def taken(self, which: int, given: tuple[Any, ...]) -> tuple[np.ndarray, str] | None:
+        """One of the two pictures, and the captions, its own first; nothing where the setting can be no pair, as the panel says."""
         try:
             pair = make_pair(_setting(given))
-        except UserError:  # the panel says why
-            return gr.skip(), gr.skip()
+        except UserError:
+            return None
         return pair.pixels(self._panels.size)[which], f"{pair.texts[which]}\n{pair.texts[1 - which]}"
 
     def _draw(self, *given: Any) -> str:
@@ -83,15 +83,15 @@ def _setting(given: tuple[Any, ...]) -> Setting:
 def _fields() -> dict[str, Any]:
     start = Setting()
 
-    def choice(name: str, options: Any, label: str) -> gr.Dropdown:
-        return gr.Dropdown(list(options), value=getattr(start, name), label=label, min_width=110, filterable=False, elem_id=name)
+    def choice(name: str, options: Any, label: str, width: int = 110) -> gr.Dropdown:
+        return gr.Dropdown(list(options), value=getattr(start, name), label=label, min_width=width, filterable=False, elem_id=name)
 
     nouns, relations = sorted(World().nouns), [(words[0], name) for name, words in RELATION_WORDS.items()]
     made: dict[str, Any] = {"twin": gr.Radio(list(TWINS), value=start.twin, label="Of picture A make picture B:", elem_id="twin")}
     with gr.Row():
         made["colour"] = choice("colour", COLOURS, "Colour")
         made["noun"] = choice("noun", nouns, "Thing")
-        made["relation"] = choice("relation", relations, "is")
+        made["relation"] = choice("relation", relations, "is", 160)
         made["second_colour"] = choice("second_colour", COLOURS, "Second colour")
         made["second_noun"] = choice("second_noun", nouns, "Second thing")
     with gr.Accordion("Patterns and size", open=False), gr.Row():

@@ -61,7 +61,7 @@ class Setting:
     second_fill: str = "solid"
     size: str = "large"
     twin: str = "swap colours"
-    drawing: int = 0
+    drawing: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,188 @@
+"""What the panels compute and show: scores, false captions, maps, neighbours and branches, and refusals in one sentence."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from wholegrain.enrich.negatives.edits import KINDS
+from wholegrain.errors import UserError
+from wholegrain.evaluation.features.encode import encode_image_batches
+from wholegrain.report.words import WORDS
+from wholegrain.towers import load_model
+from wholegrain.workflows.embedder import Embedder, load
+from wholegrain.workflows.explore.branches import branch_rows
+from wholegrain.workflows.explore.gallery import Neighbours, drawn_gallery, open_gallery
+from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.panels import Panels, told
+from wholegrain.workflows.explore.scores import ScoreTable, score_captions
+from wholegrain.workflows.explore.server import models_and_data
+from wholegrain.workflows.explore.twins import Setting
+from wholegrain.workflows.given_pictures import GivenPictures
+
+CAPTIONS = ["a red cup left of a blue sun", "a blue cup left of a red sun", "three green keys"]
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    return drawn_gallery(64)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [load("base", "cpu"), load("base,grain=1.5", "cpu")]
+
+
+@pytest.fixture(scope="module")
+def panels(models, gallery):
+    return Panels(models, gallery, 64)
+
+
+@pytest.fixture
+def path(tmp_path, gallery):
+    Image.fromarray(gallery.pictures[3].pixels()).save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+def test_the_table_is_the_models_own_similarity(models, gallery):
+    table = score_captions(models, gallery.pictures[0].pixels(), CAPTIONS)
+    for model, row in zip(models, table.scores_MN, strict=True):
+        assert np.array_equal(row, model.similarity(gallery.pictures[0].pixels(), CAPTIONS)[0])
+    assert np.allclose(table.shares_MN.sum(1), 1)
+    assert table.shares_MN.argmax(1).tolist() == table.first_M
+
+
+def table(scores, names=("one", "two"), captions=("a", "b")):
+    scores = np.array(scores, np.float32)
+    return ScoreTable(tuple(names), tuple(captions), scores, scores, scores < 0)
+
+
+def test_the_sentence_says_who_wins():
+    assert table([[2, 1], [4, 3]]).sentence == "Both models put “a” first."
+    assert table([[2, 1], [3, 4]]).sentence == "one puts “a” first; two puts “b” first."
+    assert table([[1, 2]], ["one"]).sentence == "one puts “b” first."
+    assert "a score alone says little" in table([[1]], ["one"], ["a"]).sentence
+
+
+@pytest.mark.parametrize("caption", [*CAPTIONS, "Two dogs run on the beach ."])
+def test_false_versions_differ_from_the_caption_and_have_a_kind_in_words(gallery, caption):
+    made = NegativeMaker(gallery.texts).of(caption)
+    assert made
+    assert all(row.text.lower() != caption.lower() and row.kind in KINDS and row.kind in WORDS for row in made)
+    assert len({row.kind for row in made}) == len({row.text for row in made}) == len(made)
+    assert made == NegativeMaker(gallery.texts).of(caption)
+
+
+def test_false_versions_are_made_of_words_of_the_data_first(gallery):
+    known = {word for text in gallery.texts for word in text.lower().split()}
+    (colour,) = [row for row in NegativeMaker(gallery.texts).of("a red cup") if row.kind == "attribute_colour"]
+    assert set(colour.text.split()) <= known
+    assert [row.kind for row in NegativeMaker().of("a purple cup")]
+
+
+def test_a_model_keeps_the_caption_where_it_scores_it_higher(models, gallery):
+    pixels, caption = gallery.pictures[0].pixels(), gallery.captions[0][0]
+    found = contest(models, pixels, caption, NegativeMaker(gallery.texts))
+    for m, model in enumerate(models):
+        scores = model.similarity(pixels, [caption, *(row.text for row in found.negatives)])[0]
+        assert found.kept_MN[m].tolist() == (scores[0] > scores[1:]).tolist()
+        lost = int((~found.kept_MN[m]).sum())
+        assert f"{model.name} prefers {lost} of" in found.sentence if lost else f"{model.name} keeps" in found.sentence
+
+
+def test_a_picture_of_the_gallery_is_nearest_to_itself(models, gallery):
+    near = Neighbours(models[0], gallery)
+    found = near.of_picture(gallery.pictures[5].pixels(), k=3)
+    assert found.pictures[0][0] == 5
+    assert found.pictures[0][1] == pytest.approx(1, abs=1e-5)
+    text = gallery.captions[5][0]
+    assert near.of_text(text, k=1).captions == ((text, pytest.approx(1, abs=1e-5)),)
+
+
+def test_pictures_for_a_text_are_in_the_order_of_the_models_own_score(models, gallery):
+    for model in models:
+        found = Neighbours(model, gallery).of_text("a red cup", k=5).pictures
+        best, _ = found[0]
+        scores = model.similarity(gallery.pictures, ["a red cup"])[:, 0]
+        assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
+        assert scores[best] == pytest.approx(found[0][1], abs=1e-5)
+
+
+def test_galleries_of_data(models, dataset, tmp_path):
+    found = open_gallery(str(dataset.folder), 10)
+    assert len(found.pictures) == 10
+    assert found.captions[0] == tuple(c.text for c in dataset.record(dataset.keys("val")[0]).captions)
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"None of the 1 pictures .* can be read \(a\.png cannot be decoded"):
+        open_gallery(str(tmp_path), 10).spread(5)
+    Image.new("RGB", (9, 9)).save(tmp_path / "b.png")
+    plain = open_gallery(str(tmp_path), 10)
+    assert (plain.captions, plain.spread(5)) == (((), ()), [1])
+    near = Neighbours(models[0], plain).of_text("a cup", k=2)
+    assert ([place for place, _ in near.pictures], near.captions) == ([1], ())
+
+
+def test_the_last_word_is_data_where_it_is_no_model(dataset, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    data, photos, run = str(dataset.folder), str(tmp_path / "photos"), str(tmp_path / "run")
+    assert models_and_data(["base", run, data]) == (["base", run], data)
+    assert models_and_data(["base", photos]) == (["base"], photos)
+    assert models_and_data(["base", run]) == (["base", run], "")
+    assert models_and_data(["base", "base"]) == (["base"], "")
+
+
+def test_branches_find_the_captions_nearest_to_them(models, gallery):
+    model = load_model("base", head="branches")
+    pixels = gallery.pictures[0].pixels()
+    near = Neighbours(Embedder(model, "branched"), gallery)
+    rows = branch_rows(near, pixels, k=2)
+    given = GivenPictures([pixels], 0, skip=False)
+    (image,) = encode_image_batches(model, given, given.keys, frozenset({"branches"}))
+    texts = near.model.embed_texts(gallery.texts)
+    assert len(rows) == image.branches_BHD.shape[1] > 1
+    for row, branch in zip(rows, image.branches_BHD[0].numpy(), strict=True):
+        cosines = texts @ (branch / np.linalg.norm(branch))
+        assert row.captions[0] == (gallery.texts[cosines.argmax()], pytest.approx(cosines.max(), abs=1e-5))
+    assert branch_rows(Neighbours(models[0], gallery), pixels) == []
+
+
+def test_every_word_and_phrase_has_a_map_by_every_model(panels, path):
+    html = panels.why(path, "a red cup and a blue sun")
+    assert html.count('type="radio"') == 1 + 7 + 2
+    assert html.count('class="map ') == 2 * (7 + 2)
+    assert len(re.findall(r'<label class="(\w+)"', html)) == len(set(re.findall(r'<label class="(\w+)"', html))) == 1 + 7 + 2
+
+
+def test_a_read_out_that_a_model_lacks_is_said_in_its_place(panels, path):
+    html = panels.why(path, "a red cup", "h_v")
+    assert html.count('class="refused"') == 2
+    assert "<img" not in html
+
+
+def test_what_a_visitor_types_is_never_html(panels, path):
+    evil = '<script>alert(1)</script> a red cup"><img src=x>'
+    for html in (panels.scores(path, [evil, "a cup"], evil), panels.why(path, evil), panels.neighbours(path, evil, True)):
+        assert "<script>" not in html
+        assert "<img src=x>" not in html
+        assert "alert" in html
+
+
+def test_neighbours_and_twins_show_every_model(panels, path):
+    counted = panels.twins(Setting(), count=True)
+    for html in (panels.neighbours(path, "a cup", False), counted):
+        assert "base,grain=1.5" in html
+    assert "Of 20 drawings of these same facts, base tells " in counted
+    assert "Of 20 drawings" not in panels.twins(Setting())
+
+
+def test_refusals_and_errors_are_one_sentence_in_the_panel():
+    def fails(error):
+        raise error
+
+    assert told(lambda: "<p>fine</p>", str) == "<p>fine</p>"
+    assert "drop &lt;another&gt; one" in told(lambda: fails(UserError("drop <another> one")), str)
+    html = told(lambda: fails(ZeroDivisionError("hidden")), lambda error: f"unforeseen {type(error).__name__}")
+    assert "unforeseen ZeroDivisionError" in html
+    assert "Traceback" not in html
