@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from gradio.themes.base import Base
 
 _LETTERS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 _COLOURS = {
@@ -25,11 +25,11 @@ _COLOURS = {
 """A colour -> the parts that have it; in the dark the same names stand for other colours."""
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """System letters, and no font or colour that comes from elsewhere."""
-    made = gr.themes.Base(font=_LETTERS, font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"])
+    made = Base(font=_LETTERS, font_mono=["ui-monospace", "DejaVu Sans Mono", "monospace"])
     parts = {part: colour for colour, its in _COLOURS.items() for part in its}
-    known = set(gr.themes.Base.set.__code__.co_varnames)
+    known = set(Base.set.__code__.co_varnames)
     dark = {f"{part}_dark": colour for part, colour in parts.items() if f"{part}_dark" in known}
     return made.set(**{part: colour for part, colour in parts.items() if part in known}, **dark, block_shadow="none", block_shadow_dark="none",
                     button_border_width="1px", input_border_width="1px")  # fmt: skip
