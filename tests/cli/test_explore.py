@@ -115,6 +115,9 @@ def test_a_visit_from_end_to_end(served, tmp_path):
         drop(page, tmp_path / "scene.png")
         expect(page.locator("#scores .captions > li > p").first).to_have_text("a purple dragon")
         assert page.locator("#scores .bar").count() == 4
+        page.locator("#closer input").fill("2")
+        expect(page.locator("#scores h2")).to_have_text("Made false: “nothing at all”")
+        page.locator("#closer input").fill("1")
 
         page.get_by_role("tab", name="Why").last.click()
         word = page.locator("#why label", has_text="dragon").first

@@ -46,13 +46,13 @@ def build(panels: Panels, unforeseen: Callable[[Exception], str]) -> gr.Blocks:
         def take(which: int, given: tuple[Any, ...]) -> dict[Any, Any]:
             found = twins.taken(which, given)
             if found is None:
-                return {}
+                return {asked.captions: gr.skip()}
             moved = {active: "scores", column: gr.Column(visible=True), tabs: gr.Tabs(selected="scores")}
-            return {asked.picture: found[0], asked.captions: found[1], **moved}
+            return {asked.picture: found[0], asked.captions: found[1], asked.filled: found[1], **moved}
 
         for which, button in enumerate(twins.take):
             taken = button.click(
-                lambda *given, which=which: take(which, given), twins.controls, [asked.picture, asked.captions, active, column, tabs],
+                lambda *given, which=which: take(which, given), twins.controls, [asked.picture, asked.captions, asked.filled, active, column, tabs],
                 show_progress="hidden", **QUEUE,
             )  # fmt: skip
             taken.then(answers.answer, [active, *answers.inputs], answers.outputs, show_progress="minimal", **QUEUE)
@@ -71,7 +71,7 @@ class _Answers:
     """The three tabs that answer one question: a picture and captions."""
 
     def __init__(self, panels: Panels, asked: Question, unforeseen: Callable[[Exception], str]) -> None:
-        self._panels, self._asked, self._unforeseen = panels, asked, unforeseen
+        self._panels, self._unforeseen = panels, unforeseen
         with gr.Tab("Captions", id="scores") as scores_tab:
             scores = gr.HTML(elem_id="scores")
         with gr.Tab("Why", id="why") as why_tab:
@@ -84,9 +84,9 @@ class _Answers:
             near = gr.HTML(elem_id="near")
         self.tabs = {scores_tab: "scores", why_tab: "why", near_tab: "near"}
         self.inputs = [asked.picture, asked.captions, asked.closer, read_out, by]
-        self.outputs = [scores, why, near, asked.closer]
+        self.outputs = [scores, why, near]
         self._html: dict[str, gr.HTML] = {"scores": scores, "why": why, "near": near}
-        self._changed = [asked.picture.change, asked.ask.click, asked.closer.input, read_out.input, by.input]
+        self._changed = [asked.picture.change, asked.ask.click, asked.closer.input, asked.closer.submit, read_out.input, by.input]
 
     def listen(self, app: gr.Blocks, active: gr.State) -> None:
         """Answers at the beginning and whenever the question changes."""
@@ -94,20 +94,20 @@ class _Answers:
         gr.on([app.load, *self._changed], self.answer, inputs, self.outputs, show_progress="minimal", trigger_mode="always_last", **QUEUE)
 
     def answer(
-        self, tab: str, path: str | None, text: str, closer: str | None, read_out: str, by: str, progress: gr.Progress = gr.Progress()  # noqa: B008
+        self, tab: str, path: str | None, text: str, closer: float | None, read_out: str, by: str, progress: gr.Progress = gr.Progress()  # noqa: B008
     ) -> dict[Any, Any]:
         """The panel of the open tab; the others stay as they are until they are opened."""
         if tab not in self._html:
-            return {}
+            return {self._html["scores"]: gr.skip()}  # Gradio takes an empty answer for a fault
         panel, show = self._html[tab], shown(progress)
         try:
             listed = captions_of(text)
         except UserError as reason:
             return {panel: refusal(str(reason))}
-        caption = closer if closer in listed else listed[0]
+        caption = listed[int(min(max(closer or 1, 1), len(listed))) - 1]
         ways: dict[str, Callable[[], str]] = {
             "scores": lambda: self._panels.scores(path, listed, caption),
             "why": lambda: self._panels.why(path, caption, read_out, show),
             "near": lambda: self._panels.neighbours(path, caption, by == BY_CAPTION, show),
         }
-        return {panel: told(ways[tab], self._unforeseen), self._asked.closer: gr.Dropdown(listed, value=caption)}
+        return {panel: told(ways[tab], self._unforeseen)}

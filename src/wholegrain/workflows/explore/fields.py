@@ -9,7 +9,6 @@ import gradio as gr
 from gradio.data_classes import ImageData
 
 from wholegrain.progress import Show
-from wholegrain.workflows.explore.limits import captions_of
 from wholegrain.workflows.explore.panels import Panels
 
 CHOICES = 24
@@ -20,11 +19,12 @@ QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models", "ap
 
 @dataclass(frozen=True)
 class Question:
-    """What three of the panels are asked with."""
+    """What three of the panels are asked with; ``filled`` are captions that the visitor has not typed, and that another picture replaces."""
 
     picture: gr.Image
     captions: gr.Textbox
-    closer: gr.Dropdown
+    filled: gr.State
+    closer: gr.Number
     ask: gr.Button
 
 
@@ -45,8 +45,7 @@ def question_fields(panels: Panels) -> Question:
     )  # fmt: skip
     captions = gr.Textbox(first, label="Captions, one a line", lines=3, max_lines=8, elem_id="captions")
     ask = gr.Button("Ask", variant="primary", elem_id="ask")
-    listed = captions_of(first)
-    closer = gr.Dropdown(listed, value=listed[0], label="Look closer at", elem_id="closer", filterable=False)
+    closer = gr.Number(1, label="Look closer at caption number", precision=0, elem_id="closer")  # a list of captions lags behind what is typed
     filled = gr.State(first)
 
     def choose(event: gr.SelectData, text: str, before: str) -> tuple[Any, str, str]:
@@ -56,7 +55,7 @@ def question_fields(panels: Panels) -> Question:
         return gallery.pictures[place].pixels(), new, before if new == text else new
 
     thumbs.select(choose, [captions, filled], [picture, captions, filled], show_progress="hidden", **QUEUE)
-    return Question(picture, captions, closer, ask)
+    return Question(picture, captions, filled, closer, ask)
 
 
 def _left_unread(payload: ImageData | None) -> str | None:

@@ -73,10 +73,12 @@ class Contest:
         return "; ".join(self._of(m) for m in range(len(self.models))) + "."
 
     def _of(self, m: int) -> str:
+        count = len(self.negatives)
+        versions = f"{count} false version{'' if count == 1 else 's'}"
         lost = [self.kind(n) for n, kept in enumerate(self.kept_MN[m]) if not kept]
         if not lost:
-            return f"{self.models[m]} keeps the caption above all {len(self.negatives)} false versions"
-        return f"{self.models[m]} prefers {len(lost)} of {len(self.negatives)} false versions: {', '.join(dict.fromkeys(lost))}"
+            return f"{self.models[m]} keeps the caption above {'all ' if count > 1 else ''}{versions}"
+        return f"{self.models[m]} prefers {len(lost)} of {versions}: {', '.join(dict.fromkeys(lost))}"
 
 
 def contest(models: Sequence[Embedder], pixels_HWC: np.ndarray, caption: str, maker: NegativeMaker) -> Contest:

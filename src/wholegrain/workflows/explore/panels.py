@@ -81,7 +81,7 @@ class Panels:
         words = max((_words(it) for it in read), key=len, default=[])
         first = next((key for key, _ in words if key.startswith("p")), "w0")
         return _template("explore_why.html.j2").render(
-            looks=looks, without=without, words=words, first=first, place=self.gallery.place, number=number
+            looks=looks, without=without, caption=caption, words=words, first=first, place=self.gallery.place, number=number
         )
 
     def neighbours(self, path: str | None, caption: str, by_caption: bool, show: Show = nowhere) -> str:
