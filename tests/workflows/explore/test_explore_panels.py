@@ -155,6 +155,15 @@ def test_every_word_and_phrase_has_a_map_by_every_model(panels, path):
     assert len(re.findall(r'<label class="(\w+)"', html)) == len(set(re.findall(r'<label class="(\w+)"', html))) == 1 + 7 + 2
 
 
+def test_a_model_without_the_read_out_it_was_trained_for_is_read_out_by_the_common_one(gallery, path):
+    model = Embedder(load_model("base", head="branches"), "branched")
+    html = Panels([model], gallery, 64).why(path, "a red cup and a blue sun")
+    assert html.count('class="map ') == 7 + 2
+    assert "pooled: cosine" in html
+    assert "branch 0" in html
+    assert "What each branch finds in 60 scenes drawn for you" in html
+
+
 def test_a_read_out_that_a_model_lacks_is_said_in_its_place(panels, path):
     html = panels.why(path, "a red cup", "h_v")
     assert html.count('class="refused"') == 2

@@ -73,15 +73,15 @@ class _Answers:
     def __init__(self, panels: Panels, asked: Question, unforeseen: Callable[[Exception], str]) -> None:
         self._panels, self._unforeseen = panels, unforeseen
         with gr.Tab("Captions", id="scores") as scores_tab:
-            scores = gr.HTML(elem_id="scores")
+            scores = gr.HTML(elem_id="scores", min_height=120)
         with gr.Tab("Why", id="why") as why_tab:
             read_out = gr.Dropdown(
                 [OWN, *READ_OUTS], value=OWN, label="Words are read out of the picture by", elem_id="read-out", filterable=False
             )
-            why = gr.HTML(elem_id="why")
+            why = gr.HTML(elem_id="why", min_height=120)
         with gr.Tab("Neighbours", id="near") as near_tab:
             by = gr.Radio([BY_PICTURE, BY_CAPTION], value=BY_PICTURE, label="Nearest to", elem_id="by")
-            near = gr.HTML(elem_id="near")
+            near = gr.HTML(elem_id="near", min_height=120)
         self.tabs = {scores_tab: "scores", why_tab: "why", near_tab: "near"}
         self.inputs = [asked.picture, asked.captions, asked.closer, read_out, by]
         self.outputs = [scores, why, near]

@@ -9,7 +9,8 @@ import numpy as np
 from jinja2 import Template
 
 from wholegrain.errors import MachineError, UserError
-from wholegrain.evaluation.read_outs.registry import READ_OUTS
+from wholegrain.evaluation.read_outs.registry import COMMON, trained_read_out
+from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.progress import Show, nowhere
 from wholegrain.report.explanation import Explanation
 from wholegrain.report.heatmaps import colour_stops
@@ -70,16 +71,15 @@ class Panels:
         looks, read = list[dict[str, object]](), list[Explanation]()
         without: dict[str, str] = {}
         for model, near in zip(self.models, self._near, strict=True):
-            own = getattr(model.model, "read_out", next(iter(READ_OUTS)))
             try:
-                it = model.explain(pixels_HWC, caption, [own if read_out == OWN else read_out])
+                it = _explained(model, pixels_HWC, caption, read_out)
             except UserError as reason:
                 without[model.name] = str(reason)
             else:
                 read.append(it)
                 looks.append({**_look(model.name, it), "rows": branch_rows(near, pixels_HWC, show=show)})
         words = max((_words(it) for it in read), key=len, default=[])
-        first = next((key for key, _ in words if key.startswith("p")), "w0")
+        first, _ = max(words, key=lambda one: (one[0].startswith("p"), len(one[1])), default=("", ""))
         return _template("explore_why.html.j2").render(
             looks=looks, without=without, caption=caption, words=words, first=first, place=self.gallery.place, number=number
         )
@@ -122,6 +122,16 @@ class Panels:
     def small(self, place: int) -> np.ndarray:
         """A picture of the gallery, its longer side 160 pixels."""
         return seen_part(self.gallery.pictures[place].pixels(), side=_THUMB)
+
+
+def _explained(model: Embedder, pixels_HWC: np.ndarray, caption: str, read_out: str) -> Explanation:
+    """By a read-out; by the common one where a model has not the one that it was trained for."""
+    if read_out != OWN:
+        return model.explain(pixels_HWC, caption, [read_out])
+    try:
+        return model.explain(pixels_HWC, caption, [trained_read_out(model.model)])
+    except NotSupportedError:
+        return model.explain(pixels_HWC, caption, [COMMON])
 
 
 def _look(model: str, it: Explanation) -> dict[str, object]:

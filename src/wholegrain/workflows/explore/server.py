@@ -50,7 +50,7 @@ class ExploreOptions:
 
     host: str = "127.0.0.1"
     port: int = 0
-    pictures: int = 1000
+    pictures: int = 500
     device: str = "auto"
 
 

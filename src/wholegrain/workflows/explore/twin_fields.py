@@ -35,7 +35,7 @@ class TwinTab:
             self._break = gr.Button(f"Find a pair that {panels.models[0].name} fails at", variant="primary", elem_id="break")
             self._random = gr.Button("Random", elem_id="random")
             self._count = gr.Button(f"Draw it {DRAWS} times and count", elem_id="count")
-        self._panel = gr.HTML(elem_id="twins")
+        self._panel = gr.HTML(elem_id="twins", min_height=120)
         with gr.Row():
             self.take = [gr.Button(f"Ask more about picture {name}", elem_id=f"take-{name}") for name in "AB"]
 
