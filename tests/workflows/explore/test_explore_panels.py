@@ -186,6 +186,15 @@ def test_neighbours_and_twins_show_every_model(panels, path):
     assert "Of 20 drawings" not in panels.twins(Setting())
 
 
+def test_nothing_is_worked_out_to_its_end_when_the_app_ends(models, gallery):
+    ending = Panels(models[:1], gallery, 64)
+    assert "Of 20 drawings" in ending.twins(Setting(), count=True, show=lambda *_: None)
+    seen = []
+    with pytest.raises(UserError, match="The app has ended"):
+        ending.twins(Setting(), count=True, show=lambda what, done, total: (seen.append(done), ending.end()))
+    assert seen == [0]
+
+
 def test_refusals_and_errors_are_one_sentence_in_the_panel():
     def fails(error):
         raise error

@@ -45,6 +45,19 @@ class Panels:
         self.models, self.gallery, self.size = list(models), gallery, size
         self._maker = NegativeMaker(gallery.texts)
         self._near = [Neighbours(model, gallery) for model in models]
+        self._ended = False
+
+    def end(self) -> None:
+        """Lets what is being worked out come to nothing, so that a server need not wait for it."""
+        self._ended = True
+
+    def _until_end(self, show: Show) -> Show:
+        def shown(what: str, done: int = 0, total: int = 0) -> None:
+            if self._ended:
+                raise UserError("The app has ended; start it again.")
+            show(what, done, total)
+
+        return shown
 
     def warm_up(self) -> None:
         """Loads what a first call would wait for."""
@@ -77,7 +90,7 @@ class Panels:
                 without[model.name] = str(reason)
             else:
                 read.append(it)
-                looks.append({**_look(model.name, it), "rows": branch_rows(near, pixels_HWC, show=show)})
+                looks.append({**_look(model.name, it), "rows": branch_rows(near, pixels_HWC, show=self._until_end(show))})
         words = max((_words(it) for it in read), key=len, default=[])
         first, _ = max(words, key=lambda one: (one[0].startswith("p"), len(one[1])), default=("", ""))
         return _template("explore_why.html.j2").render(
@@ -87,10 +100,10 @@ class Panels:
     def neighbours(self, path: str | None, caption: str, by_caption: bool, show: Show = nowhere) -> str:
         """What every model finds near to a picture, or to a caption."""
         if by_caption:
-            found = [near.of_text(caption, show=show) for near in self._near]
+            found = [near.of_text(caption, show=self._until_end(show)) for near in self._near]
         else:
             pixels_HWC = picture_at(path)
-            found = [near.of_picture(pixels_HWC, show=show) for near in self._near]
+            found = [near.of_picture(pixels_HWC, show=self._until_end(show)) for near in self._near]
         places = {place for near in found for place, _ in near.pictures}
         return _template("explore_neighbours.html.j2").render(
             found=found, uris={place: data_uri(self.small(place)) for place in places}, names=self.gallery.names, place=self.gallery.place,
@@ -101,7 +114,7 @@ class Panels:
         """Two pictures, and who tells them apart; with ``count`` also in how many drawings of the same facts."""
         pair = make_pair(setting)
         scores = score_pair(self.models, pair, self.size)
-        counts = told_apart(self.models, setting, self.size, draws=DRAWS, show=show) if count else []
+        counts = told_apart(self.models, setting, self.size, draws=DRAWS, show=self._until_end(show)) if count else []
         pictures = [data_uri(seen_part(pixels_HWC, side=_TWIN)) for pixels_HWC in pair.pixels(self.size)]
         return _template("explore_twins.html.j2").render(
             sentence="; ".join(map(verdict, scores)) + ".", pictures=pictures, captions=pair.texts, scores=scores, draws=DRAWS,
@@ -114,7 +127,7 @@ class Panels:
         Raises:
             UserError: none was found.
         """
-        found = breaking_setting(self.models, twin, self.size, np.random.default_rng(seed), show=show)
+        found = breaking_setting(self.models, twin, self.size, np.random.default_rng(seed), show=self._until_end(show))
         if found is None:
             raise UserError(f"{self.models[0].name} told all of 40 pairs apart; try another difference.")
         return found

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from wholegrain.data.pictures import SUFFIXES
@@ -20,6 +21,7 @@ from wholegrain.progress import Show, nowhere
 from wholegrain.workflows.embedder import load
 from wholegrain.workflows.explore.gallery import drawn_gallery, open_gallery
 from wholegrain.workflows.explore.limits import MOST_BYTES, MOST_MODELS
+from wholegrain.workflows.explore.only_here import OnlyHere
 from wholegrain.workflows.explore.panels import Panels, style
 
 if TYPE_CHECKING:
@@ -29,13 +31,6 @@ FIRST_PORT, LAST_PORT = 7860, 7899
 """Ports that are tried where none is named."""
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 _MODEL_FILES = ("model.json", "open_clip_config.json", "config.json", "model")
-_ONLY_HERE = (
-    b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    b"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    b"object-src 'none'; base-uri 'self'; form-action 'self'"
-)
-"""The content security policy: a browser then asks no other machine for anything."""
-
 
 @dataclass(frozen=True)
 class ExploreOptions:
@@ -113,11 +108,13 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     for tried in [port] if port else range(FIRST_PORT, LAST_PORT + 1):
         try:
             family = socket.getaddrinfo(host, tried, type=socket.SOCK_STREAM)[0][0]
-            with socket.create_server((host, tried), family=family) as bound:
-                yield bound
-                return
+            bound = socket.create_server((host, tried), family=family)
         except (OSError, OverflowError) as error:
             reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]
+            continue
+        with bound:
+            yield bound
+        return
     ports = f"port {port}" if port else f"any of the ports {FIRST_PORT} to {LAST_PORT}"
     raise UserError(f"explore cannot listen at {host}, {ports} ({reason}); name another one by --port, or another --host.")
 
@@ -138,7 +135,7 @@ def serve(panels: Panels, bound: socket.socket, ready: Callable[[str], None], un
 
         host, port = bound.getsockname()[:2]
         config = uvicorn.Config(
-            _OnlyHere(_mounted(FastAPI(), build(panels, unforeseen), host, port)), log_level="critical", access_log=False, timeout_graceful_shutdown=1
+            OnlyHere(_mounted(FastAPI(), build(panels, unforeseen), host, port), host), log_level="critical", access_log=False, timeout_graceful_shutdown=1
         )
         shown = f"[{host}]" if ":" in host else host
 
@@ -146,6 +143,10 @@ def serve(panels: Panels, bound: socket.socket, ready: Callable[[str], None], un
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
                 ready(f"http://{shown}:{port}")
+
+            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+                panels.end()
+                super().handle_exit(sig, frame)
 
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
@@ -177,19 +178,3 @@ def _nothing_kept() -> Iterator[None]:
         finally:
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-class _OnlyHere:
-    """Adds the content security policy to every answer."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                more = [(b"content-security-policy", _ONLY_HERE), (b"referrer-policy", b"no-referrer"), (b"x-content-type-options", b"nosniff")]
-                message = {**message, "headers": [*message.get("headers", []), *more]}
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
