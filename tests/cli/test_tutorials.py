@@ -4,6 +4,7 @@ As for README.md (``test_readme.py``), what differs from the text is what stands
 """
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def follow(pages, place, capfd, left_out):  # noqa: F811
                 exec(compile(what.replace("steps=300", "steps=2, batch=4"), page.name, "exec"), names)
             elif what not in left_out and "…" not in what:
                 quick = QUICK.get(words(what)[1], "")
-                run(f"{' '.join(what.partition('#')[0].split())} {quick}", capfd)
+                run(f"{shlex.join(words(what))} {quick}", capfd)
 
 
 def test_every_tutorial_is_in_a_chain_and_in_the_list():
@@ -72,6 +73,7 @@ NOT_RUN_THERE = {
     "wholegrain prepare 'shards-{000..009}.tar'": "named alone",
     "wholegrain prepare 'shards-{000..009}.tar' data/shards": "has no shards",
     "wholegrain export runs/latest models/for-onnx --to onnx": "slow, and has tests of its own",
+    "wholegrain export runs/latest models/for-onnx-int8 --to onnx --int8 --data data/photos": "slow, and has tests of its own",
     "wholegrain export --to transformers": "named alone",
 }
 
