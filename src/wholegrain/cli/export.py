@@ -48,10 +48,13 @@ def export(args: ExportArguments) -> int:
 
     What a format has no place for is refused, naming the part.
     """
+    from wholegrain.progress import showing
     from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
-    result = run(ExportOptions(**vars(args)))
+    with showing() as show:
+        show(f"writing for {args.to}, reading back and comparing{', measuring' if args.data else ''}")
+        result = run(ExportOptions(**vars(args)))
     if result.approximation:
         where = "on the data's pictures" if args.data is not None else "on pictures of noise; --data measures retrieval"
         print(f"exported is an approximation: {result.approximation}")
