@@ -14,6 +14,7 @@ from wholegrain.towers import HeadConfig, convert_head
 from wholegrain.towers.export.comparison import TEXTS, distance
 from wholegrain.towers.export.dense_scores import dense_score
 from wholegrain.towers.export.export import export_model
+from wholegrain.towers.export.int8 import INT8, OnnxModel, check_int8, write_int8
 from wholegrain.towers.sources.small import SmallConfig, small_model
 
 HEADS = {
@@ -101,3 +102,32 @@ def test_a_recurrent_reader_is_named(tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(UserError, match="recurrent reader"):
         export_model(small(), tmp_path / "out", "onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "branches"])
+def test_int8_graphs_are_smaller_and_near(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    model = of_open_clip(tmp_path) if name == "plain" else with_head(tmp_path, name)
+    export_model(model, tmp_path / "out", "onnx")
+    image, text = write_int8(model, tmp_path / "out")
+    assert min(image, text) > 0.98
+    for side in ("image", "text"):
+        whole, small = (tmp_path / "out" / f"{side}{kind}.onnx" for kind in ("", INT8))
+        assert small.stat().st_size < whole.stat().st_size
+    exact, near = OnnxModel(tmp_path / "out"), OnnxModel(tmp_path / "out", INT8)
+    images, tokens = pixels(count=5), exact.tokenizer.encode(["a red cup", "a hat"])
+    with torch.no_grad():
+        seen, read = model.encode_images(images), model.encode_texts(tokens.tokens_NL, tokens.length_N)
+    found = exact.encode_images(images)
+    assert distance(found.pooled_BD, seen.pooled_BD) < 1e-5
+    assert (found.branches_BHD is None) == (name == "plain")
+    assert distance(exact.encode_texts(tokens.tokens_NL, tokens.length_N).pooled_ND, read.pooled_ND) < 1e-5
+    assert not torch.equal(near.encode_images(images).pooled_BD, found.pooled_BD)
+
+
+def test_int8_is_refused_where_it_cannot_be_measured(tmp_path):
+    with pytest.raises(UserError, match="--to onnx"):
+        check_int8(of_open_clip(tmp_path), "transformers")
+    with pytest.raises(UserError, match="joint score of its filip head"):
+        check_int8(with_head(tmp_path, "filip"), "onnx")

@@ -118,6 +118,26 @@ def test_what_can_be_held_is_never_approximated(base, tmp_path, capsys):
     assert "approximation" not in front(tmp_path / "out")[1].lower()
 
 
+@pytest.mark.slow
+def test_int8_graphs_are_measured_on_data(base, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    make_dataset(tmp_path / "photos", splits=("train", "test"))
+    refused = ("export", base, tmp_path / "out", "--to", "open_clip", "--int8")
+    assert wholegrain(*refused) == 2
+    assert "--to onnx" in capsys.readouterr().err
+    assert wholegrain("export", base, tmp_path / "out", "--to", "onnx", "--int8", "--data", tmp_path / "photos", "--split", "tset") == 2
+    assert "no split" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert wholegrain("export", base, tmp_path / "out", "--to", "onnx", "--int8", "--data", tmp_path / "photos") == 0
+    said = capsys.readouterr().out
+    assert "int8: mean cosine" in said
+    assert all(name in said for name in app_export.RECALLS)
+    assert (tmp_path / "out/image.int8.onnx").is_file()
+    body = front(tmp_path / "out")[1]
+    assert "**int8.**" in body
+    assert "exact model" in body
+
+
 class FakeHub:
     """Remembers what it was told, and the folder's files."""
 

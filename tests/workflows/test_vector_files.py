@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -22,6 +23,12 @@ def read(path):
         return table["name"].to_pylist(), np.array(table["vector"].to_pylist(), np.float32)
     if path.suffix == ".npy":
         return json.loads(names_beside(path).read_text(encoding="utf-8"))["names"], np.load(path)
+    if path.suffix == ".csv":  # as lightly.utils.io.load_embeddings reads it
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["filenames", "embedding_0", "embedding_1", "embedding_2", "labels"]
+        assert {row[-1] for row in rows} <= {"0"}
+        return [row[0] for row in rows], np.array([row[1:-1] for row in rows], np.float32)
     return None, load_file(path)["vectors"]
 
 
@@ -52,3 +59,13 @@ def test_nothing_is_a_file_without_rows_and_a_failure_is_none(tmp_path, suffix):
     with pytest.raises(UserError, match="stop"):
         fail()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith((".", "x"))]
+
+
+def test_lightly_reads_its_csv(tmp_path):
+    reader = pytest.importorskip("lightly.utils.io")
+    with vector_file(tmp_path / "x.csv", 3, {}) as file:
+        file.add(NAMES[:5], ROWS[:5])
+    reader.check_embeddings(str(tmp_path / "x.csv"))
+    vectors, labels, names = reader.load_embeddings(str(tmp_path / "x.csv"))
+    np.testing.assert_array_equal(vectors.astype(np.float32), ROWS[:5])
+    assert (labels, names) == ([0] * 5, NAMES[:5])

@@ -25,7 +25,7 @@ class EmbedArguments:
     Attributes:
         model: a name ("ViT-B-32:openai", "small"), a folder or a run; or file.py:function, which returns any other model.
         inputs: a folder of pictures, picture files, or one .txt (a text a line), .csv or .tsv of texts.
-        out: the file to write: .parquet (name and vector), .npy (and names beside it) or .safetensors.
+        out: the file to write: .parquet (name and vector), .npy (and names beside it), .safetensors, or .csv as Lightly reads it.
         column: column of a .csv or .tsv with the texts, if it has an unusual name.
         raw: vectors as the model gives them, in place of unit ones.
         batch: pictures per step; texts take four times as many.
@@ -100,4 +100,6 @@ def _texts(embedder: Embedder, texts: list[str], args: EmbedArguments, show: Sho
 def _next(out: Path) -> str:
     if out.suffix == ".parquet":
         return f"pyarrow.parquet.read_table({str(out)!r}) in Python"
+    if out.suffix == ".csv":
+        return f"lightly.utils.io.load_embeddings({str(out)!r}) in Python"
     return f"numpy.load({str(out)!r}) in Python" if out.suffix == ".npy" else f"safetensors.numpy.load_file({str(out)!r}) in Python"

@@ -20,7 +20,8 @@ class ExportArguments:
         to: open_clip, transformers, onnx, or wholegrain for everything that a model here can have.
         grain: of a model with a plain head: what it shall score by, whole and grain, as 1 or 1:0.1 (weight, and temperature).
         approximate: where open_clip or transformers cannot hold the model, export the nearest ordinary CLIP and measure what it loses.
-        data: a prepared data set to measure that on (retrieval).
+        int8: with --to onnx: also image.int8.onnx and text.int8.onnx, with int8 weights.
+        data: a prepared data set to measure on what either of them loses (retrieval).
         split: of the data set.
         results: a folder of "evaluate --out", for the card.
         push: org/name on the Hugging Face Hub.
@@ -32,6 +33,7 @@ class ExportArguments:
     to: Literal["open_clip", "transformers", "onnx", "wholegrain"]
     grain: str = ""
     approximate: bool = False
+    int8: bool = False
     data: Path | None = None
     split: str = "test"
     results: Path | None = None
@@ -46,16 +48,24 @@ def export(args: ExportArguments) -> int:
 
     What a format has no place for is refused, naming the part.
     """
+    from wholegrain.progress import showing
     from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
-    result = run(ExportOptions(**vars(args)))
+    with showing() as show:
+        show(f"writing for {args.to}, reading back and comparing{', measuring' if args.data else ''}")
+        result = run(ExportOptions(**vars(args)))
     if result.approximation:
         where = "on the data's pictures" if args.data is not None else "on pictures of noise; --data measures retrieval"
         print(f"exported is an approximation: {result.approximation}")
         print(f"mean cosine of its image vectors with the model's own: {result.agreement:.4f} ({where})")
-        for name, (exact, ours) in result.recalls.items():
-            print(f"  {name:26}  exact {exact:6.1%}   exported {ours:6.1%}   {100 * (ours - exact):+.1f} points")
+    if result.int8 is not None:
+        image, text = result.int8
+        print(f"int8: mean cosine of vectors with the exact ones: {image:.4f} of pictures of noise, {text:.4f} of sentences")
+        if args.data is None:
+            print("what that costs is not measured; --data measures retrieval")
+    for name, (exact, ours) in result.recalls.items():
+        print(f"  {name:26}  exact {exact:6.1%}   {'int8' if result.int8 else 'exported'} {ours:6.1%}   {100 * (ours - exact):+.1f} points")
     print(f"read back with {args.to} and compared; largest difference as a share of the largest number:")
     for part, far in result.differences.items():
         print(f"  {part:16} {far:.1e}")

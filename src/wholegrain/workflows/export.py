@@ -13,6 +13,7 @@ import torch
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.result import load_results
 from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
@@ -23,6 +24,7 @@ from wholegrain.towers.export.approximation import approximated, special_part
 from wholegrain.towers.export.card import Facts, Score, card
 from wholegrain.towers.export.comparison import Sample
 from wholegrain.towers.export.export import export_model
+from wholegrain.towers.export.int8 import INT8, OnnxModel, check_int8, write_int8
 from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
@@ -49,7 +51,8 @@ class ExportOptions:
         to: the format.
         grain: weight, or weight and temperature, of a head ``grain`` that the model gets; empty keeps its head.
         approximate: an ordinary CLIP will do where the format holds no more.
-        data, split: what an approximation is measured on.
+        int8: of ONNX: int8 graphs beside the others.
+        data, split: what an approximation and int8 graphs are measured on.
         results: a folder of ``wholegrain evaluate --out``, for the card; by default what lies in the run.
         push, private: ``org/name`` on the Hub.
     """
@@ -59,6 +62,7 @@ class ExportOptions:
     to: str
     grain: str = ""
     approximate: bool = False
+    int8: bool = False
     data: Path | None = None
     split: str = "test"
     results: Path | None = None
@@ -77,6 +81,7 @@ class ExportResult:
         approximation: what was exported in the model's place, empty if the model itself.
         agreement: mean cosine of image vectors, of the exported model with the exact one.
         recalls: figure -> (exact, exported), if data were given.
+        int8: of int8 graphs: mean cosine of image and of text vectors with the exact ones; ``None`` without them.
     """
 
     folder: Path | None
@@ -85,6 +90,7 @@ class ExportResult:
     approximation: str = ""
     agreement: float = 1.0
     recalls: dict[str, tuple[float, float]] = field(default_factory=dict)
+    int8: tuple[float, float] | None = None
 
 
 def export(options: ExportOptions) -> ExportResult:
@@ -100,13 +106,20 @@ def export(options: ExportOptions) -> ExportResult:
     model, result = load_model(options.model), ExportResult(options.out, "", {})
     if options.grain:
         model = _with_grain(model, GrainOptions.parse(options.grain))
+    if options.int8:
+        check_int8(model, options.to)
+    dataset = _data(options)
     if options.approximate and options.to in ORDINARY and special_part(model) is not None:
-        model, result = _approximate(model, options, result)
+        model, result = _approximate(model, options, dataset, result)
     with _target(options.out) as folder:
         facts = _facts(options, result)
 
         def finish(part: Path, found: dict[str, float]) -> None:
-            (part / "README.md").write_text(card(replace(facts, differences=found)), encoding="utf-8")
+            nonlocal result
+            if options.int8:
+                result = _with_int8(model, part, options, dataset, result)
+            whole = replace(facts, differences=found, notes=_loss_notes(options, result))
+            (part / "README.md").write_text(card(whole), encoding="utf-8")
 
         differences = export_model(model, folder, options.to, hub_name=options.push, finish=finish)
         url = push(folder, options.push, options.private) if options.push else ""
@@ -131,25 +144,42 @@ def _target(out: Path | None) -> Iterator[Path]:
         yield Path(folder) / "model"
 
 
-def _approximate(model: Model, options: ExportOptions, result: ExportResult) -> tuple[Model, ExportResult]:
-    """The nearest ordinary CLIP, with what it loses: in retrieval on data, or else in image vectors of noise."""
+def _data(options: ExportOptions) -> Dataset | None:
+    """What is measured on, looked at before anything is written."""
     dataset = None if options.data is None else Dataset(options.data)
+    if dataset is not None and options.split not in dataset.splits:
+        raise UserError(f"{options.data} has no split {options.split!r}; {closest(options.split, dataset.splits)}")
+    return dataset
+
+
+def _approximate(model: Model, options: ExportOptions, dataset: Dataset | None, result: ExportResult) -> tuple[Model, ExportResult]:
+    """The nearest ordinary CLIP, with what it loses: in retrieval on data, or else in image vectors of noise."""
     if dataset is not None:
-        if options.split not in dataset.splits:
-            raise UserError(f"{options.data} has no split {options.split!r}; {closest(options.split, dataset.splits)}")
         keys = list(dataset.keys(options.split))[:CANDIDATE_PICTURES]
         pixels = torch.stack([torch.from_numpy(model.preprocess.image(dataset.pixels(key))) for key in keys])
     else:
         pixels = Sample.of(model, 16).pixels_BCHW
     nearest = approximated(model, pixels)
-    recalls: dict[str, tuple[float, float]] = {}
-    if dataset is not None:
-        exact, ours = (_recalls(m, dataset, options.split) for m in (model, nearest.model))
-        recalls = {name: (exact[name], ours[name]) for name in RECALLS}
+    recalls = _both_recalls(model, nearest.model, dataset, options.split)
     return nearest.model, replace(result, approximation=nearest.description, agreement=nearest.agreement, recalls=recalls)
 
 
-def _recalls(model: Model, dataset: Dataset, split: str) -> dict[str, float]:
+def _with_int8(model: Model, folder: Path, options: ExportOptions, dataset: Dataset | None, result: ExportResult) -> ExportResult:
+    """int8 graphs in the folder, with what they lose."""
+    cosines = write_int8(model, folder)
+    recalls = _both_recalls(model, OnnxModel(folder, INT8), dataset, options.split)
+    return replace(result, int8=cosines, recalls=recalls)
+
+
+def _both_recalls(exact: Model, exported: EvaluatedModel, dataset: Dataset | None, split: str) -> dict[str, tuple[float, float]]:
+    """figure -> (exact, exported); empty without data."""
+    if dataset is None:
+        return {}
+    one, other = (_recalls(model, dataset, split) for model in (exact, exported))
+    return {name: (one[name], other[name]) for name in RECALLS}
+
+
+def _recalls(model: EvaluatedModel, dataset: Dataset, split: str) -> dict[str, float]:
     result = evaluate(model, dataset, EvaluationOptions(progress=False), split=split, tasks=["retrieval"])[0]
     return {name: result.figure(name).value for name in RECALLS}
 
@@ -174,7 +204,6 @@ def _facts(options: ExportOptions, result: ExportResult) -> Facts:
         paper=str(history.recipe.get("paper", "")),
         base=start.removeprefix("hf-hub:").partition(",")[0] if start.startswith("hf-hub:") else "",
         scores=scores,
-        notes=_loss_notes(options, result),
     )
 
 
@@ -192,6 +221,11 @@ def training_of(history: History) -> dict[str, object]:
 
 
 def _loss_notes(options: ExportOptions, result: ExportResult) -> list[str]:
+    if result.int8 is not None:
+        image, text = result.int8
+        first = f"**int8.** `image{INT8}.onnx` and `text{INT8}.onnx` are the same graphs with int8 weights. Mean cosine of their vectors with the exact ones: "
+        lost = [f" {name}: exact model {exact:.1%}, int8 {ours:.1%}." for name, (exact, ours) in result.recalls.items()]
+        return ["".join([first, f"{image:.4f} of pictures of noise, {text:.4f} of sentences.", *lost])]
     if not result.approximation:
         return []
     parts = [f"**An approximation.** {options.to} has no place for all of the model; this is {result.approximation}. "]

@@ -1,12 +1,15 @@
-"""Files of vectors with their names, written batch by batch: parquet, NumPy, safetensors.
+"""Files of vectors with their names, written batch by batch: parquet, NumPy, safetensors, and the CSV that Lightly reads.
 
 * ``.parquet``: the columns ``name`` and ``vector`` (float32, of one length); facts in the table's metadata, under ``wholegrain``.
 * ``.npy``: float32 ``[N, D]``, and beside it ``FILE.names.json`` with the names and the facts.
 * ``.safetensors``: the tensor ``vectors`` ``[N, D]``; ``names`` and facts as JSON in its metadata. It is written at once, from memory.
+* ``.csv``: as ``lightly.utils.io.load_embeddings`` reads it: the columns ``filenames``, ``embedding_0`` to ``embedding_<D-1>``, and ``labels``, all 0,
+  as a model knows none. It has no place for the facts.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,7 +115,20 @@ class _Safetensors(VectorFile):
         save_file({"vectors": np.concatenate(self._rows)}, self._part, told)
 
 
-FORMATS = (".parquet", ".npy", ".safetensors")
+class _Csv(VectorFile):
+    def __init__(self, part: Path, width: int) -> None:
+        self._file = part.open("w", encoding="utf-8", newline="")
+        self._rows = csv.writer(self._file)
+        self._rows.writerow(["filenames", *(f"embedding_{n}" for n in range(width)), "labels"])
+
+    def _add(self, names: Sequence[str], vectors_ND: np.ndarray) -> None:
+        self._rows.writerows([name, *vector_D, 0] for name, vector_D in zip(names, vectors_ND.astype(str), strict=True))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+FORMATS = (".parquet", ".npy", ".safetensors", ".csv")
 
 
 def check_vector_file(path: Path) -> None:
@@ -141,6 +157,8 @@ def vector_file(path: Path, width: int, facts: Facts) -> Iterator[VectorFile]:
             writer: VectorFile = _Parquet(part, width, facts)
         elif path.suffix == ".npy":
             writer = _Npy(part, width, facts, names_beside(path))
+        elif path.suffix == ".csv":
+            writer = _Csv(part, width)
         else:
             writer = _Safetensors(part, width, facts)
         yield writer

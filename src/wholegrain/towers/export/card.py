@@ -23,6 +23,25 @@ model = load_model("{wholegrain}")
 image = model.encode_images(pixels_BCHW).pooled_BD    # uint8, resized by model.preprocess""",
 }
 
+ELSEWHERE = {
+    "transformers": """from transformers import pipeline
+classify = pipeline("zero-shot-image-classification", model="{name}")
+classify("photo.jpg", candidate_labels=["a dog", "a cat"])
+
+from sentence_transformers import SentenceTransformer    # 5.4 or newer
+model = SentenceTransformer("{name}")    # encodes texts and pictures, for search, and for mteb.evaluate""",
+    "wholegrain": """import wholegrain as wg
+from wholegrain.integrations.fiftyone_model import fiftyone_model
+dataset.compute_embeddings(fiftyone_model(wg.load("{wholegrain}")), embeddings_field="clip")    # a data set of FiftyOne
+
+from wholegrain.integrations.sentence_transformers_module import sentence_transformer
+model = sentence_transformer(wg.load("{wholegrain}"))
+
+from wholegrain.integrations.mteb_encoder import mteb_encoder
+mteb.evaluate(mteb_encoder(wg.load("{wholegrain}")), mteb.get_tasks(tasks=["CIFAR10ZeroShot"]))""",
+}
+"""Other programs that take a model of the format, and how; tried by ``tests/integrations``."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -111,6 +130,8 @@ def _body(facts: Facts) -> str:
     prefix = {"open_clip": "hf-hub:" if facts.on_hub else "local-dir:", "wholegrain": "hf-hub:" if facts.on_hub else ""}
     names = {"name": facts.place, **{to: start + facts.place for to, start in prefix.items()}}
     parts += ["## Use", f"```python\n{LOAD[facts.to].format(**names)}\n```"]
+    if facts.to in ELSEWHERE:
+        parts += ["In other programs:", f"```python\n{ELSEWHERE[facts.to].format(**names)}\n```"]
     parts += list(facts.notes)
     if facts.training:
         rows = {**facts.training, **({"paper": facts.paper} if facts.paper else {})}

@@ -131,7 +131,7 @@ def write_onnx(model: Model, folder: Path) -> None:
             f"The joint score of the {model.head.kind} head looks for a caption's noun phrases, and finding those is no graph of ONNX; "
             "export --to wholegrain, or --to open_clip or transformers with --approximate, which leaves the whole alone."
         )
-    _runtime()
+    require_onnx()
     if isinstance(model.text_tower, RecurrentTextTower):
         raise UserError(
             "ONNX has no place for the preset's recurrent reader (packed rows); train with reader=transformer, or export to wholegrain"
@@ -173,7 +173,7 @@ def write_onnx(model: Model, folder: Path) -> None:
 @torch.no_grad()
 def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and the graphs, run by onnxruntime, are; at other batch sizes and lengths than they were made with."""
-    runtime = _runtime()
+    runtime = require_onnx()
     found: dict[str, float] = {}
     for images, texts in ((2, 4), (5, 1)):
         sample = Sample.of(model, images)
@@ -247,7 +247,8 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _runtime() -> ModuleType:
+def require_onnx() -> ModuleType:
+    """onnxruntime; refuses in one sentence where it, onnx or onnxscript is missing."""
     try:
         _, runtime, _ = map(import_module, ("onnx", "onnxruntime", "onnxscript"))  # the last one: torch's exporter asks for it
     except ImportError as error:

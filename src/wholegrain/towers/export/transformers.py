@@ -34,6 +34,19 @@ _VISION = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_si
 _TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "norm_kwargs", "act_kwargs", "pool_type"}
 _TEXT |= {"eos_id", "pad_id", "hf_tokenizer_name", "tokenizer_kwargs", "no_causal_mask", "proj_bias", "proj_type"}
 
+PADDED_SENTENCES = {
+    "modules.json": [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            side: {"method": f"get_{side}_features", "method_output_name": "pooler_output"} for side in ("text", "image")
+        },
+        "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"text": {"padding": "max_length"}},
+    },
+}
+"""Files by which sentence-transformers pads texts to the context, as SigLIP was trained; of itself it pads to the longest text."""
+
 
 def write_transformers(model: Model, folder: Path) -> None:
     """Writes the folder; which class it is follows from the towers.
@@ -63,6 +76,9 @@ def write_transformers(model: Model, folder: Path) -> None:
     masked = isinstance(image, OpenClipImageTower)
     write_tokenizer(model.tokenizer, folder, masked=masked)
     (folder / "preprocessor_config.json").write_text(json.dumps(_processor(model, masked), indent=2), encoding="utf-8")
+    if not masked:
+        for name, settings in PADDED_SENTENCES.items():
+            (folder / name).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 @torch.no_grad()
