@@ -16,7 +16,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 
-PAGE = Path(__file__).parents[2] / "docs/search.md"
+PAGE = Path(__file__).parents[2] / "docs/image_search.md"
 
 
 @pytest.fixture
@@ -114,6 +114,6 @@ def test_the_page_on_search(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     (tmp_path / "sheet.html").unlink()
-    exec(compile(code, "search.md", "exec"), {})
+    exec(compile(code, "image_search.md", "exec"), {})
     assert capsys.readouterr().out.count("'a red cup': ") == 3
     assert (tmp_path / "sheet.html").stat().st_size > 1000
