@@ -88,7 +88,7 @@ class Listing:
         return f"{count:,} {files} passed over ({', '.join(kinds)}{', …' if len(self.passed_over) > 5 else ''})"
 
 
-def list_pictures(spec: str | Path, options: SourceOptions = SourceOptions()) -> Listing:  # noqa: B008 (frozen)
+def list_pictures(spec: str | Path, options: SourceOptions = SourceOptions()) -> Listing:
     """The pictures of a folder with all folders in it, of a prepared data set, or of whatever ``prepare`` reads; captions are not needed.
 
     A folder's pictures come by their endings, sorted by path; hidden files and folders are passed over in silence, links to folders are not

@@ -22,7 +22,7 @@ from wholegrain.files import open_file, shown
 __all__ = ["Member", "RawSample", "Source", "SourceOptions", "open_source"]
 
 
-def open_source(spec: str | Path, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 (frozen)
+def open_source(spec: str | Path, options: SourceOptions = SourceOptions()) -> Source:
     """Opens whatever ``spec`` names, and checks its columns.
 
     Raises:

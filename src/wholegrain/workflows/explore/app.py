@@ -94,7 +94,7 @@ class _Answers:
         gr.on([app.load, *self._changed], self.answer, inputs, self.outputs, show_progress="minimal", trigger_mode="always_last", **QUEUE)
 
     def answer(
-        self, tab: str, path: str | None, text: str, closer: float | None, read_out: str, by: str, progress: gr.Progress = gr.Progress()  # noqa: B008
+        self, tab: str, path: str | None, text: str, closer: float | None, read_out: str, by: str, progress: gr.Progress = gr.Progress()
     ) -> dict[Any, Any]:
         """The panel of the open tab; the others stay as they are until they are opened."""
         if tab not in self._html:

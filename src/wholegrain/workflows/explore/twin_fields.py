@@ -59,13 +59,13 @@ class TwinTab:
     def _draw(self, *given: Any) -> str:
         return told(lambda: self._panels.twins(_setting(given)), self._unforeseen)
 
-    def _counted(self, *given: Any, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
+    def _counted(self, *given: Any, progress: gr.Progress = gr.Progress()) -> str:
         return told(lambda: self._panels.twins(_setting(given), count=True, show=shown(progress)), self._unforeseen)
 
     def _at_random(self, twin: str) -> list[Any]:
         return self._set(random_setting(np.random.default_rng(), twin))
 
-    def _broken(self, twin: str, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+    def _broken(self, twin: str, progress: gr.Progress = gr.Progress()) -> list[Any]:
         try:
             return self._set(self._panels.broken(twin, int(np.random.default_rng().integers(2**31)), shown(progress)))
         except UserError as reason:
