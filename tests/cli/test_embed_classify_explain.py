@@ -78,7 +78,7 @@ def test_vectors_of_texts_and_of_named_pictures(place, capfd):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (["embed", "model", "photos", "--out", "x.csv"], "ends in none of .parquet"),
+        (["embed", "model", "photos", "--out", "x.xlsx"], "ends in none of .parquet"),
         (["embed", "model", "photos/broken.jpg", "--out", "x.npy"], "None of the 1 pictures"),
         (["embed", "model", "nothing", "--out", "x.npy"], "nothing does not exist"),
         (["embed", "model", "nothing.txt", "--out", "x.npy"], "nothing.txt is not there"),
