@@ -16,7 +16,7 @@ from wholegrain.verify.cases import near_ids
 from wholegrain.verify.settings import parse_settings
 from wholegrain.verify.subject import make_subject
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("verify")]  # one pool of processes for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("altered")]  # one pool of processes for all
 
 
 def verified(name, folder, checks=None, like=True):
