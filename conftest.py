@@ -1,9 +1,9 @@
-"""Modules that need an extra are collected for their doctests where it is installed."""
+"""Modules that need a package that is no part of the tests' own are collected for their doctests where it is installed."""
 
 import importlib.util
 
-collect_ignore = (
-    []
-    if importlib.util.find_spec("gradio")
-    else [f"src/wholegrain/workflows/explore/{name}.py" for name in ("app", "fields", "theme", "twin_fields")]
-)
+NEED = {
+    "gradio": [f"src/wholegrain/workflows/explore/{name}.py" for name in ("app", "fields", "theme", "twin_fields")],
+    "mteb": ["tests/support/mteb_task.py"],
+}
+collect_ignore = [path for package, paths in NEED.items() if importlib.util.find_spec(package) is None for path in paths]
