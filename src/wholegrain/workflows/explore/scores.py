@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from wholegrain.progress import nowhere
 from wholegrain.workflows.embedder import Embedder
@@ -49,11 +50,10 @@ class ScoreTable:
 def score_captions(models: Sequence[Embedder], pixels_HWC: np.ndarray, captions: Sequence[str]) -> ScoreTable:
     """Scores of a picture, uint8 RGB ``[H, W, 3]``, with captions."""
     scores_MN = np.stack([model.similarity(pixels_HWC, captions, progress=nowhere)[0] for model in models])
-    scaled_MN = scores_MN * np.array([[model.scale] for model in models])
-    weight_MN = np.exp(scaled_MN - scaled_MN.max(1, keepdims=True))
+    shares_MN = softmax(scores_MN * np.array([[model.scale] for model in models]), axis=1)
     cut_MN = np.array([model.cut(captions) for model in models])
     names = tuple(model.name for model in models)
-    return ScoreTable(names, tuple(captions), scores_MN, weight_MN / weight_MN.sum(1, keepdims=True), cut_MN)
+    return ScoreTable(names, tuple(captions), scores_MN, shares_MN, cut_MN)
 
 
 def number(score: float) -> str:

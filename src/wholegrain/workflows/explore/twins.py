@@ -9,11 +9,11 @@ import numpy as np
 
 from wholegrain.data.scenes.captions import RELATION_WORDS, SceneCaption, noun_phrase
 from wholegrain.data.scenes.draw import draw
+from wholegrain.data.scenes.twins import edit_claim
 from wholegrain.data.scenes.world import (
     COLOURS,
     FILLS,
     GROUNDS,
-    INVERSE,
     SIZES,
     STYLES,
     TEXTURES,
@@ -36,7 +36,8 @@ TWINS = ("swap colours", "swap relation", "swap patterns")
 """What may be the one difference of the two pictures."""
 MOST_DRAWS = 99
 """The last of the ways in which the same facts are drawn."""
-_SWAPPED = {"swap colours": "colour", "swap patterns": "fill"}
+_DIFFERENCES = {"swap colours": ("swap_attribute", ("colour",)), "swap relation": ("relation", ("x", "y")), "swap patterns": ("swap_fill", ("fill",))}
+"""The kind of twin that each is in drawn scenes, and what the two things exchange."""
 _TRIES = 200  # at places that keep a relation; nearly all do
 
 
@@ -91,22 +92,15 @@ def make_pair(setting: Setting) -> TwinPair:
     first, second = _things(setting)
     rng = np.random.default_rng([setting.drawing, 1])
     scene = Scene((first, second), pick(rng, tuple(GROUNDS)), pick(rng, TEXTURES), pick(rng, STYLES), seed=setting.drawing)
-    mentions = _mention(first), _mention(second)
-    if setting.twin == "swap relation":
-        claim = Claim(mentions, relation=setting.relation)
-        other = replace(claim, relation=INVERSE[setting.relation])
-        moved = replace(first, x=second.x, y=second.y), replace(second, x=first.x, y=first.y)
-        template = "{a} {r} {b}"
-    else:
-        name = _SWAPPED[setting.twin]
-        claim, template = Claim(mentions), "{a} and {b}"
-        moved = replace(first, **{name: getattr(second, name)}), replace(second, **{name: getattr(first, name)})
-        said = (_mention(thing) if name == "colour" else _mention(thing, fill=True) for thing in moved)
-        claim = claim if name == "colour" else Claim((_mention(first, fill=True), _mention(second, fill=True)))
-        other = Claim(tuple(said))
-    twin = replace(scene, things=moved)
+    kind, exchanged = _DIFFERENCES[setting.twin]
+    related = kind == "relation"
+    claim = Claim(tuple(_mention(thing, fill=kind == "swap_fill") for thing in scene.things), relation=setting.relation if related else None)
+    other = edit_claim(kind, claim, World(), rng)
+    assert other is not None, "a setting that is checked names what is exchanged"
+    facts = [{name: getattr(thing, name) for name in exchanged} for thing in (second, first)]
+    twin = replace(scene, things=tuple(replace(thing, **fact) for thing, fact in zip(scene.things, facts, strict=True)))
     assert [holds(c, s) for c in (claim, other) for s in (scene, twin)] == [True, False, False, True]
-    caption = SceneCaption(claim, "overview", template)
+    caption = SceneCaption(claim, "overview", "{a} {r} {b}" if related else "{a} and {b}")
     return TwinPair((scene, twin), (caption, caption.reword(other)))
 
 
@@ -127,7 +121,7 @@ def _check(setting: Setting) -> None:
         raise UserError(f"Both things are {setting.fill}, and would still be with their patterns swapped; choose two patterns.")
 
 
-def _mention(thing: Thing, fill: bool = False) -> Mention:
+def _mention(thing: Thing, *, fill: bool) -> Mention:
     """A thing by its colour; by its pattern, too, where that is asked for or is no plain one."""
     return Mention(thing.noun, thing.colour, thing.fill if fill or thing.fill != "solid" else None)
 
