@@ -20,7 +20,7 @@ from wholegrain.data.scenes.world import World, draw_scene
 from wholegrain.workflows.explore import server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-HERE = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
+MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def test_a_port_that_is_taken_is_one_sentence(no_server, capsys):
 @pytest.fixture
 def served(tmp_path):
     """The address of a running app, and its process; its temporary files lie in ``tmp_path``."""
-    if HERE or CHROMIUM is None:
-        pytest.skip(f"not installed: {', '.join([*HERE, *([] if CHROMIUM else ['chromium'])])}")
+    if MISSING or CHROMIUM is None:
+        pytest.skip(f"not installed: {', '.join([*MISSING, *([] if CHROMIUM else ['chromium'])])}")
     process = subprocess.Popen(
         [sys.executable, "-m", "wholegrain", "explore", "base", "base,grain=1.5", "--device", "cpu"], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},

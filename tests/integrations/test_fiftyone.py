@@ -44,6 +44,7 @@ def test_labels_are_those_of_classify(monkeypatch):
     found = model.predict_all(pictures())
     assert [label for label, _ in found] == labels
     np.testing.assert_allclose([confidence for _, confidence in found], probabilities.max(1))
+    np.testing.assert_array_equal(model.get_embeddings(), OURS.embed_images(pictures()))
     assert model.predict(pictures()[0])[0] == labels[0]
     assert model.get_embeddings().shape == (1, OURS.width)
 

@@ -37,7 +37,8 @@ class FiftyOneModel:
 
     def __init__(self, model: Embeds, labels: Sequence[str] = (), templates: Sequence[str] = ("photo",)) -> None:
         self.model, self.labels, self.templates = model, list(labels), list(templates)
-        self._last_ND = np.zeros((0, model.width), np.float32)
+        self._pictures: list[Array] = []
+        self._vectors_ND: Array | None = np.zeros((0, model.width), np.float32)
 
     def __enter__(self) -> FiftyOneModel:
         return self
@@ -51,12 +52,14 @@ class FiftyOneModel:
 
     def embed_all(self, args: Sequence[Array]) -> Array:
         """``[N, D]``."""
-        self._last_ND = self.model.embed_images(list(args))
-        return self._last_ND
+        self._pictures, self._vectors_ND = list(args), None
+        return self.get_embeddings()
 
     def get_embeddings(self) -> Array:
-        """Of the pictures that were looked at last, ``[N, D]``."""
-        return self._last_ND
+        """Of the pictures that were looked at last, ``[N, D]``; after :meth:`predict_all` they are encoded when this is asked."""
+        if self._vectors_ND is None:
+            self._vectors_ND = self.model.embed_images(self._pictures)
+        return self._vectors_ND
 
     def embed_prompt(self, arg: str) -> Array:
         """The vector of a text."""
@@ -79,9 +82,8 @@ class FiftyOneModel:
         if not self.labels:
             raise UserError('This model has no labels to predict; make it with fiftyone_model(model, labels=["cat", "dog"]).')
         labels = _fiftyone("fiftyone.core.labels")
-        pictures = list(args)
-        self.embed_all(pictures)
-        found = self.model.classify(pictures, self.labels, templates=self.templates)
+        self._pictures, self._vectors_ND = list(args), None
+        found = self.model.classify(self._pictures, self.labels, templates=self.templates)
         named = zip(found.labels, found.probabilities.max(1), strict=True)
         return [labels.Classification(label=label, confidence=float(probability)) for label, probability in named]
 

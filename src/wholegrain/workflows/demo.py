@@ -62,7 +62,7 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
 
     Args:
         out: the demo's folder; an interrupted demo of the same size goes on there.
-        size: :data:`FULL` (under ten minutes on two cores) or :data:`QUICK`.
+        size: :data:`FULL` or :data:`QUICK`, which trains nothing.
         seed: of the draws and of training.
     """
     console, started, world = console or Console(), time.perf_counter(), World()
