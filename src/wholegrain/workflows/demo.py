@@ -28,6 +28,7 @@ from wholegrain.progress import counted, showing
 from wholegrain.report.published import Among, among_published, load_published
 from wholegrain.report.report import Entry, Report, write_report
 from wholegrain.report.terminal import show_twin
+from wholegrain.report.words import plain
 from wholegrain.towers.base_model import load_base, load_weak_kinds
 from wholegrain.towers.model import Model
 from wholegrain.training.trainer import TrainOptions
@@ -263,7 +264,7 @@ def what_was_done(size: Size, weak: Sequence[str], world: World) -> list[str]:
     trained = f"Every method starts from the same base ({base}) and trains {size.steps} steps of 128 pictures with the same seed."
     return [
         trained if size.methods else f"The base is {base}; nothing is trained here.",
-        f"Weak kinds (on development twins the base is no better than lots): {', '.join(weak) or 'none'}.",
+        f"Weak kinds (on development twins the base is no better than lots): {', '.join(map(plain, weak)) or 'none'}.",
         f"base + grain is the base itself, scored by its whole vector and {WEIGHT:g} times its noun phrases on the patches that they find; Wholegrain is "
         "trained for that score.",
         "One seed; intervals are over pictures. Several seeds, more steps and more methods: docs/results.",
