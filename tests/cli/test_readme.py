@@ -41,6 +41,7 @@ FURTHER = {  # options that are added; the last of two counts
 }
 PARSED_ALONE = {  # why a command of the pages that are run is not
     "wholegrain demo --quick": "takes over a minute",
+    "wholegrain explore base": "serves until it is stopped",
 }
 
 
