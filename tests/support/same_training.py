@@ -21,7 +21,7 @@ from wholegrain.training.step import StepOptions, make_optimiser, seed_everythin
 from wholegrain.training.teacher import make_teacher
 
 RECIPES = ("clip", "siglip", "ce_clip", "sparc", "holistic", "wholegrain")
-STEPS = 20
+STEPS = 8
 
 
 @dataclass

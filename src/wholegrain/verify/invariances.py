@@ -136,7 +136,7 @@ def _reads_foil_in_true_words(subject: Subject) -> bool:
     changed = {name: batch.parts()[name].clone() for name in names}
     for x in changed.values():
         x[foil] = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)
-    there, here = (subject.evaluate(x).value for x in (copied.with_leaves(changed), copied))
+    there, here = (subject.value(x) for x in (copied.with_leaves(changed), copied))
     return (there - here).abs().item() > 1e-9
 
 
@@ -171,7 +171,7 @@ def large_scores(subject: Subject, differences: Differences) -> None:
     opposed = batch.with_leaves(facing)
 
     def growth(scale: float) -> float:
-        there, back = (subject.evaluate(opposed, scale=s).value.item() for s in (scale + 0.5, scale))
+        there, back = (subject.value(opposed, scale=s).item() for s in (scale + 0.5, scale))
         return there - back
 
     early = growth(4.0)
@@ -195,7 +195,7 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
             row, wanted = (image, new_image) if batch.rows_of(name) == "images" else (text, new_text)
             other = torch.randn(x.shape[1:], generator=draw, dtype=torch.float64)  # drawn in every case, so that it is the same
             changed[name] = torch.where((torch.arange(len(x)) == row).view(-1, *[1] * (x.ndim - 1)), other, x) if wanted else x
-        return subject.evaluate(batch.with_leaves(changed)).value
+        return subject.value(batch.with_leaves(changed))
 
     return value(True, True) - value(True, False) - value(False, True) + value(False, False)
 
@@ -203,14 +203,14 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
 def input_length(subject: Subject, differences: Differences) -> None:
     """Not judged: whether the loss sees the length of its inputs."""
     batch = make_batch(9)
-    plain = subject.evaluate(batch).value
+    plain = subject.value(batch)
     seen_by = []
     for said, names in (
         ("images", ("pooled_BD", "branches_BHD", "patches_BPD", "values_BGSE")),
         ("texts", ("pooled_ND", "tokens_NLD")),
     ):
         longer = batch.with_leaves({name: 3 * x for name, x in batch.leaves().items() if name in names})
-        seen_by += [said] if not torch.allclose(subject.evaluate(longer).value, plain, rtol=1e-9, atol=1e-9) else []
+        seen_by += [said] if not torch.allclose(subject.value(longer), plain, rtol=1e-9, atol=1e-9) else []
     differences.notes.append(
         f"it sees the length of its {' and '.join(seen_by)}" if seen_by else "it normalises: length does not matter"
     )

@@ -60,10 +60,8 @@ def evaluate(
     group: dist.ProcessGroup | None = None,
 ) -> Result:
     """The loss of a batch with every gradient."""
-    batch, dtype = batch.fresh(), batch.knob_dtype
-    knobs = {"scale": torch.tensor(scale, dtype=dtype, requires_grad=True)}
-    if bias is not None:
-        knobs["bias"] = torch.tensor(bias, dtype=dtype, requires_grad=True)
+    batch = batch.fresh()
+    knobs = _knobs(batch, scale, bias)
     output = loss(batch.image, batch.text, batch.pairing, knobs["scale"], knobs.get("bias"), state, group=group)
     if output.value.requires_grad:
         output.value.backward()
@@ -71,6 +69,11 @@ def evaluate(
     grads = {name: torch.zeros_like(x) if x.grad is None else x.grad for name, x in leaves.items()}
     carried = None if output.state is None else {name: x.detach() for name, x in output.state.items()}
     return Result(output.value.detach(), grads, {name: part.detach() for name, part in output.parts.items()}, carried)
+
+
+def _knobs(batch: Batch, scale: float, bias: float | None) -> dict[str, Tensor]:
+    given = {"scale": scale} if bias is None else {"scale": scale, "bias": bias}
+    return {name: torch.tensor(x, dtype=batch.knob_dtype, requires_grad=True) for name, x in given.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +137,12 @@ class Subject:
         """:func:`evaluate` with carried state."""
         settings.setdefault("state", self.warm_state)
         return evaluate(self.loss, batch, **settings)
+
+    def value(self, batch: Batch, *, scale: float = SCALE, bias: float = BIAS) -> Tensor:
+        """The value alone of :meth:`evaluate`, of inputs that ask for gradients as in training."""
+        batch = batch.fresh()
+        knobs = _knobs(batch, scale, bias)
+        return self.loss(batch.image, batch.text, batch.pairing, knobs["scale"], knobs["bias"], self.warm_state).value.detach()
 
     @cached_property
     def reference(self) -> Reference | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, need_columns
@@ -25,8 +26,9 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
             f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared so; choose another."
         )
     need_columns(result, ("item", "group", "cluster", "overall"))
-    inside = np.array(result.items["group"].to_pylist()) == group if group else result.items["overall"].to_numpy()
-    rows = result.items.filter(pa.array(inside & np.isfinite(result.items[metric].to_numpy().astype(np.float64))))
+    items = result.items.select(["item", "group", "cluster", "overall", metric])
+    inside = pc.equal(items["group"], group) if group else items["overall"]
+    rows = items.filter(pc.and_(inside, pc.is_finite(items[metric].cast(pa.float64()))))
     ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
     return ids, rows["cluster"].to_pylist(), rows[metric].to_numpy().astype(np.float64)
 
