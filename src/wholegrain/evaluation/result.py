@@ -126,7 +126,7 @@ def _write_flat(path: Path, row: Mapping[str, object]) -> None:
     write_json(path, flat, indent=None)
 
 
-def _as_json(result: TaskResult, meta: Mapping[str, Any]) -> dict[str, object]:
+def _as_json(result: TaskResult, meta: JsonTable) -> dict[str, object]:
     figures = [{key: finite(value) for key, value in asdict(figure).items()} for figure in result.figures]
     return {
         "dataset": meta.get("datasets", {}).get(result.task, meta.get("dataset")),

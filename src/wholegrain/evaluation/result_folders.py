@@ -12,10 +12,10 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
+from wholegrain.structure import JsonTable
 from wholegrain.towers.identity import model_digest
 
 BY_TASK = ("left_out", "settings", "datasets", "trained_on")
@@ -50,7 +50,7 @@ def weights_of(model: object) -> str | None:
     return f"{model_digest(model)} {scored_by}" if scored_by else model_digest(model)
 
 
-def keep_results(results: Sequence[TaskResult], folder: Path, facts: Mapping[str, Any]) -> Path:
+def keep_results(results: Sequence[TaskResult], folder: Path, facts: JsonTable) -> Path:
     """Saves results; other tasks of the same weights, data, split and seed that lie there stay.
 
     Args:

@@ -75,8 +75,8 @@ class History:
         evaluations: (step, numbers) of the evaluations on the way.
     """
 
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    facts: JsonTable = field(default_factory=dict)
+    recipe: JsonTable = field(default_factory=dict)
     recipe_text: str = ""
     steps: Sequence[Mapping[str, float]] = ()
     evaluations: Sequence[tuple[int, Mapping[str, float]]] = ()
@@ -165,9 +165,9 @@ def _numbers(row: Mapping[str, object]) -> dict[str, float]:
     }
 
 
-def _read(read: Callable[[], Mapping[str, object]]) -> Mapping[str, Any]:
+def _read(read: Callable[[], Mapping[str, object]]) -> JsonTable:
     try:
-        return read()
+        return dict(read())
     except (UserError, StructureError):
         return {}
 

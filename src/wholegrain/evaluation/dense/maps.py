@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import device_of
-from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut
+from wholegrain.evaluation.read_outs.contract import AnyReadOut, Phrase
 from wholegrain.evaluation.read_outs.registry import COMMON, looks
 from wholegrain.evaluation.tasks.zero_shot import class_vectors
 
@@ -21,11 +21,11 @@ from wholegrain.evaluation.tasks.zero_shot import class_vectors
 class AskedNames:
     """A read-out, and what N names are asked for with by it: ``[N, …]``."""
 
-    read_out: ReadOut[Any]
+    read_out: AnyReadOut
     asked_N: Tensor
 
     @classmethod
-    def of(cls, read_out: ReadOut[Any], names: Sequence[str], templates: Sequence[str], batch: int) -> AskedNames:
+    def of(cls, read_out: AnyReadOut, names: Sequence[str], templates: Sequence[str], batch: int) -> AskedNames:
         """Means over the templates; where pooled vectors are asked with, of unit vectors and made unit again
         (:func:`~wholegrain.evaluation.tasks.zero_shot.class_vectors`)."""
         if read_out.asks_pooled:
@@ -34,7 +34,7 @@ class AskedNames:
         return cls(read_out, asked.unflatten(0, (len(names), len(templates))).mean(1))
 
 
-def task_name(task: str, read_out: ReadOut[Any]) -> str:
+def task_name(task: str, read_out: AnyReadOut) -> str:
     """The name of a task's result by a read-out: its own by the common one.
 
     Example:
@@ -61,7 +61,7 @@ class SeenViews:
 
 
 def seen_views(
-    model: EvaluatedModel, read_outs: Sequence[ReadOut[Any]], views: Sequence[np.ndarray | Tensor], batch: int
+    model: EvaluatedModel, read_outs: Sequence[AnyReadOut], views: Sequence[np.ndarray | Tensor], batch: int
 ) -> Iterator[SeenViews]:
     """Batch by batch, for uint8 views ``[3, S, S]``.
 

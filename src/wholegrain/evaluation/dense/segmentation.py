@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from wholegrain.evaluation.dense.folder import ClassSet, Segmented
 from wholegrain.evaluation.dense.maps import AskedNames, task_name
 from wholegrain.evaluation.dense.windows import Windows, window_logits
 from wholegrain.evaluation.features.encode import device_of, evaluating
-from wholegrain.evaluation.read_outs.contract import ReadOut
+from wholegrain.evaluation.read_outs.contract import AnyReadOut
 from wholegrain.evaluation.read_outs.registry import default_read_outs, read_outs_named
 from wholegrain.evaluation.read_outs.vectors import VectorReadOut
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
@@ -134,7 +133,7 @@ def segmentation(
     return results
 
 
-def _read_outs(model: PatchModel, classes: ClassSet, options: SegmentationOptions) -> list[ReadOut[Any]]:
+def _read_outs(model: PatchModel, classes: ClassSet, options: SegmentationOptions) -> list[AnyReadOut]:
     if not options.read_outs:
         usual = [read_out for read_out in default_read_outs(model) if isinstance(read_out, VectorReadOut)]
         return [read_out for read_out in usual if read_out.cosines or classes.background is None]
@@ -354,7 +353,7 @@ def _rows(pictures: Sequence[Segmented], counts: _Counts) -> Rows:
     return Rows(names, [""] * len(names), names, values, {}, {}, extra=extra)
 
 
-def _protocol(pictures: int, classes: ClassSet, size: int, options: SegmentationOptions, read_out: ReadOut[Any]) -> str:
+def _protocol(pictures: int, classes: ClassSet, size: int, options: SegmentationOptions, read_out: AnyReadOut) -> str:
     windows = options.windows
     ground = (
         f"a background where the greatest probability (scale {options.scale:g}) is below {options.threshold:g}"

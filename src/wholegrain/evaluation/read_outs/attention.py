@@ -22,14 +22,14 @@ from torch import Tensor
 
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import encode_texts
-from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut, Recorded
+from wholegrain.evaluation.read_outs.contract import AnyReadOut, Phrase, ReadOut, Recorded
 from wholegrain.evaluation.read_outs.vectors import PooledReadOut, TokenReadOut, VectorReadOut, patches
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.features import ImageFeatures
 from wholegrain.losses.sparc import minmax_weights
 
 
-def attention_read_out(model: EvaluatedModel) -> ReadOut[Any]:
+def attention_read_out(model: EvaluatedModel) -> AnyReadOut:
     """The one that fits the model's head.
 
     Raises:

@@ -228,21 +228,21 @@ def _after_heads(attention: Any) -> Any:
 
 
 def _keep_input(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
-    def hook(module: Any, given: tuple[Tensor, ...]) -> None:
+    def hook(module: object, given: tuple[Tensor, ...]) -> None:
         seen[name] = given[0]
 
     return hook
 
 
 def _keep_output(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
-    def hook(module: Any, given: Any, found: Tensor) -> None:
+    def hook(module: object, given: object, found: Tensor) -> None:
         seen[name] = found
 
     return hook
 
 
 def _finish(block: Any, seen: dict[str, Tensor], recorded: Recorded) -> Callable[..., None]:
-    def hook(module: Any, given: Any, found: Tensor) -> None:
+    def hook(module: object, given: object, found: Tensor) -> None:
         recorded.append((block, dict(seen)))
 
     return hook

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -89,3 +89,7 @@ class ReadOut(ABC, Generic[Look]):
     def all_maps(self, look: Look, asked_N: Tensor, pictures: int) -> Tensor:
         """The values of all N phrases at the patches of all pictures: float32 ``[B, P, N]`` on the CPU."""
         return torch.stack(self.maps(look, asked_N, [range(len(asked_N))] * pictures)).mT
+
+
+AnyReadOut: TypeAlias = ReadOut[Any]
+"""One of any kind: what it looks at is handed back to it alone."""

@@ -21,13 +21,13 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import evaluating
 from wholegrain.evaluation.read_outs.attention import attention_read_out
-from wholegrain.evaluation.read_outs.contract import ReadOut
+from wholegrain.evaluation.read_outs.contract import AnyReadOut
 from wholegrain.evaluation.read_outs.legrad import GradientReadOut
 from wholegrain.evaluation.read_outs.vectors import HeadLayerReadOut, PooledReadOut, TokenCosineReadOut, TokenReadOut, patches
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.suggest import closest
 
-READ_OUTS: dict[str, Callable[[EvaluatedModel], ReadOut[Any]]] = {
+READ_OUTS: dict[str, Callable[[EvaluatedModel], AnyReadOut]] = {
     "pooled": PooledReadOut,
     "token": TokenReadOut,
     "token_cosine": TokenCosineReadOut,
@@ -45,7 +45,7 @@ def trained_read_out(model: object) -> str:
     return getattr(model, "read_out", COMMON)
 
 
-def default_read_outs(model: EvaluatedModel, more: Sequence[str] = ()) -> list[ReadOut[Any]]:
+def default_read_outs(model: EvaluatedModel, more: Sequence[str] = ()) -> list[AnyReadOut]:
     """The common read-out, the one that the model was trained for, and ``more``: those of them that it can be read out by."""
     found = []
     for name in dict.fromkeys((COMMON, trained_read_out(model), *more)):
@@ -57,7 +57,7 @@ def default_read_outs(model: EvaluatedModel, more: Sequence[str] = ()) -> list[R
     return found
 
 
-def read_outs_named(model: EvaluatedModel, names: Sequence[str]) -> list[ReadOut[Any]]:
+def read_outs_named(model: EvaluatedModel, names: Sequence[str]) -> list[AnyReadOut]:
     """Those of these names, in their order.
 
     Raises:
@@ -81,7 +81,7 @@ def check_names(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def looks(chosen: Sequence[ReadOut[Any]], pixels_BCHW: Tensor) -> tuple[list[Any], tuple[int, int]]:
+def looks(chosen: Sequence[AnyReadOut], pixels_BCHW: Tensor) -> tuple[list[Any], tuple[int, int]]:
     """What each read-out (of one model) looks at in a batch of pictures, by one pass of the tower for all of them, and the grid of patches.
 
     Raises:

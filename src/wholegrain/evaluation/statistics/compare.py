@@ -26,9 +26,9 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
             f"The figure {name!r} of {result.task} is not a mean over items, so it cannot be compared so; choose another."
         )
     need_columns(result, ("item", "group", "cluster", "overall"))
-    items = result.items.select(["item", "group", "cluster", "overall", metric])
-    inside = pc.equal(items["group"], group) if group else items["overall"]
-    rows = items.filter(pc.and_(inside, pc.is_finite(items[metric].cast(pa.float64()))))
+    rows = result.items.select(["item", "group", "cluster", "overall", metric])
+    rows = rows.filter(pc.field("group") == group if group else pc.field("overall"))
+    rows = rows.filter(pa.array(np.isfinite(rows[metric].to_numpy().astype(np.float64))))
     ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
     return ids, rows["cluster"].to_pylist(), rows[metric].to_numpy().astype(np.float64)
 

@@ -33,7 +33,7 @@ from wholegrain.data.record import Record
 from wholegrain.evaluation.contract import EvaluatedData, PatchModel
 from wholegrain.evaluation.features import regions as on_grid
 from wholegrain.evaluation.features.encode import each_image_batch, split_keys
-from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut
+from wholegrain.evaluation.read_outs.contract import AnyReadOut, Phrase
 from wholegrain.evaluation.read_outs.registry import COMMON, default_read_outs, looks, read_outs_named
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.blind import words
@@ -142,7 +142,7 @@ def _absent_phrases(records: Sequence[Record], seed: int) -> list[tuple[str | No
     return out
 
 
-def _fill_maps(chosen: Sequence[ReadOut[Any]], dataset: EvaluatedData, pictures: list[_Picture], seed: int, batch: int) -> None:
+def _fill_maps(chosen: Sequence[AnyReadOut], dataset: EvaluatedData, pictures: list[_Picture], seed: int, batch: int) -> None:
     """Patches are used batch by batch and not kept: each picture's patches meet its own phrases, absent ones, and another
     picture's."""
     texts = list(dict.fromkeys(t for p in pictures for t in (*_phrases(p), *p.absent) if t is not None))
@@ -177,7 +177,7 @@ def _phrases(picture: _Picture) -> list[str]:
 
 
 def _maps(
-    read_out: ReadOut[Any], look: Any, asked_N: Tensor, place: dict[str, int], question: Sequence[Sequence[str | None]]
+    read_out: AnyReadOut, look: Any, asked_N: Tensor, place: dict[str, int], question: Sequence[Sequence[str | None]]
 ) -> list[np.ndarray]:
     """The maps of each picture's phrases; NaN for a phrase that is none."""
     found = read_out.maps(look, asked_N, [[place.get(t, 0) if t else 0 for t in phrases] for phrases in question])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.files import read_json
+from wholegrain.structure import JsonTable
 from wholegrain.text.tokenizer import load_tokenizer
 from wholegrain.towers.export.comparison import Sample
 from wholegrain.towers.export.onnx import SETTINGS_FILE, require_onnx
@@ -42,7 +42,7 @@ class OnnxModel:
     """
 
     def __init__(self, folder: Path, kind: str = "") -> None:
-        settings = read_json(folder / SETTINGS_FILE, dict[str, Any], "export the model again")
+        settings = read_json(folder / SETTINGS_FILE, JsonTable, "export the model again")
         self.preprocess = Preprocess.from_json(settings["preprocess"])
         self.tokenizer = load_tokenizer(folder)
         start, where = require_onnx().InferenceSession, {"providers": ["CPUExecutionProvider"]}

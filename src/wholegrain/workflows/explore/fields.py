@@ -48,7 +48,7 @@ def question_fields(panels: Panels) -> Question:
     closer = gr.Number(1, label="Look closer at caption number", precision=0, elem_id="closer")  # a list of captions lags behind what is typed
     filled = gr.State(first)
 
-    def choose(event: gr.SelectData, text: str, before: str) -> tuple[Any, str, str]:
+    def choose(event: gr.SelectData, text: str, before: str) -> tuple[object, str, str]:
         """A picture, and captions of it unless the visitor has typed some."""
         place = chosen[int(event.index)]
         new = panels.suggested(place) if text.strip() in ("", before.strip()) else text

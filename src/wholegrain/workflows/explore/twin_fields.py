@@ -48,7 +48,7 @@ class TwinTab:
         self._random.click(self._at_random, self._twin, every, show_progress="hidden", **QUEUE)
         self._break.click(self._broken, self._twin, every, show_progress="minimal", **QUEUE)
 
-    def taken(self, which: int, given: tuple[Any, ...]) -> tuple[np.ndarray, str] | None:
+    def taken(self, which: int, given: tuple[object, ...]) -> tuple[np.ndarray, str] | None:
         """One of the two pictures, and the captions, its own first; nothing where the setting can be no pair, as the panel says."""
         try:
             pair = make_pair(_setting(given))
@@ -56,22 +56,22 @@ class TwinTab:
             return None
         return pair.pixels(self._panels.size)[which], f"{pair.texts[which]}\n{pair.texts[1 - which]}"
 
-    def _draw(self, *given: Any) -> str:
+    def _draw(self, *given: object) -> str:
         return told(lambda: self._panels.twins(_setting(given)), self._unforeseen)
 
-    def _counted(self, *given: Any, progress: gr.Progress = gr.Progress()) -> str:
+    def _counted(self, *given: object, progress: gr.Progress = gr.Progress()) -> str:
         return told(lambda: self._panels.twins(_setting(given), count=True, show=shown(progress)), self._unforeseen)
 
-    def _at_random(self, twin: str) -> list[Any]:
+    def _at_random(self, twin: str) -> list[object]:
         return self._set(random_setting(np.random.default_rng(), twin))
 
-    def _broken(self, twin: str, progress: gr.Progress = gr.Progress()) -> list[Any]:
+    def _broken(self, twin: str, progress: gr.Progress = gr.Progress()) -> list[object]:
         try:
             return self._set(self._panels.broken(twin, int(np.random.default_rng().integers(2**31)), shown(progress)))
         except UserError as reason:
             return [refusal(str(reason)), *(gr.skip() for _ in self.controls)]
 
-    def _set(self, setting: Setting) -> list[Any]:
+    def _set(self, setting: Setting) -> list[object]:
         html = told(lambda: self._panels.twins(setting), self._unforeseen)
         return [html, *(getattr(setting, name) for name in _NAMES)]
 
