@@ -1,10 +1,12 @@
 """``wholegrain new``: what it writes passes its own test, and nothing of the user's is overwritten; ``wholegrain completion`` completes."""
 
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from quick_processes import started
 
 from wholegrain.cli.completion import command_parser
 from wholegrain.cli.main import COMMANDS
@@ -17,8 +19,15 @@ from wholegrain.workflows.skeleton import write_skeleton
 @pytest.mark.parametrize("kind", ["recipe", "loss", "benchmark"])
 def test_what_is_written_passes_its_own_test(kind, tmp_path):
     _, test = write_skeleton(kind, "my_own", tmp_path)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
+    process = started(run_pytest, tmp_path, test, said=tmp_path / "said")
+    process.join(150)
+    assert process.exitcode == 0, (tmp_path / "said").read_text()
+
+
+def run_pytest(folder, test):
+    """In a process of its own."""
+    os.chdir(folder)
+    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(test)]))
 
 
 def test_a_recipe_begins_as_another_one(tmp_path):

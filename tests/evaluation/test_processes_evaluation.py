@@ -1,14 +1,14 @@
 """Encoding that processes share: the features and figures of one process, bit for bit, and each does its part."""
 
 import json
-import sys
 
 import gloo
 import pytest
 import torch
-from launching import call, torchrun
+from launching import torchrun
 from tiny_training import make_dataset, make_model, make_recipe
 
+from wholegrain.cli.main import main
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import encode_image_batches
@@ -122,7 +122,8 @@ def test_the_command_under_torchrun(data, tmp_path):
     done = torchrun("-m", "wholegrain", *base, "--batch", "4", "--out", tmp_path / "two")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written:") == 1
-    done = call(sys.executable, "-m", "wholegrain", *base, "--batch", "4", "--out", tmp_path / "one")
-    assert done.returncode == 0, done.stderr
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, base), "--batch", "4", "--out", str(tmp_path / "one")])
+    assert end.value.code == 0
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
     assert one["results"] == two["results"]

@@ -4,6 +4,10 @@
 """
 
 import multiprocessing
+import os
+from multiprocessing.process import BaseProcess
+
+import torch
 
 from wholegrain.verify import pool
 
@@ -23,3 +27,19 @@ pool.PRELOADED.extend(  # its processes come from the same server
     ]
 )
 FORK.set_forkserver_preload(pool.PRELOADED)
+
+
+def started(target, *arguments, said=os.devnull, **environ) -> BaseProcess:
+    """A process that runs ``target`` with variables of its environment, and writes all that it prints into the file ``said``."""
+    process = FORK.Process(target=_apart, args=(target, arguments, said, environ))
+    process.start()
+    return process
+
+
+def _apart(target, arguments, said, environ):
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    with open(said, "wb") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    target(*arguments)

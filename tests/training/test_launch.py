@@ -2,12 +2,11 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from quick_processes import started
 from tiny_training import make_dataset, make_model, make_recipe
 
 from wholegrain.errors import MachineError, UserError
@@ -104,36 +103,15 @@ def test_disagreement_names_what_and_who():
         context.agree({"a": "1", "b": "2"})
 
 
-PROCESS = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-import wholegrain.cli.main as cli
-import test_launch
-test_launch.{name}()
-"""
-
-
-def start(name, world, port, **more):
-    """Processes as srun would start them."""
-    base = {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]), "SLURM_NTASKS": str(world), "SLURM_JOB_ID": str(port - 20000)}
-    base |= {"SLURM_NODELIST": "127.0.0.1", "OMP_NUM_THREADS": "1", **more}
-    code = PROCESS.format(name=name)
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=os.environ | base | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-
-
-def ends(processes, seconds=250):
-    said = [process.communicate(timeout=seconds)[0] for process in processes]
-    return [process.returncode for process in processes], said
+def ends(target, port, folder, seconds=250):
+    """Exit codes and what was said of two processes as srun would start them."""
+    job = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": str(port - 20000), "SLURM_NODELIST": "127.0.0.1"}
+    said = [folder / str(rank) for rank in range(2)]
+    processes = [started(target, said=said[rank], SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank), **job) for rank in range(2)]
+    for process in processes:
+        process.join(seconds)
+        process.kill()
+    return [process.exitcode for process in processes], [path.read_text() for path in said]
 
 
 def behaves():
@@ -179,15 +157,15 @@ def waits_for_ever():
 
 
 @pytest.mark.slow
-def test_processes_that_srun_started(free_port):
-    codes, said = ends(start("behaves", 2, free_port))
+def test_processes_that_srun_started(free_port, tmp_path):
+    codes, said = ends(behaves, free_port, tmp_path)
     assert codes == [0, 0], said
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "dead"), [("loses", 1), ("waits_for_ever", 0)])
-def test_a_lost_process_is_said_in_one_sentence(free_port, name, dead):
-    codes, said = ends(start(name, 2, free_port))
+@pytest.mark.parametrize(("target", "dead"), [(loses, 1), (waits_for_ever, 0)])
+def test_a_lost_process_is_said_in_one_sentence(free_port, tmp_path, target, dead):
+    codes, said = ends(target, free_port, tmp_path)
     assert codes[dead] == 9
     assert codes[1 - dead] == 1
     assert f"MachineError: Process {1 - dead} of 2 lost another one" in said[1 - dead].strip().splitlines()[-1]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from launching import call, torchrun
-from quick_processes import FORK
+from quick_processes import started
 from tiny_training import make_dataset
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -57,8 +57,7 @@ def command(arguments, one_dies=False):
 
 def forked(target, arguments):
     """Whether it came to its end without an error."""
-    process = FORK.Process(target=target, args=(list(map(str, arguments)),))
-    process.start()
+    process = started(target, list(map(str, arguments)))
     process.join(150)
     process.kill()
     return process.exitcode == 0
