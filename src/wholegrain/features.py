@@ -2,7 +2,7 @@
 
 Shape suffixes, used throughout the library::
 
-    B images    N texts     U distinct texts    H image branches        K kinds of negatives
+    B images    N texts     U distinct texts    H image branches        K kinds of negatives, phrases of a text, or patches that are kept
     P patches   L tokens    D shared width      V tower width           C, H, W of pixels (only in ``pixels_BCHW``)
     S slots that a text may attend to           G attention heads, each of width E
     R, C rows and columns of a score matrix; any other letter (M, F, Q, ...) counts what is at hand in that function

@@ -13,7 +13,7 @@ from wholegrain.towers import feature_files
 from wholegrain.towers.convert import convert_head
 from wholegrain.training import pace
 from wholegrain.training.loading import frozen
-from wholegrain.training.loading.frozen import freeze_images, freeze_texts
+from wholegrain.training.loading.frozen import encode_images_once, encode_texts_once
 from wholegrain.workflows.validation import SHORTLIST, Validation, validation
 
 NOTHING = frozenset()
@@ -70,7 +70,7 @@ def test_another_tower_preprocessing_or_selection_is_encoded_afresh(dataset, tmp
     model = frozen_model(dataset)
 
     def images(model, keys, precision="fp32"):
-        freeze_images(model, dataset, keys, NOTHING, precision, say=lambda _: None, cache=tmp_path)
+        encode_images_once(model, dataset, keys, NOTHING, precision, say=lambda _: None, cache=tmp_path)
         return len(list(tmp_path.iterdir()))
 
     assert images(model, keys) == 1
@@ -87,7 +87,7 @@ def test_texts_are_told_apart_by_text_tower_and_tokens(dataset, tmp_path):
 
     def texts(model, texts):
         said = []
-        found = freeze_texts(model, texts, NOTHING, "fp32", said.append, tmp_path)
+        found = encode_texts_once(model, texts, NOTHING, "fp32", said.append, tmp_path)
         return found, "read from" in said[0]
 
     first, read = texts(model, ["red beside blue", "a red half"])
@@ -105,8 +105,8 @@ def test_progress_names_the_true_total(dataset, monkeypatch):
     monkeypatch.setattr(pace, "EVERY", 0.0)
     monkeypatch.setattr(frozen, "_CHUNK", 8)
     keys, model, said = list(dataset.keys("train"))[:20], frozen_model(dataset), []
-    freeze_images(model, dataset, keys, NOTHING, "fp32", say=said.append)
-    freeze_texts(model, [f"a red half {n}" for n in range(20)], NOTHING, "fp32", said.append)
+    encode_images_once(model, dataset, keys, NOTHING, "fp32", say=said.append)
+    encode_texts_once(model, [f"a red half {n}" for n in range(20)], NOTHING, "fp32", said.append)
     assert [line.partition(" are encoded, about ")[0] for line in said if "of 20" in line] == [
         f"{done} of 20 {what}" for what in ("images", "texts") for done in (8, 16)
     ]
@@ -114,11 +114,11 @@ def test_progress_names_the_true_total(dataset, monkeypatch):
 
 def test_a_damaged_file_is_made_anew(dataset, tmp_path):
     keys, model = list(dataset.keys("train")), frozen_model(dataset)
-    kept = freeze_images(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
+    kept = encode_images_once(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
     (file,) = tmp_path.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    again = freeze_images(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
+    again = encode_images_once(model, dataset, keys, NOTHING, "fp32", say=lambda _: None, cache=tmp_path)
     assert torch.equal(kept.raw.pooled_BV, again.raw.pooled_BV)
     assert file.read_bytes() == whole
 
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_nothing_behind(dataset, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_files, "save_file", full)
     with pytest.raises(MachineError, match="--cache"):
-        freeze_texts(frozen_model(dataset), ["a red half"], NOTHING, "fp32", lambda _: None, tmp_path / "cache")
+        encode_texts_once(frozen_model(dataset), ["a red half"], NOTHING, "fp32", lambda _: None, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -22,7 +22,7 @@ from wholegrain.objectives.schema import TeacherRecipe, Term
 from wholegrain.towers.io import load_model
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.encoder import Encoder
-from wholegrain.training.loading.frozen import freeze_images, freeze_texts
+from wholegrain.training.loading.frozen import encode_images_once, encode_texts_once
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.step import StepOptions, make_optimiser, seed_everything, take_step
@@ -177,9 +177,9 @@ def test_cached_features_serve_the_teacher_too(dataset):
     with torch.no_grad():
         model.head.image.weight.mul_(3)
     keys = dataset.keys("train")
-    images = freeze_images(model, dataset, keys, frozenset(), "fp32", say=lambda _: None)
+    images = encode_images_once(model, dataset, keys, frozenset(), "fp32", say=lambda _: None)
     batch = batch_of(dataset, load_recipe(recipe_table(recipe), ["--data.crop_scale", "[1.0, 1.0]"]), model)
-    texts = freeze_texts(model, batch.texts, frozenset(), "fp32", say=lambda _: None)
+    texts = encode_texts_once(model, batch.texts, frozenset(), "fp32", say=lambda _: None)
     needs = frozenset({"teacher"})
     live, cached = Encoder(model, teacher=teacher)(batch, needs), Encoder(model, images, texts, teacher)(batch, needs)
     torch.testing.assert_close(live[0].teacher.pooled_BD, cached[0].teacher.pooled_BD, rtol=1e-4, atol=1e-5)

@@ -153,6 +153,6 @@ class Model(nn.Module):
     def forward(
         self, pixels_BCHW: Tensor, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING
     ) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
-        """All that a step needs in one call, as DistributedDataParallel wants it: both features, scale and bias."""
+        """Features of both sides, scale and bias in one call; training has its own (``training/encoder.py``)."""
         image = self.encode_images(pixels_BCHW, needs)
         return image, self.encode_texts(tokens_NL, length_N, needs), self.scale, self.bias

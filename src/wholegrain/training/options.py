@@ -36,7 +36,7 @@ class TrainOptions:
         timeout: seconds to wait for another process before it is taken for lost.
         after: the folder of a run of the same recipe, data and model with fewer steps, both with the schedule ``wsd``: this one goes on from
             the step with which that one's rate began to fall, and ends with the bits of a run that took all steps itself. Where the
-            two do not have so many steps in common, it does. Not together with ``evaluate``: the best model so far may be the other's.
+            two do not share those steps, this run takes all of its steps itself. Not together with ``evaluate``: the best model so far may be the other's.
         cache: a folder that keeps raw features of frozen towers from run to run.
         quiet: no progress.
         tracker: ``wandb`` or ``trackio``, and the project there.

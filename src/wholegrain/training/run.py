@@ -26,7 +26,7 @@ from wholegrain.training.checkpoints.shards import load_shards
 from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.distributed.sharded import refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
-from wholegrain.training.loading.frozen import drawable_texts, freeze_images, freeze_texts
+from wholegrain.training.loading.frozen import drawable_texts, encode_images_once, encode_texts_once
 from wholegrain.training.loading.loader import Names, PlanSampler, names_of
 from wholegrain.training.loading.plan import Plan
 from wholegrain.training.memory.accumulate import refuse_batchnorm
@@ -209,9 +209,9 @@ def make_encoder(run: Run, say: Callable[[str], None], workers: int = 0, cache: 
     images = texts = None
     early_images, early_texts = encoded_first(run, run.total)
     if early_images:
-        images = freeze_images(model, run.dataset, keys, needs, precision, workers, say, cache)
+        images = encode_images_once(model, run.dataset, keys, needs, precision, workers, say, cache)
     if early_texts:
-        texts = freeze_texts(model, sorted(said_texts(run)), needs, precision, say, cache)
+        texts = encode_texts_once(model, sorted(said_texts(run)), needs, precision, say, cache)
     return Encoder(model, images, texts, run.teacher, run.dropping)
 
 

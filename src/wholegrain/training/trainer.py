@@ -1,6 +1,7 @@
 """Training. The path of a step, from the command to the loss's exponential, downward all the way:
 
-1. ``cli/train.py``: the command's words; ``training/start.py`` opens the recipe, the data and the model that they name.
+1. ``cli/train.py``: the command's words. ``workflows/commands/train.py`` has ``training/start.py`` open the recipe, the data and the model that
+   they name, makes the validation, and calls :func:`train`.
 2. ``training/trainer.py``: :func:`train` builds a :class:`Trainer` (``training/run.py`` fits recipe, data and model to each other), which takes
    step after step, and saves and evaluates between them.
 3. ``training/loading/loader.py``: the step's batch: which images (``plan.py``), which texts (``draw.py``), put together (``data/batch.py``).
@@ -144,7 +145,7 @@ class Trainer:
         shards: of a model that is shared out over the processes.
         optimiser, scaler: what moves the weights.
         saver: what writes checkpoints.
-        stable, stable_saver: the step with which the rate of ``wsd`` begins to fall, and what keeps the checkpoint of it.
+        decay_from, stable_saver: the step with which the rate of ``wsd`` begins to fall, and what keeps the checkpoint of it.
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class Trainer:
         self.workers, self.evaluate, self.on_step = options.workers, evaluate, on_step
         self.progress = Progress()
         self.saver = Saver(folder.checkpoints, saving.keep, context, saving.asynchronous, sharded)
-        self.stable = decay_start(run.total, settings) if settings.schedule == "wsd" else 0
+        self.decay_from = decay_start(run.total, settings) if settings.schedule == "wsd" else 0
         self.stable_saver = Saver(folder.stable, 1, context, sharded=sharded)
         self.encoder = make_encoder(run, meters.say, options.workers, options.cache)
         self.shards = Shards(self.encoder, context) if sharded else None
@@ -214,7 +215,7 @@ class Trainer:
             progress.evaluation_due = done or progress.step % evaluate_every == 0
             if self.evaluate is not None and progress.evaluation_due and (done or not interrupted):
                 self._evaluate(self.evaluate)
-            if progress.step == self.stable and not done:
+            if progress.step == self.decay_from and not done:
                 self.stable_saver.save(self.state_dict)
                 self.meters.pause()
             if done or interrupted or progress.step % save_every == 0:
@@ -300,7 +301,7 @@ class Trainer:
             self.scaler.load_state_dict(saved.facts["scaler"])
 
     def _save_last(self) -> None:
-        """The last model beside the best, and no more than is needed of what the run began with."""
+        """Writes ``last/`` unless the best model is the last, keeps the newest checkpoints, and drops ``start/`` unless adapters need it."""
         last, run = self.gather_kept_model(), self.run
 
         def act() -> None:
@@ -328,7 +329,7 @@ class Trainer:
     # ---- batches ----
 
     def _make_loader(self) -> Loader:
-        """The batches that remain; what raw features make needless is left out."""
+        """The batches of the steps that remain; without pixels or tokens where cached features of a frozen tower stand for them."""
         run, context = self.run, self.context
         preprocess = run.model.preprocess if self.encoder.images is None else None
         tokenizer = run.model.tokenizer if self.encoder.texts is None else None

@@ -20,12 +20,6 @@ from wholegrain.verify.cases import BIAS, KINDS, SCALE, Batch, drawn_near, make_
 from wholegrain.verify.definitions import defined, definition_of, reference_value
 from wholegrain.verify.settings import parse_settings
 
-PROVIDED = frozenset(
-    {"patches", "tokens", "branches", "negatives", "bias", "slots", "prototypes", "match", "teacher", "views", "cross"}
-    | {"phrases", "grain"}
-)
-
-
 Reference = Callable[[Batch, Tensor, Tensor, State | None], tuple[Tensor, State | None]]
 
 
@@ -168,9 +162,6 @@ def make_subject(spec: str, settings: Mapping[str, object] | None = None, like: 
     """
     term = Term(spec, settings=dict(settings or {}), name=spec.rpartition("/")[2])
     loss = resolve_loss(term)
-    surplus = frozenset(loss.needs) - PROVIDED
-    if surplus:
-        raise UserError(f'"{spec}" needs {", ".join(sorted(surplus))}, which verify cannot make; it cannot be verified here.')
     other = _likened(loss) if like is None else Term(like.partition(" ")[0], settings=_parsed(like), name=like)
     model = None if other is None else resolve_loss(other)
     known = definition_of(model)

@@ -82,7 +82,8 @@ def demo(out: Path, *, size: Size = FULL, seed: int = 0, console: Console | None
     write_report(report, Report(entries, dataset, title=title, notes=notes, reference=reference_of(entries), published=among))
     console.rule("[bold]Act three: your own photos")
     console.print(
-        "wholegrain prepare photos.csv data/photos && wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n"
+        "wholegrain prepare photos.csv data/photos && wholegrain enrich data/photos --negatives && "
+        "wholegrain train wholegrain --data data/photos --model ViT-B-32:openai\n"
     )
     console.print(f"The report, with pictures and heat maps: [bold]{report}[/]   ({time.perf_counter() - started:.0f} s)")
     return report

@@ -19,7 +19,7 @@ from wholegrain.training.run import make_run
 from wholegrain.training.start import starting_model
 from wholegrain.workflows.validation import validation
 
-RUN_FOLDERS = ("model", "last", "start", "checkpoints", "tensorboard")
+RUN_FOLDERS = ("model", "last", "start", "stable", "checkpoints", "tensorboard")
 """Folders of a run, beside which its results lie in one named like the split."""
 TASKS = ("retrieval", "composition", "hard_positives", "grounding")
 

@@ -13,6 +13,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results, save_results
+from wholegrain.evaluation.result_folders import weights_of
 from wholegrain.evaluation.suite import EvaluationOptions, evaluate
 from wholegrain.files import folder_aside
 from wholegrain.objectives.schema import Recipe
@@ -99,7 +100,7 @@ def evaluate_once(
     """
     settings = {task: of for task, of in suite.settings.items() if task in suite.tasks}
     identity = {
-        "model": model_digest(model),
+        "model": weights_of(model),
         "content_hash": dataset.content_hash,
         "split": suite.split,
         "tasks": list(suite.tasks),

@@ -19,7 +19,7 @@ from wholegrain.evaluation.features.encode import (
 from wholegrain.evaluation.features.split import encode_split, with_captions
 from wholegrain.features import TextFeatures
 from wholegrain.towers.model import Model
-from wholegrain.training.loading.frozen import freeze_images, freeze_texts
+from wholegrain.training.loading.frozen import encode_images_once, encode_texts_once
 
 
 def split_features(
@@ -43,7 +43,7 @@ def split_features(
             model, dataset, split, batch=batch, cache=cache, progress=lambda what, done, total: say(f"{done:,} of {total:,} {what}")
         )
     keys = list(split_keys(dataset, split))
-    seen = freeze_images(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
+    seen = encode_images_once(model, dataset, keys, needs, "fp32", 0, say, cache) if frozen[0] else None
     if seen is None:
         image = encode_keys(model, dataset, keys, needs, batch=batch)
     else:
@@ -51,7 +51,7 @@ def split_features(
             image = model.project_images(seen.read(keys, model.device), needs).to_cpu()
 
     def texts(distinct: list[str]) -> tuple[TextFeatures, int]:
-        read = freeze_texts(model, distinct, needs, "fp32", say, cache) if frozen[1] and distinct else None
+        read = encode_texts_once(model, distinct, needs, "fp32", say, cache) if frozen[1] and distinct else None
         if read is None:
             text, cut_N = encode_distinct(model, distinct, needs, batch=4 * batch)
             return text, int(cut_N.sum())

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,10 +27,9 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.base import NOTHING
 from wholegrain.towers.model import Model
-from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts, freeze_images, freeze_texts
+from wholegrain.training.loading.frozen import FrozenImages, FrozenTexts, encode_images_once, encode_texts_once
 from wholegrain.training.pace import Pace
 
-Features = TypeVar("Features", ImageFeatures, TextFeatures)
 IMAGES = 1000
 """Validation looks at this many images of the split ``val`` at most."""
 JOINT_IMAGES, SHORTLIST = 200, 16
@@ -54,7 +52,7 @@ class Validation:
 
     Args:
         dataset: with a split ``val``.
-        cache: see :func:`wholegrain.training.loading.frozen.freeze_images`.
+        cache: see :func:`wholegrain.training.loading.frozen.encode_images_once`.
         say: is told what is encoded.
     """
 
@@ -92,17 +90,17 @@ class Validation:
 
     def _image(self, model: Model, keys: list[str], needs: frozenset[str]) -> ImageFeatures:
         if model.image_frozen and self._images is None:
-            self._images = freeze_images(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
+            self._images = encode_images_once(model, self.dataset, keys, needs, "fp32", 0, self.say, self.cache)
         if not all(all_gather(self._images is not None)):  # a tower that is trained, or too little memory
             return encode_keys(model, self.dataset, keys, needs, progress=Pace(self.say))
         assert self._images is not None
         with evaluating(model):
-            return _plain(model.project_images(self._images.read(keys, model.device), needs))
+            return model.project_images(self._images.read(keys, model.device), needs).to_cpu()
 
     def _text(self, model: Model, texts: list[str], needs: frozenset[str]) -> TextFeatures:
         if model.text_frozen and self._texts is None:
             spoken = {phrase for each in model.phrases_of(texts) for phrase in each} if "phrases" in needs else set[str]()
-            self._texts = freeze_texts(model, [*texts, *sorted(spoken)], needs, "fp32", self.say, self.cache)
+            self._texts = encode_texts_once(model, [*texts, *sorted(spoken)], needs, "fp32", self.say, self.cache)
         if not all(all_gather(self._texts is not None)):
             return encode_texts(model, texts, needs, progress=Pace(self.say))
         found = self._projected(model, texts, needs)
@@ -114,7 +112,7 @@ class Validation:
         """Of texts that are among those of the frozen tower."""
         assert self._texts is not None
         with evaluating(model):
-            return _plain(model.project_texts(self._texts.read(texts, model.device), needs))
+            return model.project_texts(self._texts.read(texts, model.device), needs).to_cpu()
 
 
 def spread(keys: Sequence[str], count: int) -> list[str]:
@@ -126,9 +124,3 @@ def spread(keys: Sequence[str], count: int) -> list[str]:
     """
     step = max(1.0, len(keys) / count)
     return [keys[int(index * step)] for index in range(min(len(keys), count))]
-
-
-def _plain(features: Features) -> Features:
-    """Float32 copies on the CPU that are ordinary tensors, not inference tensors."""
-    tensors = {name: value for name, value in vars(features).items() if isinstance(value, torch.Tensor)}
-    return type(features)(**{**vars(features), **{n: v.to("cpu", copy=True) for n, v in tensors.items()}})

@@ -250,7 +250,7 @@ def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Found]:
     if wrong is not None or not several:
         raise UserError(
             f"{one.name} gave {type(wrong).__name__ if several else 'nothing'}; it must return a TaskResult, a Benchmark, a CaptionSet, a"
-            " LabelledSet or a list of Items."
+            " LabelledSet, Statements or a list of Items."
         )
     return several
 

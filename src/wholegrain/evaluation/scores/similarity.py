@@ -3,8 +3,8 @@
 A single-vector model scores by the cosine. A model with H branches scores by the mean of its branches' cosines, as Holistic
 CLIP's released code does at test time (arXiv 2412.00440); since a cosine is linear in the unit vector, that is the dot product
 with the mean of the unit branch vectors, *not* normalised again. The norm matters for ranking images: one whose branches disagree
-ranks lower. A model that scores pairs jointly (FILIP, FLAIR, Llip, a fusion model) exposes ``score(images, texts) -> [B, N]``,
-which is used instead.
+ranks lower. A model that scores pairs jointly (heads that compare more than two vectors: FILIP, PACL, FLAIR, Llip,
+fusion, whole and grain) exposes ``score(images, texts) -> [B, N]``, which is used instead.
 """
 
 from __future__ import annotations

@@ -223,7 +223,8 @@ def retrieval(
 def _check_shortlist(shortlist: int, model: object) -> None:
     if shortlist < 0 or (shortlist and getattr(model, "score", None) is None):
         raise UserError(
-            f"shortlist = {shortlist} needs 1 or more, and a model that scores pairs jointly (fusion, filip, flair, llip); leave it out."
+            f"shortlist = {shortlist} needs 1 or more, and a model that scores pairs jointly (heads filip, pacl, flair, llip, fusion and grain, "
+            "or --grain); leave it out."
         )
 
 

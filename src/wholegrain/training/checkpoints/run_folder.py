@@ -10,7 +10,7 @@
     checkpoints/     see training/checkpoints/checkpoint.py
     stable/          the checkpoint with which the rate of the schedule wsd began to fall (see training/prefix.py)
     model/           the model to use: the starting one, then the best evaluated one, or the last
-    start/           the model before the first step, of a run with adapters (of another until its first checkpoint)
+    start/           the model before the first step: of a run with adapters; of another from its first better model until it ends or is interrupted
     last/            the last one, where another is the best (``RUN:last`` loads it)
 """
 
@@ -121,7 +121,7 @@ class RunFolder:
                 shutil.copyfile(after / log.name, part)
 
     def load_start(self) -> Model | None:
-        """The model that the run began with, where ``model/`` is another by now and checkpoints do not hold all of it, or none is there yet."""
+        """The model that the run began with, from ``start/``; ``None`` where ``model/`` is still that one, or checkpoints hold all that is trained."""
         return load_model(self.path / START) if (self.path / START).exists() else None
 
     def keep_start(self) -> None:

@@ -71,7 +71,7 @@ class FrozenTexts:
         return RawText(self.pooled_TV[index], tokens_NLV, mask_NL).map(lambda part: part.to(device, non_blocking=True))
 
 
-def freeze_images(
+def encode_images_once(
     model: Model,
     dataset: Dataset,
     keys: Sequence[str],
@@ -134,7 +134,7 @@ def _encode_images(
     return filled | {"grid": torch.tensor(grid or (0, 0))}
 
 
-def freeze_texts(
+def encode_texts_once(
     model: Model,
     texts: Sequence[str],
     needs: frozenset[str],
