@@ -85,7 +85,7 @@ def dense(args: DenseArguments) -> None:
     )  # fmt: skip
     out = args.out or results_folder(args.model, f"dense-{args.data.resolve().name}")
     check_results_folder(out)
-    loaded = load_model(args.model).to(choose_device(None if args.device == "auto" else args.device))
+    loaded = load_model(args.model).to(choose_device(args.device))
     results, left_out = run(loaded, args.data, options)
     print_results(
         [replace(r, figures=tuple(f for f in r.figures if not f.name.endswith("/iou"))) for r in results]

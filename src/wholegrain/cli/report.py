@@ -81,7 +81,7 @@ def report(args: ReportArguments) -> None:
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
 
-    dataset, tasks, place = Dataset(args.data), expand(args.suite), choose_device(None if args.device == "auto" else args.device)
+    dataset, tasks, place = Dataset(args.data), expand(args.suite), choose_device(args.device)
     split_keys(dataset, args.split)
     entries = []
     for number, (spec, name) in enumerate(zip(args.runs, args.names or _names(args.runs), strict=True), 1):

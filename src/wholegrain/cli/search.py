@@ -67,7 +67,7 @@ def search(args: SearchArguments) -> None:
 
     from wholegrain.data.listing import list_pictures
     from wholegrain.data.sources import SourceOptions
-    from wholegrain.evaluation.named import load_any, split_grain
+    from wholegrain.evaluation.named import load_any, split_grain, with_grain
     from wholegrain.progress import showing
     from wholegrain.training.distributed.processes import choose_device
     from wholegrain.workflows.search import SearchOptions
@@ -83,19 +83,17 @@ def search(args: SearchArguments) -> None:
     options = SearchOptions(
         args.shortlist, True if args.html is not None and args.by is None else None, args.index, args.batch, source
     )
-    model, grain = split_grain(args.model)
-    name = f"{model},grain={args.grain or grain}" if args.grain or grain else model
+    name = with_grain(args.model, args.grain)
     with showing() as show:
         show("looking for pictures")
         listing = list_pictures(args.pictures, source)
         show("loading the model")
-        loaded = load_any(name)
-        loaded = getattr(loaded, "to", lambda _: loaded)(choose_device(None if args.device == "auto" else args.device))
+        loaded = load_any(name, choose_device(args.device))
         found = run(loaded, listing, args.by if args.by is not None else args.query, args.k, options=options, show=show)
         if args.html is not None:
             show("writing the contact sheet")
             found.to_html(args.html, name)
-    for line in [*_what_was_read(found), *_untrained(model)]:
+    for line in [*_what_was_read(found), *_untrained(split_grain(name)[0])]:
         print(line, file=sys.stderr)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for number, hit in enumerate(found.hits, 1):

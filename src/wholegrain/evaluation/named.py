@@ -75,14 +75,17 @@ def load_function(name: str) -> Callable[..., Any]:
     return found
 
 
-def load_any(name: str) -> EvaluatedModel:
-    """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`).
+def load_any(name: str, device: torch.device | None = None) -> EvaluatedModel:
+    """A model by everything that :func:`wholegrain.towers.load_model` takes, or by the name of a function (:func:`load_foreign`); moved to
+    the device, if one is given and it can be moved.
 
     ``,grain=1`` (or ``,grain=1:0.05``, ``,grain=1:0.05:en_core_web_sm``) behind it scores it by whole and grain
     (:class:`wholegrain.evaluation.scores.whole_and_grain.GrainOptions`).
     """
     name, grain = split_grain(name)
     model = load_foreign(name) if is_function(name) else _load_model(name)
+    if device is not None:
+        model = getattr(model, "to", lambda _: model)(device)
     if not grain:
         return model
     from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
@@ -105,6 +108,16 @@ def split_grain(name: str) -> tuple[str, str]:
     """
     name, _, grain = name.partition(",grain=")
     return name, grain
+
+
+def with_grain(name: str, grain: str) -> str:
+    """A model's name with a grain, if one is given, in the place of its own.
+
+    Example:
+        >>> with_grain("runs/latest,grain=2", "1"), with_grain("runs/latest,grain=2", "")
+        ('runs/latest,grain=1', 'runs/latest,grain=2')
+    """
+    return f"{split_grain(name)[0]},grain={grain}" if grain else name
 
 
 def load_foreign(name: str) -> EvaluatedModel:

@@ -14,7 +14,7 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage, RawText, TextTower
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 
 
 class Model(nn.Module):
@@ -35,7 +35,7 @@ class Model(nn.Module):
         self,
         image_tower: ImageTower,
         text_tower: TextTower,
-        head: PlainHead,
+        head: Head,
         preprocess: Preprocess,
         tokenizer: Tokenizer,
         *,
@@ -45,7 +45,7 @@ class Model(nn.Module):
         super().__init__()
         self.image_tower: ImageTower = image_tower
         self.text_tower: TextTower = text_tower
-        self.head: PlainHead = head
+        self.head: Head = head
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self.log_scale = nn.Parameter(torch.tensor(float(log_scale)))

@@ -21,7 +21,7 @@ from wholegrain.objectives.objective import Objective
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.towers.base import TunedModule
 from wholegrain.towers.branch_tokens import BranchTokens
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 from wholegrain.towers.model import Model
 from wholegrain.training.distributed.grad_norm import clip_gradients
 from wholegrain.training.memory.accumulate import backward_in_parts
@@ -92,7 +92,7 @@ def _new_shares(module: nn.Module, factor: float) -> dict[int, float]:
     """id of a parameter that a fine-tuned model did not bring along -> factor; nothing for the factor 1."""
     if factor == 1:
         return {}
-    heads = [part for part in module.modules() if isinstance(part, PlainHead)]
+    heads = [part for part in module.modules() if isinstance(part, Head)]
     tokens = [part for part in module.modules() if isinstance(part, BranchTokens) and not part.replaces_class]
     return {id(p): factor for part in heads for p in part.new_parameters()} | {
         id(p): factor for part in tokens for p in part.parameters()

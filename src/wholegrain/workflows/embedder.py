@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast, get_args, overload
+from typing import Literal, TypeAlias, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -332,9 +332,7 @@ def load(model: str | os.PathLike[str], device: str = "auto") -> Embedder:
     Raises:
         UserError: there is no such model or device.
     """
-    place = choose_device(None if device == "auto" else device)
-    loaded: Any = load_any(os.fspath(model))
-    return Embedder(loaded.to(place) if hasattr(loaded, "to") else loaded, os.fspath(model))
+    return Embedder(load_any(os.fspath(model), choose_device(device)), os.fspath(model))
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from wholegrain.evaluation.read_outs.contract import Recorded
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage
 from wholegrain.towers.blocks import Dense, Packed, ResidualBlock
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 from wholegrain.towers.sources.open_clip import OpenClipImageTower
 from wholegrain.towers.sources.timm import TimmImageTower
 
@@ -63,7 +63,7 @@ class Recorder(Protocol):
         ...
 
 
-def recorder_of(tower: ImageTower, head: PlainHead, layers: int) -> Recorder:
+def recorder_of(tower: ImageTower, head: Head, layers: int) -> Recorder:
     """The one that fits the tower.
 
     Args:

@@ -36,7 +36,7 @@ from wholegrain.evaluation.read_outs.vectors import PooledReadOut, patches
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.features import ImageFeatures
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 from wholegrain.towers.model import Model
 
 LAYERS = 2
@@ -96,7 +96,7 @@ class GradientReadOut(ReadOut[list[Layer]]):
         return torch.cat(parts)
 
 
-def attention_gradient(layer: Layer, head: PlainHead, text_BRD: Tensor) -> Tensor:
+def attention_gradient(layer: Layer, head: Head, text_BRD: Tensor) -> Tensor:
     """``E_l`` of the module: float32 ``[B, R, P]`` of a layer's B pictures and R unit texts for each."""
     with torch.enable_grad():
         attended_BQA = layer.attended_BQA.detach().clone().requires_grad_()

@@ -13,13 +13,13 @@ from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import unit
 from wholegrain.towers.heads.attention import AttentionHead
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 from wholegrain.towers.heads.filip import FilipHead
 from wholegrain.towers.heads.fusion import FusionHead
 from wholegrain.towers.heads.pacl import PaclHead
 
 
-def dense_score(head: PlainHead, image: ImageFeatures, text: TextFeatures) -> Tensor:
+def dense_score(head: Head, image: ImageFeatures, text: TextFeatures) -> Tensor:
     """``[B, N]``, as the head's ``score``.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core import attention_pool
 from wholegrain.towers.base import NOTHING, RawText
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths
 
 
 def split_heads(width: int, wanted: int) -> int:
@@ -48,7 +48,7 @@ class AttentionSettings(HeadSettings):
         return replace(self, attention_heads=heads, pool_temperature=self.pool_temperature or 1.0)
 
 
-class AttentionHead(PlainHead):
+class AttentionHead(Head):
     """Maps of queries (D -> A), of keys and values (A -> A) and of what comes out (A -> D)."""
 
     Settings = AttentionSettings

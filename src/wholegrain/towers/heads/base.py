@@ -60,10 +60,10 @@ def _projection(form: str, width: int, shared: int) -> nn.Module:
     return layer
 
 
-class PlainHead(nn.Module):
-    """One projection per side: image V -> D, text V -> D.
+class Head(nn.Module):
+    """What every head is: one projection per side, image V -> D, text V -> D, and what its class adds.
 
-    What a head is, by its class:
+    By its class:
 
     * ``Settings``: its settings; ``saved`` has the name of each in :meth:`config`, and so in saved models.
     * ``begins``: settings that are only where a learned number begins, with that number's name.
@@ -77,7 +77,7 @@ class PlainHead(nn.Module):
         settings: of the class ``Settings``; ``None`` means the defaults.
     """
 
-    kind = "plain"
+    kind: ClassVar[str]
     Settings: ClassVar[type[HeadSettings]] = HeadSettings
     saved: ClassVar[dict[str, str]] = {}
     begins: ClassVar[dict[str, str]] = {}
@@ -153,10 +153,16 @@ class PlainHead(nn.Module):
         saved = {key: getattr(self.settings, name) for name, key in self.saved.items()}
         return {"kind": self.kind, "widths": asdict(self.widths), **saved}
 
-    def start_from(self, other: PlainHead) -> None:
+    def start_from(self, other: Head) -> None:
         """Takes another head's projections."""
         self.image.load_state_dict(other.image.state_dict())
         self.text.load_state_dict(other.text.state_dict())
+
+
+class PlainHead(Head):
+    """CLIP's: the two projections alone."""
+
+    kind = "plain"
 
 
 def required(part: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from wholegrain.errors import UserError
 from wholegrain.features import ImageFeatures
 from wholegrain.towers.base import NOTHING, Config, ImageTower, RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths, required
 
 
 class BranchReadout(nn.Module):
@@ -76,7 +76,7 @@ class BranchSettings(TokenSettings):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {**TokenSettings.ranges, "branches": (1, 1024), "branch_blocks": (0, 1024)}
 
 
-class BranchHead(PlainHead):
+class BranchHead(Head):
     """Holistic CLIP: H raw branches through one shared projection; ``pooled`` is the mean of the *unit* branches.
 
     The paper scores a pair by the mean of the H branches' cosines. That mean is linear, so it equals the dot product of a unit

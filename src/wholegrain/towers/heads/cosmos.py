@@ -26,7 +26,7 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.core.contract import MAX_SCALE
 from wholegrain.towers.base import NOTHING, RawImage, RawText
 from wholegrain.towers.heads.attention import split_heads
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required, without_patches
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths, required, without_patches
 
 
 class CrossAttention(nn.Module):
@@ -68,7 +68,7 @@ class CosmosSettings(HeadSettings):
         return replace(self, attention_heads=split_heads(widths.shared, self.attention_heads))
 
 
-class CosmosHead(PlainHead):
+class CosmosHead(Head):
     """The plain head, and two cross-attentions for training (see the module); pairs are scored by the cosine."""
 
     kind = "cosmos"

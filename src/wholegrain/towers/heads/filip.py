@@ -6,10 +6,10 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses import filip
-from wholegrain.towers.heads.base import PlainHead
+from wholegrain.towers.heads.base import Head
 
 
-class FilipHead(PlainHead):
+class FilipHead(Head):
     """The plain head; pairs are scored by the mean of both directions' best matches (:func:`wholegrain.losses.filip.score`)."""
 
     kind = "filip"

@@ -32,7 +32,7 @@ from wholegrain.losses.core.contract import unit
 from wholegrain.losses.core.pair_scores import blocks, joined
 from wholegrain.towers.base import NOTHING, RawImage
 from wholegrain.towers.heads.attention import split_heads
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths
 
 PREFIX = "fusion."
 
@@ -141,7 +141,7 @@ class FusionSettings(HeadSettings):
         return replace(self, fusion_width=width, attention_heads=split_heads(width, self.attention_heads))
 
 
-class FusionHead(PlainHead):
+class FusionHead(Head):
     """The plain projections, and a :class:`FusionEncoder` on projected patches and tokens.
 
     ``score(images, texts) -> [B, N]`` is the log-odds, plus ``score_cosine`` times the cosine (BLIP adds them with weight 1, ALBEF and X-VLM

@@ -14,7 +14,7 @@ from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.whole_and_grain import TEMPERATURE, WEIGHT, score
 from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers.base import NOTHING, RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GrainSettings(HeadSettings):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"weight": WEIGHT, "temperature": TEMPERATURE}
 
 
-class GrainHead(PlainHead):
+class GrainHead(Head):
     """The plain head; pairs are scored by ``whole + weight * grain`` (:mod:`wholegrain.losses.whole_and_grain`).
 
     Weight and temperature are kept as logarithms, so that they are positive whatever a step does to them. Features are the plain head's,

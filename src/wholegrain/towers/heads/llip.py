@@ -11,7 +11,7 @@ from torch import nn
 from wholegrain.features import ImageFeatures
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage
 from wholegrain.towers.heads.attention import AttentionHead, AttentionSettings
-from wholegrain.towers.heads.base import PlainHead, Widths, required
+from wholegrain.towers.heads.base import Head, Widths, required
 from wholegrain.towers.heads.branches import BranchReadout, TokenSettings, prepare_tower, tokens_in
 
 
@@ -76,7 +76,7 @@ class LlipHead(AttentionHead):
         image = ImageFeatures(self.mix(values_BKA.mean(1)), None, *self._patches(raw, needs))
         return replace(image, **self._slots(self.key(classes_BKV), values_BKA)) if "slots" in needs else image
 
-    def start_from(self, other: PlainHead) -> None:
+    def start_from(self, other: Head) -> None:
         """Takes the projections; the output map starts as the image's."""
         super().start_from(other)
         with torch.no_grad():

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from wholegrain.features import ImageFeatures
 from wholegrain.towers.base import NOTHING, RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class MgcaSettings(HeadSettings):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {"prototypes": (1, 2**18)}
 
 
-class MgcaHead(PlainHead):
+class MgcaHead(Head):
     """K prototypes beside the plain projections; random unit vectors at the start."""
 
     kind = "mgca"

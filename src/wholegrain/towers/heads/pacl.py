@@ -11,7 +11,7 @@ from torch.nn.functional import gelu
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.text_conditioned import text_conditioned_scores
 from wholegrain.towers.base import RawImage
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PaclSettings(HeadSettings):
         return replace(self, pool_temperature=self.pool_temperature or 0.1)
 
 
-class PaclHead(PlainHead):
+class PaclHead(Head):
     """Patches get ``W x + W2 gelu(W1 x)``; texts and the pooled image keep the plain projections.
 
     The paper's vision embedder is a residual two-layer perceptron; here W2 = 0 at the start, so it starts as the base model. Pairs

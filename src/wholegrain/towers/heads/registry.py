@@ -22,7 +22,7 @@ from typing import Any
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
 from wholegrain.towers.base import Config
-from wholegrain.towers.heads.base import PlainHead, Widths
+from wholegrain.towers.heads.base import Head, PlainHead, Widths
 from wholegrain.towers.heads.branches import BranchHead
 from wholegrain.towers.heads.cosmos import CosmosHead
 from wholegrain.towers.heads.filip import FilipHead
@@ -34,7 +34,7 @@ from wholegrain.towers.heads.mgca import MgcaHead
 from wholegrain.towers.heads.pacl import PaclHead
 from wholegrain.towers.heads.sparc import SparcHead
 
-KINDS: dict[str, type[PlainHead]] = {
+KINDS: dict[str, type[Head]] = {
     head.kind: head
     for head in (
         PlainHead, SparcHead, BranchHead, FilipHead, PaclHead, MgcaHead, FlairHead, LlipHead, FusionHead, CosmosHead,
@@ -75,7 +75,7 @@ class HeadConfig:
         self.settings = KINDS[kind].Settings(**chosen)
 
 
-def build_head(config: Config) -> PlainHead:
+def build_head(config: Config) -> Head:
     """The head that ``config()`` described, with fresh weights."""
     saved = dict(config)
     head, widths = KINDS[saved.pop("kind")], Widths(**saved.pop("widths"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.towers.base import NOTHING, RawImage, RawText, masked_mean
-from wholegrain.towers.heads.base import HeadSettings, PlainHead, Widths, required
+from wholegrain.towers.heads.base import Head, HeadSettings, Widths, required
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class SparcSettings(HeadSettings):
         return replace(self, hidden=self.hidden or widths.image)
 
 
-class SparcHead(PlainHead):
+class SparcHead(Head):
     """SPARC: ``patch = g_v(F_p)``, ``image = g_v(h_v(mean_p F_p))``, ``token = g_t(F_l)``, ``text = g_t(mean_l F_l)``.
 
     One linear g_v serves the global and the local image path, one linear g_t both text paths, and h_v, "a single non-linear

@@ -37,7 +37,7 @@ from wholegrain.towers.base import (
 )
 from wholegrain.towers.blocks import Dense, Packed, replace_blocks
 from wholegrain.towers.branch_tokens import BranchTokens
-from wholegrain.towers.heads.base import PlainHead, Widths
+from wholegrain.towers.heads.base import Head, PlainHead, Widths
 from wholegrain.towers.mlp_branches import split_blocks
 from wholegrain.towers.sources.timm import TimmImageTower
 
@@ -301,7 +301,7 @@ def _wrap_image(visual: nn.Module, config: Config) -> tuple[ImageTower, Projecti
     return OpenClipPooledTower(visual, int(config["model"]["embed_dim"]), config), None
 
 
-def split_open_clip(clip: CustomTextCLIP, model_cfg: Config, pad_id: int) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
+def split_open_clip(clip: CustomTextCLIP, model_cfg: Config, pad_id: int) -> tuple[ImageTower, OpenClipTextTower, Head]:
     """Takes an open_clip model (made with ``force_custom_text=True``) apart: image tower, text tower, head; nothing is copied."""
     assert isinstance(clip.text, TextTransformer), "the loader refuses others"
     config = {"kind": "open_clip", "model": _plain_config(model_cfg)}

@@ -27,7 +27,7 @@ from wholegrain.files import read_json
 from wholegrain.text.tokenizer import FileTokenizer
 from wholegrain.towers.base import Config, ImageTower
 from wholegrain.towers.bounds import build_bounded, build_on_meta, check_numbers, first_line
-from wholegrain.towers.heads.base import PlainHead, Widths
+from wholegrain.towers.heads.base import Head, PlainHead, Widths
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources import weight_names
 from wholegrain.towers.sources.hf_library import transformers_for
@@ -125,7 +125,7 @@ def _most(folder: Path, state: dict[str, Tensor]) -> tuple[int, str, str]:
 
 def _clip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
-) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
+) -> tuple[ImageTower, OpenClipTextTower, Head]:
     vision, text, shared = config.vision_config, config.text_config, int(config.projection_dim)
     sizes = {
         "image_size": _square(folder, vision.image_size),
@@ -151,7 +151,7 @@ def _clip_parts(
 
 def _siglip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
-) -> tuple[ImageTower, OpenClipTextTower, PlainHead]:
+) -> tuple[ImageTower, OpenClipTextTower, Head]:
     vision, text = config.vision_config, config.text_config
     if not vision.vision_use_head or vision.layer_norm_eps != 1e-6:
         part = "no attention pooling" if not vision.vision_use_head else f"layer_norm_eps {vision.layer_norm_eps}"

@@ -176,7 +176,7 @@ def _listed(ranks: list[int]) -> str:
 
 
 def choose_device(device: str | None = None, local_rank: int = 0, world_size: int = 1) -> torch.device:
-    """The device that was asked for; else CUDA where there is one, else MPS for a process alone, else the CPU.
+    """The device that was asked for; for "auto" and ``None`` CUDA where there is one, else MPS for a process alone, else the CPU.
 
     Raises:
         UserError: it is not there, or there are more processes than devices, or several for MPS.
@@ -184,7 +184,7 @@ def choose_device(device: str | None = None, local_rank: int = 0, world_size: in
     mps = torch.backends.mps.is_available()
     automatic = "cuda" if torch.cuda.is_available() else "mps" if mps and world_size == 1 else "cpu"
     try:
-        chosen = torch.device(device or automatic)
+        chosen = torch.device(automatic if device in (None, "auto") else device)
     except RuntimeError:
         raise UserError(f"There is no device {device!r}; use cpu, cuda, cuda:1 or mps.") from None
     if chosen.type == "mps" and (world_size > 1 or not mps):

@@ -59,7 +59,7 @@ def audit(args: AuditArguments) -> Audit:
     """Loads the model, opens the photos, asks, and writes the page."""
     from wholegrain.data.sources import SourceOptions
     from wholegrain.errors import UserError
-    from wholegrain.evaluation.named import load_any, split_grain
+    from wholegrain.evaluation.named import load_any, with_grain
     from wholegrain.training.distributed.processes import choose_device
     from wholegrain.workflows.audit import AuditOptions, open_photos
     from wholegrain.workflows.audit import audit as run
@@ -69,12 +69,9 @@ def audit(args: AuditArguments) -> Audit:
         raise UserError("--images, --per-kind and --batch must be at least 1 and --pictures at least 0")
     columns = ((args.caption_column, ""),) if args.caption_column else column_roles(args.caption_columns)
     dataset = open_photos(args.photos, args.out, SourceOptions(args.image_column, columns, args.split_column, image_root=args.image_root))
-    place = choose_device(None if args.device == "auto" else args.device)
-    model, grain = split_grain(args.model)
-    name = f"{model},grain={args.grain or grain}" if args.grain or grain else model
-    loaded = load_any(name)
+    place, name = choose_device(args.device), with_grain(args.model, args.grain)
     return run(
-        getattr(loaded, "to", lambda _: loaded)(place),
+        load_any(name, place),
         dataset,
         args.out,
         name=name,

@@ -11,10 +11,13 @@ import tyro
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
+    import torch
+
     from wholegrain.evaluation.benchmarks.run import BenchmarkSpec
     from wholegrain.evaluation.contract import EvaluatedModel
     from wholegrain.evaluation.result import TaskResult
     from wholegrain.evaluation.suite import EvaluationOptions
+    from wholegrain.structure import JsonTable
 
 
 RETRIEVAL = ("one_caption", "owner_only", "subset", "roles", "shortlist")
@@ -103,7 +106,7 @@ class Evaluated:
     left_out: Mapping[str, str]
     overlap: str
     out: Path
-    facts: Mapping[str, object]
+    facts: JsonTable
     args: EvaluateArguments
 
     def keep(self) -> Path:
@@ -118,7 +121,7 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import run_benchmarks
     from wholegrain.evaluation.features.sharing import sharing
-    from wholegrain.evaluation.named import split_grain
+    from wholegrain.evaluation.named import split_grain, with_grain
     from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, results_folder, weights_of
     from wholegrain.evaluation.suite import EvaluationOptions
@@ -137,9 +140,8 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     settings |= {"grounding": {"read_outs": check_names(args.read_outs)}}
     left_out: dict[str, str] = {}
     results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
-    with init_distributed(None if args.device == "auto" else args.device) as context, sharing(context.group):
-        loaded = context.on_all_processes(lambda: _loaded(args))
-        loaded = getattr(loaded, "to", lambda _: loaded)(context.device)
+    with init_distributed(args.device) as context, sharing(context.group):
+        loaded, chosen = context.on_all_processes(lambda: _loaded(args, context.device))
         if args.data is not None:
             options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
             results, more = _on_data(loaded, args.data, args.split, suite, settings, options, left_out)
@@ -151,7 +153,7 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
         return None
     results += [*found, *_averages(average, found, left_out)]
     overlap, trained_on = describe_overlap(results, training_pictures(args.model))
-    facts["model"] = facts["model"] + (f",grain={grain}" if (grain := _grain_of(loaded)) else "")
+    facts["model"] = with_grain(args.model, chosen)
     facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
     return Evaluated(results, left_out, overlap, out, facts, args)
 
@@ -187,17 +189,18 @@ def _averages(names: tuple[str, ...], results: Sequence[TaskResult], left_out: d
     return found
 
 
-def _loaded(args: EvaluateArguments) -> EvaluatedModel:
-    """The model, scored by whole and grain if asked for."""
+def _loaded(args: EvaluateArguments, device: torch.device) -> tuple[EvaluatedModel, str]:
+    """The model, scored by whole and grain if asked for, and by which."""
     from wholegrain.errors import UserError
     from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
 
-    model = load_any(args.model)
+    model = load_any(args.model, device)
     if not args.grain:
-        return model
+        return model, ""
     if args.grain != "auto":
-        return GrainOptions.parse(args.grain).of(model)
+        given = GrainOptions.parse(args.grain)
+        return given.of(model), str(given)
     if args.data is None or args.split == "val":
         raise UserError("--grain auto looks for the best weight on the split val of --data, and reports on another one; give both, or a weight.")
     from wholegrain.data.dataset import Dataset
@@ -207,13 +210,7 @@ def _loaded(args: EvaluateArguments) -> EvaluatedModel:
     chosen = GrainOptions(found.weight, found.temperature)
     print(f"grain {chosen}: recall@1 {found.tried[found.weight, found.temperature]:.1%} on val, the mean of both ways; the whole alone "
           f"{found.whole:.1%}")  # fmt: skip
-    return chosen.of(model)
-
-
-def _grain_of(model: object) -> str:
-    from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
-
-    return f"{model.weight:g}:{model.temperature:g}" if isinstance(model, WholeAndGrain) else ""
+    return chosen.of(model), str(chosen)
 
 
 def _results_name(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:

@@ -192,8 +192,7 @@ def _loaded(model: str | Path | Embedder | EvaluatedModel, show: Show) -> Evalua
     if not isinstance(model, str | Path):
         return model
     show("loading the model", 0, 0)
-    loaded = load_any(str(model))
-    return getattr(loaded, "to", lambda _: loaded)(choose_device(None))
+    return load_any(str(model), choose_device())
 
 
 def _alike(model: EvaluatedModel, index: Index, pixels_HWC: np.ndarray, k: int) -> tuple[Hit, ...]:
