@@ -8,7 +8,7 @@ from PIL import Image
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense import class_lists
-from wholegrain.evaluation.dense.class_lists import class_list, list_names
+from wholegrain.evaluation.dense.class_lists import _lists, class_list
 from wholegrain.evaluation.dense.folder import ClassSet, Segmented, segmented
 from wholegrain.evaluation.dense.run import DenseOptions, dense
 from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, segmentation
@@ -23,7 +23,7 @@ SIZES = {
 def test_every_list_has_the_sets_classes(name):
     found = class_list(name)
     count, background = SIZES[name]
-    assert set(list_names()) == set(SIZES)
+    assert set(_lists()) == set(SIZES)
     assert (len(found.classes.names), found.classes.background) == (count, background)
     assert len(set(found.classes.names)) == count
     assert all(words and all(word == word.strip() and "\n" not in word for word in words) for words in found.classes.words)

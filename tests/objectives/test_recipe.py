@@ -10,8 +10,8 @@ from wholegrain.cli.arguments import split_overrides
 from wholegrain.enrich.captions.prompting import load_prompts
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective
-from wholegrain.objectives.recipe import load_recipe, recipe_names, selects, to_table, to_toml
-from wholegrain.objectives.schema import HEADS
+from wholegrain.objectives.recipe import load_recipe, recipe_names, to_table, to_toml
+from wholegrain.objectives.schema import HEADS, selects
 from wholegrain.towers.heads.registry import KINDS
 
 PUBLISHED = {"clip", "siglip", "negclip", "ce_clip", "sparc", "holistic", "o2m", "text_conditioned", "wholegrain"}

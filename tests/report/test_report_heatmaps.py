@@ -9,7 +9,7 @@ from rich.console import Console
 
 from wholegrain.data.record import Twin
 from wholegrain.evaluation.result import NotSupportedError
-from wholegrain.report.heatmaps import content_phrases, content_words, overlay, own_region, patch_map, patch_maps, region_mask
+from wholegrain.report.heatmaps import content_phrases, content_words, overlay, own_region, patch_maps, region_mask
 from wholegrain.report.terminal import half_blocks, show_twin, telling_phrase, twin_scores
 
 REGIONS = (((2, 4, 10, 12), "a red cup"), ((20, 20, 30, 30), "a blue star"))
@@ -33,7 +33,7 @@ def pixels_of(number):
 
 
 def test_a_map_is_the_cosine_in_the_order_of_the_grid():
-    found = patch_map(model_with_patches(), pixels_of(4), ["a cup", "a star"])
+    (found,) = patch_maps(model_with_patches(), [pixels_of(4)], ["a cup", "a star"])
     assert found.shape == (2, 2, 3)
     expected = [[float(vector(text) @ vector(f"key00004 {p}")) for p in range(6)] for text in ("a cup", "a star")]
     np.testing.assert_allclose(found.reshape(2, 6), expected, atol=1e-6)
@@ -63,7 +63,7 @@ def test_a_words_map_is_of_its_own_token():
 
 def test_a_model_without_patches_says_so():
     with pytest.raises(NotSupportedError):
-        patch_map(FakeModel(vector, vector), pixels_of(1), ["a cup"])
+        patch_maps(FakeModel(vector, vector), [pixels_of(1)], ["a cup"])
 
 
 @pytest.mark.parametrize(

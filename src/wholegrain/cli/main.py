@@ -1,8 +1,8 @@
 """The command ``wholegrain``: finds the module of a subcommand, calls it, and turns errors into one sentence and an exit code.
 
-A subcommand is the function in ``wholegrain.cli.NAME`` that is named like the module; its annotations are its options. Modules
-are imported when they are called, so ``wholegrain --help`` is quick. A subcommand with a parameter ``overrides`` also takes
-dotted options such as ``--optimiser.lr 1e-5``.
+A subcommand is the function in ``wholegrain.cli.NAME`` that is named like the module; its parameters, or the fields of
+the dataclass that it takes, are its options. Modules are imported when they are called, so ``wholegrain --help`` is quick. A subcommand with a
+parameter ``overrides`` also takes dotted options such as ``--optimiser.lr 1e-5``.
 
 Exit codes: 0 done, 1 the machine failed, 2 the input cannot be used, 70 an error that was not foreseen (its trace is in a file), 130, 141
 and 143 interrupted.

@@ -21,40 +21,9 @@ import tomli_w
 from wholegrain.errors import UserError
 from wholegrain.files import read_toml, shown
 from wholegrain.objectives.ranges import RANGES
-from wholegrain.objectives.schema import (
-    CaptionDraw,
-    DataRecipe,
-    ModelRecipe,
-    NegativeDraw,
-    Optimiser,
-    Recipe,
-    Saving,
-    TeacherRecipe,
-    Term,
-    ViewDraw,
-    closest,
-    selects,
-)
+from wholegrain.objectives.schema import Recipe
 from wholegrain.structure import StructureError, make_converter, structure
-
-__all__ = [
-    "CaptionDraw",
-    "DataRecipe",
-    "ModelRecipe",
-    "NegativeDraw",
-    "Optimiser",
-    "Recipe",
-    "Saving",
-    "TeacherRecipe",
-    "Term",
-    "ViewDraw",
-    "closest",
-    "load_recipe",
-    "recipe_names",
-    "selects",
-    "to_table",
-    "to_toml",
-]
+from wholegrain.suggest import closest
 
 
 def load_recipe(source: str | Path | Mapping[str, object], overrides: Sequence[str] = ()) -> Recipe:

@@ -16,8 +16,9 @@ from typing import Literal, cast, get_args, get_origin, get_type_hints
 import wholegrain.losses
 from wholegrain.errors import UserError
 from wholegrain.losses.core.contract import NEEDS, Loss
-from wholegrain.objectives.schema import Term, closest
+from wholegrain.objectives.schema import Term
 from wholegrain.structure import StructureError, structure
+from wholegrain.suggest import closest
 
 
 def resolve_loss(term: Term) -> Loss:

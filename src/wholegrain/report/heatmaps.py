@@ -36,18 +36,6 @@ _LINK_WORDS = """
 _LINKS = frozenset(_LINK_WORDS.split())
 
 
-def patch_map(model: PatchModel, pixels_HWC: np.ndarray, phrases: Sequence[str]) -> np.ndarray:
-    """Cosines float32 ``[n, rows, cols]`` of n phrases with the patches of one picture.
-
-    Args:
-        pixels_HWC: uint8 RGB, as ``dataset.pixels`` gives it; the model's own preprocessing is applied.
-
-    Raises:
-        NotSupportedError: when the model gives no patches.
-    """
-    return patch_maps(model, [pixels_HWC], phrases)[0]
-
-
 def patch_maps(
     model: PatchModel, pictures: Sequence[np.ndarray], phrases: Sequence[str | Phrase], *, read_out: str = COMMON, batch: int = 64
 ) -> np.ndarray:

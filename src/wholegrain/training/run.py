@@ -12,7 +12,8 @@ from wholegrain.data.batch import Phrases
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
-from wholegrain.objectives.schema import ModelRecipe, Optimiser, Recipe, closest
+from wholegrain.objectives.schema import ModelRecipe, Optimiser, Recipe
+from wholegrain.suggest import closest
 from wholegrain.text.words.phrases import NounPhrases
 from wholegrain.towers.convert import convert_head
 from wholegrain.towers.heads.registry import HeadConfig
@@ -151,7 +152,7 @@ def adapt_to_recipe(model: Model, recipe: Recipe, device: torch.device) -> Recip
 
 
 def adapt_model(model: Model, recipe: Recipe) -> None:
-    """Gives the model what the recipe asks for: what is tuned, the head, a bias for a sigmoid. Twice is as good as once."""
+    """Gives the model what the recipe asks for: what is tuned, the head, a bias for a sigmoid. Idempotent."""
     wanted: ModelRecipe = recipe.model
     for tower, how in ((model.image_tower, wanted.tune_image), (model.text_tower, wanted.tune_text)):
         if how:

@@ -27,7 +27,7 @@ from pathlib import Path
 from wholegrain.files import write_text
 from wholegrain.report.standings import Standing, Standings
 from wholegrain.report.standings_page import write_standings_page
-from wholegrain.workflows.competition import Competition, after_warm_up, competing, seconds_of_steps, unshaped
+from wholegrain.workflows.competition import Competition, after_warm_up, competing, seconds_of_steps, unchanged
 from wholegrain.workflows.entrants import Rules
 
 
@@ -84,7 +84,7 @@ def _check_what_is_there(competition: Competition, able: Mapping[str, str]) -> N
     """Runs that were made otherwise are refused before anything is trained; where rates are tried, when their turn comes."""
     for name, recipe in able.items() if not competition.rules.rates else ():
         for seed in competition.rules.seeds:
-            competition.refuse_others(recipe, seed, {competition.folder(name, seed): unshaped})
+            competition.refuse_others(recipe, seed, {competition.folder(name, seed): unchanged})
 
 
 def write_standings(standings: Standings, left_out: Mapping[str, str], competition: Competition) -> None:

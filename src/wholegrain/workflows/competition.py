@@ -35,7 +35,7 @@ from wholegrain.workflows.validation import validation
 START = "start"
 PILOT = 8
 """Steps that are timed to learn a method's speed; the first half is warm-up."""
-Shape = Callable[[Recipe], Recipe]
+Adjust = Callable[[Recipe], Recipe]
 Made = TypeVar("Made")
 
 
@@ -64,8 +64,8 @@ def competing(
         yield Competition(data, dataset, out, rules, say), able, left_out
 
 
-def unshaped(recipe: Recipe) -> Recipe:
-    """The recipe as its overrides made it."""
+def unchanged(recipe: Recipe) -> Recipe:
+    """The adjustment that is none."""
     return recipe
 
 
@@ -91,19 +91,19 @@ class Competition:
         return self.rules.cache or self.out / "features"
 
     def folder(self, name: str, seed: int) -> Path:
-        """Of a method's run, or of its runs."""
+        """The folder of a method's run with a seed, or of its runs of several budgets."""
         return self.out / f"{name}-{seed}"
 
-    def overrides(self, name: str, recipe: str, shape: Shape = unshaped) -> tuple[str, ...]:
+    def overrides(self, name: str, recipe: str, adjust: Adjust = unchanged) -> tuple[str, ...]:
         """Those of all, and where rates are tried the method's best one, which takes a run for each."""
         if not self.rules.rates:
             return self.rules.overrides
-        return (*self.rules.overrides, f"--optimiser.lr={self._best_rate(name, recipe, shape)}")
+        return (*self.rules.overrides, f"--optimiser.lr={self._best_rate(name, recipe, adjust)}")
 
     def each(
         self, able: Mapping[str, str], left_out: dict[str, str], make: Callable[[str, str], Made]
     ) -> Iterator[Made]:
-        """What is made of every recipe; one whose loss is no number any more, and the like, is noted in ``left_out``, but for the first."""
+        """Yields what is made of each recipe. One that ends with a :class:`UserError` is noted in ``left_out``, unless it is the first."""
         for index, (name, recipe) in enumerate(able.items()):
             self.say(f"{name} ({index + 1} of {len(able)})")
             try:
@@ -118,30 +118,30 @@ class Competition:
                 continue
             yield made
 
-    def refuse_others(self, recipe: str, seed: int, runs: Mapping[Path, Shape]) -> None:
+    def refuse_others(self, recipe: str, seed: int, runs: Mapping[Path, Adjust]) -> None:
         """Refuses runs that are there and were made otherwise. Raises :class:`OtherRunError`."""
-        there = {run: shape for run, shape in runs.items() if (run / "run.json").exists()}
+        there = {run: adjust for run, adjust in runs.items() if (run / "run.json").exists()}
         if there:
             chosen, _, start = load_inputs(recipe, self.data, self.rules.model, (*self.rules.overrides, f"--seed={seed}"))
-            for run, shape in there.items():
-                check_run(run, self._of_its_length(shape(chosen), run), start, self.dataset, self.rules.seconds)
+            for run, adjust in there.items():
+                check_run(run, self._of_its_length(adjust(chosen), run), start, self.dataset, self.rules.seconds)
 
     def _of_its_length(self, recipe: Recipe, run: Path) -> Recipe:
         """At equal time, with as many steps as were measured when the run began."""
         steps = read_recipe(run).optimiser.steps if self.rules.seconds else recipe.optimiser.steps
         return replace(recipe, optimiser=replace(recipe.optimiser, steps=steps))
 
-    def run(self, recipe: str, run: Path, overrides: Sequence[str], shape: Shape = unshaped, after: Path | None = None) -> Model:
+    def run(self, recipe: str, run: Path, overrides: Sequence[str], adjust: Adjust = unchanged, after: Path | None = None) -> Model:
         """The model that a run makes, trained now or read.
 
         Args:
             recipe, overrides: of the run, its seed among them.
             run: its folder.
-            shape: what is done to the recipe in the end.
+            adjust: what is done to the recipe in the end.
             after: a shorter run whose first steps it shares, see ``TrainOptions``.
         """
         chosen, _, start = load_inputs(recipe, self.data, self.rules.model, overrides)
-        chosen = shape(chosen)
+        chosen = adjust(chosen)
         if (run / "run.json").exists():
             chosen = self._of_its_length(chosen, run)
         elif self.rules.seconds:
@@ -167,14 +167,14 @@ class Competition:
         step = median(b - a for a, b in zip(stamps[PILOT // 2 - 1 :], stamps[PILOT // 2 :], strict=False))
         return max(1, int(self.rules.seconds / step))
 
-    def _best_rate(self, name: str, recipe: str, shape: Shape) -> float:
+    def _best_rate(self, name: str, recipe: str, adjust: Adjust) -> float:
         """The learning rate whose first-seed run is best on ``val``; what was tried is kept in ``tuning/METHOD.json``."""
         found = {}
         judge = validation(self.dataset, load_recipe(recipe, self.rules.overrides), cache=self.cache)
         assert judge is not None, "entrants looked"
         for rate in self.rules.rates:
             run = self.out / "tuning" / f"{name}-{rate}"
-            model = self.run(recipe, run, (*self.rules.overrides, f"--optimiser.lr={rate}", f"--seed={self.rules.seeds[0]}"), shape)
+            model = self.run(recipe, run, (*self.rules.overrides, f"--optimiser.lr={rate}", f"--seed={self.rules.seeds[0]}"), adjust)
             found[rate] = judge(model)["recall@1"]
             self.say(f"  rate {rate:g}: recall@1 on val {100 * found[rate]:.1f}%")
         write_json(self.out / "tuning" / f"{name}.json", {str(rate): value for rate, value in found.items()})

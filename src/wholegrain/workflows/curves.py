@@ -34,7 +34,7 @@ from wholegrain.report.standings import Standing
 from wholegrain.training.checkpoints.run_folder import STABLE, read_recipe
 from wholegrain.training.schedule import decay_start
 from wholegrain.workflows.compete import write_standings
-from wholegrain.workflows.competition import Competition, Shape, after_warm_up, competing, seconds_of_steps
+from wholegrain.workflows.competition import Adjust, Competition, after_warm_up, competing, seconds_of_steps
 from wholegrain.workflows.entrants import Rules
 
 OWN_KEYS = ("optimiser.steps", "optimiser.epochs", "optimiser.schedule")
@@ -98,9 +98,9 @@ class _Budgets:
         assert start is not None, "without the first method there is an error"
         return Curves(done, first, start)
 
-    def shape(self, budget: int) -> Shape:
+    def at_budget(self, budget: int) -> Adjust:
         """Makes a recipe that of a run of so many steps; all runs of a method are the same until their rates fall."""
-        return partial(shaped, budget=budget, smallest=self.steps[0])
+        return partial(of_budget, budget=budget, smallest=self.steps[0])
 
     def _folders(self, name: str, seed: int) -> dict[int, Path]:
         return {budget: self.competition.folder(name, seed) / f"steps-{budget}" for budget in self.steps}
@@ -109,23 +109,23 @@ class _Budgets:
         """As in :mod:`wholegrain.workflows.compete`."""
         for name, recipe in able.items() if not self.competition.rules.rates else ():
             for seed in self.competition.rules.seeds:
-                runs = {folder: self.shape(budget) for budget, folder in self._folders(name, seed).items()}
+                runs = {folder: self.at_budget(budget) for budget, folder in self._folders(name, seed).items()}
                 self.competition.refuse_others(recipe, seed, runs)
 
     def _say_cost(self, recipe: str) -> None:
-        settings = self.shape(self.steps[-1])(load_recipe(recipe, self.competition.rules.overrides)).optimiser
+        settings = self.at_budget(self.steps[-1])(load_recipe(recipe, self.competition.rules.overrides)).optimiser
         shared = sum(decay_start(budget, settings) for budget in self.steps[:-1])
         whole = sum(self.steps)
         self.competition.say(f"A seed takes {whole - shared:,} steps: {whole:,} of {len(self.steps)} runs, of which {shared:,} are taken once for two.")
 
     def _curve(self, name: str, recipe: str) -> Curve:
         competition = self.competition
-        overrides = competition.overrides(name, recipe, self.shape(self.steps[-1]))
+        overrides = competition.overrides(name, recipe, self.at_budget(self.steps[-1]))
         found: dict[int, list[_Measured]] = {budget: [] for budget in self.steps}
         for seed in competition.rules.seeds:
             for budget, run in self._folders(name, seed).items():
                 competition.say(f"  seed {seed}, {budget:,} steps")
-                model = competition.run(recipe, run, (*overrides, f"--seed={seed}"), self.shape(budget), shorter_run(run.parent, budget))
+                model = competition.run(recipe, run, (*overrides, f"--seed={seed}"), self.at_budget(budget), shorter_run(run.parent, budget))
                 results, seconds = competition.results(model, run), seconds_of_steps(run)
                 found[budget].append(_Measured(results, tuple(seconds), read_recipe(run).optimiser.batch))
         return Curve(name, [_point(name, budget, seeds) for budget, seeds in found.items()])
@@ -154,7 +154,7 @@ def _point(name: str, budget: int, seeds: Sequence[_Measured]) -> Point:
     return Point(budget, budget * seeds[0].batch, spent, Standing(name, [run.results for run in seeds], costs))
 
 
-def shaped(recipe: Recipe, budget: int, smallest: int) -> Recipe:
+def of_budget(recipe: Recipe, budget: int, smallest: int) -> Recipe:
     """A recipe for a run of ``budget`` steps, the smallest budget being another number."""
     settings = recipe.optimiser
     warmup = min(settings.warmup_steps, smallest // 2)

@@ -9,7 +9,7 @@ An average over some of its sets is another average, so one that lacks a set is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,20 +44,6 @@ def check_average(name: str, sets: Sequence[str]) -> None:
         raise UserError(
             f"The average {name} lacks {', '.join(missing)}: add --benchmark {missing[0]}=FOLDER and so on, or leave it out."
         )
-
-
-def average_of(name: str, values: Mapping[str, float]) -> float:
-    """The average of the sets' figures.
-
-    Raises:
-        UserError: when a set is missing.
-
-    Example:
-        >>> average_of("degla_11", dict.fromkeys(AVERAGES["degla_11"], 0.5))
-        0.5
-    """
-    check_average(name, list(values))
-    return float(np.mean([values[one] for one in AVERAGES[name]]))
 
 
 def averaged(name: str, results: Sequence[TaskResult]) -> list[TaskResult]:

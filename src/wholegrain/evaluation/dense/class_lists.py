@@ -35,11 +35,6 @@ def _lists() -> dict[str, JsonTable]:
     return read_toml(str(files("wholegrain.evaluation.dense").joinpath("class_lists.toml")), "install wholegrain again")
 
 
-def list_names() -> tuple[str, ...]:
-    """The sets that have a list."""
-    return tuple(_lists())
-
-
 def class_list(name: str) -> ClassList:
     """The list of a set.
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wholegrain.objectives.recipe import Recipe, to_table
+from wholegrain.objectives.recipe import to_table
+from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.identity import state_digest
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.identity import dotted

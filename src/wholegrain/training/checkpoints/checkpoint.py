@@ -2,7 +2,7 @@
 
 ``checkpoints/step-00000500/`` holds ``state.safetensors`` (what is trained, buffers, the teacher's copy of them, optimiser moments,
 the objective's carried state, torch's random state) and ``state.json`` (number of the format, step, Python's and numpy's random states,
-SHA-256 of every file and of all this). Frozen parts of the model lie in the run's ``model/`` and are not repeated. Of a sharded run every process wrote
+SHA-256 of every file, and a digest of itself). Frozen parts of the model lie in the run's ``model/`` and are not repeated. Of a sharded run every process wrote
 a part of the tensors (:mod:`wholegrain.training.distributed.sharded`).
 
 A checkpoint of an older format is brought up to date on reading, one number after the other (:data:`MIGRATIONS`).

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from wholegrain.objectives.recipe import Recipe, load_recipe, to_table
+from wholegrain.objectives.recipe import load_recipe, to_table
+from wholegrain.objectives.schema import Recipe
 
 _SHOWN = 4
 

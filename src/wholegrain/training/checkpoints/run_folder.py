@@ -32,7 +32,8 @@ from wholegrain.errors import UserError
 from wholegrain.files import aside as file_aside
 from wholegrain.files import disk_errors, read_json, sha256, write_json, write_text
 from wholegrain.locks import locked
-from wholegrain.objectives.recipe import Recipe, load_recipe, to_toml
+from wholegrain.objectives.recipe import load_recipe, to_toml
+from wholegrain.objectives.schema import Recipe
 from wholegrain.towers.identity import model_digest
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model

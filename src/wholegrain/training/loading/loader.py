@@ -24,7 +24,8 @@ from wholegrain.data.preprocess import Box, Preprocess
 from wholegrain.data.record import Record
 from wholegrain.data.slots import Slots
 from wholegrain.errors import MachineError, UserError
-from wholegrain.objectives.schema import DataRecipe, closest, selects
+from wholegrain.objectives.schema import DataRecipe, selects
+from wholegrain.suggest import closest
 from wholegrain.text.tokenizer import Tokenizer
 from wholegrain.training.loading.draw import Negatives, draw_texts
 from wholegrain.training.loading.plan import Plan
