@@ -174,8 +174,6 @@ def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
     offered = {"patches", "tokens", "phrases"} | model.head.gives
     if recipe.data.negatives.count and dataset.negative_kinds:
         offered.add("negatives")
-    if model.head.kind == "branches":
-        offered.add("branches")
     if model.bias is not None:
         offered.add("bias")
     if recipe.teacher.kind != "none":

@@ -256,13 +256,13 @@ class Trainer:
         """By the main process; the others help to encode where ``evaluate`` can share that, and else wait."""
         kept, group = self.gather_kept_model(), self.context.group
         kept = kept if self.shards is None else kept.to(self.context.device)
-        count = partial(evaluate, kept)
+        measure = partial(evaluate, kept)
         if isinstance(evaluate, SharedEvaluate) and group is not None:
             shared = evaluate.shared
-            count = self.context.on_all_processes(lambda: shared(kept, group))
+            measure = self.context.on_all_processes(lambda: shared(kept, group))
 
         def act() -> None:
-            numbers, step = count(), self.progress.step
+            numbers, step = measure(), self.progress.step
             self.meters.evaluation(step, numbers)
             if self.progress.best.improves(numbers, self.run.recipe.saving.metric, step):
                 self.folder.keep_start()

@@ -53,6 +53,7 @@ class KnownTrue:
 
     def pairs(self, rows: slice, columns: slice) -> tuple[Tensor, Tensor]:
         """Rows and columns, counted within the tile ``[rows, columns]``, of its known cells; none twice, in no order."""
+        # rows of image i stand in ``place_R`` as the numbers i * count to (i + 1) * count, sorted, so those within the tile are one stretch
         count, first = len(self.image_R), self.owner_C[columns] * len(self.image_R)
         start = torch.searchsorted(self.place_R, first + rows.start)  # nothing is found for owner -1
         number = torch.searchsorted(self.place_R, first + rows.stop) - start

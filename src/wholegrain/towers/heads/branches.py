@@ -86,6 +86,7 @@ class BranchHead(Head):
     """
 
     kind = "branches"
+    gives = frozenset({"branches"})
     Settings = BranchSettings
     saved: ClassVar[dict[str, str]] = {"branches": "branches", "source": "source"}
     settings: BranchSettings
