@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.remote import address
@@ -160,15 +160,40 @@ def _mounted(home: Any, app: gr.Blocks, host: str, port: int) -> Any:
 
     from wholegrain.workflows.explore.theme import theme
 
-    return gr.mount_gradio_app(
+    mounted = gr.mount_gradio_app(
         home, app, path="", server_name=host, server_port=port, footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES,
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(), css=style(),
     )  # fmt: skip
+    app.has_launched = True  # only of launched apps Gradio asks whether a file that a visitor names was uploaded; mounting launches none
+    return mounted
 
 
 @contextmanager
 def _nothing_kept() -> Iterator[None]:
     """Gradio's files go into a folder that is gone in the end, and Gradio speaks with nobody."""
+    with _nothing_fetched(), _files_in_a_temporary_folder():
+        yield
+
+
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """Gradio would download an address that a visitor names in the place of a file, and serve it; there is no need of either."""
+    from fastapi import HTTPException
+    from gradio import processing_utils, routes
+
+    async def refuse(*_: object) -> NoReturn:
+        raise HTTPException(403, "A picture is not named by an address; save it and drop the file.")
+
+    before = processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response
+    processing_utils.async_ssrf_protected_get = routes.secure_url_stream_response = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response = before
+
+
+@contextmanager
+def _files_in_a_temporary_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="wholegrain-explore-", ignore_cleanup_errors=True) as folder:
         told = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
         before = {name: os.environ.get(name) for name in told}
