@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from wholegrain.cli import explore
 from wholegrain.cli import main as cli
 from wholegrain.data.scenes.draw import draw
 from wholegrain.data.scenes.world import World, draw_scene
@@ -65,6 +66,21 @@ def test_a_port_that_is_taken_is_one_sentence(no_server, capsys):
         port = taken.getsockname()[1]
         said = refused(["base", "--port", str(port)], capsys)
     assert re.search(rf"cannot listen at 127\.0\.0\.1, port {port} \(Address already in use\); name another one by --port", said)
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "printed"),
+    [
+        (ZeroDivisionError("of /home/alice and my words"), "This question could not be answered (ZeroDivisionError); ask another one.", "my words"),
+        (PermissionError(13, "denied", "/home/alice/photo.png"), "This question could not be answered (PermissionError); ask another one.", "alice/photo.png"),
+        (MemoryError("a lot"), "The machine's memory is full (a lot); close other programs, or use a larger machine.", "memory is full"),
+    ],
+)
+def test_a_visitor_reads_no_path_and_an_error_leaves_no_file(error, told, printed, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert explore.told_to_visitor(error) == told
+    assert printed in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.fixture
