@@ -13,8 +13,9 @@ from wholegrain.report.words import WORDS
 from wholegrain.towers import load_model
 from wholegrain.workflows.embedder import Embedder, load
 from wholegrain.workflows.explore.branches import branch_rows
-from wholegrain.workflows.explore.gallery import Neighbours, drawn_gallery, open_gallery
+from wholegrain.workflows.explore.gallery import DrawnPicture, Gallery, Neighbours, drawn_gallery, open_gallery
 from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.limits import LONGEST, MOST_BYTES, captions_of
 from wholegrain.workflows.explore.panels import Panels, told
 from wholegrain.workflows.explore.scores import ScoreTable, score_captions
 from wholegrain.workflows.explore.server import models_and_data
@@ -146,6 +147,38 @@ def test_branches_find_the_captions_nearest_to_them(models, gallery):
         cosines = texts @ (branch / np.linalg.norm(branch))
         assert row.captions[0] == (gallery.texts[cosines.argmax()], pytest.approx(cosines.max(), abs=1e-5))
     assert branch_rows(Neighbours(models[0], gallery), pixels) == []
+
+
+def said_of(text, panels):
+    """What is suggested where a picture's captions are these."""
+    gallery = Gallery("one", ("a",), panels.gallery.pictures[:1], (tuple(text),))
+    return Panels(panels.models, gallery, 64).suggested(0).splitlines()
+
+
+def test_captions_to_begin_with_are_a_true_and_a_false_one(panels):
+    true, false = panels.suggested(0).splitlines()
+    assert true == panels.gallery.captions[0][0]
+    assert false in {row.text for row in NegativeMaker(panels.gallery.texts).of(true)}
+    assert said_of([], panels) == said_of([" \n"], panels) == ["a photo of a person", "a photo of a place"]
+
+
+def test_what_is_suggested_can_be_asked(panels):
+    assert said_of(["A red cup.\n\nIt stands left of a blue book."], panels)[0] == "A red cup. It stands left of a blue book."
+    long = "a red cup " * 70
+    assert said_of([long, "a blue sun"], panels)[0] == "a blue sun"
+    assert said_of([long], panels)[0] == ("a red cup " * 50).strip()
+    edge = "a red cup and " + "x" * (LONGEST - 14)
+    for text in ([long], [edge], ["x" * 800]):
+        assert captions_of("\n".join(said_of(text, panels)))
+
+
+def test_any_picture_of_the_data_can_be_asked_about(panels, tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (3_000, 2_400, 3), dtype=np.uint8)
+    one = Panels(panels.models, Gallery("one", ("a", "b"), (DrawnPicture(large), panels.gallery.pictures[0]), ((), ())), 64)
+    assert one.asked(0).shape == (2_048, 1_638, 3)
+    assert np.array_equal(one.asked(1), panels.gallery.pictures[0].pixels())
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2_048, 2_048, 3), dtype=np.uint8)).save(tmp_path / "most.png", compress_level=0)
+    assert (tmp_path / "most.png").stat().st_size < MOST_BYTES
 
 
 def test_every_word_and_phrase_has_a_map_by_every_model(panels, path):
