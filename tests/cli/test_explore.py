@@ -39,10 +39,20 @@ def refused(words, capsys):
     return printed.err.splitlines()[-1]
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+@pytest.mark.parametrize("version", ["", "5.49.1", "6.30.0", "7.0.0"])
+def test_without_a_gradio_that_it_knows_it_says_what_to_install(version, monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more))
-    assert refused(["base"], capsys) == 'wholegrain: explore needs Gradio; install it with: pip install "wholegrain[explore]"'
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: (version or None) if name == "gradio" else find(name, *more))
+    monkeypatch.setattr(server, "version", lambda name: version)
+    said = 'wholegrain: explore needs Gradio 6.31 or newer, below 7; install it with: pip install "wholegrain[explore]"'
+    assert refused(["base"], capsys) == said
+
+
+@pytest.mark.parametrize("version", ["6.31.0", "6.40.2"])
+def test_a_gradio_that_it_knows_is_taken(version, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(server, "version", lambda name: version)
+    server.need_gradio()
 
 
 @pytest.mark.parametrize(

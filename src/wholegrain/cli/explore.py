@@ -50,7 +50,7 @@ def explore(args: ExploreArguments) -> None:
         raise UserError("--pictures must be at least 1, and --port 1 to 65535 (0 takes the first that is free).")
     need_gradio()
     models, data = models_and_data(args.words) if not args.data else (list(dict.fromkeys(args.words)), args.data)
-    options = ExploreOptions(args.host, args.port, args.pictures, args.device)
+    options = ExploreOptions(host=args.host, port=args.port, pictures=args.pictures, device=args.device)
     with listening(options.host, options.port) as bound, showing() as show:
         panels = open_panels(models, data, options, show)
         show("starting the app")
