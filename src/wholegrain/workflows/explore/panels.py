@@ -22,7 +22,7 @@ from wholegrain.workflows.explore.gallery import Gallery, Neighbours
 from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
 from wholegrain.workflows.explore.limits import LONGEST, picture_at
 from wholegrain.workflows.explore.scores import number, score_captions
-from wholegrain.workflows.explore.twins import Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
+from wholegrain.workflows.explore.twins import TRIES, Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
 
 OWN = "each model's own"
 """In the place of a read-out's name: the one that a model was trained for."""
@@ -136,7 +136,7 @@ class Panels:
         """
         found = breaking_setting(self.models, twin, self.size, np.random.default_rng(seed), show=self._until_end(show))
         if found is None:
-            raise UserError(f"{self.models[0].name} told all of 40 pairs apart; try another difference.")
+            raise UserError(f"{self.models[0].name} told all of {TRIES} pairs apart; try another difference.")
         return found
 
     def small(self, place: int) -> np.ndarray:
