@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from wholegrain.cli import explore
 from wholegrain.cli import main as cli
 from wholegrain.data.scenes.draw import draw
 from wholegrain.data.scenes.world import World, draw_scene
@@ -38,10 +39,20 @@ def refused(words, capsys):
     return printed.err.splitlines()[-1]
 
 
-def test_without_gradio_it_says_what_to_install(monkeypatch, capsys):
+@pytest.mark.parametrize("version", ["", "5.49.1", "6.30.0", "7.0.0"])
+def test_without_a_gradio_that_it_knows_it_says_what_to_install(version, monkeypatch, capsys):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "gradio" else find(name, *more))
-    assert refused(["base"], capsys) == 'wholegrain: explore needs Gradio; install it with: pip install "wholegrain[explore]"'
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: (version or None) if name == "gradio" else find(name, *more))
+    monkeypatch.setattr(server, "version", lambda name: version)
+    said = 'wholegrain: explore needs Gradio 6.31 or newer, below 7; install it with: pip install "wholegrain[explore]"'
+    assert refused(["base"], capsys) == said
+
+
+@pytest.mark.parametrize("version", ["6.31.0", "6.40.2"])
+def test_a_gradio_that_it_knows_is_taken(version, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(server, "version", lambda name: version)
+    server.need_gradio()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +76,21 @@ def test_a_port_that_is_taken_is_one_sentence(no_server, capsys):
         port = taken.getsockname()[1]
         said = refused(["base", "--port", str(port)], capsys)
     assert re.search(rf"cannot listen at 127\.0\.0\.1, port {port} \(Address already in use\); name another one by --port", said)
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "printed"),
+    [
+        (ZeroDivisionError("of /home/alice and my words"), "This question could not be answered (ZeroDivisionError); ask another one.", "my words"),
+        (PermissionError(13, "denied", "/home/alice/photo.png"), "This question could not be answered (PermissionError); ask another one.", "alice/photo.png"),
+        (MemoryError("a lot"), "The machine's memory is full (a lot); close other programs, or use a larger machine.", "memory is full"),
+    ],
+)
+def test_a_visitor_reads_no_path_and_an_error_leaves_no_file(error, told, printed, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert explore.told_to_visitor(error) == told
+    assert printed in capsys.readouterr().err
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.fixture

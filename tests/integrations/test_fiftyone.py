@@ -49,6 +49,12 @@ def test_labels_are_those_of_classify(monkeypatch):
     assert model.get_embeddings().shape == (1, OURS.width)
 
 
+def test_one_text_is_no_list_of_labels_but_one_template():
+    with pytest.raises(UserError, match=r"The labels are the text 'cat'; give a list of texts"):
+        FiftyOneModel(OURS, "cat")
+    assert FiftyOneModel(OURS, LABELS, "photo").templates == ["photo"]
+
+
 def test_without_labels_and_without_the_package_it_says_so(monkeypatch):
     with pytest.raises(UserError, match="labels="):
         FiftyOneModel(OURS).predict(pictures()[0])

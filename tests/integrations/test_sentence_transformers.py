@@ -1,9 +1,11 @@
 """In sentence-transformers: exported folders as they are, every other model by a module, with the vectors that the model gives here."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from house_models import small
 from PIL import Image
 from read_models import of_open_clip, of_transformers
@@ -48,6 +50,8 @@ def test_any_model_gives_its_own_vectors_in_their_order(theirs, tmp_path):
     np.testing.assert_allclose(loaded.encode([{"image": picture} for picture in pictures()]), images, atol=1e-6)
     np.testing.assert_allclose(loaded.encode(["red cup"], prompt="a "), texts[:1], atol=1e-6)
     assert loaded.get_embedding_dimension() == ours.width
+    assert np.linalg.norm(images, axis=1).max() < 1 - 1e-5  # else the next line would say nothing
+    np.testing.assert_allclose(loaded.similarity(texts, images).numpy(), ours.similarity(pictures(), TEXTS, score="cosine").T, atol=1e-6)
     with pytest.raises(UserError, match="wholegrain export"):
         loaded.save(str(tmp_path / "saved"))
 
@@ -66,6 +70,20 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mteb.models", None)
     with pytest.raises(UserError, match='pip install "mteb'):
         mteb_encoder(Embedder(small()))
+
+
+def test_mteb_keeps_the_results_of_two_models_apart(theirs, monkeypatch):
+    class Wrapper:
+        def __init__(self, model):
+            self.mteb_model_meta = SimpleNamespace(model_copy=lambda update: SimpleNamespace(**update))
+
+    monkeypatch.setitem(sys.modules, "mteb.models", SimpleNamespace(SentenceTransformerEncoderWrapper=Wrapper))
+    trained = small()
+    with torch.no_grad():
+        next(trained.parameters()).add_(1)
+    first, same, other = (mteb_encoder(Embedder(model, "runs/a/model")).mteb_model_meta for model in (small(), small(), trained))
+    assert first.name == other.name == "wholegrain/model"
+    assert first.revision == same.revision != other.revision
 
 
 @pytest.mark.slow

@@ -11,8 +11,10 @@ from PIL import Image
 from wholegrain.errors import UserError
 from wholegrain.evaluation.read_outs.contract import Phrase
 from wholegrain.evaluation.read_outs.registry import READ_OUTS
+from wholegrain.report import explanation, heatmaps
 from wholegrain.report.explanation import explain
-from wholegrain.report.heatmaps import patch_maps
+from wholegrain.report.heatmaps import overlay, patch_maps
+from wholegrain.report.pictures import seen_part
 from wholegrain.towers import convert_head
 
 CAPTION = "a red cup left of a blue hat"
@@ -47,6 +49,19 @@ def test_maps_are_those_of_the_read_outs(head):
         np.testing.assert_allclose(values[[7, 8]], expected, atol=1e-4 * np.abs(expected).max())
     np.testing.assert_array_equal(found.maps, found.values[found.read_out][:8])
     np.testing.assert_array_equal(found.phrase_maps, found.values[found.read_out][8:])
+
+
+def test_a_large_picture_is_shrunk_once_for_all_of_its_maps(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 700, 3), dtype=np.uint8)
+    found = explain(shaken(), pixels, CAPTION, ["pooled"])
+    values = found.values["pooled"]
+    scale = float(values.min()), float(values.max())
+    expected = [overlay(pixels, row.reshape(found.grid), scale=scale, seen=found.seen, side=192) for row in values]
+    seen = []
+    for module in (explanation, heatmaps):
+        monkeypatch.setattr(module, "seen_part", lambda given, *more: seen.append(given.shape) or seen_part(given, *more))
+    np.testing.assert_array_equal([picture for _, _, picture in found.drawn("pooled")], expected)
+    assert sum(shape == pixels.shape for shape in seen) == 1
 
 
 def test_only_read_outs_that_are_named():

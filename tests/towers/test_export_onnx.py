@@ -7,11 +7,12 @@ import torch
 from house_models import CONFIG, TOKENIZER, small
 from read_models import of_open_clip, of_transformers
 from tiny_models import pixels, randomised
+from torch.nn.functional import cosine_similarity
 
 from wholegrain.errors import UserError
 from wholegrain.text.tokenizer import load_tokenizer
 from wholegrain.towers import HeadConfig, convert_head
-from wholegrain.towers.export.comparison import TEXTS, distance
+from wholegrain.towers.export.comparison import TEXTS, Sample, distance
 from wholegrain.towers.export.dense_scores import dense_score
 from wholegrain.towers.export.export import export_model
 from wholegrain.towers.export.int8 import INT8, OnnxModel, check_int8, write_int8
@@ -124,6 +125,15 @@ def test_int8_graphs_are_smaller_and_near(name, tmp_path):
     assert (found.branches_BHD is None) == (name == "plain")
     assert distance(exact.encode_texts(tokens.tokens_NL, tokens.length_N).pooled_ND, read.pooled_ND) < 1e-5
     assert not torch.equal(near.encode_images(images).pooled_BD, found.pooled_BD)
+    sample = Sample.of(model, 16)
+    given = sample.tokens.tokens_NL, sample.tokens.length_N
+    with torch.no_grad():
+        ours = cosine_similarity(near.encode_images(sample.pixels_BCHW).pooled_BD, model.encode_images(sample.pixels_BCHW).pooled_BD)
+        theirs = cosine_similarity(near.encode_texts(*given).pooled_ND, model.encode_texts(*given).pooled_ND)
+    assert (image, text) == pytest.approx((ours.mean().item(), theirs.mean().item()), abs=1e-6)
+    assert max(image, text) < 1 - 1e-6
+    alone, together = near.encode_images(images[:1]).pooled_BD, near.encode_images(images).pooled_BD[:1]
+    assert 1e-6 < distance(alone, together) < 0.2  # as the documentation says
 
 
 def test_int8_is_refused_where_it_cannot_be_measured(tmp_path):

@@ -39,9 +39,7 @@ def explore(args: ExploreArguments) -> None:
     Everything runs on this machine; pictures and texts of a visitor are not kept.
     """
     import sys
-    from functools import partial
 
-    from wholegrain.cli.failures import unforeseen
     from wholegrain.errors import UserError
     from wholegrain.progress import showing
     from wholegrain.workflows.explore.server import ExploreOptions, listening, models_and_data, need_gradio, open_panels, serve
@@ -52,7 +50,7 @@ def explore(args: ExploreArguments) -> None:
         raise UserError("--pictures must be at least 1, and --port 1 to 65535 (0 takes the first that is free).")
     need_gradio()
     models, data = models_and_data(args.words) if not args.data else (list(dict.fromkeys(args.words)), args.data)
-    options = ExploreOptions(args.host, args.port, args.pictures, args.device)
+    options = ExploreOptions(host=args.host, port=args.port, pictures=args.pictures, device=args.device)
     with listening(options.host, options.port) as bound, showing() as show:
         panels = open_panels(models, data, options, show)
         show("starting the app")
@@ -62,5 +60,19 @@ def explore(args: ExploreArguments) -> None:
             print(f"serving {', '.join(models)} at {address}", flush=True)
             print("next: open it in a browser; Ctrl-C here ends it", flush=True)
 
-        serve(panels, bound, ready, partial(unforeseen, words=["wholegrain", "explore", *args.words]))
+        serve(panels, bound, ready, told_to_visitor)
     print("stopped; no picture or text was kept", file=sys.stderr)
+
+
+def told_to_visitor(error: Exception) -> str:
+    """What is said of an error that no panel thought of; its trace is for the owner's eyes, and goes into no file, for it may quote the visitor."""
+    import sys
+    import traceback
+
+    from wholegrain.cli.failures import foreseen, no_memory
+
+    known = foreseen(error, lambda: 0)
+    print(known[0] if known else "".join(traceback.format_exception(error)), file=sys.stderr)
+    if known and no_memory(error):
+        return known[0]
+    return f"This question could not be answered ({type(error).__name__}); ask another one."

@@ -33,7 +33,7 @@ class Embeds(Protocol):
         ...
 
     def embed_images(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """Unit vectors, float32 ``[N, D]``."""
+        """Unit vectors, float32 ``[N, D]``; of branches the mean of theirs, which is shorter. The product with a unit text vector is the cosine."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:

@@ -19,12 +19,17 @@ Array = np.ndarray
 
 
 class FiftyOneModel:
-    """A model as FiftyOne calls it: pictures are uint8 RGB ``[H, W, 3]``, of any sizes; vectors are unit vectors ``[D]``, float32.
+    """A model as FiftyOne calls it: pictures are uint8 RGB ``[H, W, 3]``, of any sizes; vectors are float32 ``[D]``, as of :class:`Embeds`.
+
+    Labels are those of the model's own score; a joint one is not in the vectors.
 
     Args:
         model: what ``wholegrain.load`` gives.
         labels: two or more, for :meth:`predict`; without them the model gives vectors alone.
-        templates: sentences with ``{}`` for a label, or names, as of ``classify``.
+        templates: sentences with ``{}`` for a label, or names, as of ``classify``; one text or several.
+
+    Raises:
+        UserError: the labels are one text.
     """
 
     media_type = "image"
@@ -35,8 +40,11 @@ class FiftyOneModel:
     transforms = None
     preprocess = True  # what FiftyOne may set to False for models that it loads pictures for; this one resizes by itself
 
-    def __init__(self, model: Embeds, labels: Sequence[str] = (), templates: Sequence[str] = ("photo",)) -> None:
-        self.model, self.labels, self.templates = model, list(labels), list(templates)
+    def __init__(self, model: Embeds, labels: Sequence[str] = (), templates: str | Sequence[str] = ("photo",)) -> None:
+        if isinstance(labels, str):
+            raise UserError(f'The labels are the text {labels!r}; give a list of texts, such as ["cat", "dog"].')
+        self.model, self.labels = model, list(labels)
+        self.templates = [templates] if isinstance(templates, str) else list(templates)
         self._pictures: list[Array] = []
         self._vectors_ND: Array | None = np.zeros((0, model.width), np.float32)
 
@@ -74,7 +82,7 @@ class FiftyOneModel:
         return self.predict_all([arg])[0]
 
     def predict_all(self, args: Sequence[Array]) -> list[object]:
-        """One for each picture.
+        """One for each picture. Labels are encoded once a call, so ``apply_model`` is given a batch size.
 
         Raises:
             UserError: the model was given no labels.
@@ -88,14 +96,14 @@ class FiftyOneModel:
         return [labels.Classification(label=label, confidence=float(probability)) for label, probability in named]
 
 
-def fiftyone_model(model: Embeds, labels: Sequence[str] = (), templates: Sequence[str] = ("photo",)) -> FiftyOneModel:
+def fiftyone_model(model: Embeds, labels: Sequence[str] = (), templates: str | Sequence[str] = ("photo",)) -> FiftyOneModel:
     """A model for ``dataset.compute_embeddings``, ``dataset.apply_model`` and ``fiftyone.brain.compute_similarity``.
 
     Args:
         model, labels, templates: as of :class:`FiftyOneModel`.
 
     Raises:
-        UserError: fiftyone is not installed.
+        UserError: fiftyone is not installed, or the labels are one text.
 
     Example::
 

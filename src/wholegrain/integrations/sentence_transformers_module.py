@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def sentence_transformer(model: Embeds) -> SentenceTransformer:
-    """The model as a ``SentenceTransformer`` of texts and pictures, with unit vectors.
+    """The model as a ``SentenceTransformer`` of texts and pictures, with the vectors of :class:`~wholegrain.integrations.embeds.Embeds`.
+
+    Its ``similarity`` is their product, which of a text and a picture is the model's cosine; a joint score stays behind.
 
     Args:
         model: what ``wholegrain.load`` gives; it stays on the device on which it was loaded.
@@ -60,7 +62,8 @@ def sentence_transformer(model: Embeds) -> SentenceTransformer:
         def save(self, output_path: str, *_: Any, **__: Any) -> None:
             raise UserError(f"A model is not saved by sentence-transformers; write {output_path} with: wholegrain export")
 
-    return SentenceTransformer(modules=[Encoder()], device="cpu")
+    # by its default it would make all vectors unit vectors, and those of branches are shorter where these disagree
+    return SentenceTransformer(modules=[Encoder()], device="cpu", similarity_fn_name="dot")
 
 
 def inputs_of(inputs: Sequence[Any], prompt: str) -> list[Any]:
@@ -89,6 +92,6 @@ def _one(given: Any) -> Any:
 
 
 def vectors_of(model: Embeds, given: Sequence[Any]) -> torch.Tensor:
-    """Unit vectors float32 ``[N, D]`` of texts, or of pictures; sentence-transformers refuses a mixture."""
+    """Vectors float32 ``[N, D]`` of texts, or of pictures; sentence-transformers refuses a mixture."""
     embed = model.embed_texts if isinstance(given[0], str) else model.embed_images
     return torch.from_numpy(embed(given))

@@ -109,7 +109,8 @@ class Explanation:
         """Of each word and phrase what it is, its greatest value, and its map over the picture; all maps on one scale."""
         values_RP, names = self.values[read_out], (*self.words, *(f"“{phrase}”" for phrase in self.phrases))
         scale = float(values_RP.min()), float(values_RP.max())
-        maps = [overlay(self.picture, map_P.reshape(self.grid), scale=scale, seen=self.seen, side=_SIDE) for map_P in values_RP]
+        photo_HWC = seen_part(self.picture, self.seen, _SIDE)  # once: it may be large, and words are many
+        maps = [overlay(photo_HWC, map_P.reshape(self.grid), scale=scale, side=_SIDE) for map_P in values_RP]
         return list(zip(names, [_number(map_P.max()) for map_P in values_RP], maps, strict=True))
 
     def said(self, read_out: str) -> str:

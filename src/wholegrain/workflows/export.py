@@ -225,7 +225,8 @@ def _loss_notes(options: ExportOptions, result: ExportResult) -> list[str]:
         image, text = result.int8
         first = f"**int8.** `image{INT8}.onnx` and `text{INT8}.onnx` are the same graphs with int8 weights. Mean cosine of their vectors with the exact ones: "
         lost = [f" {name}: exact model {exact:.1%}, int8 {ours:.1%}." for name, (exact, ours) in result.recalls.items()]
-        return ["".join([first, f"{image:.4f} of pictures of noise, {text:.4f} of sentences.", *lost])]
+        together = " A vector depends a little on what else is in the call, for values are rounded by the range of each call."
+        return ["".join([first, f"{image:.4f} of pictures of noise, {text:.4f} of sentences.", *lost, together])]
     if not result.approximation:
         return []
     parts = [f"**An approximation.** {options.to} has no place for all of the model; this is {result.approximation}. "]

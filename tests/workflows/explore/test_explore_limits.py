@@ -3,8 +3,9 @@
 import struct
 import zlib
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from wholegrain.errors import UserError
 from wholegrain.workflows.explore.limits import LONGEST, MOST_BYTES, MOST_CAPTIONS, captions_of, picture_at
@@ -32,6 +33,8 @@ def too_many_bytes(path):
         (lambda path: path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "not an image of a known kind"),
         (lambda path: bomb(path, 10_000), r"10,000 x 10,000 pixels large, more than"),
         (lambda path: bomb(path, 60_000), r"3600000000 pixels"),
+        (lambda path: Image.new("L", (5_100, 100)).save(path), r"is 5,100 x 100 pixels large, and the longer side may be 50 times the shorter"),
+        (lambda path: Image.new("L", (1, 60_000)).save(path), r"is 1 x 60,000 pixels large, and the longer side may be 50 times the shorter"),
         (too_many_bytes, "longer than 20,971,520 bytes"),
     ],
 )
@@ -49,6 +52,23 @@ def test_a_picture_is_read_as_everywhere(tmp_path):
     assert picture_at(str(tmp_path / "a.png")).shape == (5, 7, 3)
     with pytest.raises(UserError, match="no picture yet"):
         picture_at(None)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_a_photo_is_read_upright_as_the_browser_shows_it(tmp_path, turn, kind):
+    lying = Image.fromarray(np.kron([[20, 200], [90, 140], [250, 40]], np.ones((16, 16))).astype(np.uint8)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    lying.save(tmp_path / f"photo.{kind}", exif=exif)
+    with Image.open(tmp_path / f"photo.{kind}") as file:
+        upright = np.asarray(ImageOps.exif_transpose(file))
+    assert np.array_equal(picture_at(str(tmp_path / f"photo.{kind}")), upright)
+
+
+def test_a_picture_that_was_put_away_is_said_to_be(tmp_path):
+    with pytest.raises(UserError, match=r"^The picture was put away, as all are after ten minutes; drop it again, or choose one"):
+        picture_at(str(tmp_path / "image.png"))
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,30 @@
 """What the panels compute and show: scores, false captions, maps, neighbours and branches, and refusals in one sentence."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 from wholegrain.enrich.negatives.edits import KINDS
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.encode import encode_image_batches
+from wholegrain.evaluation.named import Foreign
+from wholegrain.report.examples import Scores
 from wholegrain.report.words import WORDS
 from wholegrain.towers import load_model
 from wholegrain.workflows.embedder import Embedder, load
+from wholegrain.workflows.explore import twins
 from wholegrain.workflows.explore.branches import branch_rows
-from wholegrain.workflows.explore.gallery import Neighbours, drawn_gallery, open_gallery
+from wholegrain.workflows.explore.gallery import DrawnPicture, Gallery, Neighbours, drawn_gallery, open_gallery
 from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.limits import LONGEST, MOST_BYTES, captions_of
 from wholegrain.workflows.explore.panels import Panels, told
 from wholegrain.workflows.explore.scores import ScoreTable, score_captions
-from wholegrain.workflows.explore.server import models_and_data
-from wholegrain.workflows.explore.twins import Setting
+from wholegrain.workflows.explore.server import drawn_size, models_and_data
+from wholegrain.workflows.explore.twins import Setting, make_pair, score_pair
 from wholegrain.workflows.given_pictures import GivenPictures
 
 CAPTIONS = ["a red cup left of a blue sun", "a blue cup left of a red sun", "three green keys"]
@@ -49,7 +55,9 @@ def test_the_table_is_the_models_own_similarity(models, gallery):
     table = score_captions(models, gallery.pictures[0].pixels(), CAPTIONS)
     for model, row in zip(models, table.scores_MN, strict=True):
         assert np.array_equal(row, model.similarity(gallery.pictures[0].pixels(), CAPTIONS)[0])
-    assert np.allclose(table.shares_MN.sum(1), 1)
+    for model, row, shares in zip(models, table.scores_MN, table.shares_MN, strict=True):
+        assert np.allclose(shares, softmax(model.scale * row), atol=1e-6)
+        assert shares.max() - shares.min() > 2 * np.ptp(softmax(row))  # the temperature is another than 1
     assert table.shares_MN.argmax(1).tolist() == table.first_M
 
 
@@ -62,6 +70,8 @@ def test_the_sentence_says_who_wins():
     assert table([[2, 1], [4, 3]]).sentence == "Both models put “a” first."
     assert table([[2, 1], [3, 4]]).sentence == "one puts “a” first; two puts “b” first."
     assert table([[1, 2]], ["one"]).sentence == "one puts “b” first."
+    assert table([[2, 2], [3, 4]]).sentence == "one puts several first, with one score; two puts “b” first."
+    assert table([[2, 2], [3, 3]]).first_M == [None, None]
     assert "a score alone says little" in table([[1]], ["one"], ["a"]).sentence
 
 
@@ -88,7 +98,19 @@ def test_a_model_keeps_the_caption_where_it_scores_it_higher(models, gallery):
         scores = model.similarity(pixels, [caption, *(row.text for row in found.negatives)])[0]
         assert found.kept_MN[m].tolist() == (scores[0] > scores[1:]).tolist()
         lost = int((~found.kept_MN[m]).sum())
-        assert f"{model.name} prefers {lost} of" in found.sentence if lost else f"{model.name} keeps" in found.sentence
+        assert f"{model.name} does not put the caption above {lost} of" in found.sentence if lost else f"{model.name} keeps" in found.sentence
+
+
+@pytest.mark.filterwarnings("ignore:.*longer than the model's context")
+def test_where_a_model_reads_no_difference_it_is_said_to_score_alike(models, gallery, path):
+    """The words that differ stand behind the end of the context."""
+    one, note = Panels(models[:1], gallery, 64), "does not read the end of this caption"
+    caption = "so it is said, and said again, " * 24 + "a red cup"
+    html = one.scores(path, [caption, "a cup"], caption)
+    assert "scores both alike" in html
+    assert "prefers" not in html
+    assert [html.count(note), one.neighbours(path, caption, True).count(note)] == [1, 1]
+    assert note not in one.scores(path, CAPTIONS, CAPTIONS[0]) + one.neighbours(path, CAPTIONS[0], True)
 
 
 def test_a_picture_of_the_gallery_is_nearest_to_itself(models, gallery):
@@ -131,6 +153,15 @@ def test_the_last_word_is_data_where_it_is_no_model(dataset, tmp_path):
     assert models_and_data(["base", photos]) == (["base"], photos)
     assert models_and_data(["base", run]) == (["base", run], "")
     assert models_and_data(["base", "base"]) == (["base"], "")
+    for name in ("run.json", ".model.old"):
+        (tmp_path / name / name).mkdir(parents=True)
+        assert models_and_data(["base", str(tmp_path / name)]) == (["base", str(tmp_path / name)], "")
+
+
+def test_drawn_pictures_are_larger_for_models_that_look_at_larger_ones(models):
+    own = Foreign(SimpleNamespace(preprocess=np.asarray, state_dict=dict), "my.py:clip")
+    assert drawn_size(models) == 64
+    assert drawn_size([*models, Embedder(own, "my.py:clip")]) == 128
 
 
 def test_branches_find_the_captions_nearest_to_them(models, gallery):
@@ -146,6 +177,38 @@ def test_branches_find_the_captions_nearest_to_them(models, gallery):
         cosines = texts @ (branch / np.linalg.norm(branch))
         assert row.captions[0] == (gallery.texts[cosines.argmax()], pytest.approx(cosines.max(), abs=1e-5))
     assert branch_rows(Neighbours(models[0], gallery), pixels) == []
+
+
+def said_of(text, panels):
+    """What is suggested where a picture's captions are these."""
+    gallery = Gallery("one", ("a",), panels.gallery.pictures[:1], (tuple(text),))
+    return Panels(panels.models, gallery, 64).suggested(0).splitlines()
+
+
+def test_captions_to_begin_with_are_a_true_and_a_false_one(panels):
+    true, false = panels.suggested(0).splitlines()
+    assert true == panels.gallery.captions[0][0]
+    assert false in {row.text for row in NegativeMaker(panels.gallery.texts).of(true)}
+    assert said_of([], panels) == said_of([" \n"], panels) == ["a photo of a person", "a photo of a place"]
+
+
+def test_what_is_suggested_can_be_asked(panels):
+    assert said_of(["A red cup.\n\nIt stands left of a blue book."], panels)[0] == "A red cup. It stands left of a blue book."
+    long = "a red cup " * 70
+    assert said_of([long, "a blue sun"], panels)[0] == "a blue sun"
+    assert said_of([long], panels)[0] == ("a red cup " * 50).strip()
+    edge = "a red cup and " + "x" * (LONGEST - 14)
+    for text in ([long], [edge], ["x" * 800]):
+        assert captions_of("\n".join(said_of(text, panels)))
+
+
+def test_any_picture_of_the_data_can_be_asked_about(panels, tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (3_000, 2_400, 3), dtype=np.uint8)
+    one = Panels(panels.models, Gallery("one", ("a", "b"), (DrawnPicture(large), panels.gallery.pictures[0]), ((), ())), 64)
+    assert one.asked(0).shape == (2_048, 1_638, 3)
+    assert np.array_equal(one.asked(1), panels.gallery.pictures[0].pixels())
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (2_048, 2_048, 3), dtype=np.uint8)).save(tmp_path / "most.png", compress_level=0)
+    assert (tmp_path / "most.png").stat().st_size < MOST_BYTES
 
 
 def test_every_word_and_phrase_has_a_map_by_every_model(panels, path):
@@ -168,6 +231,8 @@ def test_a_read_out_that_a_model_lacks_is_said_in_its_place(panels, path):
     html = panels.why(path, "a red cup", "h_v")
     assert html.count('class="refused"') == 2
     assert "<img" not in html
+    assert "Point at a word" not in html
+    assert "Point at a word" in panels.why(path, "a red cup")
 
 
 def test_what_a_visitor_types_is_never_html(panels, path):
@@ -179,11 +244,25 @@ def test_what_a_visitor_types_is_never_html(panels, path):
 
 
 def test_neighbours_and_twins_show_every_model(panels, path):
-    counted = panels.twins(Setting(), count=True)
-    for html in (panels.neighbours(path, "a cup", False), counted):
+    counted, near = panels.twins(Setting(), count=True), panels.neighbours(path, "a cup", False)
+    for html in (near, counted):
         assert "base,grain=1.5" in html
+    assert near.count("<img") == 8 * len(panels.models)
+    captions = Neighbours(panels.models[0], panels.gallery).of_picture(panels.gallery.pictures[3].pixels()).captions
+    assert all(f"<td>{text}</td>" in near for text, _ in captions)
     assert "Of 20 drawings of these same facts, base tells " in counted
     assert "Of 20 drawings" not in panels.twins(Setting())
+
+
+def test_a_pair_that_breaks_a_model_is_found_or_said_not_to_be(panels, monkeypatch):
+    found = panels.broken("swap colours", 0)
+    assert not score_pair(panels.models, make_pair(found), 64)[0].group
+    asked = []
+    always = [Scores(model.name, ((1, 0), (0, 1))) for model in panels.models]
+    monkeypatch.setattr(twins, "score_pair", lambda *given: asked.append(given) or always)
+    with pytest.raises(UserError, match=rf"^base told all of {twins.TRIES} pairs apart; try another difference"):
+        panels.broken("swap colours", 0)
+    assert len(asked) == twins.TRIES
 
 
 def test_nothing_is_worked_out_to_its_end_when_the_app_ends(models, gallery):

@@ -74,7 +74,8 @@ def test_a_setting_that_can_be_no_pair_is_refused(change, said):
         (((1, 2), (0, 3)), "m fails: it gives picture A the caption of picture B"),
         (((3, 0), (2, 1)), "m fails: it gives picture B the caption of picture A"),
         (((5, 4), (6, 7)), "m fails: it finds the wrong picture for the caption of picture A"),
-        (((1, 1), (1, 1)), "m fails: it takes each picture for the other"),
+        (((1, 1), (1, 1)), "m fails: it scores both captions alike"),
+        (((1, 1), (2, 2)), "m fails: it scores both captions alike"),
     ],
 )
 def test_the_verdict_says_what_the_scores_say(values, said):

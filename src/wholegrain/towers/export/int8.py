@@ -1,9 +1,9 @@
 """int8 graphs beside the float32 ones: ``image.int8.onnx`` and ``text.int8.onnx``, by onnxruntime's dynamic quantisation.
 
 Weights of matrix products and embeddings are kept as int8, a scale for each output, and what is multiplied with them is rounded when it comes (its range is
-that of each call); all else stays float32, convolutions, too: rounded, those of a MobileNetV2 left vectors at a cosine of 0.47, and were slower. Weights
-use 7 bits, for older processors add up pairs of 8-bit products with saturation. Nothing has to be calibrated. How much it loses depends on the model, so
-it is measured: :class:`OnnxModel` runs graphs as a model.
+that of each call, so a vector depends a little on what else is in the call); all else stays float32, convolutions, too: rounded, those of a MobileNetV2
+left vectors at a cosine of 0.47, and were slower. Weights use 7 bits, for older processors add up pairs of 8-bit products with saturation. Nothing has
+to be calibrated. How much it loses depends on the model, so it is measured: :class:`OnnxModel` runs graphs as a model.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+import numpy as np
 from gradio.data_classes import ImageData
 
+from wholegrain.errors import UserError
 from wholegrain.progress import Show
 from wholegrain.workflows.explore.panels import Panels
 
@@ -34,7 +36,7 @@ def question_fields(panels: Panels) -> Question:
     chosen = gallery.spread(CHOICES)
     first = panels.suggested(chosen[0])
     picture = gr.Image(
-        gallery.pictures[chosen[0]].pixels(), label="Picture", sources=["upload", "clipboard"], format="png", height=240, buttons=[],
+        panels.asked(chosen[0]), label="Picture", sources=["upload", "clipboard"], format="png", height=240, buttons=[],
         elem_id="picture", placeholder="Drop a picture here", alt_text="the picture that is asked about",
     )  # fmt: skip
     picture.preprocess = _left_unread
@@ -48,11 +50,15 @@ def question_fields(panels: Panels) -> Question:
     closer = gr.Number(1, label="Look closer at caption number", precision=0, elem_id="closer")  # a list of captions lags behind what is typed
     filled = gr.State(first)
 
-    def choose(event: gr.SelectData, text: str, before: str) -> tuple[object, str, str]:
+    def choose(event: gr.SelectData, text: str, before: str) -> tuple[np.ndarray, str, str]:
         """A picture, and captions of it unless the visitor has typed some."""
         place = chosen[int(event.index)]
+        try:
+            pixels_HWC = panels.asked(place)
+        except UserError as reason:
+            raise gr.Error(str(reason), print_exception=False) from None
         new = panels.suggested(place) if text.strip() in ("", before.strip()) else text
-        return gallery.pictures[place].pixels(), new, before if new == text else new
+        return pixels_HWC, new, before if new == text else new
 
     thumbs.select(choose, [captions, filled], [picture, captions, filled], show_progress="hidden", **QUEUE)
     return Question(picture, captions, filled, closer, ask)

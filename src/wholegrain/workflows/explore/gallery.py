@@ -33,7 +33,7 @@ _SHORTLIST = 4
 
 @dataclass(frozen=True)
 class DrawnPicture:
-    """A picture in memory, under the name that its scene's first caption gives it."""
+    """A picture in memory."""
 
     pixels_HWC: np.ndarray
 
@@ -135,11 +135,13 @@ class Near:
         model: its name.
         pictures: (place in the gallery, score).
         captions: (text, cosine).
+        cut: the text is longer than the model's context, so that its end is not read.
     """
 
     model: str
     pictures: tuple[tuple[int, float], ...]
     captions: tuple[tuple[str, float], ...]
+    cut: bool = False
 
 
 class Neighbours:
@@ -171,7 +173,7 @@ class Neighbours:
         if joint:
             scores = self.model.similarity([self.gallery.pictures[place] for place, _ in found], text, progress=nowhere)[:, 0].tolist()
             found = sorted(((place, score) for (place, _), score in zip(found, scores, strict=True)), key=lambda one: -one[1])[:k]
-        return Near(self.model.name, tuple(found), self.captions_near(query_D, k, show))
+        return Near(self.model.name, tuple(found), self.captions_near(query_D, k, show), self.model.cut([text])[0])
 
     def captions_near(self, query_D: Tensor, k: int, show: Show = nowhere) -> tuple[tuple[str, float], ...]:
         """The k captions whose vectors have the greatest product with a query."""

@@ -78,7 +78,7 @@ class Contest:
         lost = [self.kind(n) for n, kept in enumerate(self.kept_MN[m]) if not kept]
         if not lost:
             return f"{self.models[m]} keeps the caption above {'all ' if count > 1 else ''}{versions}"
-        return f"{self.models[m]} prefers {len(lost)} of {versions}: {', '.join(dict.fromkeys(lost))}"
+        return f"{self.models[m]} does not put the caption above {len(lost)} of {versions}: {', '.join(dict.fromkeys(lost))}"
 
 
 def contest(models: Sequence[Embedder], pixels_HWC: np.ndarray, caption: str, maker: NegativeMaker) -> Contest:

@@ -5,35 +5,58 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import ExifTags, Image
 
-from wholegrain.data.pictures import BrokenPictureError, decode_rgb
+from wholegrain.data.pictures import BrokenPictureError, decode_rgb, open_picture
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, read_bytes, shown
 
 MOST_BYTES = 20 * 2**20
 """Of a picture that is dropped."""
+MOST_ASPECT = 50
+"""Longer side of a picture by its shorter one, by which models resize: a thread of pixels would become gigabytes."""
 MOST_CAPTIONS = 20
 """Captions at a time."""
 LONGEST = 500
-"""Characters of a caption; no text tower reads so far."""
+"""Characters of a caption."""
 MOST_MODELS = 4
 """Models side by side."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+"""What sets a picture upright, by its orientation tag."""
 
 
 def picture_at(path: str | None) -> np.ndarray:
     """A dropped picture as uint8 RGB ``[H, W, 3]``, read by the bounded reader of all pictures (:mod:`wholegrain.data.pictures`).
 
+    It is turned upright by its orientation tag, as the browser shows it; pictures of data, whose boxes must keep their meaning, are not.
+
     Raises:
-        UserError: there is none, it is too large, or it is no picture of a known kind.
+        UserError: there is none, it is too large or too narrow, or it is no picture of a known kind.
     """
     if not path:
         raise UserError("There is no picture yet; drop one, or choose one of those below.")
     name, advice = shown(Path(path).name), "drop another one"
     try:
-        return decode_rgb(read_bytes(path, advice, most=MOST_BYTES))
+        pixels_HWC = _upright(read_bytes(path, advice, most=MOST_BYTES))
     except (BrokenPictureError, UnreadableError) as error:
+        if isinstance(error, UnreadableError) and error.missing:
+            raise UserError("The picture was put away, as all are after ten minutes; drop it again, or choose one of those below.") from None
         problem = error.problem if isinstance(error, UnreadableError) else f"cannot be decoded ({error})"
         raise UserError(f"{name} {problem}; {advice}.") from None
+    height, width = pixels_HWC.shape[:2]
+    if max(height, width) > MOST_ASPECT * min(height, width):
+        raise UserError(f"{name} is {width:,} x {height:,} pixels large, and the longer side may be {MOST_ASPECT} times the shorter; {advice}.")
+    return pixels_HWC
+
+
+def _upright(image: bytes) -> np.ndarray:
+    pixels_HWC = decode_rgb(image)
+    with open_picture(image) as header:
+        turn = _TURNS.get(header.getexif().get(ExifTags.Base.Orientation, 1))
+    return pixels_HWC if turn is None else np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
 
 
 def captions_of(text: str) -> list[str]:

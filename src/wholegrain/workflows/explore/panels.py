@@ -20,15 +20,16 @@ from wholegrain.workflows.embedder import Embedder
 from wholegrain.workflows.explore.branches import branch_rows
 from wholegrain.workflows.explore.gallery import Gallery, Neighbours
 from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
-from wholegrain.workflows.explore.limits import picture_at
+from wholegrain.workflows.explore.limits import LONGEST, picture_at
 from wholegrain.workflows.explore.scores import number, score_captions
-from wholegrain.workflows.explore.twins import Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
+from wholegrain.workflows.explore.twins import TRIES, Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
 
 OWN = "each model's own"
 """In the place of a read-out's name: the one that a model was trained for."""
 DRAWS = 20
 """Drawings of the same facts that are counted."""
 _THUMB, _TWIN = 160, 256
+_ASKED = 2048  # as a PNG, less than limits.MOST_BYTES whatever the picture
 _HARDEST = ("swap_attribute", "swap_object", "relation", "count")
 
 
@@ -65,11 +66,17 @@ class Panels:
 
     def suggested(self, place: int) -> str:
         """Captions to begin with: a true one of a picture with a false one of a kind that is easily lost, or two that may fit anything."""
-        said = self.gallery.captions[place]
+        said = [line for text in self.gallery.captions[place] if (line := " ".join(text.split()))]
         if not said:
             return "a photo of a person\na photo of a place"
-        made = {row.kind: row.text for row in self._maker.of(said[0])}
-        return "\n".join([said[0], *[made[kind] for kind in (*_HARDEST, *made) if kind in made][:1]])
+        first = next((text for text in said if len(text) <= LONGEST), said[0][:LONGEST].rsplit(" ", 1)[0])
+        made = {row.kind: row.text for row in self._maker.of(first) if len(row.text) <= LONGEST}
+        return "\n".join([first, *[made[kind] for kind in (*_HARDEST, *made) if kind in made][:1]])
+
+    def asked(self, place: int) -> np.ndarray:
+        """A picture of the gallery to ask about, its longer side at most 2,048 pixels: a file of a larger one could be more than the app reads."""
+        pixels_HWC = self.gallery.pictures[place].pixels()
+        return pixels_HWC if max(pixels_HWC.shape[:2]) <= _ASKED else seen_part(pixels_HWC, side=_ASKED)
 
     def scores(self, path: str | None, captions: Sequence[str], caption: str) -> str:
         """Every model's scores of some captions, and false versions of one of them."""
@@ -129,7 +136,7 @@ class Panels:
         """
         found = breaking_setting(self.models, twin, self.size, np.random.default_rng(seed), show=self._until_end(show))
         if found is None:
-            raise UserError(f"{self.models[0].name} told all of 40 pairs apart; try another difference.")
+            raise UserError(f"{self.models[0].name} told all of {TRIES} pairs apart; try another difference.")
         return found
 
     def small(self, place: int) -> np.ndarray:

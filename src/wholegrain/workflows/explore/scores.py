@@ -30,9 +30,10 @@ class ScoreTable:
     cut_MN: np.ndarray
 
     @property
-    def first_M(self) -> list[int]:
-        """For each model the place of the caption that it puts first."""
-        return self.scores_MN.argmax(1).tolist()
+    def first_M(self) -> list[int | None]:
+        """For each model the place of the caption that it puts first; none where several share the highest score."""
+        alone_M = (self.scores_MN == self.scores_MN.max(1, keepdims=True)).sum(1) == 1
+        return [n if alone else None for n, alone in zip(self.scores_MN.argmax(1).tolist(), alone_M, strict=True)]
 
     @property
     def sentence(self) -> str:
@@ -41,10 +42,11 @@ class ScoreTable:
             said = ", ".join(f"{name} {number(self.scores_MN[m, 0])}" for m, name in enumerate(self.models))
             return f"One caption, {said}: a score alone says little, so type a second one to compare."
         first = self.first_M
-        if len(set(first)) == 1:
+        if len(set(first)) == 1 and first[0] is not None:
             who = {1: f"{self.models[0]} puts", 2: "Both models put"}.get(len(self.models), f"All {len(self.models)} models put")
             return f"{who} “{self.captions[first[0]]}” first."
-        return "; ".join(f"{name} puts “{self.captions[n]}” first" for name, n in zip(self.models, first, strict=True)) + "."
+        said = ("puts several first, with one score" if n is None else f"puts “{self.captions[n]}” first" for n in first)
+        return "; ".join(f"{name} {it}" for name, it in zip(self.models, said, strict=True)) + "."
 
 
 def score_captions(models: Sequence[Embedder], pixels_HWC: np.ndarray, captions: Sequence[str]) -> ScoreTable:

@@ -10,15 +10,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.remote import address
 from wholegrain.errors import UserError
 from wholegrain.progress import Show, nowhere
-from wholegrain.workflows.embedder import load
+from wholegrain.workflows.embedder import Embedder, load
 from wholegrain.workflows.explore.gallery import drawn_gallery, open_gallery
 from wholegrain.workflows.explore.limits import MOST_BYTES, MOST_MODELS
 from wholegrain.workflows.explore.only_here import OnlyHere
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 FIRST_PORT, LAST_PORT = 7860, 7899
 """Ports that are tried where none is named."""
 _TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
-_MODEL_FILES = ("model.json", "open_clip_config.json", "config.json", "model")
+_MODEL_FILES = ("model.json", "open_clip_config.json", "config.json", "model", ".model.old", "run.json")
+
 
 @dataclass(frozen=True)
 class ExploreOptions:
@@ -73,9 +75,12 @@ def _is_data(word: str) -> bool:
 
 
 def need_gradio() -> None:
-    """Raises :class:`UserError` where Gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError('explore needs Gradio; install it with: pip install "wholegrain[explore]"')
+    """Raises :class:`UserError` where Gradio is not installed, or is one that the page is not written for."""
+    if importlib.util.find_spec("gradio") is not None:
+        major, minor = version("gradio").split(".")[:2]
+        if int(major) == 6 and int(minor) >= 31:
+            return
+    raise UserError('explore needs Gradio 6.31 or newer, below 7; install it with: pip install "wholegrain[explore]"')
 
 
 def open_panels(models: Sequence[str], data: str, options: ExploreOptions, show: Show = nowhere) -> Panels:
@@ -90,11 +95,16 @@ def open_panels(models: Sequence[str], data: str, options: ExploreOptions, show:
     for name in models:
         show(f"loading {name}", 0, 0)
         loaded.append(load(name, options.device))
-    size = 128 if any(getattr(model.model.preprocess, "size", 0) > 96 for model in loaded) else 64
+    size = drawn_size(loaded)
     show("looking for pictures" if data else "drawing scenes", 0, 0)
     panels = Panels(loaded, open_gallery(data, options.pictures) if data else drawn_gallery(size), size)
     panels.warm_up()
     return panels
+
+
+def drawn_size(models: Sequence[Embedder]) -> int:
+    """Side of drawn pictures in pixels: larger for models that look at larger ones; one that does not say is taken for an ordinary CLIP."""
+    return 128 if any(getattr(model.model.preprocess, "size", 224) > 96 for model in models) else 64
 
 
 @contextmanager
@@ -160,15 +170,40 @@ def _mounted(home: Any, app: gr.Blocks, host: str, port: int) -> Any:
 
     from wholegrain.workflows.explore.theme import theme
 
-    return gr.mount_gradio_app(
+    mounted = gr.mount_gradio_app(
         home, app, path="", server_name=host, server_port=port, footer_links=[], run_history=False, show_error=False, max_file_size=MOST_BYTES,
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(), css=style(),
     )  # fmt: skip
+    app.has_launched = True  # only of launched apps Gradio asks whether a file that a visitor names was uploaded; mounting launches none
+    return mounted
 
 
 @contextmanager
 def _nothing_kept() -> Iterator[None]:
     """Gradio's files go into a folder that is gone in the end, and Gradio speaks with nobody."""
+    with _nothing_fetched(), _files_in_a_temporary_folder():
+        yield
+
+
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """Gradio would download an address that a visitor names in the place of a file, and serve it; there is no need of either."""
+    from fastapi import HTTPException
+    from gradio import processing_utils, routes
+
+    async def refuse(*_: object) -> NoReturn:
+        raise HTTPException(403, "A picture is not named by an address; save it and drop the file.")
+
+    before = processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response
+    processing_utils.async_ssrf_protected_get = routes.secure_url_stream_response = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response = before
+
+
+@contextmanager
+def _files_in_a_temporary_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="wholegrain-explore-", ignore_cleanup_errors=True) as folder:
         told = {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
         before = {name: os.environ.get(name) for name in told}

@@ -13,7 +13,7 @@ from wholegrain.data.scenes.captions import RELATION_WORDS
 from wholegrain.data.scenes.world import COLOURS, FILLS, SIZES, World
 from wholegrain.errors import UserError
 from wholegrain.workflows.explore.fields import QUEUE, shown
-from wholegrain.workflows.explore.panels import DRAWS, Panels, refusal, told
+from wholegrain.workflows.explore.panels import DRAWS, Panels, told
 from wholegrain.workflows.explore.twins import MOST_DRAWS, TWINS, Setting, make_pair, random_setting
 
 _NAMES = [field.name for field in fields(Setting)]
@@ -66,10 +66,14 @@ class TwinTab:
         return self._set(random_setting(np.random.default_rng(), twin))
 
     def _broken(self, twin: str, progress: gr.Progress = gr.Progress()) -> list[object]:
-        try:
-            return self._set(self._panels.broken(twin, int(np.random.default_rng().integers(2**31)), shown(progress)))
-        except UserError as reason:
-            return [refusal(str(reason)), *(gr.skip() for _ in self.controls)]
+        found: list[Setting] = []
+
+        def find() -> str:
+            found.append(self._panels.broken(twin, int(np.random.default_rng().integers(2**31)), shown(progress)))
+            return self._panels.twins(found[0])
+
+        html = told(find, self._unforeseen)
+        return [html, *(getattr(found[0], name) if found else gr.skip() for name in _NAMES)]
 
     def _set(self, setting: Setting) -> list[object]:
         html = told(lambda: self._panels.twins(setting), self._unforeseen)

@@ -38,7 +38,9 @@ MOST_DRAWS = 99
 """The last of the ways in which the same facts are drawn."""
 _DIFFERENCES = {"swap colours": ("swap_attribute", ("colour",)), "swap relation": ("relation", ("x", "y")), "swap patterns": ("swap_fill", ("fill",))}
 """The kind of twin that each is in drawn scenes, and what the two things exchange."""
-_TRIES = 200  # at places that keep a relation; nearly all do
+TRIES = 40
+"""Pairs at random that are looked at for one that breaks a model."""
+_PLACES = 200  # at places that keep a relation; nearly all do
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _things(setting: Setting) -> tuple[Thing, Thing]:
     """The two things at places where their relation is clear."""
     rng = np.random.default_rng([setting.drawing, 0])
     half = SIZES[setting.size] / 2
-    for _ in range(_TRIES):
+    for _ in range(_PLACES):
         near, far = half + 0.02 + 0.04 * rng.random(), 1 - half - 0.02 - 0.04 * rng.random()
         across = rng.uniform(half + 0.02, 1 - half - 0.02) + np.array([0.0, 0.12 * (rng.random() - 0.5)])
         along = (near, far) if setting.relation in ("left", "above") else (far, near)
@@ -158,6 +160,8 @@ def verdict(scores: Scores) -> str:
     (a, b), (c, d) = scores.values
     if scores.group:
         return f"{scores.name} tells them apart"
+    if a == b and c == d:
+        return f"{scores.name} fails: it scores both captions alike"
     pictures = [name for name, own, other in (("A", a, b), ("B", d, c)) if own <= other]
     if len(pictures) == 2:
         return f"{scores.name} fails: it takes each picture for the other"
@@ -177,7 +181,7 @@ def random_setting(rng: np.random.Generator, twin: str) -> Setting:
 
 
 def breaking_setting(
-    models: Sequence[Embedder], twin: str, size: int, rng: np.random.Generator, *, tries: int = 40, show: Show = nowhere
+    models: Sequence[Embedder], twin: str, size: int, rng: np.random.Generator, *, tries: int = TRIES, show: Show = nowhere
 ) -> Setting | None:
     """A setting at random at which the first model fails and, if there is one, another succeeds; else one at which the first fails.
 
