@@ -67,18 +67,23 @@ def photographs(
     print(f"next: python -m results collect photographs {out}")
 
 
-def _facts(folders: tuple[Path, ...]) -> dict[str, object]:
-    """How a competition came about."""
-    begun = json.loads(min(folders[0].glob("*/steps-*/run.json")).read_text(encoding="utf-8"))
-    words = [Path(word).name if word.startswith("/") else word for word in shlex.split(str(begun["command"]))]
-    return {
-        "command": shlex.join([*({"results": ["python", "-m", "results"]}.get(words[0]) or ["wholegrain"]), *words[1:]]),
-        "machine": _processor(),
-        "versions": begun["versions"],
-        "data": begun["data_hash"],
+def _facts(folders: tuple[Path, ...]) -> list[dict[str, object]]:
+    """How a competition came about: one entry for each command that was given."""
+    begun = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*/steps-*/run.json"))]
+    common = {
         "date": datetime.date.today().isoformat(),
         "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
     }
+    of_command = {
+        _as_given(run["command"]): {"machine": _processor(), "versions": run["versions"], "data": run["data_hash"], **common} for run in begun
+    }
+    return [{"command": command, **facts} for command, facts in of_command.items()]
+
+
+def _as_given(command: str) -> str:
+    """Without the folders of the machine."""
+    program, *words = [Path(word).name if word.startswith("/") else word for word in shlex.split(command)]
+    return shlex.join([*({"results": ["python", "-m", "results"]}.get(program) or ["wholegrain"]), *words])
 
 
 def _processor() -> str:

@@ -56,7 +56,7 @@ class Stored:
     runs: Sequence[Run]
 
 
-def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str, Any]) -> Stored:
+def collect(folders: Sequence[Path], split: str, reference: str, facts: Sequence[dict[str, Any]]) -> Stored:
     """Reads the folders of a competition (``METHOD-SEED/steps-BUDGET/SPLIT``), one or, where its seeds ran side by side, several."""
     runs = [Run(START, 0, 0, 0, 0.0, load_results(folders[0] / START / split)[0])]
     for results in sorted((path for folder in folders for path in folder.glob(f"*/steps-*/{split}/results.json")), key=_order):
@@ -65,7 +65,7 @@ def collect(folders: Sequence[Path], split: str, reference: str, facts: dict[str
         budget, seconds = int(run.name.removeprefix("steps-")), seconds_of_steps(run)
         whole = sum(seconds) * budget / len(seconds)
         runs.append(Run(method, int(seed), budget, read_recipe(run).optimiser.batch, whole, load_results(results.parent)[0]))
-    return Stored([facts], reference, runs)
+    return Stored(facts, reference, runs)
 
 
 def added(kept: Stored, new: Stored) -> Stored:
