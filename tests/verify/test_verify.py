@@ -48,9 +48,9 @@ def _short_sighted(image, text, output):
     return replace(output, value=output.value + 1e-4 * image.pooled_BD[0].square().sum())
 
 
-@pytest.mark.parametrize(("breaking", "check"), [(_louder, "reference"), (_deaf, "gradients"), (_short_sighted, "reference")])
+@pytest.mark.parametrize("breaking", [_louder, _deaf, _short_sighted])
 @pytest.mark.parametrize("name", packaged())
-def test_breaking_any_loss_turns_it_red(name, breaking, check, monkeypatch):
+def test_breaking_any_loss_turns_it_red(name, breaking, monkeypatch):
     kind = type(resolve_loss(Term(name)))
     right = kind.__call__
     monkeypatch.setattr(
@@ -58,7 +58,7 @@ def test_breaking_any_loss_turns_it_red(name, breaking, check, monkeypatch):
         "__call__",
         lambda self, image, text, *rest, **named: breaking(image, text, right(self, image, text, *rest, **named)),
     )
-    assert verify(name, checks=(check,)).failed == [check]
+    assert verify(name, checks=("reference",)).failed == ["reference"]
 
 
 def test_every_variant_of_the_table_is_verified():
