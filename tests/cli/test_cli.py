@@ -145,6 +145,12 @@ def test_methods_fits_80_columns_and_cuts_no_name(capsys, monkeypatch):
         (["audit"], "wholegrain audit needs MODEL and PHOTOS"),
         (["compete", "clip"], "wholegrain compete needs --data"),
         (["train", "clip", "sparc", "--data", "x"], '"sparc" is one word too many: wholegrain train takes RECIPE'),
+        (["bench", "losses", "--rounds", "1"], "wholegrain bench losses is for developers and has left the package"),
+        (["bench", "data", "--help"], "python -m benchmarks.loading"),
+        (["bench", "step"], "python -m benchmarks.step"),
+        (["bench"], "python -m benchmarks.losses (or"),
+        (["gates"], "in a checkout of its source: PYTHONPATH=tools python -m base_model gates"),
+        (["base", "models/base"], "PYTHONPATH=tools python -m base_model OUT"),
         (["--batch", "3", "train"], "There is no option --batch before a command"),
     ],
 )

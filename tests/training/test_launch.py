@@ -58,7 +58,7 @@ def test_devices(monkeypatch):
     with pytest.raises(UserError, match="no CUDA device"):
         choose_device("cuda:0")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert choose_device(None).type == "mps"
+    assert choose_device(None).type == choose_device("auto").type == "mps"
     assert choose_device(None, 0, 2).type == "cpu"
     with pytest.raises(UserError, match="one process alone"):
         choose_device("mps", 0, 2)

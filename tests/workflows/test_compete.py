@@ -17,6 +17,7 @@ from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import TaskResult, load_results
+from wholegrain.evaluation.scores.whole_and_grain import WholeAndGrain
 from wholegrain.evaluation.statistics.compare import mean_over_seeds
 from wholegrain.evaluation.statistics.intervals import bootstrap_mean, bootstrap_over_seeds
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
@@ -102,6 +103,12 @@ def test_results_of_other_tasks_are_not_taken_for_these(scenes, tmp_path):
         model.head.text.weight.neg_()
     third = evaluate_once(model, Dataset(scenes), tmp_path, Suite("val", ("retrieval", "composition")), progress=False)
     assert third[0].metrics != second[0].metrics, "another model"
+
+
+def test_results_by_another_weight_of_the_grain_are_not_taken_for_these(scenes, tmp_path):
+    model, suite = load_base(), Suite("val", ("retrieval",))
+    found = [evaluate_once(WholeAndGrain(model, weight), Dataset(scenes), tmp_path, suite, progress=False)[0].metrics for weight in (0.0, 8.0)]
+    assert found[0] != found[1]
 
 
 def test_a_finished_run_of_another_recipe_is_refused_and_what_differs_is_said(finished, scenes):

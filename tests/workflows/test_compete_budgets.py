@@ -16,7 +16,7 @@ from wholegrain.towers.io import load_model, save_model
 from wholegrain.training import trainer
 from wholegrain.training.checkpoints.run_folder import read_recipe
 from wholegrain.workflows.curves import compete_at
-from wholegrain.workflows.entrants import Rules
+from wholegrain.workflows.entrants import RUN_FOLDERS, Rules
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("curves")]  # one competition for all
 OVERRIDES = ("--optimiser.batch=8", "--optimiser.lr=1e-3", "--optimiser.warmup_steps=1", "--optimiser.decay_share=0.5")
@@ -67,6 +67,13 @@ def test_every_point_is_the_run_that_would_have_been_made_alone(finished, home, 
         assert (recipe.optimiser.schedule, recipe.optimiser.steps, recipe.seed) == ("wsd", 4, seed)
         train(recipe, Dataset(home / "data"), load_model(str(home / "model")), tmp_path / name, quiet=True, device="cpu")
         same_weights(weights(run), weights(tmp_path / name))
+
+
+def test_no_split_can_take_the_name_of_a_runs_own_folder(finished):
+    out, _, _ = finished
+    own = {path.name for path in (out / "clip-0" / "steps-2").iterdir() if path.is_dir()} - {"test"}
+    assert "stable" in own
+    assert own <= set(RUN_FOLDERS)
 
 
 def test_the_files_have_every_method_and_budget_with_pairs_and_seconds(finished):

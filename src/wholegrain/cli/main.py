@@ -66,6 +66,14 @@ GROUPS = {
 }
 """What one wants -> command -> what it does."""
 COMMANDS = {name: said for group in GROUPS.values() for name, said in group.items()}
+MOVED = {  # commands of version 0.1 that are for developers -> what to run in a checkout of the source; gone in 0.3
+    "bench": "python -m benchmarks.losses (or benchmarks.loading, benchmarks.step)",
+    "bench losses": "python -m benchmarks.losses",
+    "bench data": "python -m benchmarks.loading DATA",
+    "bench step": "python -m benchmarks.step",
+    "gates": "PYTHONPATH=tools python -m base_model gates",
+    "base": "PYTHONPATH=tools python -m base_model OUT",
+}
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -157,6 +165,9 @@ def _parse(arguments: list[str]) -> partial[object]:
     name, *rest = arguments
     if name.startswith("-"):
         raise UserError(f"There is no option {name} before a command; write: wholegrain COMMAND {name} ...")
+    if name in MOVED:
+        old = next(old for old in (" ".join(arguments[:2]), name) if old in MOVED)
+        raise UserError(f"wholegrain {old} is for developers and has left the package; in a checkout of its source: {MOVED[old]}")
     if name not in COMMANDS:
         raise UserError(f'There is no command "{name}"; {closest(name, COMMANDS)}')
     return bind(function_of(name), f"wholegrain {name}", rest)

@@ -51,6 +51,7 @@ class _TiledSigmoid(torch.autograd.Function):
     def forward(
         ctx: Any, rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, positive: Cells, left_out: Mask
     ) -> tuple[Tensor, Tensor]:
+        """The two sums, scalars; gradients of the inputs are made on the way, tile by tile, so that backward only scales them."""
         ctx.set_materialize_grads(False)
         inputs = rows_RD, columns_CD, scale, bias
         wanted = ProductGradient(inputs, ctx.needs_input_grad[:4])

@@ -79,6 +79,7 @@ class _TiledSoftmax(torch.autograd.Function):
         column_P: Tensor,
         sums: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """``by_row``, ``by_column`` and ``pair_P`` of :class:`Normalisers`; few scores are kept for backward, many are made again there."""
         inputs = rows_RD, columns_CD, scale, bias
         rows, columns = len(rows_RD), len(columns_CD)
         sides = tile_sides(rows, columns, rows_RD.device)
@@ -101,6 +102,7 @@ class _TiledSoftmax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of rows, columns, scale and bias, from the kept tiles or from tiles that are made again."""
         only_once()
         *inputs, row_P, column_P, lse_R, lse_C = ctx.saved_tensors[:8]
         kept = iter(ctx.saved_tensors[8:])

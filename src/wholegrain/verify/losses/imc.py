@@ -26,6 +26,7 @@ VARIANTS = {
 
 
 def known_breaks(loss: ImcLoss) -> dict[str, str]:
+    """Check -> why these settings are known not to keep it."""
     found: dict[str, str] = {}
     if loss.variant in ("released", "first_release"):
         found["text_order"] = "the target is the first hard negative of the batch, whichever that is"

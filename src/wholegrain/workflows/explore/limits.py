@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from wholegrain.data.pictures import BrokenPictureError, decode_rgb, open_picture
 from wholegrain.errors import UserError
@@ -21,11 +21,6 @@ LONGEST = 500
 """Characters of a caption."""
 MOST_MODELS = 4
 """Models side by side."""
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
-"""What sets a picture upright, by its orientation tag."""
 
 
 def picture_at(path: str | None) -> np.ndarray:
@@ -53,10 +48,10 @@ def picture_at(path: str | None) -> np.ndarray:
 
 
 def _upright(image: bytes) -> np.ndarray:
-    pixels_HWC = decode_rgb(image)
+    picture = Image.fromarray(decode_rgb(image))
     with open_picture(image) as header:
-        turn = _TURNS.get(header.getexif().get(ExifTags.Base.Orientation, 1))
-    return pixels_HWC if turn is None else np.asarray(Image.fromarray(pixels_HWC).transpose(turn))
+        picture.getexif()[ExifTags.Base.Orientation] = header.getexif().get(ExifTags.Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def captions_of(text: str) -> list[str]:
