@@ -61,6 +61,14 @@ def test_breaking_any_loss_turns_it_red(name, breaking, monkeypatch):
     assert verify(name, checks=("reference",)).failed == ["reference"]
 
 
+@pytest.mark.parametrize("name", ["clip", "paraphrases", "llip"])
+def test_a_lost_gradient_is_found_without_the_formula(name, monkeypatch):
+    kind = type(resolve_loss(Term(name)))
+    right = kind.__call__
+    monkeypatch.setattr(kind, "__call__", lambda self, image, *rest, **named: _deaf(image, None, right(self, image, *rest, **named)))
+    assert verify(name, checks=("gradients",)).failed == ["gradients"]
+
+
 def test_every_variant_of_the_table_is_verified():
     for name in packaged():
         assert all(settings_of(loss) in _variants(name) for loss in definition_named(name).variants.values())
