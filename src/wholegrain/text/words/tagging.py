@@ -88,6 +88,7 @@ PREPOSITIONS = word_set("tagging_prepositions")
 ADVERBS = word_set("tagging_adverbs")
 _NOUN_FIRST = word_set("tagging_noun_first")
 _ADJ_FIRST = word_set("tagging_adj_first")
+_ALONE = frozenset({"that", "all", "both"})  # determiners that also stand without a noun: "both wear hats"
 _SUBJECTS = frozenset({"he", "she", "it", "who", "which", "that"})
 _PLURAL_SUBJECTS = frozenset({"they", "who", "that", "to", "people"})
 
@@ -128,7 +129,7 @@ _BEFORE_NOUN = frozenset({"DET", "NUM", "POSS", "ADJ"})
 class BuiltinTagger:
     """Grammar of everyday captions by word lists and neighbours; no model, the same on every machine."""
 
-    identity: str = "builtin 1"
+    identity: str = "builtin 2"
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
         """The grammar of each text.
@@ -148,7 +149,7 @@ def _tagged(text: str) -> Tagged:
     tags: list[str] = []
     verbs = False
     for n in range(len(found)):
-        tag = possible[n][0] if len(possible[n]) == 1 else _choose(n, found, possible, tags, verbs)
+        tag = possible[n][0] if len(possible[n]) == 1 and possible[n][0] != "VERB" else _choose(n, found, possible, tags, verbs)
         verbs = verbs or tag in ("VERB", "AUX")
         tags.append(tag)
     words = tuple(word_of(token, tag) for token, tag in zip(found, tags, strict=True))
@@ -168,7 +169,9 @@ def _choose(n: int, found: Sequence[Token], possible: Sequence[tuple[str, ...]],
     if "VERB" not in can:
         return can[0]
     if "NOUN" not in can:
-        return "ADJ" if before in _BEFORE_NOUN and noun_follows else "VERB"
+        low, form = (found[n - 1].low if n else ""), verb_of(word)[1]
+        participle = len(can) > 1 or form == "past" or (form == "ing" and before != "NUM")  # "two wearing hats"
+        return "ADJ" if participle and before in _BEFORE_NOUN and low not in _ALONE and noun_follows else "VERB"
     return _noun_or_verb(n, found, tags, word, before, after, noun_follows, verbs)
 
 
@@ -194,7 +197,7 @@ def _noun_or_verb(
         return "VERB"
     if form == "past":
         return "ADJ" if before in _BEFORE_NOUN and noun_follows else "VERB" if before in ("NOUN", "AUX", "PRON", "ADV") else "ADJ"
-    if before in ("DET", "POSS", "ADJ", "NUM") and low not in ("that", "all", "both"):
+    if before in ("DET", "POSS", "ADJ", "NUM") and low not in _ALONE:
         return "NOUN"
     if form == "third":
         group = n > 2 and found[n - 2].low == "of" and before == "NOUN"  # "a group of people stands"
