@@ -20,8 +20,7 @@ from wholegrain.verify.cases import Batch
 T = TypeVar("T")
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum()
+dot = torch.dot
 
 
 def cos(a: Tensor, b: Tensor) -> Tensor:
@@ -117,6 +116,11 @@ class Samples:
         return [list(x) for x in required(self.image.patches_BPD)]
 
     @cached_property
+    def unit_patches(self) -> list[list[Tensor]]:
+        """The same, each of length one."""
+        return [[unit(v) for v in patches] for patches in self.patches]
+
+    @cached_property
     def words(self) -> list[list[Tensor]]:
         """The tokens of each text, without padding."""
         rows = zip(required(self.text.tokens_NLD), required(self.text.mask_NL).tolist(), strict=True)
@@ -124,7 +128,12 @@ class Samples:
 
     def cosine(self, image: int, text: int) -> Tensor:
         """Of an image's vector with a text's."""
-        return cos(self.image.pooled_BD[image], self.text.pooled_ND[text])
+        return dot(self._units[0][image], self._units[1][text])
+
+    @cached_property
+    def _units(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The images' and the texts' vectors, of length one."""
+        return [unit(v) for v in self.image.pooled_BD], [unit(t) for t in self.text.pooled_ND]
 
     def log_odds(self, image: int, text: int) -> Tensor:
         """What the network that reads both together says of these two alone."""

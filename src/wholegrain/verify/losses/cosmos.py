@@ -12,7 +12,7 @@ from wholegrain.features import ImageFeatures
 from wholegrain.losses.cosmos import CosmosLoss
 from wholegrain.verify.cases import lone_pair
 from wholegrain.verify.closed_form import IMAGES, ClosedForm, all_alike
-from wholegrain.verify.reference import Samples, cos, cross_entropy, dot, mean, required, softmax, weighted
+from wholegrain.verify.reference import Samples, cross_entropy, dot, mean, required, softmax, unit, weighted
 
 VARIANTS = {
     "cosmos": CosmosLoss(),
@@ -86,12 +86,13 @@ def _symmetric(x: Samples, rows: View, columns: View, scale: Tensor, duplicates:
         of_row, of_column = rows[i][1], columns[j][1]
         return not (of_column is not None and x.known(i, of_column)) and not (of_row is not None and x.known(j, of_row))
 
+    of_rows, of_columns = ({i: unit(vector) for i, (vector, _) in view.items()} for view in (rows, columns))
+    score = {(i, j): scale * dot(a, b) for i, a in of_rows.items() for j, b in of_columns.items()}
     each: list[Tensor] = []
     for i in rows.keys() & columns.keys():
-        target = scale * cos(rows[i][0], columns[i][0])
-        across = [scale * cos(rows[i][0], b) for j, (b, _) in columns.items() if rivals(i, j)]
-        down = [scale * cos(a, columns[i][0]) for j, (a, _) in rows.items() if rivals(j, i)]
-        each.append((cross_entropy(target, across) + cross_entropy(target, down)) / 2)
+        across = [score[i, j] for j in columns if rivals(i, j)]
+        down = [score[j, i] for j in rows if rivals(j, i)]
+        each.append((cross_entropy(score[i, i], across) + cross_entropy(score[i, i], down)) / 2)
     return each
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wholegrain.losses.filip import FilipLoss
 from wholegrain.verify.closed_form import FOILS, IMAGES, ClosedForm, at_right_angles, of_softmax
-from wholegrain.verify.reference import Samples, cos, mean, symmetric_softmax
+from wholegrain.verify.reference import Samples, cos, dot, mean, symmetric_softmax, unit
 
 VARIANTS = {
     "filip": FilipLoss(),
@@ -32,9 +32,10 @@ def _share(loss: FilipLoss) -> float:
 def reference(loss: FilipLoss, x: Samples) -> Tensor:
     """The formula of ``losses/filip.py`` in float64, sample by sample."""
     patches, words = _kept(x, _share(loss))
+    patches, words = ([[unit(v) for v in vectors] for vectors in side] for side in (patches, words))
 
     def best(vector: Tensor, partners: list[Tensor]) -> Tensor:
-        return torch.stack([cos(vector, partner) for partner in partners]).max()
+        return torch.stack([dot(vector, partner) for partner in partners]).max()
 
     def to_text(i: int, n: int) -> Tensor:
         return x.scale * mean([best(v, words[n]) for v in patches[i]])

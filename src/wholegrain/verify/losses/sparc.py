@@ -19,6 +19,7 @@ from wholegrain.verify.reference import (
     minmax,
     softmax,
     total,
+    unit,
     weighted,
 )
 
@@ -56,24 +57,27 @@ def reference(loss: SparcLoss, x: Samples) -> Tensor:
 def _of_caption(loss: SparcLoss, x: Samples, n: int) -> Tensor:
     """The sum over the tokens of a caption."""
     i, words, scale = x.owner[n], x.words[n], x.scale
-    grouped = [_grouped(loss, t, x.patches[i], scale) for t in words]
+    grouped = [_grouped(loss, t, x, i) for t in words]
     each: list[Tensor] = []
     if loss.rivals in ("tokens", "both"):
         each.append(diagonal_entropy([[scale * cos(c, t) for t in words] for c in grouped]) * len(words))
     if loss.rivals in ("images", "both"):
         others = [j for j in x.images if not x.left_out(j, n, "ignore")]
-        rivals = [[scale * cos(_grouped(loss, t, x.patches[j], scale), t) for j in others] for t in words]
+        rivals = [[scale * cos(_grouped(loss, t, x, j), t) for j in others] for t in words]
         pairs = zip(words, grouped, rivals, strict=True)
         each.append(total(cross_entropy(scale * cos(c, t), row) for t, c, row in pairs))
     return mean(each)
 
 
-def _grouped(loss: SparcLoss, t: Tensor, patches: list[Tensor], scale: Tensor) -> Tensor:
-    row = [cos(t, v) if loss.similarity == "cosine" else dot(t, v) for v in patches]
+def _grouped(loss: SparcLoss, t: Tensor, x: Samples, i: int) -> Tensor:
+    """What a token takes of the patches of image i."""
+    patches = x.patches[i]
+    alike = (unit(t), x.unit_patches[i]) if loss.similarity == "cosine" else (t, patches)
+    row = [dot(alike[0], v) for v in alike[1]]
     if loss.weights == "minmax":
         weight = minmax(row, 1 / len(patches) if loss.sigma is None else loss.sigma)
     else:
-        factor = scale if loss.similarity == "cosine" else len(t) ** -0.5
+        factor = x.scale if loss.similarity == "cosine" else len(t) ** -0.5
         weight = softmax([a * (factor if loss.temperature is None else 1 / loss.temperature) for a in row])
     return weighted([w.detach() if loss.detach_weights else w for w in weight], patches)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wholegrain.losses.text_conditioned import TextConditionedLoss
 from wholegrain.verify.closed_form import FOILS, IMAGES, ClosedForm, at_right_angles, of_sigmoid, of_softmax
-from wholegrain.verify.reference import Samples, cos, lse, minmax, sigmoid_cells, symmetric_softmax, weighted
+from wholegrain.verify.reference import Samples, cos, dot, lse, minmax, sigmoid_cells, symmetric_softmax, unit, weighted
 
 VARIANTS = {
     "conditioned": TextConditionedLoss(),
@@ -22,7 +22,8 @@ def reference(loss: TextConditionedLoss, x: Samples) -> Tensor:
     """The formula of ``losses/text_conditioned.py`` in float64, sample by sample."""
     def score(i: int, n: int) -> Tensor:
         patches, text = x.patches[i], x.text.pooled_ND[n]
-        likeness = [cos(v, text) for v in patches]
+        along = unit(text)
+        likeness = [dot(v, along) for v in x.unit_patches[i]]
         if loss.weights == "softmax":
             whole = lse([c / loss.pool_temperature for c in likeness])
             weight = [(c / loss.pool_temperature - whole).exp() for c in likeness]

@@ -12,7 +12,7 @@ from torch import Tensor
 from wholegrain.losses.whole_and_grain import WholeAndGrainLoss
 from wholegrain.verify.cases import SCALE, Batch
 from wholegrain.verify.closed_form import FOILS, IMAGES, ClosedForm, of_softmax, right_angles
-from wholegrain.verify.reference import Samples, cos, lse, required, symmetric_softmax, total, weighted
+from wholegrain.verify.reference import Samples, cos, dot, lse, required, symmetric_softmax, total, unit, weighted
 
 VARIANTS = {
     "whole_and_grain": WholeAndGrainLoss(),
@@ -28,7 +28,8 @@ def reference(loss: WholeAndGrainLoss, x: Samples) -> Tensor:
     vectors, shares = required(x.text.phrases_NKD), required(x.text.phrase_weight_NK).tolist()
 
     def seen(i: int, phrase: Tensor) -> Tensor:
-        likeness = [cos(v, phrase) / temperature for v in x.patches[i]]
+        along = unit(phrase)
+        likeness = [dot(v, along) / temperature for v in x.unit_patches[i]]
         whole = lse(likeness)
         return cos(weighted([(c - whole).exp() for c in likeness], x.patches[i]), phrase)
 
