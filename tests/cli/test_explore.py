@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import browsing
 import pytest
 from PIL import Image
 
@@ -20,8 +20,7 @@ from wholegrain.data.scenes.draw import draw
 from wholegrain.data.scenes.world import World, draw_scene
 from wholegrain.workflows.explore import server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-MISSING = [name for name in ("gradio", "playwright") if importlib.util.find_spec(name) is None]
+MISSING = [*browsing.MISSING, *([] if importlib.util.find_spec("gradio") else ["gradio"])]
 
 
 @pytest.fixture
@@ -96,8 +95,8 @@ def test_a_visitor_reads_no_path_and_an_error_leaves_no_file(error, told, printe
 @pytest.fixture
 def served(tmp_path):
     """The address of a running app, and its process; its temporary files lie in ``tmp_path``."""
-    if MISSING or CHROMIUM is None:
-        pytest.skip(f"not installed: {', '.join([*MISSING, *([] if CHROMIUM else ['chromium'])])}")
+    if MISSING:
+        pytest.skip(f"not installed: {', '.join(MISSING)}")
     process = subprocess.Popen(
         [sys.executable, "-m", "wholegrain", "explore", "base", "base,grain=1.5", "--device", "cpu"], stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -114,19 +113,18 @@ def served(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("browser")
 def test_a_visit_from_end_to_end(served, tmp_path):
-    from playwright.sync_api import expect, sync_playwright
+    from playwright.sync_api import expect
 
     address, process = served
     world = World()
     scene = draw_scene(world, world.rng("visit", 0))
     Image.fromarray(draw(scene)).save(tmp_path / "scene.png")
     (tmp_path / "text.png").write_text("no picture")
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic"])
+    with browsing.chromium() as browser:
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(30_000)
-        expect.set_options(timeout=30_000)
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
@@ -144,12 +142,16 @@ def test_a_visit_from_end_to_end(served, tmp_path):
         page.locator("#closer input").fill("2")
         expect(page.locator("#scores h2")).to_have_text("Made false: “nothing at all”")
         page.locator("#closer input").fill("1")
+        expect(page.locator("#scores h2")).to_have_text("Made false: “a purple dragon”")
+        assert violations_at_rest(page) == []
 
         page.get_by_role("tab", name="Why").last.click()
         word = page.locator("#why label", has_text="dragon").first
         word.hover()
         shown = page.locator(f"#why .map.{word.get_attribute('class')}").first
         expect(shown).to_have_css("opacity", "1")
+
+        assert violations_at_rest(page) == []
 
         page.get_by_role("tab", name="Break and repair").last.click()
         before = page.locator("#twins img").first.get_attribute("src")
@@ -158,13 +160,19 @@ def test_a_visit_from_end_to_end(served, tmp_path):
         expect(page.locator("#twins img").first).not_to_have_attribute("src", before)
         expect(page.locator("#twins .matrix")).to_have_count(2)
         assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
-        browser.close()
+        assert violations_at_rest(page) == []
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert err.splitlines()[-1] == "stopped; no picture or text was kept"
     assert "Traceback" not in err
     assert list(tmp_path.glob("wholegrain-explore-*")) == []
+
+
+def violations_at_rest(page):
+    """Gradio pales what it is about to write anew, so it is waited for."""
+    page.wait_for_function("document.querySelector('.pending') === null")
+    return browsing.violations(page)
 
 
 def drop(page, path: Path):

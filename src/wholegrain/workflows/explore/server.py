@@ -194,12 +194,15 @@ def _nothing_fetched() -> Iterator[None]:
     async def refuse(*_: object) -> NoReturn:
         raise HTTPException(403, "A picture is not named by an address; save it and drop the file.")
 
-    before = processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response
-    processing_utils.async_ssrf_protected_get = routes.secure_url_stream_response = refuse
+    fetches = ((processing_utils, "async_ssrf_protected_get"), (routes, "secure_url_stream_response"))
+    before = [getattr(module, name) for module, name in fetches]
+    for module, name in fetches:
+        setattr(module, name, refuse)
     try:
         yield
     finally:
-        processing_utils.async_ssrf_protected_get, routes.secure_url_stream_response = before
+        for (module, name), fetch in zip(fetches, before, strict=True):
+            setattr(module, name, fetch)
 
 
 @contextmanager
