@@ -15,7 +15,7 @@ from wholegrain.errors import UserError
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import recipe_names
 from wholegrain.text.trained import train_tokenizer
-from wholegrain.training import work
+from wholegrain.training import trackers, work
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
@@ -142,9 +142,35 @@ def test_a_tracker_is_told_what_the_log_is(dataset, tmp_path, monkeypatch, name)
     assert fake.finished
 
 
+def test_mlflow_has_one_run_with_all_steps_also_after_a_resume(dataset, tmp_path, monkeypatch):
+    """With the package itself, into a folder."""
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    recipe, folder, place = make_recipe("clip", "--optimiser.steps", "3", "--saving.every", "1"), tmp_path / "my-run", {"tracker": ("mlflow", "shop")}
+
+    def broken_off(step):
+        if step == 2:
+            raise KeyboardInterrupt
+
+    tracked = trackers._MLflowRun.log
+    monkeypatch.setattr(trackers._MLflowRun, "log", lambda self, numbers, step: (tracked(self, numbers, step), broken_off(step)))
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, dataset, make_model(dataset), folder, device="cpu", quiet=True, **place)
+    monkeypatch.setattr(trackers._MLflowRun, "log", tracked)
+    train(recipe, dataset, make_model(dataset), folder, device="cpu", quiet=True, resume=True, **place)
+    (run,) = mlflow.search_runs(experiment_names=["shop"], output_format="list")
+    assert run.info.run_name == "my-run"
+    assert run.info.status == "FINISHED"
+    assert run.data.params["seed"] == "0"
+    told = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {point.step: point.value for point in told} == {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
 def test_trackers_that_are_not_there(monkeypatch):
-    with pytest.raises(UserError, match='no tracker "mlflow"'):
-        require_tracker("mlflow")
+    with pytest.raises(UserError, match='no tracker "mlflo"; did you mean "mlflow"'):
+        require_tracker("mlflo")
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(UserError, match=r"pip install .wholegrain\[trackio\]"):
         require_tracker("trackio")

@@ -39,7 +39,7 @@ class TrainOptions:
             two do not share those steps, this run takes all of its steps itself. Not together with ``evaluate``: the best model so far may be the other's.
         cache: a folder that keeps raw features of frozen towers from run to run.
         quiet: no progress.
-        tracker: ``wandb`` or ``trackio``, and the project there.
+        tracker: ``wandb``, ``trackio`` or ``mlflow``, and the project there.
         origin: further facts for ``run.json``, such as the command.
     """
 

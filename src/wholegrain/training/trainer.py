@@ -56,7 +56,7 @@ from wholegrain.training.step import (
     seed_everything,
     take_step,
 )
-from wholegrain.training.trackers import Tracker
+from wholegrain.training.trackers import start_tracker
 from wholegrain.training.work import matrix_peak, peak_megabytes, step_work
 
 SKIPPED_MOST = 10  # steps in succession whose loss is not a finite number, before training stops all the same
@@ -125,7 +125,7 @@ def train(
 def _make_meters(folder: RunFolder, start: int, total: int, context: DistributedContext, options: TrainOptions) -> Meters:
     if not context.is_main_process:
         return Silent()
-    tracker = Tracker(*options.tracker, folder.path) if options.tracker is not None else None
+    tracker = start_tracker(*options.tracker, folder.path) if options.tracker is not None else None
     return Reporter(folder.path, start, total, quiet=options.quiet, tracker=tracker)
 
 
