@@ -125,3 +125,15 @@ def test_the_quick_way_is_the_same_with_any_number_of_threads():
         torch.set_num_threads(before)
     assert torch.equal(shown[0], shown[1])
     assert torch.equal(shown[0], shown[2])
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_a_thin_strip_is_not_enlarged_whole(resize):
+    """A strip of one pixel would be 224 times as long; its middle square is that of a shorter strip with the same middle."""
+    colours = np.random.default_rng(0).integers(0, 256, (1, 200_000, 3), dtype=np.uint8)
+    preprocess = Preprocess(224, resize=resize)
+    whole = preprocess.image(colours)
+    assert preprocess.quick(colours).shape == whole.shape == (3, 224, 224)
+    if resize == "crop":
+        np.testing.assert_array_equal(whole, preprocess.image(colours[:, 99_980:100_020]))
+        np.testing.assert_array_equal(whole.transpose(0, 2, 1), preprocess.image(colours.transpose(1, 0, 2)))

@@ -32,6 +32,8 @@ HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation of SigLIP and of others that map 0..255 to -1..1."""
 
 MOST_SIDE = 2**13
+STRIP = 64
+"""Squares side by side in a picture of which all is resized; see :func:`_middle_of_strip`."""
 Box = tuple[float, float, float, float]
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _RESIZES = ("crop", "squash")
@@ -85,11 +87,10 @@ class Preprocess:
         height, width = pixels_HWC.shape[:2]
         if box is None and (height, width) == (self.size, self.size):
             return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1))
-        picture = Image.fromarray(pixels_HWC)
         if box is not None or self.resize == "squash":
-            square = picture.resize((self.size, self.size), _FILTERS[self.interpolation], box=box)
+            square = Image.fromarray(pixels_HWC).resize((self.size, self.size), _FILTERS[self.interpolation], box=box)
         else:
-            square = self._middle_square(picture)
+            square = self._middle_square(Image.fromarray(_middle_of_strip(pixels_HWC)))
         return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
     def quick(self, pixels_HWC: np.ndarray, box: tuple[int, int, int, int] | None = None) -> Tensor:
@@ -109,6 +110,8 @@ class Preprocess:
             pixels_HWC = np.ascontiguousarray(
                 pixels_HWC[box[1] : box[3], box[0] : box[2]]
             )  # torch would copy it, too, and slowly
+        elif self.resize == "crop":
+            pixels_HWC = _middle_of_strip(pixels_HWC)
         height, width = pixels_HWC.shape[:2]
         pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1)[None]
         new = (size, size) if box is not None or self.resize == "squash" else _sides(size, width, height)
@@ -165,6 +168,14 @@ class Preprocess:
                 raise UserError(problem) from None
             names = ", ".join(f.name for f in fields(cls))
             raise UserError(f"preprocessing record: it {error}; its fields are {names}") from None
+
+
+def _middle_of_strip(pixels_HWC: np.ndarray) -> np.ndarray:
+    """A picture as it is, but of a strip of more than :data:`STRIP` squares those in the middle: the shorter side may be one pixel, and the
+    whole strip, enlarged with it, would not fit into memory."""
+    height, width = pixels_HWC.shape[:2]
+    cut_y, cut_x = max(0, (height - STRIP * width) // 2), max(0, (width - STRIP * height) // 2)
+    return np.ascontiguousarray(pixels_HWC[cut_y : height - cut_y, cut_x : width - cut_x]) if cut_y or cut_x else pixels_HWC
 
 
 def _sides(size: int, width: int, height: int) -> tuple[int, int]:
