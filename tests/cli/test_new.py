@@ -16,18 +16,19 @@ from wholegrain.workflows.skeleton import write_skeleton
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["recipe", "loss", "benchmark"])
-def test_what_is_written_passes_its_own_test(kind, tmp_path):
-    _, test = write_skeleton(kind, "my_own", tmp_path)
-    process = started(run_pytest, tmp_path, test, said=tmp_path / "said")
-    process.join(150)
-    assert process.exitcode == 0, (tmp_path / "said").read_text()
+def test_what_is_written_passes_its_own_tests(tmp_path):
+    tests = [write_skeleton(kind, f"my_{kind}", tmp_path)[1] for kind in ("recipe", "loss", "benchmark")]
+    process = started(run_pytest, tmp_path, tests, said=tmp_path / "said")
+    process.join(300)
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 0, said
+    assert all(test.name in said for test in tests), said
 
 
-def run_pytest(folder, test):
+def run_pytest(folder, tests):
     """In a process of its own."""
     os.chdir(folder)
-    sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(test)]))
+    sys.exit(pytest.main(["-v", "-p", "no:cacheprovider", "--rootdir", str(folder), *map(str, tests)]))
 
 
 def test_a_recipe_begins_as_another_one(tmp_path):

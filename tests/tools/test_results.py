@@ -72,6 +72,16 @@ def test_runs_that_are_added_later_stand_beside_the_kept_and_take_the_place_of_t
         added(kept, replace(later, facts=[{**stored.facts[0], "data": "e"}]))
 
 
+def test_a_command_of_which_every_run_is_made_anew_is_no_longer_told(stored):
+    commands = {m: f"wholegrain compete {m} --data d --budgets 75 300 --seeds 0 1 --out o" for m in ("scenes/clip scenes/sparc", "scenes/sparc")}
+    facts = {methods: {**stored.facts[0], "command": command} for methods, command in commands.items()}
+    kept = replace(stored, facts=[*stored.facts, *facts.values()])
+    again = replace(stored, facts=[{**stored.facts[0], "machine": "another"}], runs=[run for run in stored.runs if run.method == "sparc"])
+    assert added(kept, again).facts == [*stored.facts, facts["scenes/clip scenes/sparc"], *again.facts]
+    part = replace(again, runs=[run for run in again.runs if run.seed == 0])
+    assert added(kept, part).facts == [*kept.facts, *again.facts]
+
+
 def test_a_branch_is_compared_with_the_one_vector_item_by_item(comparison):
     gap = comparison.mean("holistic", 300, BRANCH, "clip")
     means = [comparison.mean(method, 300, BRANCH).value for method in ("holistic", "clip")]

@@ -85,7 +85,7 @@ class Page:
             f"`{facts['command']}`; {facts['machine']}, torch {facts['versions']['torch']}; {facts['date']}, at commit {facts['commit']}."
             for facts in self.comparison.stored.facts
         )
-        return f"Seeds {seeds}. " + "\n\n".join(made)
+        return f"Seeds {seeds}. Of runs that two commands made, those of the later one are shown. " + "\n\n".join(made)
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise, product
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ def collect(folders: Sequence[Path], split: str, reference: str, facts: Sequence
 
 
 def added(kept: Stored, new: Stored) -> Stored:
-    """What is kept with further runs; a run of the same method, seed and budget is replaced.
+    """What is kept with further runs; a run of the same method, seed and budget is replaced, and a command of which no run is left goes.
 
     Raises:
         UserError: they were measured on other data or compared with another method.
@@ -81,8 +83,20 @@ def added(kept: Stored, new: Stored) -> Stored:
             raise UserError(f"{what} of the kept competition is {one}, of the new runs {other}; keep them under another name")
     again = {(run.method, run.seed, run.budget) for run in new.runs}
     left = [run for run in kept.runs if (run.method, run.seed, run.budget) not in again]
-    facts = [*kept.facts, *(made for made in new.facts if made not in kept.facts)]
+    there = [made for made in kept.facts if not (named := _runs_named(str(made["command"]))) or named - again]
+    facts = [*there, *(made for made in new.facts if made not in there)]
     return Stored(facts, kept.reference, sorted([*left, *new.runs], key=lambda run: (run.method != START, run.method, run.seed, run.budget)))
+
+
+def _runs_named(command: str) -> set[tuple[str, int, int]]:
+    """Method, seed and budget of the runs that a ``wholegrain compete`` makes; none of another command."""
+    words = shlex.split(command)
+    if words[:2] != ["wholegrain", "compete"]:
+        return set()
+    options = [n for n, word in enumerate(words) if word.startswith("--")]
+    values = {words[n]: words[n + 1 : end] for n, end in pairwise([*options, len(words)])}
+    methods = [Path(method).stem for method in words[2 : options[0]]]
+    return set(product(methods, map(int, values["--seeds"]), map(int, values["--budgets"])))
 
 
 def _order(path: Path) -> tuple[str, int]:
