@@ -74,6 +74,7 @@ NOT_RUN_THERE = {
     "wholegrain prepare 'shards-{000..009}.tar' data/shards": "has no shards",
     "wholegrain export runs/latest models/for-onnx --to onnx": "slow, and has tests of its own",
     "wholegrain export runs/latest models/for-onnx-int8 --to onnx --int8 --data data/photos": "slow, and has tests of its own",
+    "wholegrain export runs/latest models/for-optimum --to optimum": "slow, and has tests of its own",
     "wholegrain export --to transformers": "named alone",
 }
 

@@ -17,9 +17,9 @@ class ExportArguments:
     Attributes:
         model: as in "train --model", such as a run.
         out: a new folder; may be left out with --push.
-        to: open_clip, transformers, onnx, or wholegrain for everything that a model here can have.
+        to: open_clip, transformers, onnx, optimum (ONNX for optimum and transformers.js), or wholegrain for everything that a model here can have.
         grain: of a model with a plain head: what it shall score by, whole and grain, as 1 or 1:0.1 (weight, and temperature).
-        approximate: where open_clip or transformers cannot hold the model, export the nearest ordinary CLIP and measure what it loses.
+        approximate: where open_clip, transformers or optimum cannot hold the model, export the nearest ordinary CLIP and measure what it loses.
         int8: with --to onnx: also image.int8.onnx and text.int8.onnx, with int8 weights.
         data: a prepared data set to measure on what either of them loses (retrieval).
         split: of the data set.
@@ -30,7 +30,7 @@ class ExportArguments:
 
     model: Positional[str]
     out: Positional[Path | None] = None
-    to: Literal["open_clip", "transformers", "onnx", "wholegrain"]
+    to: Literal["open_clip", "transformers", "onnx", "optimum", "wholegrain"]
     grain: str = ""
     approximate: bool = False
     int8: bool = False
@@ -49,6 +49,7 @@ def export(args: ExportArguments) -> int:
     What a format has no place for is refused, naming the part.
     """
     from wholegrain.progress import showing
+    from wholegrain.towers.export.card import READ_WITH
     from wholegrain.workflows.export import ExportOptions
     from wholegrain.workflows.export import export as run
 
@@ -66,7 +67,7 @@ def export(args: ExportArguments) -> int:
             print("what that costs is not measured; --data measures retrieval")
     for name, (exact, ours) in result.recalls.items():
         print(f"  {name:26}  exact {exact:6.1%}   {'int8' if result.int8 else 'exported'} {ours:6.1%}   {100 * (ours - exact):+.1f} points")
-    print(f"read back with {args.to} and compared; largest difference as a share of the largest number:")
+    print(f"read back with {READ_WITH.get(args.to, args.to)} and compared; largest difference as a share of the largest number:")
     for part, far in result.differences.items():
         print(f"  {part:16} {far:.1e}")
     for place in (result.folder, result.url):
@@ -81,5 +82,6 @@ _LOADED = {
     "open_clip": "Load it with: open_clip.create_model_and_transforms('local-dir:{folder}')",
     "transformers": "Load it with: transformers.AutoModel.from_pretrained('{folder}')",
     "onnx": "Load it with onnxruntime, from {folder}",
+    "optimum": "Load it with: optimum.onnxruntime.ORTModelForZeroShotImageClassification.from_pretrained('{folder}')",
     "wholegrain": "Measure it with: wholegrain evaluate {folder} --data DATA",
 }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
-ORDINARY = ("open_clip", "transformers")
+ORDINARY = ("open_clip", "transformers", "optimum")
 """Formats of ordinary CLIPs."""
 CANDIDATE_PICTURES = 64
 """Pictures by which candidates of an approximation are compared."""

@@ -11,11 +11,12 @@ from wholegrain.suggest import closest
 from wholegrain.towers.export.comparison import Sample, distance, features, require_close
 from wholegrain.towers.export.onnx import onnx_distances, write_onnx
 from wholegrain.towers.export.open_clip import open_clip_distances, write_open_clip
+from wholegrain.towers.export.optimum import optimum_distances, write_optimum
 from wholegrain.towers.export.transformers import transformers_distances, write_transformers
 from wholegrain.towers.io import load_model, save_model
 from wholegrain.towers.model import Model
 
-FORMATS = ("open_clip", "transformers", "onnx", "wholegrain")
+FORMATS = ("open_clip", "transformers", "onnx", "optimum", "wholegrain")
 
 
 def export_model(
@@ -45,7 +46,7 @@ def export_model(
     Example:
         >>> export_model(None, "out", "gguf")
         Traceback (most recent call last):
-        wholegrain.errors.UserError: there is no format 'gguf'; valid are onnx, open_clip, transformers, wholegrain.
+        wholegrain.errors.UserError: there is no format 'gguf'; valid are onnx, open_clip, optimum, transformers, wholegrain.
     """
     folder = Path(folder)
     if to not in FORMATS:
@@ -74,6 +75,9 @@ def _written(model: Model, folder: Path, to: str, hub_name: str) -> dict[str, fl
     if to == "onnx":
         write_onnx(model, folder)
         return onnx_distances(model, folder)
+    if to == "optimum":
+        write_optimum(model, folder)
+        return optimum_distances(model, folder)
     save_model(model, folder)
     sample = Sample.of(model)
     pairs = zip(("image features", "text features"), features(load_model(folder), sample), features(model, sample), strict=True)
