@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from wholegrain.errors import UserError
 
-LIBRARY = {name: name for name in ("open_clip", "transformers", "onnx", "wholegrain")} | {"optimum": "transformers.js"}
+LIBRARY = {name: name for name in ("open_clip", "transformers", "onnx", "peft", "wholegrain")} | {"optimum": "transformers.js"}
 """Format -> the Hub's name of the library that reads it."""
-READ_WITH = {"optimum": "onnxruntime"}
+READ_WITH = {"optimum": "onnxruntime", "peft": "transformers (adapters added)"}
 """Format -> what read it back, where that is not the library of its name."""
 LOAD = {
     "open_clip": """import open_clip
@@ -26,6 +26,11 @@ from transformers import AutoImageProcessor, AutoTokenizer, pipeline
 model, tokenizer = ORTModelForZeroShotImageClassification.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
 processor = AutoImageProcessor.from_pretrained("{name}")
 classify = pipeline("zero-shot-image-classification", model=model, tokenizer=tokenizer, image_processor=processor)""",
+    "peft": """from peft import PeftModel
+from transformers import AutoImageProcessor, AutoTokenizer, {base_class}    # AutoModel would take the folder for adapters alone
+model = PeftModel.from_pretrained({base_class}.from_pretrained("{name}", subfolder="base"), "{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="base")
+processor = AutoImageProcessor.from_pretrained("{name}", subfolder="base")""",
     "wholegrain": """from wholegrain.towers import load_model
 model = load_model("{wholegrain}")
 image = model.encode_images(pixels_BCHW).pooled_BD    # uint8, resized by model.preprocess""",
@@ -85,6 +90,7 @@ class Facts:
         dataset, base: names, for the front matter; empty where they are none of the Hub's.
         scores: of the model that is exported.
         differences: what was compared after writing, and how far apart it was.
+        base_class: of adapters: the class of transformers that their base is of.
         notes: paragraphs that a reader must know, such as what an approximation loses.
     """
 
@@ -98,6 +104,7 @@ class Facts:
     base: str = ""
     scores: Sequence[Score] = ()
     differences: Mapping[str, float] = field(default_factory=dict)
+    base_class: str = ""
     notes: Sequence[str] = ()
 
 
@@ -139,7 +146,7 @@ def _front(facts: Facts) -> str:
 def _body(facts: Facts) -> str:
     parts = [f"# {facts.name}", "A CLIP model: images and texts in one space, compared by cosine. Made with Wholegrain."]
     prefix = {"open_clip": "hf-hub:" if facts.on_hub else "local-dir:", "wholegrain": "hf-hub:" if facts.on_hub else ""}
-    names = {"name": facts.place, **{to: start + facts.place for to, start in prefix.items()}}
+    names = {"name": facts.place, "base_class": facts.base_class, **{to: start + facts.place for to, start in prefix.items()}}
     parts += ["## Use", f"```python\n{LOAD[facts.to].format(**names)}\n```"]
     if facts.to in ELSEWHERE:
         language = "js" if facts.to == "optimum" else "python"
