@@ -74,6 +74,7 @@ NOT_RUN_THERE = {
     "wholegrain prepare 'shards-{000..009}.tar' data/shards": "has no shards",
     "wholegrain export runs/latest models/for-onnx --to onnx": "slow, and has tests of its own",
     "wholegrain export runs/latest models/for-onnx-int8 --to onnx --int8 --data data/photos": "slow, and has tests of its own",
+    "wholegrain export runs/latest models/for-optimum --to optimum": "slow, and has tests of its own",
     "wholegrain export --to transformers": "named alone",
 }
 
@@ -87,5 +88,6 @@ def test_the_page_on_other_programs(place, capfd):  # noqa: F811
     run("wholegrain prepare photos.csv data/photos", capfd)
     run("wholegrain train clip --data data/photos --model ViT-B-32:openai", capfd)
     follow([HOME / "docs/works_with.md"], place, capfd, NOT_RUN_THERE)
-    for name in ("vectors.parquet", "vectors.npy", "vectors.csv", "models/for-open-clip/open_clip_config.json", "models/for-transformers/config.json"):
+    written = ["vectors.parquet", "vectors.npy", "vectors.csv", "models/for-open-clip/open_clip_config.json", "models/for-transformers/config.json"]
+    for name in (*written, "models/for-peft/adapter_config.json"):
         assert (place / name).is_file(), name

@@ -16,6 +16,7 @@ from wholegrain.data.preprocess import Preprocess
 from wholegrain.errors import MachineError, UserError
 from wholegrain.evaluation.result import load_results
 from wholegrain.towers import HeadConfig, convert_head, load_model, save_model
+from wholegrain.towers.export import export as towers_export
 from wholegrain.towers.export.int8 import INT8, OnnxModel
 from wholegrain.workflows import export as app_export
 from wholegrain.workflows.export import ExportOptions, push
@@ -111,6 +112,21 @@ def test_an_approximation_without_data_says_how_far_off_it_is(base, tmp_path, ca
     cosine = float(said.split("model's own: ")[1].split()[0])
     assert 0 < cosine < 0.9999
     assert f"{cosine:.4f}" in front(tmp_path / "out")[1]
+
+
+def test_an_approximation_for_optimum(base, tmp_path, capsys, monkeypatch):
+    given = []
+    monkeypatch.setattr(towers_export, "write_optimum", lambda model, folder: given.append(model))  # the graphs have a test of their own
+    monkeypatch.setattr(towers_export, "optimum_distances", lambda model, folder: {"text embeds": 0.0})
+    model = branched(base, tmp_path)
+    assert wholegrain("export", model, tmp_path / "out", "--to", "optimum") == 0
+    assert given.pop().head.kind == "branches"
+    assert wholegrain("export", model, tmp_path / "plain", "--to", "optimum", "--approximate") == 0
+    assert given.pop().head.kind == "plain"
+    said = capsys.readouterr().out
+    assert "exported is an approximation" in said
+    assert "read back with onnxruntime" in said
+    assert "optimum has no place for all of the model" in front(tmp_path / "plain")[1]
 
 
 def test_what_can_be_held_is_never_approximated(base, tmp_path, capsys):

@@ -64,10 +64,7 @@ def add_lora(tower: ImageTower | TextTower, rank: int, alpha: float, parts: Iter
     Raises:
         UserError: there are no blocks, or none that can be adapted.
     """
-    inside, wanted = {id(module) for block in tower.transformer_blocks() for module in block.modules()}, set(parts)
-    chosen = [
-        (name, module, weight) for name, module, weight in _matrices(tower) if id(module) in inside and _part(name) in wanted
-    ]
+    chosen = adaptable(tower, parts)
     if not chosen or (isinstance(tower, ImageTower) and tower.mlp_branches is not None):
         raise UserError(
             "model.lora needs a tower of transformer blocks without split ones (no convolutional network, no recurrent reader, no MLP "
@@ -83,6 +80,12 @@ def add_lora(tower: ImageTower | TextTower, rank: int, alpha: float, parts: Iter
         adapter.requires_grad_(True)
     if isinstance(tower, ImageTower) and tower.branches is not None:
         tower.branches.requires_grad_(True)
+
+
+def adaptable(tower: ImageTower | TextTower, parts: Iterable[str]) -> list[tuple[str, nn.Module, str]]:
+    """(name, module, name of its weight) of the matrices that :func:`add_lora` gives adapters."""
+    inside, wanted = {id(module) for block in tower.transformer_blocks() for module in block.modules()}, set(parts)
+    return [(name, module, weight) for name, module, weight in _matrices(tower) if id(module) in inside and _part(name) in wanted]
 
 
 def adapters(module: nn.Module) -> list[LowRank]:

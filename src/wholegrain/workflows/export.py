@@ -25,16 +25,18 @@ from wholegrain.towers.export.card import Facts, Score, card
 from wholegrain.towers.export.comparison import Sample
 from wholegrain.towers.export.export import export_model
 from wholegrain.towers.export.int8 import INT8, OnnxModel, check_int8, write_int8
+from wholegrain.towers.export.peft import base_class
 from wholegrain.towers.heads.registry import HeadConfig
 from wholegrain.towers.io import load_model
 from wholegrain.towers.model import Model
 from wholegrain.towers.positions import split_options
+from wholegrain.workflows.run_adapters import adapters_of, check_adapted
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 RECALLS = ("image_retrieval_recall@1", "text_retrieval_recall@1")
-ORDINARY = ("open_clip", "transformers")
+ORDINARY = ("open_clip", "transformers", "optimum", "peft")
 """Formats of ordinary CLIPs."""
 CANDIDATE_PICTURES = 64
 """Pictures by which candidates of an approximation are compared."""
@@ -82,6 +84,7 @@ class ExportResult:
         agreement: mean cosine of image vectors, of the exported model with the exact one.
         recalls: figure -> (exact, exported), if data were given.
         int8: of int8 graphs: mean cosine of image and of text vectors with the exact ones; ``None`` without them.
+        adapters: of peft: where they were found, empty for other formats.
     """
 
     folder: Path | None
@@ -91,6 +94,7 @@ class ExportResult:
     agreement: float = 1.0
     recalls: dict[str, tuple[float, float]] = field(default_factory=dict)
     int8: tuple[float, float] | None = None
+    adapters: str = ""
 
 
 def export(options: ExportOptions) -> ExportResult:
@@ -103,7 +107,12 @@ def export(options: ExportOptions) -> ExportResult:
         raise UserError("name a folder for the exported model, or --push org/name.")
     if options.push and options.push.count("/") != 1:
         raise UserError(f"--push is {options.push!r}; it must be org/name.")
+    run = check_adapted(run_of(options.model), options.model) if options.to == "peft" else None
     model, result = load_model(options.model), ExportResult(options.out, "", {})
+    adapters = None
+    if run is not None:
+        adapters, found = adapters_of(run, model)
+        result = replace(result, adapters=found)
     if options.grain:
         model = _with_grain(model, GrainOptions.parse(options.grain))
     if options.int8:
@@ -119,9 +128,11 @@ def export(options: ExportOptions) -> ExportResult:
             if options.int8:
                 result = _with_int8(model, part, options, dataset, result)
             whole = replace(facts, differences=found, notes=_loss_notes(options, result))
+            if options.to == "peft":
+                whole = replace(whole, base_class=base_class(part))
             (part / "README.md").write_text(card(whole), encoding="utf-8")
 
-        differences = export_model(model, folder, options.to, hub_name=options.push, finish=finish)
+        differences = export_model(model, folder, options.to, hub_name=options.push, adapters=adapters, finish=finish)
         url = push(folder, options.push, options.private) if options.push else ""
     return replace(result, url=url, differences=differences)
 
@@ -227,14 +238,15 @@ def _loss_notes(options: ExportOptions, result: ExportResult) -> list[str]:
         lost = [f" {name}: exact model {exact:.1%}, int8 {ours:.1%}." for name, (exact, ours) in result.recalls.items()]
         together = " A vector depends a little on what else is in the call, for values are rounded by the range of each call."
         return ["".join([first, f"{image:.4f} of pictures of noise, {text:.4f} of sentences.", *lost, together])]
+    origin = [f"**Adapters.** {result.adapters[0].upper()}{result.adapters[1:]}."] if result.adapters else []
     if not result.approximation:
-        return []
+        return origin
     parts = [f"**An approximation.** {options.to} has no place for all of the model; this is {result.approximation}. "]
     where = f"on pictures of {Path(options.data).name}" if options.data else "on pictures of noise"
     parts.append(f"Mean cosine of its image vectors with the model's own {where}: {result.agreement:.4f}.")
     for name, (exact, ours) in result.recalls.items():
         parts.append(f" {name}: exact model {exact:.1%}, this one {ours:.1%}.")
-    return ["".join(parts)]
+    return ["".join(parts), *origin]
 
 
 def _scores(results: Path | None, run: Path | None) -> list[Score]:

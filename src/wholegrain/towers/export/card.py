@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 from wholegrain.errors import UserError
 
-LIBRARY = {"open_clip": "open_clip", "transformers": "transformers", "onnx": "onnx", "wholegrain": "wholegrain"}
+LIBRARY = {name: name for name in ("open_clip", "transformers", "onnx", "peft", "wholegrain")} | {"optimum": "transformers.js"}
+"""Format -> the Hub's name of the library that reads it."""
+READ_WITH = {"optimum": "onnxruntime", "peft": "transformers (adapters added)"}
+"""Format -> what read it back, where that is not the library of its name."""
 LOAD = {
     "open_clip": """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("{open_clip}")
@@ -18,6 +21,16 @@ processor = AutoImageProcessor.from_pretrained("{name}")""",
     "onnx": """import onnxruntime
 image = onnxruntime.InferenceSession("{name}/image.onnx")    # pixels: uint8 [B, 3, S, S]; see wholegrain_onnx.json
 text = onnxruntime.InferenceSession("{name}/text.onnx")      # tokens: int64 [N, L]; length: int64 [N]""",
+    "optimum": """from optimum.onnxruntime import ORTModelForZeroShotImageClassification    # pip install optimum-onnx
+from transformers import AutoImageProcessor, AutoTokenizer, pipeline
+model, tokenizer = ORTModelForZeroShotImageClassification.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+processor = AutoImageProcessor.from_pretrained("{name}")
+classify = pipeline("zero-shot-image-classification", model=model, tokenizer=tokenizer, image_processor=processor)""",
+    "peft": """from peft import PeftModel
+from transformers import AutoImageProcessor, AutoTokenizer, {base_class}    # AutoModel would take the folder for adapters alone
+model = PeftModel.from_pretrained({base_class}.from_pretrained("{name}", subfolder="base"), "{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}", subfolder="base")
+processor = AutoImageProcessor.from_pretrained("{name}", subfolder="base")""",
     "wholegrain": """from wholegrain.towers import load_model
 model = load_model("{wholegrain}")
 image = model.encode_images(pixels_BCHW).pooled_BD    # uint8, resized by model.preprocess""",
@@ -30,6 +43,9 @@ classify("photo.jpg", candidate_labels=["a dog", "a cat"])
 
 from sentence_transformers import SentenceTransformer    # 5.4 or newer
 model = SentenceTransformer("{name}")    # encodes texts and pictures, for search, and for mteb.evaluate""",
+    "optimum": """import {{ pipeline }} from "@huggingface/transformers";
+const classify = await pipeline("zero-shot-image-classification", "{name}", {{ dtype: "fp32" }});
+await classify("photo.jpg", ["a dog", "a cat"]);""",
     "wholegrain": """import wholegrain as wg
 from wholegrain.integrations.fiftyone_model import fiftyone_model
 dataset.compute_embeddings(fiftyone_model(wg.load("{wholegrain}")), embeddings_field="clip")    # a data set of FiftyOne
@@ -40,7 +56,7 @@ model = sentence_transformer(wg.load("{wholegrain}"))
 from wholegrain.integrations.mteb_encoder import mteb_encoder
 mteb.evaluate(mteb_encoder(wg.load("{wholegrain}")), mteb.get_tasks(tasks=["CIFAR10ZeroShot"]))""",
 }
-"""Other programs that take a model of the format, and how; tried by ``tests/integrations``."""
+"""Other programs that take a model of the format, and how; tried by ``tests/integrations``, transformers.js by hand."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,7 @@ class Facts:
         dataset, base: names, for the front matter; empty where they are none of the Hub's.
         scores: of the model that is exported.
         differences: what was compared after writing, and how far apart it was.
+        base_class: of adapters: the class of transformers that their base is of.
         notes: paragraphs that a reader must know, such as what an approximation loses.
     """
 
@@ -87,6 +104,7 @@ class Facts:
     base: str = ""
     scores: Sequence[Score] = ()
     differences: Mapping[str, float] = field(default_factory=dict)
+    base_class: str = ""
     notes: Sequence[str] = ()
 
 
@@ -128,10 +146,11 @@ def _front(facts: Facts) -> str:
 def _body(facts: Facts) -> str:
     parts = [f"# {facts.name}", "A CLIP model: images and texts in one space, compared by cosine. Made with Wholegrain."]
     prefix = {"open_clip": "hf-hub:" if facts.on_hub else "local-dir:", "wholegrain": "hf-hub:" if facts.on_hub else ""}
-    names = {"name": facts.place, **{to: start + facts.place for to, start in prefix.items()}}
+    names = {"name": facts.place, "base_class": facts.base_class, **{to: start + facts.place for to, start in prefix.items()}}
     parts += ["## Use", f"```python\n{LOAD[facts.to].format(**names)}\n```"]
     if facts.to in ELSEWHERE:
-        parts += ["In other programs:", f"```python\n{ELSEWHERE[facts.to].format(**names)}\n```"]
+        language = "js" if facts.to == "optimum" else "python"
+        parts += ["In other programs:", f"```{language}\n{ELSEWHERE[facts.to].format(**names)}\n```"]
     parts += list(facts.notes)
     if facts.training:
         rows = {**facts.training, **({"paper": facts.paper} if facts.paper else {})}
@@ -143,7 +162,7 @@ def _body(facts: Facts) -> str:
         listed = ", ".join(f"{part} {far:.0e}" for part, far in facts.differences.items())
         parts += [
             "## Check",
-            f"Written, read back with {facts.to} and compared; largest difference as a share of the largest number: {listed}.",
+            f"Written, read back with {READ_WITH.get(facts.to, facts.to)} and compared; largest difference as a share of the largest number: {listed}.",
         ]
     return "\n\n".join(parts) + "\n"
 

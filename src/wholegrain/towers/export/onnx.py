@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -145,8 +145,8 @@ def write_onnx(model: Model, folder: Path) -> None:
         image = dict(zip(model.encode_images(sample.pixels_BCHW, needs).tensors(), images(sample.pixels_BCHW), strict=True))
         text = dict(zip(model.encode_texts(rows, length, needs).tensors(), texts(rows, length), strict=True))
     batch, count, long = (torch.export.Dim.DYNAMIC,) * 3
-    _export(images, (sample.pixels_BCHW,), ["pixels"], image, folder / "image.onnx", ({0: batch},), "image tower")
-    _export(
+    export_graph(images, (sample.pixels_BCHW,), ["pixels"], image, folder / "image.onnx", ({0: batch},), "image tower")
+    export_graph(
         texts, (rows, length), ["tokens", "length"], text, folder / "text.onnx", ({0: count, 1: long}, {0: count}), "text tower"
     )
     if model.score is not None:
@@ -155,7 +155,7 @@ def write_onnx(model: Model, folder: Path) -> None:
         names = [NAMES[name] for name in (*image, *text)]
         axes = tuple({0: batch} for _ in image) + tuple({0: count} | ({1: long} if name in ("tokens_NLD", "mask_NL") else {}) for name in text)
         graph = ScoreGraph(model, list(image), list(text)).eval()
-        _export(
+        export_graph(
             graph, parts, names, {"score": None}, folder / "score.onnx", (axes,), f"joint score of the {model.head.kind} head"
         )
     settings = {
@@ -182,7 +182,7 @@ def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
         image = model.encode_images(sample.pixels_BCHW, model.score_needs).tensors()
         text = model.encode_texts(tokens, length, model.score_needs).tensors()
         inputs = {"pixels": sample.pixels_BCHW.numpy(), "tokens": tokens.numpy(), "length": length.numpy()}
-        out = _run(runtime, folder / "image.onnx", inputs) | _run(runtime, folder / "text.onnx", inputs)
+        out = run_graph(runtime, folder / "image.onnx", inputs) | run_graph(runtime, folder / "text.onnx", inputs)
         mask = text.get("mask_NL")
         for name, wanted in (image | text).items():
             got = torch.from_numpy(out[NAMES[name]])
@@ -194,20 +194,34 @@ def onnx_distances(model: Model, folder: Path) -> dict[str, float]:
             wanted = model.score(
                 model.encode_images(sample.pixels_BCHW, model.score_needs), model.encode_texts(tokens, length, model.score_needs)
             )
-            got = torch.from_numpy(_run(runtime, folder / "score.onnx", out)["score"])
+            got = torch.from_numpy(run_graph(runtime, folder / "score.onnx", out)["score"])
             found["score"] = max(found.get("score", 0.0), distance(got, wanted))
     return found
 
 
-def _run(runtime: ModuleType, path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def run_graph(runtime: ModuleType, path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A graph's outputs, by name; of ``inputs`` it gets those that it has."""
     session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = {i.name: inputs[i.name] for i in session.get_inputs()}
     return dict(zip([o.name for o in session.get_outputs()], session.run(None, wanted), strict=True))
 
 
-def _export(
-    graph: nn.Module, parts: tuple[Tensor, ...], names: list[str], out: Mapping[str, object], path: Path, axes: tuple[object, ...], what: str
+def export_graph(
+    graph: nn.Module, parts: tuple[Tensor, ...], names: list[str], out: Iterable[str], path: Path, axes: tuple[object, ...], what: str
 ) -> None:
+    """Writes one graph; from about 1.9 GB on its weights lie in a file beside it.
+
+    Args:
+        graph: its ``forward`` takes ``parts`` and gives a tensor or a tuple of them.
+        parts, names: example inputs, and what they are called.
+        out: what the outputs are called, or the fields of our features (:data:`NAMES`).
+        path: the file.
+        axes: ``dynamic_shapes`` of ``torch.onnx.export``.
+        what: for the sentence: what it is a graph of.
+
+    Raises:
+        UserError: torch cannot put it into a graph.
+    """
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(

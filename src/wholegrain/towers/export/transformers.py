@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -54,46 +54,81 @@ def write_transformers(model: Model, folder: Path) -> None:
     Raises:
         UserError: transformers is missing, or a part that neither class has, by name.
     """
+    made = transformers_model(model)
+    with quiet(transformers_for("exporting to transformers")):
+        made.save_pretrained(folder)
+    write_processing(model, folder)
+    if not _is_clip(model):
+        for name, settings in PADDED_SENTENCES.items():
+            (folder / name).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def transformers_model(model: Model) -> PreTrainedModel:
+    """The model as transformers' ``CLIPModel`` or ``SiglipModel``, on the CPU, in float32 and in eval mode.
+
+    Raises:
+        UserError: transformers is missing, or a part that neither class has, by name.
+    """
     transformers = transformers_for("exporting to transformers")
     if (part := special_part(model)) is not None:
         raise UserError(f"transformers has no place for {part}; export to onnx or wholegrain, or give --approximate")
-    text = model.text_tower
+    image, text = model.image_tower, model.text_tower
     if not isinstance(text, OpenClipTextTower):
         raise UserError(
             f"transformers' CLIP and SigLIP have no text tower like this one ({tower_name(text)}); {BEYOND}"
         )
     _same_or_refuse(text.config()["model"]["text_cfg"], CLIPTextCfg, _TEXT, "text")
-    image = model.image_tower
     if isinstance(image, OpenClipImageTower):
-        made = _clip(transformers, model, image, text)
-    elif isinstance(image, TimmImageTower) and _is_siglip(image):
-        made = _siglip(transformers, model, image, text)
-    else:
-        kind = type(image).__name__
-        raise UserError(f"transformers' CLIP and SigLIP have no image tower like this one ({kind}); export to open_clip or onnx")
+        return _clip(transformers, model, image, text)
+    if isinstance(image, TimmImageTower) and _is_siglip(image):
+        return _siglip(transformers, model, image, text)
+    kind = type(image).__name__
+    raise UserError(f"transformers' CLIP and SigLIP have no image tower like this one ({kind}); export to open_clip or onnx")
+
+
+def write_processing(model: Model, folder: Path) -> None:
+    """Writes the files of tokeniser and preprocessing, for a model that :func:`transformers_model` takes."""
+    clip = _is_clip(model)
+    write_tokenizer(model.tokenizer, folder, masked=clip)
+    (folder / "preprocessor_config.json").write_text(json.dumps(_processor(model, clip), indent=2), encoding="utf-8")
+
+
+def transformers_distances(model: Model, folder: Path) -> dict[str, float]:
+    """How far apart the model and what transformers makes of the folder are."""
+    return distances_of(model, their_model(folder), folder)
+
+
+def their_model(folder: Path) -> PreTrainedModel:
+    """What transformers makes of a folder."""
+    transformers = transformers_for("exporting to transformers")
     with quiet(transformers):
-        made.save_pretrained(folder)
-    masked = isinstance(image, OpenClipImageTower)
-    write_tokenizer(model.tokenizer, folder, masked=masked)
-    (folder / "preprocessor_config.json").write_text(json.dumps(_processor(model, masked), indent=2), encoding="utf-8")
-    if not masked:
-        for name, settings in PADDED_SENTENCES.items():
-            (folder / name).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        return transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
+
+
+def their_rows(model: Model, folder: Path, texts: Sequence[str], *, padding: str = "max_length") -> Mapping[str, Tensor]:
+    """Rows of texts by the folder's tokeniser, as transformers' models take them: ``input_ids`` ``[N, L]`` and, of a CLIP, ``attention_mask``.
+
+    Args:
+        padding: ``max_length`` to the context, ``longest`` to the longest of them.
+    """
+    transformers = transformers_for("exporting to transformers")
+    with quiet(transformers):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer(list(texts), max_length=model.text_tower.context_length, padding=padding, truncation=True, return_tensors="pt")
 
 
 @torch.no_grad()
-def transformers_distances(model: Model, folder: Path) -> dict[str, float]:
-    """How far apart the model and what transformers makes of the folder are."""
-    transformers = transformers_for("exporting to transformers")
-    with quiet(transformers):
-        theirs = transformers.AutoModel.from_pretrained(folder, local_files_only=True).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+def distances_of(model: Model, theirs: Any, folder: Path) -> dict[str, float]:
+    """How far apart the model and transformers' are, with the folder's tokeniser."""
     sample = Sample.of(model)
-    settings = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    rows = tokenizer(list(TEXTS), max_length=model.text_tower.context_length, **settings)
     seen = theirs.get_image_features(pixel_values=model.preprocess.normalise(sample.pixels_BCHW))
-    read = theirs.get_text_features(**rows)
+    read = theirs.get_text_features(**their_rows(model, folder, TEXTS))
     return clip_distances(model, sample, _pooled(seen), _pooled(read), theirs)
+
+
+def _is_clip(model: Model) -> bool:
+    """``CLIPModel``, and not ``SiglipModel``."""
+    return isinstance(model.image_tower, OpenClipImageTower)
 
 
 def _pooled(output: Any) -> Tensor:
