@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -119,13 +118,13 @@ class Batch:
         """Between processes pixels go through memory that is shared, in slots if there are any, and numbers as bytes: sending a tensor
         costs a descriptor and a mapping each."""
         numbers = {name: getattr(self, name).numpy(force=True) for name in ("tokens_UL", "length_U", "row_N")}
-        pairing = {name: v.numpy(force=True) if isinstance(v, Tensor) else v for name, v in vars(self.pairing).items()}
+        pairing = {name: v.numpy(force=True) for name, v in vars(self.pairing).items() if isinstance(v, Tensor)}
         pixels = self.place or [view.pixels_BCHW for view in self.views]
         crops = [view.crops_B4.numpy(force=True) for view in self.views]
         if self.phrases is not None:
             numbers |= {f"phrases.{name}": v.numpy(force=True) for name, v in vars(self.phrases).items()}
-        words = {name: getattr(self, name) for name in ("keys", "texts", "cut", "broken")}
-        return _arrived, (pixels, crops, numbers, pairing, words)
+        names = self.pairing.roles, self.pairing.kinds
+        return _arrived, (pixels, crops, numbers, pairing, *names, self.keys, self.texts, self.cut, self.broken)
 
     def laid_out(self, text_U: TextFeatures, place_U: Tensor | None = None) -> TextFeatures:
         """The features of the N texts, with their phrases, from those of the U distinct texts.
@@ -183,17 +182,22 @@ def _arrived(
     pixels: list[Tensor] | tuple[int, int, int],
     crops: list[np.ndarray],
     numbers: dict[str, np.ndarray],
-    pairing: dict[str, Any],
-    words: dict[str, Any],
+    pairing: dict[str, np.ndarray],
+    roles: tuple[str, ...],
+    kinds: tuple[str, ...],
+    keys: tuple[str, ...],
+    texts: tuple[str, ...],
+    cut: int,
+    broken: tuple[tuple[str, str], ...],
 ) -> Batch:
     """The inverse of ``Batch.__reduce__``."""
-    pairs: dict[str, Any] = {n: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for n, v in pairing.items()}
+    pairs = Pairing(**{name: torch.from_numpy(values) for name, values in pairing.items()}, roles=roles, kinds=kinds)
     looks = taken(pixels) if isinstance(pixels, tuple) else pixels
     views = tuple(View(look, torch.from_numpy(crop)) for look, crop in zip(looks, crops, strict=True))
     tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
     of_phrases = {name.removeprefix("phrases."): tensors.pop(name) for name in list(tensors) if name.startswith("phrases.")}
     phrases = PhraseRows(**of_phrases) if of_phrases else None
-    return Batch(views=views, pairing=Pairing(**pairs), phrases=phrases, **tensors, **words)
+    return Batch(views, pairing=pairs, keys=keys, texts=texts, cut=cut, broken=broken, phrases=phrases, place=None, **tensors)
 
 
 Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]

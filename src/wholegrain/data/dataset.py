@@ -13,8 +13,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,11 @@ from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, open_file, sha256, shown
 from wholegrain.structure import StructureError
 from wholegrain.suggest import closest
+
+if TYPE_CHECKING:
+    cached_property = property  # protocols ask for properties, and type checkers do not take a cached one for one
+else:
+    from functools import cached_property
 
 _MOST_OPEN = 256
 AGAIN = "prepare the data set again"

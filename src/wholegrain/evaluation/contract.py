@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from wholegrain.data.record import Record
+from wholegrain.data.record import HardPositive, Negative, Record, Twin
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.text.tokenizer import Tokens
 
@@ -73,23 +73,16 @@ class EvaluatedData(PixelSource, Protocol):
     def record(self, key: str, /) -> Record: ...
     def records(self, split: str, /) -> Iterable[Record]: ...
 
-    # Any, because type checkers do not take a cached property for a property
     @property
-    def negatives(self) -> Any:
-        """``Mapping[tuple[str, str], tuple[Negative, ...]]``: key and caption id to negatives."""
+    def negatives(self) -> Mapping[tuple[str, str], Sequence[Negative]]:
+        """Key and caption id to negatives."""
         ...
 
     @property
-    def twins(self) -> Any:
-        """``tuple[Twin, ...]``."""
-        ...
-
+    def twins(self) -> Sequence[Twin]: ...
     @property
-    def hard_positives(self) -> Any:
-        """``tuple[HardPositive, ...]``."""
-        ...
-
+    def hard_positives(self) -> Sequence[HardPositive]: ...
     @property
-    def truths(self) -> Any:
-        """``Mapping[str, Sequence[str]]``: caption id to further keys of which the caption is true."""
+    def truths(self) -> Mapping[str, Sequence[str]]:
+        """Caption id to further keys of which the caption is true."""
         ...

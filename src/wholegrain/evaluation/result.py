@@ -20,7 +20,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -215,10 +215,7 @@ def _result(folder: Path, row: ResultRow) -> TaskResult:
     table = read_whole_parquet(items, f"{path} names it; {AGAIN}")
     if row.get("digest") not in (None, sha256(items)):
         raise UserError(f"{items} was not written together with {path}, so its items do not match the figures; {AGAIN}.")
-    figures = tuple(
-        Figure(**{key: _number(key, value) for key, value in figure.items() if key in Figure.__dataclass_fields__})
-        for figure in row["figures"]
-    )
+    figures = tuple(map(_figure, row["figures"]))
     wrong = next((figure for figure in figures if figure.count < 0 or not figure.name), None)
     if wrong is not None:
         raise UserError(f"{path}: a figure of {task} has the name {wrong.name!r} and {wrong.count} items; {AGAIN}.")
@@ -226,8 +223,10 @@ def _result(folder: Path, row: ResultRow) -> TaskResult:
     return TaskResult(task, row["protocol"], figures, table)
 
 
-def _number(name: str, value: object) -> Any:
-    return math.nan if value is None and name in ("value", "low", "high") else value
+def _figure(row: FigureRow) -> Figure:
+    value, low, high = (math.nan if x is None else x for x in (row["value"], row["low"], row["high"]))
+    chance, shuffled = row.get("chance"), row.get("shuffled")
+    return Figure(row["name"], value, low, high, row["count"], chance, shuffled, row.get("unit", "share"), row.get("note", ""))
 
 
 NAMES = ("item", "cluster")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,9 @@ from wholegrain.losses.core.gather import sum_over, world
 from wholegrain.objectives.objective import Objective, choose_terms
 from wholegrain.objectives.recipe import load_recipe
 from wholegrain.objectives.schema import Recipe, Term
+
+if TYPE_CHECKING:
+    from open_clip.transformer import VisionTransformer
 
 RecipeSource: TypeAlias = str | Path | Mapping[str, object] | Recipe | Iterable[Term]
 GIVES = frozenset({"patches", "tokens", "negatives", "bias"})
@@ -205,9 +208,8 @@ def with_tokens(model: nn.Module) -> nn.Module:
     """
     from open_clip.transformer import TextTransformer, VisionTransformer
 
-    net = cast(Any, model)
-    visual, text = getattr(net, "visual", None), getattr(net, "text", net)
-    own_text = isinstance(text, TextTransformer) or (text is net and hasattr(net, "ln_final"))
+    visual, text = getattr(model, "visual", None), getattr(model, "text", model)
+    own_text = isinstance(text, TextTransformer) or (text is model and hasattr(model, "ln_final"))
     if (
         not isinstance(visual, VisionTransformer)
         or visual.attn_pool is not None
@@ -218,14 +220,14 @@ def with_tokens(model: nn.Module) -> nn.Module:
             "patches and tokens can be had from open_clip's own Vision Transformer and text transformer alone; for timm, ResNet, CoCa and "
             "Hugging Face towers use wholegrain train"
         )
-    if not net.output_dict:
+    if not model.output_dict:
         raise UserError("the model gives a tuple; make it with output_dict=True")
     seen: dict[str, Tensor] = {}
-    net.visual.output_tokens = True
-    visual.register_forward_hook(lambda _, __, out: _keep(seen, "patches", cast(Any, out)))
-    text.ln_final.register_forward_hook(lambda _, __, out: seen.update(tokens=out))
-    net.register_forward_pre_hook(_flat, with_kwargs=True)
-    net.register_forward_hook(lambda _, args, kwargs, out: _add(net, text, seen, args, kwargs, out), with_kwargs=True)
+    visual.output_tokens = True
+    visual.register_forward_hook(lambda _, __, out: _keep(seen, "patches", cast("tuple[Tensor, Tensor]", out)))
+    text.get_submodule("ln_final").register_forward_hook(lambda _, __, out: seen.update(tokens=out))
+    model.register_forward_pre_hook(_flat, with_kwargs=True)
+    model.register_forward_hook(lambda _, args, kwargs, out: _add(model, visual, text, seen, args, kwargs, out), with_kwargs=True)
     return model
 
 
@@ -246,14 +248,17 @@ def _flat(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> 
     return ((args[0], flat, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "text": flat})
 
 
-def _add(net: Any, text: Any, seen: dict[str, Tensor], args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: dict[str, Tensor]) -> dict[str, Tensor]:
+def _add(
+    net: nn.Module, visual: VisionTransformer, text: nn.Module, seen: dict[str, Tensor],
+    args: tuple[Tensor, ...], kwargs: dict[str, Tensor], out: dict[str, Tensor],
+) -> dict[str, Tensor]:  # fmt: skip
     texts, found = _texts(args, kwargs), dict(seen)
     seen.clear()
     if not net.training or texts is None or len(found) < 2:
         return out
-    patches = net.visual.ln_post(found["patches"]) if net.visual.final_ln_after_pool else found["patches"]
+    patches = visual.ln_post(found["patches"]) if visual.final_ln_after_pool else found["patches"]
     return out | {
-        "image_patches": _projected(patches, net.visual.proj),
+        "image_patches": _projected(patches, visual.proj),
         "text_tokens": _projected(found["tokens"], text.text_projection),
         "text_mask": _real(texts, text),
         "text_ids": _ids(texts),

@@ -7,8 +7,9 @@ all others (branches, towers of timm and Hugging Face, the preset ``small``). It
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypeAlias, TypedDict
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -17,6 +18,15 @@ from wholegrain.integrations.embeds import Embeds
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modality_types import Modality
+
+Input: TypeAlias = str | Image.Image | np.ndarray
+"""A text, or a picture."""
+
+
+class _Features(TypedDict):
+    given: list[Input]
+    sentence_embedding: NotRequired[torch.Tensor]
 
 
 def sentence_transformer(model: Embeds) -> SentenceTransformer:
@@ -47,26 +57,26 @@ def sentence_transformer(model: Embeds) -> SentenceTransformer:
         """The model as the one module of a ``SentenceTransformer``."""
 
         @property
-        def modalities(self) -> list[Any]:
+        def modalities(self) -> list[Modality]:
             return ["text", "image"]
 
         def get_embedding_dimension(self) -> int:
             return model.width
 
-        def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **_: Any) -> dict[str, Any]:
+        def preprocess(self, inputs: Sequence[object], prompt: str | None = None, **_: object) -> _Features:
             return {"given": inputs_of(inputs, prompt or "")}
 
-        def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
-            return features | {"sentence_embedding": vectors_of(model, features["given"])}
+        def forward(self, features: _Features, **_: object) -> _Features:
+            return {**features, "sentence_embedding": vectors_of(model, features["given"])}
 
-        def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        def save(self, output_path: str, *_: object, **__: object) -> None:
             raise UserError(f"A model is not saved by sentence-transformers; write {output_path} with: wholegrain export")
 
     # by its default it would make all vectors unit vectors, and those of branches are shorter where these disagree
     return SentenceTransformer(modules=[Encoder()], device="cpu", similarity_fn_name="dot")
 
 
-def inputs_of(inputs: Sequence[Any], prompt: str) -> list[Any]:
+def inputs_of(inputs: Sequence[object], prompt: str) -> list[Input]:
     """Texts and pictures as they come from sentence-transformers and MTEB: by themselves, or as ``{"text": ...}`` or ``{"image": ...}``.
 
     Args:
@@ -78,7 +88,7 @@ def inputs_of(inputs: Sequence[Any], prompt: str) -> list[Any]:
     return [prompt + one if isinstance(one, str) else one for one in map(_one, inputs)]
 
 
-def _one(given: Any) -> Any:
+def _one(given: Any) -> Input:
     if isinstance(given, Mapping):
         parts = {key: value for key, value in given.items() if key in ("text", "image")}
         if len(parts) != 1:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -258,7 +257,7 @@ def _read(
     return values, sentences, left_out, grid
 
 
-def _scores(model: Any, view_1CHW: torch.Tensor, caption: str, phrases: Sequence[str]) -> tuple[float, np.ndarray | None]:
+def _scores(model: PatchModel, view_1CHW: torch.Tensor, caption: str, phrases: Sequence[str]) -> tuple[float, np.ndarray | None]:
     """The model's own score of the caption, and the cosines of caption and phrases with each branch."""
     needs = default_needs(model)
     with evaluating(model):

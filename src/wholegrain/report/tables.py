@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure
@@ -251,7 +250,7 @@ _NO_WAY = ("tie_rate", "area", "centre_hit", "centre_iou", "blind_shorter", "bli
 
 
 def _task_columns(entries: Sequence[Entry], task: str, *, grouped: bool) -> list[Column]:
-    figures: dict[str, Any] = {f.name: f for entry in entries if (r := entry.result(task)) for f in r.figures}
+    figures = {f.name: f for entry in entries if (r := entry.result(task)) for f in r.figures}
     names = [name for name in figures if grouped or "/" not in name]
     if not grouped:  # an "expected" figure that equals the strict one says nothing, and no tie has no rate
         names = [name for name in names if not name.endswith(("_expected", "tie_rate"))]

@@ -21,7 +21,6 @@ from collections.abc import Callable
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from safetensors import SafetensorError
@@ -184,7 +183,7 @@ def _unknown(spec: str, name: str) -> str:
 
 def _load_small(spec: str, tokenizer: Tokenizer | None) -> Model:
     known = {f.name: type(f.default) for f in fields(SmallConfig)}
-    settings: dict[str, Any] = {}
+    settings: Config = {}
     for part in filter(None, spec.partition(":")[2].split(",")):
         key, _, value = part.partition("=")
         if key not in known:

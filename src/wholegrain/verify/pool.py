@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 MOST = 4  # processes of the pool; a smaller world is a group of the first ones
 SECONDS = 90.0
@@ -31,6 +31,8 @@ PRELOADED = ["torch", "torch.distributed"]
 _CAUSES = "gloo aborts when calls do not fit together, the system kills (-9) when memory runs out"
 
 Answer = TypeVar("Answer")
+_Answers: TypeAlias = dict[int, tuple[str, Any]]
+"""By rank: what went wrong, empty if nothing did, and what was found."""
 _pool: list[tuple[BaseProcess, Connection]] = []
 _folders: list[str] = []
 
@@ -82,8 +84,8 @@ def _alike(errors: list[str], size: int) -> bool:
     return len(errors) == size and len(last) == 1 and not any("gloo" in error for error in errors)
 
 
-def _answers(size: int, seconds: float) -> dict[int, tuple[str, Any]]:
-    answers: dict[int, tuple[str, Any]] = {}
+def _answers(size: int, seconds: float) -> _Answers:
+    answers: _Answers = {}
     deadline = time.monotonic() + seconds
     rank_of = {pipe: rank for rank, (_, pipe) in enumerate(_pool[:size])}
     while rank_of and (left := deadline - time.monotonic()) > 0:

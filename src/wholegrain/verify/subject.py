@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -127,10 +126,9 @@ class Subject:
         initial = self.initial_state()
         return initial if initial is None else evaluate(self.loss, drawn_near(make_batch(99)), state=initial).state
 
-    def evaluate(self, batch: Batch, **settings: Any) -> Result:
+    def evaluate(self, batch: Batch, *, scale: float = SCALE, bias: float | None = BIAS) -> Result:
         """:func:`evaluate` with carried state."""
-        settings.setdefault("state", self.warm_state)
-        return evaluate(self.loss, batch, **settings)
+        return evaluate(self.loss, batch, scale=scale, bias=bias, state=self.warm_state)
 
     def value(self, batch: Batch, *, scale: float = SCALE, bias: float = BIAS) -> Tensor:
         """The value alone of :meth:`evaluate`, of inputs that ask for gradients as in training."""

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -31,6 +31,7 @@ from wholegrain.structure import JsonTable
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
 
 _KINDS = {b"\xff\xd8\xff": "jpeg", b"\x89PNG": "png", b"RIFF": "webp"}
 _LONGEST_WAIT = 60.0
@@ -156,7 +157,7 @@ class Client:
     def _call(self, prompt: Prompt, picture: str, seed: int, most: tuple[int, int]) -> Answer:
         with self._lock:
             self.calls += 1
-        system: list[Any] = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        system: list[ChatCompletionMessageParam] = [{"role": "system", "content": prompt.system}] if prompt.system else []
         parts = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": prompt.text}]
         settings: JsonTable = {"temperature": prompt.temperature}
         settings["max_completion_tokens" if self._newer_field else "max_tokens"] = prompt.max_tokens

@@ -97,7 +97,7 @@ class LocalCaptions(Stage):
         inputs = inputs.to(model.device)
         if model.dtype.is_floating_point:
             inputs = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-        chance: dict[str, Any] = {"do_sample": False}
+        chance: dict[str, float] = {"do_sample": False}
         if prompt.temperature:
             torch.manual_seed(crc32(f"{self.seed}:{first}:{prompt.name}".encode()))
             chance = {"do_sample": True, "temperature": prompt.temperature, "top_k": 0, "top_p": 1.0}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,17 @@ def _open_clip(block: ResidualBlock) -> Callable[..., tuple[Tensor, Tensor]]:
     return attention
 
 
-def _timm(attention: Any) -> Callable[..., Tensor]:
+class _Attention(Protocol):
+    """timm's, by the parts that :func:`_place` has found."""
+
+    num_heads: int
+    qkv: Callable[[Tensor], Tensor]
+    q_norm: Callable[[Tensor], Tensor]
+    k_norm: Callable[[Tensor], Tensor]
+    proj: Callable[[Tensor], Tensor]
+
+
+def _timm(attention: _Attention) -> Callable[..., Tensor]:
     def forward(x: Tensor, attn_mask: Tensor | None = None, **_: object) -> Tensor:
         qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -174,7 +174,7 @@ def _from_json(path: Path) -> ClassSet:
     odd = next((number for number in rows if not (number.isascii() and number.isdecimal() and int(number[:9]) < 2**16)), None)
     if odd is not None:
         raise UserError(f"{path} has the key {odd[:40]!r}, which is no value of a mask; {_MEND}.")
-    found: dict[int, Any] = {int(number): row if isinstance(row, dict) else {"name": row} for number, row in rows.items()}
+    found = {int(number): row if isinstance(row, dict) else _Class(name=row) for number, row in rows.items()}
     kept = {
         number: row
         for number, row in sorted(found.items())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +55,7 @@ class SeenViews:
     """
 
     places: range
-    looks: list[Any]
+    looks: list[object]
     grid: tuple[int, int]
 
 

@@ -11,7 +11,7 @@ reads them without, as the local loss and all other tasks do. Heads without such
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def sparc_segmentation(
     thing_C = np.array(classes.things)
     order = ring(len(pictures), seed)
     other: Tensor | None = None
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[int, dict[str, dict[str, float]]] = {}
     for n in [*order, order[0]] if len(order) > 1 else order:  # the first again, for it needs the last one's map
         pixels, true_HW = pictures[n].pixels(), true_places(pictures[n], classes)
         view = np.asarray(model.preprocess.image(pixels, (0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0]))))

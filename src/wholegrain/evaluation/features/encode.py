@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -220,7 +220,7 @@ def encode_distinct(
         def vectors(distinct: list[str]) -> Tensor:
             return encode_distinct(model, distinct, frozenset(), batch=batch, progress=progress)[0].pooled_ND
 
-        return with_phrases(model, texts, found, vectors), cut_N
+        return with_phrases(cast(ReadsPhrases, model), texts, found, vectors), cut_N
     order = sorted(
         range(len(texts)), key=lambda n: len(texts[n])
     )  # characters stand in for tokens: near enough to save the padding
@@ -244,7 +244,15 @@ def encode_distinct(
     return join(parts).select(back), torch.cat(cut)[back]
 
 
-def with_phrases(model: Any, texts: Sequence[str], text: TextFeatures, vectors: Callable[[list[str]], Tensor]) -> TextFeatures:
+class ReadsPhrases(Protocol):
+    """A model among whose needs are phrases."""
+
+    def phrases_of(self, texts: Sequence[str], /) -> Sequence[Sequence[str]]: ...
+
+
+def with_phrases(
+    model: ReadsPhrases, texts: Sequence[str], text: TextFeatures, vectors: Callable[[list[str]], Tensor]
+) -> TextFeatures:
     """Features of ``texts`` with their noun phrases by ``model.phrases_of``; ``vectors`` encodes the distinct ones, ``[Q, D]``."""
     pooled_ND, phrases_N = text.pooled_ND, model.phrases_of(texts)
     distinct, place_Q = distinct_texts([phrase for phrases in phrases_N for phrase in phrases])
@@ -259,7 +267,7 @@ def with_phrases(model: Any, texts: Sequence[str], text: TextFeatures, vectors: 
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: object) -> Iterator[None]:
     """Inference mode and eval mode; afterwards the model is in the mode in which it was."""
     with eval_mode(model), torch.inference_mode():
         yield

@@ -7,9 +7,9 @@ each call that made new features. Two benchmarks over the same photos share them
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, NotRequired
+from typing import Literal, NotRequired
 
 import torch
 
@@ -118,11 +118,11 @@ def _facts(path: Path, kind: type[FeatureRows]) -> _Facts | None:
 
 def _load(path: Path, facts: _Facts, kind: type[Features]) -> Features:
     tensors = read_tensors(path, "delete it")
-    found: dict[str, Any] = {name: value for name, value in tensors.items() if not name.startswith("learned.")}
-    if kind is ImageFeatures:
-        found["learned"] = {name.removeprefix("learned."): v for name, v in tensors.items() if name.startswith("learned.")}
-        found["grid"] = facts.get("grid") or None
-    return kind(**found)
+    made = kind(**{name: value for name, value in tensors.items() if not name.startswith("learned.")})
+    if kind is not ImageFeatures:
+        return made
+    learned = {name.removeprefix("learned."): v for name, v in tensors.items() if name.startswith("learned.")}
+    return replace(made, learned=learned, grid=facts.get("grid") or None)
 
 
 def _ordered(parts: Sequence[tuple[list[str], Features]], names: Sequence[str]) -> Features:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.models.vision_transformer import Block
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from wholegrain.evaluation.read_outs.contract import Recorded
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.towers.base import NOTHING, ImageTower, RawImage
 from wholegrain.towers.blocks import Dense, Packed, ResidualBlock
@@ -29,7 +29,7 @@ class Layer:
     Attributes:
         attended_BQA: what each query attended to, G heads side by side.
         values_BSA: the values of the tokens.
-        before_BQV: the queries' tokens before the attention, to which its output is added; ``None`` where there are none.
+        before_BQV: the queries' tokens before the attention, to which its output is added; ``[B, 0, V]`` where there are none.
         heads: G.
         first: how many tokens stand before the patches.
         read: ``(attended_BQA, before_BQV)`` to what the tower would give, were this its last layer.
@@ -38,28 +38,28 @@ class Layer:
 
     attended_BQA: Tensor
     values_BSA: Tensor
-    before_BQV: Tensor | None
+    before_BQV: Tensor
     heads: int
     first: int
-    read: Callable[[Tensor, Any], RawImage]
+    read: Callable[[Tensor, Tensor], RawImage]
     blocked_QS: Tensor | None = None
 
     def pictures(self, chosen: slice) -> Layer:
         """The same of some pictures."""
-        before = None if self.before_BQV is None else self.before_BQV[chosen]
-        return replace(self, attended_BQA=self.attended_BQA[chosen], values_BSA=self.values_BSA[chosen], before_BQV=before)
+        attended_BQA, values_BSA, before_BQV = self.attended_BQA[chosen], self.values_BSA[chosen], self.before_BQV[chosen]
+        return replace(self, attended_BQA=attended_BQA, values_BSA=values_BSA, before_BQV=before_BQV)
+
+
+Layers: TypeAlias = list[Callable[[], Layer]]
+"""What was recorded; each makes its layer when it is called, of ordinary tensors."""
 
 
 class Recorder(Protocol):
     """Listens to a tower's last layers."""
 
     @contextmanager
-    def recording(self) -> Iterator[Recorded]:
-        """While open, fills the list with one tuple a layer for each forward pass."""
-        ...
-
-    def layer(self, *seen: Any) -> Layer:
-        """A layer of one such tuple, of ordinary tensors."""
+    def recording(self) -> Iterator[Layers]:
+        """While open, fills the list with one item a layer for each forward pass."""
         ...
 
 
@@ -90,7 +90,7 @@ def recorder_of(tower: ImageTower, head: Head, layers: int) -> Recorder:
     )
 
 
-def _is_plain(block: Any) -> bool:
+def _is_plain(block: object) -> bool:
     return type(block) is Block and getattr(block.attn, "gate", None) is None and hasattr(block.attn, "qkv")
 
 
@@ -103,21 +103,31 @@ class OpenClipRecorder:
         self._queries = slice(None) if whole or tower.net.pool_type == "avg" else slice(0, 1)
 
     @contextmanager
-    def recording(self) -> Iterator[Recorded]:
+    def recording(self) -> Iterator[Layers]:
         """By a method of each block in the place of its class's own."""
-        recorded: Recorded = []
+        recorded: Layers = []
         for block in self._blocks:
-            vars(block)["attention"] = _listening(block, recorded)
+            vars(block)["attention"] = self._listening(block, recorded)
         try:
             yield recorded
         finally:
             for block in self._blocks:
                 del vars(block)["attention"]
 
-    def layer(self, *seen: Any) -> Layer:
-        """See :class:`Recorder`."""
-        block, x_BSV, attended_BSA, values_BSA = seen
+    def _listening(self, block: ResidualBlock, recorded: Layers) -> Callable[..., tuple[Tensor, Tensor]]:
+        heads: int = block.attn.num_heads
 
+        def attention(x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, Tensor]:
+            if pooled_only:
+                raise ValueError("the class token alone was asked for, so there is nothing to record; encode with needs={'patches'}")
+            q, k, v = block.qkv(x, layout, pooled_only)
+            attended = layout.attention(q, k, v, heads, pooled_only)
+            recorded.append(partial(self._layer, block, x, attended, v))
+            return x, attended
+
+        return attention
+
+    def _layer(self, block: ResidualBlock, x_BSV: Tensor, attended_BSA: Tensor, values_BSA: Tensor) -> Layer:
         def read(attended_BQA: Tensor, before_BQV: Tensor) -> RawImage:
             return self._pool(block.after_attention(before_BQV, attended_BQA))
 
@@ -136,20 +146,6 @@ class OpenClipRecorder:
         return RawImage(pooled_BV, patches, None, (rows, columns))
 
 
-def _listening(block: ResidualBlock, recorded: Recorded) -> Callable[..., tuple[Tensor, Tensor]]:
-    heads: int = block.attn.num_heads
-
-    def attention(x: Tensor, layout: Dense | Packed, pooled_only: bool) -> tuple[Tensor, Tensor]:
-        if pooled_only:
-            raise ValueError("the class token alone was asked for, so there is nothing to record; encode with needs={'patches'}")
-        q, k, v = block.qkv(x, layout, pooled_only)
-        attended = layout.attention(q, k, v, heads, pooled_only)
-        recorded.append((block, x, attended, v))
-        return x, attended
-
-    return attention
-
-
 class TimmRecorder:
     """Of timm's Vision Transformer that pools a class token or a mean."""
 
@@ -158,21 +154,19 @@ class TimmRecorder:
         self._queries = slice(None) if whole or tower.net.global_pool != "token" else slice(0, 1)
 
     @contextmanager
-    def recording(self) -> Iterator[Recorded]:
+    def recording(self) -> Iterator[Layers]:
         """By hooks."""
-        recorded: Recorded = []
+        recorded: Layers = []
         with ExitStack() as hooks:
             for block in self._blocks:
                 seen: dict[str, Tensor] = {}
                 for module, name in ((block, "before"), (_after_heads(block.attn), "attended")):
                     hooks.callback(module.register_forward_pre_hook(_keep_input(seen, name)).remove)
                 hooks.callback(block.attn.qkv.register_forward_hook(_keep_output(seen, "qkv")).remove)
-                hooks.callback(block.register_forward_hook(_finish(block, seen, recorded)).remove)
+                hooks.callback(block.register_forward_hook(_finish(partial(self._layer, block), seen, recorded)).remove)
             yield recorded
 
-    def layer(self, *seen: Any) -> Layer:
-        """See :class:`Recorder`."""
-        block, kept = seen
+    def _layer(self, block: Any, kept: dict[str, Tensor]) -> Layer:
         net, attention, queries = self._net, block.attn, self._queries
 
         def read(attended_BQA: Tensor, before_BQV: Tensor) -> RawImage:
@@ -194,19 +188,18 @@ class LatentRecorder:
         self._net, self._blocks = tower.net, list(tower.net.blocks)[-layers:]
 
     @contextmanager
-    def recording(self) -> Iterator[Recorded]:
+    def recording(self) -> Iterator[Layers]:
         """By hooks."""
-        recorded: Recorded = []
+        recorded: Layers = []
         with ExitStack() as hooks:
             for block in self._blocks:
-                hooks.callback(block.register_forward_hook(lambda *found: recorded.append((found[2],))).remove)
+                hooks.callback(block.register_forward_hook(lambda *found: recorded.append(partial(self._layer, found[2]))).remove)
             yield recorded
 
-    def layer(self, *seen: Any) -> Layer:
-        """See :class:`Recorder`."""
+    def _layer(self, tokens_BSV: Tensor) -> Layer:
         net, pool = self._net, self._net.attn_pool
         first = net.num_prefix_tokens if net.pool_include_prefix else 0
-        x = net.norm(seen[0].clone())[:, net.num_prefix_tokens - first :]
+        x = net.norm(tokens_BSV.clone())[:, net.num_prefix_tokens - first :]
         x = x if pool.pos_embed is None else x + pool.pos_embed
         heads = (pool.num_heads, -1)
         query = pool.q(pool.latent.expand(len(x), -1, -1)).unflatten(-1, heads).transpose(1, 2)
@@ -214,17 +207,17 @@ class LatentRecorder:
         key, value = (part.unflatten(-1, heads).transpose(1, 2) for part in (keys_BSA, values_BSA))
         attended = scaled_dot_product_attention(pool.q_norm(query), pool.k_norm(key), value)
 
-        def read(attended_BQA: Tensor, before: None) -> RawImage:
+        def read(attended_BQA: Tensor, _: Tensor) -> RawImage:
             y = pool.proj(attended_BQA)
             y = y if pool.mlp is None else y + pool.mlp(pool.norm(y))
             return RawImage(net.fc_norm(y.mean(1) if pool.pool == "avg" else y[:, 0]))
 
-        return Layer(attended.transpose(1, 2).flatten(2), values_BSA, None, pool.num_heads, first, read)
+        return Layer(attended.transpose(1, 2).flatten(2), values_BSA, x[:, :0], pool.num_heads, first, read)
 
 
-def _after_heads(attention: Any) -> Any:
+def _after_heads(attention: nn.Module) -> nn.Module:
     """The module whose input is what the heads attended to."""
-    return getattr(attention, "norm", attention.proj)
+    return getattr(attention, "norm", attention.get_submodule("proj"))
 
 
 def _keep_input(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
@@ -241,8 +234,8 @@ def _keep_output(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
     return hook
 
 
-def _finish(block: Any, seen: dict[str, Tensor], recorded: Recorded) -> Callable[..., None]:
+def _finish(layer: Callable[[dict[str, Tensor]], Layer], seen: dict[str, Tensor], recorded: Layers) -> Callable[..., None]:
     def hook(module: object, given: object, found: Tensor) -> None:
-        recorded.append((block, dict(seen)))
+        recorded.append(partial(layer, dict(seen)))
 
     return hook

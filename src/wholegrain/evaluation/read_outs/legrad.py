@@ -30,8 +30,8 @@ from torch import Tensor
 
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import eval_mode
-from wholegrain.evaluation.read_outs.attention_layers import Layer, recorder_of
-from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut, Recorded
+from wholegrain.evaluation.read_outs.attention_layers import Layer, Layers, recorder_of
+from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut
 from wholegrain.evaluation.read_outs.vectors import PooledReadOut, patches
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import unit
@@ -66,15 +66,15 @@ class GradientReadOut(ReadOut[list[Layer]]):
         """Unit pooled vectors."""
         return PooledReadOut(self.model).ask(phrases)
 
-    def recording(self) -> AbstractContextManager[Recorded]:
+    def recording(self) -> AbstractContextManager[Layers]:
         """Listens to the last layers."""
         return self._recorder.recording()
 
-    def look(self, pixels_BCHW: Tensor, image: ImageFeatures, recorded: Recorded) -> list[Layer]:
+    def look(self, pixels_BCHW: Tensor, image: ImageFeatures, recorded: Layers) -> list[Layer]:
         """The layers; on the model's device."""
         patches(image)
         with eval_mode(self.model), torch.no_grad():
-            return [self._recorder.layer(*seen) for seen in recorded]
+            return [layer() for layer in recorded]
 
     def maps(self, look: list[Layer], asked_N: Tensor, rows: Sequence[Sequence[int]]) -> list[Tensor]:
         """Means over the layers."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 from torch import Tensor
 
@@ -81,7 +80,7 @@ def check_names(names: Sequence[str]) -> Sequence[str]:
     return names
 
 
-def looks(chosen: Sequence[AnyReadOut], pixels_BCHW: Tensor) -> tuple[list[Any], tuple[int, int]]:
+def looks(chosen: Sequence[AnyReadOut], pixels_BCHW: Tensor) -> tuple[list[object], tuple[int, int]]:
     """What each read-out (of one model) looks at in a batch of pictures, by one pass of the tower for all of them, and the grid of patches.
 
     Raises:

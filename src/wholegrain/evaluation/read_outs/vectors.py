@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch import Tensor
 from wholegrain.evaluation.contract import EvaluatedModel, PatchModel
 from wholegrain.evaluation.features.encode import encode_texts, evaluating
 from wholegrain.evaluation.read_outs.contract import Phrase, ReadOut, Recorded
-from wholegrain.evaluation.read_outs.head_nouns import head_tokens
+from wholegrain.evaluation.read_outs.head_nouns import WordSpans, head_tokens
 from wholegrain.evaluation.result import NotSupportedError
 from wholegrain.evaluation.scores.similarity import unit
 from wholegrain.features import ImageFeatures
@@ -100,8 +100,7 @@ class TokenReadOut(VectorReadOut):
             raise NotSupportedError(
                 f"The read-out {self.name} needs token vectors, and this model's text tower gives none; use pooled."
             )
-        tokenizer: Any = self.model.tokenizer
-        chosen_NL = head_tokens(tokenizer, phrases, text.mask_NL)
+        chosen_NL = head_tokens(cast(WordSpans, self.model.tokenizer), phrases, text.mask_NL)
         vectors_NLD = self._vectors(text.tokens_NLD).masked_fill(~chosen_NL[..., None], 0.0)
         return vectors_NLD.sum(1) / chosen_NL.sum(1, keepdim=True)
 

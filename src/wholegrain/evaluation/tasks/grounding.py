@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -177,7 +177,7 @@ def _phrases(picture: _Picture) -> list[str]:
 
 
 def _maps(
-    read_out: AnyReadOut, look: Any, asked_N: Tensor, place: dict[str, int], question: Sequence[Sequence[str | None]]
+    read_out: AnyReadOut, look: object, asked_N: Tensor, place: dict[str, int], question: Sequence[Sequence[str | None]]
 ) -> list[np.ndarray]:
     """The maps of each picture's phrases; NaN for a phrase that is none."""
     found = read_out.maps(look, asked_N, [[place.get(t, 0) if t else 0 for t in phrases] for phrases in question])
@@ -186,13 +186,24 @@ def _maps(
     return [maps_RP.numpy() for maps_RP in found]
 
 
-def _picture_rows(model: PatchModel, picture: _Picture, read_out: str) -> list[dict[str, Any]]:
+class _Row(TypedDict):
+    """A phrase of a picture: its values by metric, and what is kept of it by column."""
+
+    item: str
+    key: str
+    values: dict[str, float]
+    chance: dict[str, float]
+    shuffled: dict[str, float]
+    kept: dict[str, object]
+
+
+def _picture_rows(model: PatchModel, picture: _Picture, read_out: str) -> list[_Row]:
     record, maps = picture.record, picture.maps[read_out]
     visible = model.preprocess.visible_box(*record.size)
     covers = [on_grid.region_cover(record, n, visible, picture.grid) for n in range(len(record.regions))]
     masks = [on_grid.object_patches(cover) for cover in covers]
     centre_P = on_grid.centre_prior(picture.grid)
-    rows = []
+    rows: list[_Row] = []
     for n, region in enumerate(record.regions):
         others = [mask for m, mask in enumerate(masks) if m != n and mask.any()]
         if not masks[n].any() or not others:
@@ -209,11 +220,12 @@ def _picture_rows(model: PatchModel, picture: _Picture, read_out: str) -> list[d
             values["present_beats_absent"] = float(
                 wins(maps.own_RP[n].max(keepdims=True), maps.absent_RP[n].max(keepdims=True))[1][0]
             )
-        kept = {"phrase": region.phrase, "absent": picture.absent[n], "box": list(region.box), "grid": list(picture.grid)}
+        kept: dict[str, object] = {"phrase": region.phrase, "absent": picture.absent[n], "box": list(region.box), "grid": list(picture.grid)}
         kept |= {"map": maps.own_RP[n].tolist(), "cover": covers[n].tolist(), "best": int(maps.own_RP[n].argmax())}
         chance = _chance(maps.own_RP[n], masks[n], others)
-        rows.append({"item": f"{record.key}:{n}", "key": record.key, "values": values, "chance": chance, "kept": kept})
-        rows[-1]["shuffled"] = {} if maps.shuffled_RP is None else _read(maps.shuffled_RP[n], masks[n], others)
+        shuffled = {} if maps.shuffled_RP is None else _read(maps.shuffled_RP[n], masks[n], others)
+        item = f"{record.key}:{n}"
+        rows.append({"item": item, "key": record.key, "values": values, "chance": chance, "shuffled": shuffled, "kept": kept})
     return rows
 
 
@@ -254,10 +266,10 @@ def _chance(map_P: np.ndarray, own_P: np.ndarray, others: Sequence[np.ndarray]) 
     }
 
 
-def _as_rows(read_out: str, found: list[dict[str, Any]]) -> Rows:
+def _as_rows(read_out: str, found: list[_Row]) -> Rows:
     """The rows of one read-out: those of the common one have no group and count in the figures without any."""
 
-    def columns(part: str) -> dict[str, np.ndarray]:
+    def columns(part: Literal["values", "chance", "shuffled"]) -> dict[str, np.ndarray]:
         return {
             name: np.array([row[part].get(name, np.nan) for row in found])
             for name in METRICS

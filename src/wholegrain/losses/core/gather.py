@@ -11,7 +11,7 @@ Cost: forward one all-gather of the rows (padded to the largest count), backward
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -119,20 +119,27 @@ def _reduced(x: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessG
     return x
 
 
+class _Context(Protocol):
+    """What a forward pass leaves for its backward pass."""
+
+    group: dist.ProcessGroup | None
+    counts: tuple[int, ...]
+
+
 class _AddOver(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         ctx.group = group
         return _reduced(x, dist.ReduceOp.SUM, group)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor, None]:
         return _reduced(grads[0], dist.ReduceOp.SUM, ctx.group), None
 
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
+    def forward(ctx: _Context, x: Tensor, counts: tuple[int, ...], group: dist.ProcessGroup | None) -> Tensor:
         ctx.counts, ctx.group = counts, group
         most = max(counts)
         padded = x.new_zeros(most, *x.shape[1:])
@@ -142,7 +149,7 @@ class _GatherRows(torch.autograd.Function):
         return torch.cat([rows[:n] for rows, n in zip(all_rows, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor, None, None]:
         scatter = all_reduce_rows if dist.get_backend(ctx.group) == "gloo" else reduce_scatter_rows
         return scatter(grads[0], ctx.counts, ctx.group), None, None
 

@@ -7,13 +7,13 @@ while the tile is at hand: three matrix products in all, none in the backward pa
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from wholegrain.losses.core.tiles import Logits, Mask, ProductGradient, Strip, cut, only_once, tile_sides, untraced
+from wholegrain.losses.core.tiles import Context, Logits, Mask, ProductGradient, Strip, cut, only_once, tile_sides, untraced
 
 
 class Cells(Protocol):
@@ -46,10 +46,17 @@ def tiled_sigmoid(logits: Logits, positive: Cells, left_out: Mask) -> tuple[Tens
     return untraced(_TiledSigmoid.apply, *logits.inputs(), positive, left_out)
 
 
+class _Context(Context, Protocol):
+    made: list[bool]
+
+    def set_materialize_grads(self, value: bool) -> object: ...
+    def mark_non_differentiable(self, *outputs: Tensor) -> object: ...
+
+
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, positive: Cells, left_out: Mask
+        ctx: _Context, rows_RD: Tensor, columns_CD: Tensor, scale: Tensor, bias: Tensor | None, positive: Cells, left_out: Mask
     ) -> tuple[Tensor, Tensor]:
         """The two sums, scalars; gradients of the inputs are made on the way, tile by tile, so that backward only scales them."""
         ctx.set_materialize_grads(False)
@@ -80,7 +87,7 @@ class _TiledSigmoid(torch.autograd.Function):
         return total, of_positive
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         only_once()
         saved, by_total = iter(ctx.saved_tensors), grads[0]
         if by_total is None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,10 +66,16 @@ def tiled_softmax(logits: Logits, left_out: Mask, row_P: Tensor, column_P: Tenso
     return Normalisers(*untraced(_TiledSoftmax.apply, *logits.inputs(), left_out, row_P, column_P, sums))
 
 
+class _Context(tiles.Context, Protocol):
+    left_out: Mask
+    sums: bool
+    sides: tuple[int, int]
+
+
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         rows_RD: Tensor,
         columns_CD: Tensor,
         scale: Tensor,
@@ -101,17 +107,17 @@ class _TiledSoftmax(torch.autograd.Function):
         return found.by_row, found.by_column, found.pair_P
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of rows, columns, scale and bias, from the kept tiles or from tiles that are made again."""
         only_once()
-        *inputs, row_P, column_P, lse_R, lse_C = ctx.saved_tensors[:8]
-        kept = iter(ctx.saved_tensors[8:])
+        rows_RD, columns_CD, scale, bias, row_P, column_P, lse_R, lse_C, *tiled = ctx.saved_tensors
+        inputs, kept = (rows_RD, columns_CD, scale, bias), iter(tiled)
         wanted = ProductGradient(inputs, ctx.needs_input_grad[:4])
-        room = None if len(ctx.saved_tensors) > 8 else inputs[0].new_empty(ctx.sides[0] * ctx.sides[1])
-        with torch.autocast(inputs[0].device.type, enabled=False):
+        room = None if tiled else rows_RD.new_empty(ctx.sides[0] * ctx.sides[1])
+        with torch.autocast(rows_RD.device.type, enabled=False):
             for strip, pairs in _strips(inputs, ctx.sides, row_P, column_P):
                 rows = strip.rows
-                for here in cut(len(inputs[1]), ctx.sides[1]):
+                for here in cut(len(columns_CD), ctx.sides[1]):
                     if room is None:
                         tile, peak = next(kept), next(kept)
                     else:

@@ -7,9 +7,9 @@ the tiles is in ``losses/core/tiled_softmax.py`` and ``losses/core/tiled_sigmoid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from wholegrain.losses.core.typed_torch import disable
 
 TILE = {"cpu": 2**20, "accelerator": 2**24}  # numbers of a tile
 KEPT = 2**24  # numbers that the forward pass may keep for the backward pass, which then computes no score again
-Inputs = Sequence[Any]  # tensors: rows_RD, columns_CD, scale, bias or None
+Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]  # rows_RD, columns_CD, scale, bias
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Logits:
         return rows.to(dtype), columns.to(dtype), self.scale.to(dtype), bias
 
 
-def untraced(call: Callable[..., Any], *arguments: Any) -> Any:
+def untraced(call: Callable[..., Any], *arguments: object) -> Any:
     """``call(*arguments)``, run as it is under ``torch.compile``: its loops over tiles are no work for a compiler.
 
     (As a decorator, ``torch.compiler.disable`` would import the compiler wherever a loss is imported: two seconds.)
@@ -62,6 +62,15 @@ def only_once() -> None:
     """To be called in a backward pass: refuses a graph of it, for its gradients would be missing there without a word."""
     if torch.is_grad_enabled():
         raise RuntimeError("the tiled losses have no second derivative: take their gradient without create_graph=True")
+
+
+class Context(Protocol):
+    """torch's, of one call: what its forward pass leaves for its backward pass."""
+
+    needs_input_grad: tuple[bool, ...]
+    saved_tensors: tuple[Tensor, ...]  # and None where that was saved
+
+    def save_for_backward(self, *tensors: Tensor | None) -> object: ...
 
 
 class Mask(Protocol):

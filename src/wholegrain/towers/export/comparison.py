@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wholegrain.errors import MachineError
 from wholegrain.text.tokenizer import Tokens
@@ -50,7 +49,7 @@ def features(model: Model, sample: Sample) -> tuple[Tensor, Tensor]:
     return image.pooled_BD.cpu(), model.encode_texts(tokens.tokens_NL, tokens.length_N).pooled_ND.cpu()
 
 
-def clip_distances(model: Model, sample: Sample, image_BD: Tensor, text_ND: Tensor, clip: Any) -> dict[str, float]:
+def clip_distances(model: Model, sample: Sample, image_BD: Tensor, text_ND: Tensor, clip: nn.Module) -> dict[str, float]:
     """How far apart a model and another library's are.
 
     Args:
@@ -59,9 +58,9 @@ def clip_distances(model: Model, sample: Sample, image_BD: Tensor, text_ND: Tens
     """
     image, text = features(model, sample)
     found = {"image features": distance(image_BD, image), "text features": distance(text_ND, text)}
-    found["logit scale"] = distance(clip.logit_scale.detach().reshape(1), model.log_scale.detach().cpu()[None])
+    found["logit scale"] = distance(clip.get_parameter("logit_scale").detach().reshape(1), model.log_scale.detach().cpu()[None])
     if model.bias is not None:
-        found["logit bias"] = distance(clip.logit_bias.detach().reshape(1), model.bias.detach().cpu()[None])
+        found["logit bias"] = distance(clip.get_parameter("logit_bias").detach().reshape(1), model.bias.detach().cpu()[None])
     return found
 
 

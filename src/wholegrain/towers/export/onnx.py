@@ -19,15 +19,14 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
-from open_clip.transformer import text_global_pool
+from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 
 from wholegrain.errors import UserError
-from wholegrain.features import ImageFeatures, TextFeatures
+from wholegrain.features import Features, ImageFeatures, TextFeatures
 from wholegrain.towers.base import NOTHING, RawText, real_tokens
 from wholegrain.towers.export.comparison import Sample, distance
 from wholegrain.towers.export.dense_scores import dense_score
@@ -84,9 +83,11 @@ class PaddedText(nn.Module):
 
     def __init__(self, tower: OpenClipTextTower) -> None:
         super().__init__()
-        self.net: Any = text_net(tower.config()["model"])
-        self.net.text_projection = None
-        self.net.load_state_dict(uncompiled(tower.net.state_dict()))
+        net = text_net(tower.config()["model"])
+        assert isinstance(net, TextTransformer)
+        net.text_projection = None
+        net.load_state_dict(uncompiled(tower.net.state_dict()))
+        self.net = net
         self.true_length, self.context, self.pad_id = tower.true_length, tower.context_length, tower.pad_id
 
     def forward(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = NOTHING) -> RawText:
@@ -115,9 +116,12 @@ class ScoreGraph(nn.Module):
     def forward(self, *parts: Tensor) -> Tensor:
         """See the class."""
         split = len(self.image_names)
-        seen: dict[str, Any] = dict(zip(self.image_names, parts[:split], strict=True))
-        read: dict[str, Any] = dict(zip(self.text_names, parts[split:], strict=True))
-        return dense_score(self.head, ImageFeatures(**seen), TextFeatures(**read))
+        image, text = _named(ImageFeatures, self.image_names, parts[:split]), _named(TextFeatures, self.text_names, parts[split:])
+        return dense_score(self.head, image, text)
+
+
+def _named(kind: type[Features], names: Sequence[str], parts: Sequence[Tensor]) -> Features:
+    return kind(**dict(zip(names, parts, strict=True)))
 
 
 def write_onnx(model: Model, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CustomTextCLIP
+from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.timm_model import TimmModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -62,7 +62,8 @@ def write_open_clip(model: Model, folder: Path, hub_name: str = "") -> None:
 @torch.no_grad()
 def open_clip_distances(model: Model, folder: Path) -> dict[str, float]:
     """How far apart the model and what open_clip makes of the folder are."""
-    clip: Any = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]
+    clip = open_clip.create_model_and_transforms(f"local-dir:{folder}")[0]
+    assert isinstance(clip, CLIP | CustomTextCLIP)
     clip.eval()
     sample = Sample.of(model)
     rows = sample.tokens.tokens_NL

@@ -166,7 +166,7 @@ def _clip(transformers: ModuleType, model: Model, tower: OpenClipImageTower, tex
     )
     made = transformers.CLIPModel(config)
     state = {**_prefixed(tower.net, weight_names.clip_image(layers), made), **_text_state(text, made)}
-    state |= {"visual_projection.weight": model.head.image.weight, "text_projection.weight": model.head.text.weight}
+    state |= {"visual_projection.weight": model.head.image.get_parameter("weight"), "text_projection.weight": model.head.text.get_parameter("weight")}
     return _loaded(made, {**state, "logit_scale": model.log_scale})
 
 
@@ -202,7 +202,7 @@ def _siglip(transformers: ModuleType, model: Model, tower: TimmImageTower, text:
     return _loaded(made, {**state, "logit_scale": model.log_scale.reshape(1), "logit_bias": bias})
 
 
-def _loaded(made: PreTrainedModel, state: Mapping[str, Any]) -> PreTrainedModel:
+def _loaded(made: PreTrainedModel, state: Mapping[str, Tensor]) -> PreTrainedModel:
     made.load_state_dict({key: value.detach().float().cpu() for key, value in state.items()})
     return made.eval()
 

@@ -6,8 +6,9 @@ the loss in ``ImageFeatures.learned``, as the parameter itself, so that its grad
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -99,7 +100,7 @@ class AttentionHead(Head):
         """``[..., A]`` to ``[..., G, E]``."""
         return x.unflatten(-1, (self.settings.attention_heads, -1))
 
-    def _slots(self, keys_BSA: Tensor, values_BSA: Tensor) -> dict[str, Any]:
+    def _slots(self, keys_BSA: Tensor, values_BSA: Tensor) -> Mapping[str, object]:
         """Fields of :class:`ImageFeatures`."""
         named = {"keys_BGSE": keys_BSA, "values_BGSE": values_BSA}
         return {name: self._split(x).transpose(1, 2) for name, x in named.items()} | {"learned": self.learned}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -95,7 +95,7 @@ class Head(nn.Module):
         self.text = _projection(widths.text_projection, widths.text, widths.shared)
 
     @classmethod
-    def from_settings(cls, widths: Widths, settings: Any, tower: ImageTower) -> Self:
+    def from_settings(cls, widths: Widths, settings: HeadSettings, tower: ImageTower) -> Self:
         """A new head of this kind for a model with this image tower, which gets what the head needs of it."""
         return cls(widths, settings)
 

@@ -17,7 +17,6 @@ Each is a file with its settings (``Settings``, a dataclass) and a row of :data:
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from wholegrain.errors import UserError
 from wholegrain.suggest import closest
@@ -59,7 +58,7 @@ class HeadConfig:
         MgcaSettings(prototypes=9)
     """
 
-    def __init__(self, kind: str = "plain", **chosen: Any) -> None:
+    def __init__(self, kind: str = "plain", **chosen: object) -> None:
         if kind not in KINDS:
             raise UserError(f"there is no head {kind!r}; {closest(kind, list(KINDS))}")
         self.kind, self.chosen = kind, chosen

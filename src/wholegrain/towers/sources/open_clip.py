@@ -17,7 +17,7 @@ from copy import deepcopy
 from typing import Any, TypeAlias
 
 import torch
-from open_clip.model import CustomTextCLIP, _build_text_tower, _build_vision_tower
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP, _build_text_tower, _build_vision_tower
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer, text_global_pool
 from timm.layers.pos_embed import resample_abs_pos_embed
@@ -329,13 +329,13 @@ def _plain_config(model_cfg: Config) -> Config:
 
 def vision_net(model_cfg: Config) -> nn.Module:
     """open_clip's image network of a configuration, random weights."""
-    vision_cfg: Any = {**model_cfg["vision_cfg"], "timm_model_pretrained": False}
+    vision_cfg = CLIPVisionCfg(**{**model_cfg["vision_cfg"], "timm_model_pretrained": False})
     return _build_vision_tower(model_cfg["embed_dim"], vision_cfg, model_cfg.get("quick_gelu", False))
 
 
 def text_net(model_cfg: Config) -> nn.Module:
     """open_clip's text network of a configuration, random weights."""
-    text_cfg: Any = dict(model_cfg["text_cfg"])
+    text_cfg = CLIPTextCfg(**model_cfg["text_cfg"])
     return _build_text_tower(model_cfg["embed_dim"], text_cfg, model_cfg.get("quick_gelu", False))
 
 

@@ -260,15 +260,16 @@ def _read_state(folder: Path) -> dict[str, Tensor]:
     """All weights, in float32."""
     files = safetensors_of(folder, AGAIN)
     if files:
-        state: dict[str, Any] = {key: value for file in files for key, value in read_tensors(file, AGAIN).items()}
+        state: dict[str, object] = {key: value for file in files for key, value in read_tensors(file, AGAIN).items()}
     elif os.path.lexists(folder / "pytorch_model.bin"):
         state = read_weights(folder / "pytorch_model.bin")
     else:
         raise UserError(f"{folder} holds no weights (model.safetensors); {AGAIN}")
-    wrong = next((key for key, value in state.items() if not isinstance(value, Tensor)), None)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    wrong = next((key for key in state if key not in tensors), None)
     if wrong is not None:
         raise UserError(f"{folder}: {wrong} in its weights is no tensor; {AGAIN}")
-    return {key: value.to(torch.float32) if value.is_floating_point() else value for key, value in state.items()}
+    return {key: value.to(torch.float32) if value.is_floating_point() else value for key, value in tensors.items()}
 
 
 def _read_preprocess(folder: Path) -> Preprocess:

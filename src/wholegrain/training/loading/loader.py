@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from wholegrain.training.loading.plan import Plan
 from wholegrain.training.loading.shards_ahead import ShardsAhead
 from wholegrain.training.loading.streams import stream, streams
 
+Loaded = TypeVar("Loaded")
 OnBroken = Callable[[Mapping[str, str], Mapping[str, str]], None]
 _AHEAD = 4  # batches that each worker prepares beforehand
 _REPLACEMENTS = 20  # images in succession that cannot be read
@@ -153,7 +154,7 @@ class DrawnSamples(torch.utils.data.Dataset):
                 broken, key = self._instead(key, position, draft.broken, error)
                 purposes = [_TEXTS, _CROP, *(_VIEWS + n for n in range(len(scales) - 1))]
                 draft = self._draft(key, position, [stream(self.seed, position, purpose) for purpose in purposes], scales, broken)
-        looks: list[tuple[Any, Box]] = []
+        looks = []
         for box in draft.boxes:
             shown = preprocess.visible_box(width, height) if box is None else box
             looks.append((preprocess.quick(pixels_HWC, box), _floats(shown)))
@@ -246,7 +247,7 @@ class Loader:
             self.on_broken(new, self.broken)
 
 
-def plainly(batches: DataLoader[Any]) -> Iterator[Any]:
+def plainly(batches: DataLoader[Loaded]) -> Iterator[Loaded]:
     """The batches of a DataLoader, whose workers' errors keep their one sentence, and whose dead workers get one.
 
     torch's own handler would raise the death of a worker at any point of a step; without it the next batch is where it shows.
@@ -302,7 +303,7 @@ class OnDevice:
         if waiting is not None:
             yield self._arrived(*waiting)
 
-    def _arrived(self, batch: Batch, copied: Any, _: Batch) -> Batch:
+    def _arrived(self, batch: Batch, copied: torch.Event, _: Batch) -> Batch:
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(copied)
         batch.record_stream(stream)

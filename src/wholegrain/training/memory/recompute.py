@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from wholegrain.towers.base import ImageTower
 from wholegrain.towers.model import Model
 from wholegrain.towers.sources.timm import TimmImageTower
 
@@ -30,7 +29,8 @@ def recomputed(model: Model, wanted: bool = True) -> Iterator[None]:
     Parameters keep their names, and copies that were made before (a teacher) stay as they are.
     """
     changed = [block for tower in (model.image_tower, model.text_tower) for block in tower.transformer_blocks()] if wanted else []
-    trunks = [net for net in (_network(model.image_tower),) if wanted and net is not None]
+    tower = model.image_tower
+    trunks = [tower.net] if wanted and isinstance(tower, TimmImageTower) and not tower.is_vit else []  # other parts than blocks
     try:
         for block in changed:
             block.forward = partial(_again, block.forward)
@@ -42,11 +42,6 @@ def recomputed(model: Model, wanted: bool = True) -> Iterator[None]:
             del block.forward  # the class's own is there again
         for net in trunks:
             net.set_grad_checkpointing(False)
-
-
-def _network(tower: ImageTower) -> Any:
-    """timm's network, where it is no Vision Transformer and so has other parts than blocks."""
-    return tower.net if isinstance(tower, TimmImageTower) and not tower.is_vit else None
 
 
 def _again(forward: Callable[Given, Made], *args: Given.args, **kwargs: Given.kwargs) -> Made:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.read_outs.registry import READ_OUTS
@@ -43,7 +43,7 @@ def build(panels: Panels, unforeseen: Callable[[Exception], str]) -> gr.Blocks:
             here.then(answers.answer, [active, *answers.inputs], answers.outputs, show_progress="minimal", **QUEUE)
         twins.listen(app)
 
-        def take(which: int, given: tuple[Any, ...]) -> dict[Any, Any]:
+        def take(which: int, given: tuple[object, ...]) -> dict[Block, object]:
             found = twins.taken(which, given)
             if found is None:
                 return {asked.captions: gr.skip()}
@@ -95,7 +95,7 @@ class _Answers:
 
     def answer(
         self, tab: str, path: str | None, text: str, closer: float | None, read_out: str, by: str, progress: gr.Progress = gr.Progress()
-    ) -> dict[Any, Any]:
+    ) -> dict[gr.HTML, object]:
         """The panel of the open tab; the others stay as they are until they are opened."""
         if tab not in self._html:
             return {self._html["scores"]: gr.skip()}  # Gradio takes an empty answer for a fault

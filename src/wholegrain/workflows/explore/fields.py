@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 import gradio as gr
 import numpy as np
@@ -15,7 +15,15 @@ from wholegrain.workflows.explore.panels import Panels
 
 CHOICES = 24
 """Pictures of the gallery that can be chosen by a click."""
-QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "models", "api_visibility": "private"}
+
+
+class _Queue(TypedDict):
+    concurrency_limit: int
+    concurrency_id: str
+    api_visibility: Literal["private"]
+
+
+QUEUE: _Queue = {"concurrency_limit": 1, "concurrency_id": "models", "api_visibility": "private"}
 """Of all events: models answer one question at a time, and no other program is served."""
 
 

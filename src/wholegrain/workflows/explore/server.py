@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from wholegrain.data.pictures import SUFFIXES
 from wholegrain.data.remote import address
@@ -27,6 +27,7 @@ from wholegrain.workflows.explore.panels import Panels, style
 
 if TYPE_CHECKING:
     import gradio as gr
+    from fastapi import FastAPI
 
 FIRST_PORT, LAST_PORT = 7860, 7899
 """Ports that are tried where none is named."""
@@ -165,7 +166,7 @@ def serve(panels: Panels, bound: socket.socket, ready: Callable[[str], None], un
             return
 
 
-def _mounted(home: Any, app: gr.Blocks, host: str, port: int) -> Any:
+def _mounted(home: FastAPI, app: gr.Blocks, host: str, port: int) -> FastAPI:
     import gradio as gr
 
     from wholegrain.workflows.explore.theme import theme

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import TypeAlias
 
 import gradio as gr
 import numpy as np
@@ -16,6 +16,7 @@ from wholegrain.workflows.explore.fields import QUEUE, shown
 from wholegrain.workflows.explore.panels import DRAWS, Panels, told
 from wholegrain.workflows.explore.twins import MOST_DRAWS, TWINS, Setting, make_pair, random_setting
 
+Control: TypeAlias = gr.Radio | gr.Dropdown | gr.Slider
 _NAMES = [field.name for field in fields(Setting)]
 
 
@@ -80,18 +81,18 @@ class TwinTab:
         return [html, *(getattr(setting, name) for name in _NAMES)]
 
 
-def _setting(given: tuple[Any, ...]) -> Setting:
-    return Setting(**dict(zip(_NAMES, given, strict=True)))
+def _setting(given: tuple[object, ...]) -> Setting:
+    return replace(Setting(), **dict(zip(_NAMES, given, strict=True)))
 
 
-def _fields() -> dict[str, Any]:
+def _fields() -> dict[str, Control]:
     start = Setting()
 
-    def choice(name: str, options: Any, label: str, width: int = 110) -> gr.Dropdown:
+    def choice(name: str, options: Iterable[str | tuple[str, str]], label: str, width: int = 110) -> gr.Dropdown:
         return gr.Dropdown(list(options), value=getattr(start, name), label=label, min_width=width, filterable=False, elem_id=name)
 
     nouns, relations = sorted(World().nouns), [(words[0], name) for name, words in RELATION_WORDS.items()]
-    made: dict[str, Any] = {"twin": gr.Radio(list(TWINS), value=start.twin, label="Of picture A make picture B:", elem_id="twin")}
+    made: dict[str, Control] = {"twin": gr.Radio(list(TWINS), value=start.twin, label="Of picture A make picture B:", elem_id="twin")}
     with gr.Row():
         made["colour"] = choice("colour", COLOURS, "Colour")
         made["noun"] = choice("noun", nouns, "Thing")
