@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
@@ -239,12 +240,24 @@ def export_graph(
                 external_data=sum(p.numel() * p.element_size() for p in graph.parameters()) > 1_900_000_000,  # one file holds 2 GB
                 verbose=False,
             )
+        _leave_no_traces(path)
     except Exception as error:  # torch's exporter raises whatever its parts raise
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         raise UserError(f"ONNX has no place for this {what} ({first[:200]}); export to wholegrain") from error
+
+
+def _leave_no_traces(path: Path) -> None:
+    """torch notes at every node where in its source it was made, with the paths of this machine; that stays behind."""
+    import onnx
+
+    whole = onnx.load(path, load_external_data=False)
+    for node in chain(whole.graph.node, *(function.node for function in whole.functions)):
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.save(whole, path)
 
 
 @contextmanager

@@ -134,16 +134,11 @@ def _cut_up(path: Path, sides: Mapping[str, Sequence[str]], texts: Sequence[str]
 
 
 def _cut(whole: ModelProto, inputs: Sequence[str], outputs: Mapping[str, str]) -> ModelProto:
-    """The part between some inputs and outputs, which get other names.
-
-    torch notes at every node where in its source it was made, with the paths of this machine; that stays behind.
-    """
+    """The part between some inputs and outputs, which get other names."""
     from onnx.utils import Extractor
 
     part = Extractor(whole).extract_model(list(inputs), list(outputs))
     for node in part.graph.node:
-        del node.metadata_props[:]
-        node.doc_string = ""
         for names in (node.input, node.output):
             names[:] = [outputs.get(name, name) for name in names]
     for value in (*part.graph.output, *part.graph.value_info):
