@@ -45,7 +45,7 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=8, here=None
     context, inner = DistributedContext(torch.device("cpu"), rank, world, group if world > 1 else None), Encoder(model)
     shared = shard and world > 1
     if shared:
-        whole = sharded.Shards(inner, context)
+        whole = sharded.ShardedModel(inner, context)
         assert sum(isinstance(p, DTensor) for p in model.parameters()) > 20
         assert sum(p.to_local().numel() for p in model.parameters() if isinstance(p, DTensor)) < 0.7 * sum(
             p.numel() for p in model.parameters()

@@ -13,7 +13,7 @@ from wholegrain.losses.core.contract import MAX_SCALE, capped_scale
 from wholegrain.objectives.objective import Objective
 from wholegrain.towers.convert import convert_head
 from wholegrain.training.distributed.processes import DistributedContext
-from wholegrain.training.distributed.sharded import Shards
+from wholegrain.training.distributed.sharded import ShardedModel
 from wholegrain.training.encoder import Encoder
 from wholegrain.training.loading.loader import DrawnSamples, PlanSampler, make_loader, names_of
 from wholegrain.training.loading.plan import Plan
@@ -105,7 +105,7 @@ def in_a_process(rank, group, data, shard):
     model, recipe = model_at(dataset, AT_CAP)
     context, inner = DistributedContext(torch.device("cpu"), rank, 2, group), Encoder(model)
     if shard:
-        Shards(inner, context)
+        ShardedModel(inner, context)
     encoder = inner if shard else context.wrap(inner)
     return steps(dataset, model, recipe, lr=1e-3, encoder=encoder, rank=rank, world=2, group=group)
 

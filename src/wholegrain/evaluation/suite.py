@@ -32,7 +32,6 @@ Settings: TypeAlias = Mapping[str, Any]
 SUITES = {
     "all": ("retrieval", "composition", "hard_positives", "negatives", "grounding", "branches", "zero_shot", "linear_probe"),
     "compositional": ("composition", "hard_positives", "negatives"),
-    "dense": ("grounding",),
     "classification": ("zero_shot", "linear_probe"),
     "faithfulness": ("faithfulness",),
 }

@@ -46,7 +46,15 @@ from torch import Tensor
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.known_true import Duplicates
-from wholegrain.losses.core.pair_scores import Tokens, blocks, candidates, clean_tokens, gather_tokens, joined, pair_softmax_of
+from wholegrain.losses.core.pair_scores import (
+    MaskedTokens,
+    blocks,
+    candidates,
+    clean_tokens,
+    gather_tokens,
+    joined,
+    pair_softmax_of,
+)
 
 KEPT = {"own": 1.0, "sparc": 0.8}
 
@@ -131,7 +139,7 @@ class FilipLoss:
         chosen = candidates(pairing, self.negatives)
         pairs, scale = pairing.select_texts(chosen), at_least_float32(scale)
         tokens = clean_tokens(text, "FilipLoss")[chosen]
-        patches, tokens = unit(image.patches_BPD), Tokens(unit(tokens.tokens_CLD), tokens.mask_CL)
+        patches, tokens = unit(image.patches_BPD), MaskedTokens(unit(tokens.tokens_CLD), tokens.mask_CL)
         share = KEPT[self.variant] if self.keep is None else self.keep
         if share < 1:
             patches, tokens = keep_best(patches, tokens, pairs, share)
@@ -140,7 +148,7 @@ class FilipLoss:
         return pair_softmax_of(scale * to_text, scale * to_image, pairs, everyone, duplicates=self.duplicates)
 
 
-def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: float) -> tuple[Tensor, Tokens]:
+def keep_best(patches_BPD: Tensor, tokens: MaskedTokens, pairing: Pairing, share: float) -> tuple[Tensor, MaskedTokens]:
     """Of every image the ``ceil(share * P)`` patches, of every text the ``ceil(share * L_n)`` tokens that match best within
     their own pairs. Which are kept has no gradient; dropped tokens leave the mask, dropped patches the tensor."""
     images, places = patches_BPD.shape[:2]
@@ -164,4 +172,4 @@ def keep_best(patches_BPD: Tensor, tokens: Tokens, pairing: Pairing, share: floa
         rank_NL = by_token.argsort(dim=1, descending=True, stable=True).argsort(1)
         mask = tokens.mask_CL & (rank_NL < (share * tokens.mask_CL.sum(1, keepdim=True)).ceil())
     patches = patches_BPD.gather(1, kept_BK[..., None].expand(-1, -1, patches_BPD.shape[2]))
-    return patches, Tokens(tokens.tokens_CLD, mask)
+    return patches, MaskedTokens(tokens.tokens_CLD, mask)

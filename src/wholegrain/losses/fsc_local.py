@@ -51,7 +51,7 @@ from torch import Tensor
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.known_true import Duplicates
-from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, joined
+from wholegrain.losses.core.pair_scores import MaskedTokens, blocks, clean_tokens, joined
 from wholegrain.losses.core.typed_torch import distinct
 from wholegrain.losses.own_negatives import choice_among_own, true_foils
 from wholegrain.losses.sparc import minmax_weights
@@ -105,12 +105,12 @@ class FscLocalLoss:
         there_M = spoken_N[foil_M] & spoken_N[caption_M]
         foil_M = foil_M[there_M]
         used_U = distinct(torch.cat([foil_M, caption_M[there_M]]))
-        words = Tokens(tokens.tokens_CLD[used_U], word_NL[used_U])
+        words = MaskedTokens(tokens.tokens_CLD[used_U], word_NL[used_U])
         score_U = self.scores(at_least_float32(image.patches_BPD), words, pairing.owner_N[used_U], at_least_float32(scale))
         score_N = score_U.new_zeros(len(word_NL)).index_put((used_U,), score_U)
         return choice_among_own(score_N, foil_M, pairing, self.focal, self.label_smoothing, group)
 
-    def scores(self, patches_BPD: Tensor, words: Tokens, owner_N: Tensor, scale: Tensor) -> Tensor:
+    def scores(self, patches_BPD: Tensor, words: MaskedTokens, owner_N: Tensor, scale: Tensor) -> Tensor:
         """S of every text with its own image: ``[N]``; every text must have a word.
 
         Args:

@@ -53,7 +53,7 @@ from wholegrain.losses.core.gather import GlobalTexts, gather_rows, gather_texts
 from wholegrain.losses.core.hashed_noise import gumbel, mixed
 from wholegrain.losses.core.known_true import Duplicates, KnownTrue, own_foils
 from wholegrain.losses.core.matching import NEEDED, log_odds
-from wholegrain.losses.core.pair_scores import Tokens, clean_tokens, gather_tokens
+from wholegrain.losses.core.pair_scores import MaskedTokens, clean_tokens, gather_tokens
 
 CELLS = 2**24  # float64 numbers of one block of the draw: 128 MB
 
@@ -158,7 +158,7 @@ class ItmLoss:
         return torch.cat([own, image_C[drawn]]), torch.cat([text_B[own], drawn])
 
 
-def _joined(everyone: GlobalTexts, all_tokens: Tokens, text: TextFeatures, tokens: Tokens, foil: Tensor) -> TextFeatures:
+def _joined(everyone: GlobalTexts, all_tokens: MaskedTokens, text: TextFeatures, tokens: MaskedTokens, foil: Tensor) -> TextFeatures:
     """The true texts of all processes, then this process's foils."""
     mine = tokens[foil]
     length = max(all_tokens.mask_CL.shape[1], mine.mask_CL.shape[1])

@@ -64,7 +64,14 @@ from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.core.contract import TINY, LossOutput, Ranges, State, at_least_float32, full_precision, unit
 from wholegrain.losses.core.gather import sum_over
 from wholegrain.losses.core.known_true import KnownTrue
-from wholegrain.losses.core.pair_scores import Tokens, blocks, clean_tokens, gather_tokens, lse_over_processes, pooled_cosine
+from wholegrain.losses.core.pair_scores import (
+    MaskedTokens,
+    blocks,
+    clean_tokens,
+    gather_tokens,
+    lse_over_processes,
+    pooled_cosine,
+)
 from wholegrain.losses.core.typed_torch import vector_norm
 
 
@@ -167,7 +174,7 @@ class SparcLoss:
             weight = (dot * (factor if self.temperature is None else 1 / self.temperature)).softmax(-1)
         return weight.detach() if self.detach_weights else weight
 
-    def _share(self, patches_NPD: Tensor, tokens: Tokens, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def _share(self, patches_NPD: Tensor, tokens: MaskedTokens, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         grouped = unit(self.group_patches(patches_NPD, tokens.tokens_CLD, scale)[1])
         logits = scale * (grouped @ unit(tokens.tokens_CLD).mT)  # [N, L grouped, L tokens]
         padded, floor = ~tokens.mask_CL, torch.finfo(logits.dtype).min / 4
@@ -175,7 +182,7 @@ class SparcLoss:
         to_group = logits.masked_fill(padded[:, :, None], floor).logsumexp(1)
         return self._mean((to_token + to_group) / 2 - logits.diagonal(dim1=1, dim2=2), tokens.mask_CL, group)
 
-    def _among_images(self, patches_BPD: Tensor, tokens: Tokens, pairs: Pairing, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    def _among_images(self, patches_BPD: Tensor, tokens: MaskedTokens, pairs: Pairing, scale: Tensor, group: dist.ProcessGroup | None) -> Tensor:
         """Every token's own image among the images of the global batch."""
         all_tokens, everyone = gather_tokens(tokens, pairs, group)
         known = KnownTrue(pairs, everyone, "ignore")

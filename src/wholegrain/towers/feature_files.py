@@ -5,7 +5,7 @@ the preprocessing or the tokens, the items, what was asked for, the precision. S
 Its metadata hold ``facts``, JSON: the digest of its values, and what its writer says of them. Whoever wants the room back deletes the folder.
 
 Kept are what frozen towers make of a training set (:mod:`wholegrain.training.loading.frozen`) or of a call
-(:mod:`wholegrain.training.loading.remembered`), and what a model makes of an evaluation's pictures and texts
+(:mod:`wholegrain.training.loading.cached_towers`), and what a model makes of an evaluation's pictures and texts
 (:mod:`wholegrain.evaluation.features.feature_store`).
 """
 

@@ -19,7 +19,7 @@ from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import DistributedContext
-from wholegrain.training.run import Run, encoded_first, loader_for, total_steps
+from wholegrain.training.run import Run, loader_for, precomputes, total_steps
 from wholegrain.training.schedule import decay_start, warmup_steps
 
 
@@ -57,6 +57,6 @@ def _why_not(run: Run, after: RunFolder) -> str:
         return f"its rate began to fall at step {decay_start(total, its)}, this one's does at {decay_start(run.total, own)}"
     if warmup_steps(total, its) != warmup_steps(run.total, own):
         return f"its {total} steps cut the warm-up to {warmup_steps(total, its)}"
-    if encoded_first(run, total) != encoded_first(run, run.total):
+    if precomputes(run, total) != precomputes(run, run.total):
         return "frozen towers are encoded beforehand in one of the two alone"
     return ""

@@ -23,7 +23,7 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
-from wholegrain.training.checkpoints.shards import load_shards
+from wholegrain.training.checkpoints.sharded import load_shards
 from wholegrain.training.distributed.processes import DistributedContext
 from wholegrain.training.distributed.sharded import refuse_shard
 from wholegrain.training.encoder import MADE_HERE, Encoder
@@ -206,15 +206,15 @@ def make_encoder(run: Run, say: Callable[[str], None], workers: int = 0, cache: 
     """
     model, keys, needs, precision = run.model, run.plan.keys, run.objective.needs - MADE_HERE, run.recipe.optimiser.precision
     images = texts = None
-    early_images, early_texts = encoded_first(run, run.total)
+    early_images, early_texts = precomputes(run, run.total)
     if early_images:
         images = encode_images_once(model, run.dataset, keys, needs, precision, workers, say, cache)
     if early_texts:
-        texts = encode_texts_once(model, sorted(said_texts(run)), needs, precision, say, cache)
+        texts = encode_texts_once(model, sorted(texts_to_encode(run)), needs, precision, say, cache)
     return Encoder(model, images, texts, run.teacher, run.dropping)
 
 
-def encoded_first(run: Run, total: int) -> tuple[bool, bool]:
+def precomputes(run: Run, total: int) -> tuple[bool, bool]:
     """Whether images, and texts, are encoded before the first of so many steps: towers are frozen, and the steps draw more than there are."""
     recipe, drawn = run.recipe.data, total * run.recipe.optimiser.batch
     images = texts = False
@@ -222,11 +222,11 @@ def encoded_first(run: Run, total: int) -> tuple[bool, bool]:
         images = drawn >= len(run.plan.keys)
     if run.model.text_frozen and not any(draw.sentences[1] for draw in recipe.captions):  # these are too many to list
         each = sum(draw.count for draw in recipe.captions) * (1 + recipe.negatives.count)
-        texts = drawn * each >= len(said_texts(run))
+        texts = drawn * each >= len(texts_to_encode(run))
     return images, texts
 
 
-def said_texts(run: Run) -> set[str]:
+def texts_to_encode(run: Run) -> set[str]:
     """Every text that a step may draw, and the noun phrases of all where a loss asks for them."""
     texts, phrases = drawable_texts(run.dataset, run.plan.keys, run.recipe.data), phrases_for(run.objective)
     return texts if phrases is None else texts | {phrase for spoken in phrases(sorted(texts)) for phrase in spoken}

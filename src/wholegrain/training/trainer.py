@@ -35,9 +35,9 @@ from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.agreement import facts_to_agree_on
 from wholegrain.training.checkpoints.run_folder import STABLE, RunFolder
 from wholegrain.training.checkpoints.saver import Saver
-from wholegrain.training.checkpoints.shards import read_shards
+from wholegrain.training.checkpoints.sharded import read_shards
 from wholegrain.training.distributed.processes import DistributedContext, init_distributed
-from wholegrain.training.distributed.sharded import Shards
+from wholegrain.training.distributed.sharded import ShardedModel
 from wholegrain.training.interrupts import Interrupts
 from wholegrain.training.loading.loader import DrawnSamples, Loader, OnDevice, PlanSampler, make_loader
 from wholegrain.training.memory.compiled import compiled
@@ -142,7 +142,7 @@ class Trainer:
     Attributes:
         progress: how far the run is.
         encoder: the model from batch to features.
-        shards: of a model that is shared out over the processes.
+        sharded_model: of a model that is shared out over the processes.
         optimiser, scaler: what moves the weights.
         saver: what writes checkpoints.
         decay_from, stable_saver: the step with which the rate of ``wsd`` begins to fall, and what keeps the checkpoint of it.
@@ -167,7 +167,7 @@ class Trainer:
         self.decay_from = decay_start(run.total, settings) if settings.schedule == "wsd" else 0
         self.stable_saver = Saver(folder.stable, 1, context, sharded=sharded)
         self.encoder = make_encoder(run, meters.say, options.workers, options.cache)
-        self.shards = Shards(self.encoder, context) if sharded else None
+        self.sharded_model = ShardedModel(self.encoder, context) if sharded else None
         self.optimiser = make_optimiser(run.model, settings)
         self.scaler = make_scaler(context.device, settings.precision)
         self.cast = partial(autocast, context.device, settings.precision)
@@ -183,7 +183,7 @@ class Trainer:
                 recomputed(self.run.model, settings.recompute),
                 self._saving_if_loading_fails(loader),
             ):
-                encoder = self.encoder if self.shards is not None else self.context.wrap(self.encoder)
+                encoder = self.encoder if self.sharded_model is not None else self.context.wrap(self.encoder)
                 self._take_steps(encoder, loader, interrupts)
             if self.evaluate is None:
                 kept = self.gather_kept_model()
@@ -255,7 +255,7 @@ class Trainer:
     def _evaluate(self, evaluate: Evaluate) -> None:
         """By the main process; the others help to encode where ``evaluate`` can share that, and else wait."""
         kept, group = self.gather_kept_model(), self.context.group
-        kept = kept if self.shards is None else kept.to(self.context.device)
+        kept = kept if self.sharded_model is None else kept.to(self.context.device)
         measure = partial(evaluate, kept)
         if isinstance(evaluate, SharedEvaluate) and group is not None:
             shared = evaluate.shared
@@ -276,8 +276,8 @@ class Trainer:
 
     def gather_kept_model(self) -> Model:
         """The model that is evaluated and saved to be used. If it is sharded, this gathers its weights, so every process must ask at once."""
-        if self.shards is not None:
-            return self.shards.full_model(self.run.model)
+        if self.sharded_model is not None:
+            return self.sharded_model.full_model(self.run.model)
         teacher = self.run.teacher
         return self.run.model if teacher is None or self.run.recipe.teacher.keep == "student" else teacher.model
 
@@ -350,7 +350,7 @@ class Trainer:
     def _measure(self, batch: Batch) -> None:
         """Tells the meters, at the first batch, how much arithmetic a step is, and how fast the device multiplies matrices."""
         device, precision = self.context.device, self.run.recipe.optimiser.precision
-        if self.context.is_main_process and self.shards is None:
+        if self.context.is_main_process and self.sharded_model is None:
             work = step_work(self.encoder, self.run.objective, batch.to(device), self.cast, alone=self.context.main_group)
             self.meters.device(work, matrix_peak(device, precision), partial(peak_megabytes, device))
 

@@ -12,12 +12,12 @@ from wholegrain.losses.core.contract import LossOutput, State
 from wholegrain.verify.cases import BIAS, SCALE, Batch, alike, drawn_near, lean, make_batch, permuted
 from wholegrain.verify.definitions import definition_of
 from wholegrain.verify.differences import Differences, tensor
-from wholegrain.verify.subject import NotApplicable, Subject, evaluate
+from wholegrain.verify.subject import LossUnderTest, NotApplicable, evaluate
 
 EXACT = 1e-8  # the largest difference between a loss and its loops
 
 
-def contract(subject: Subject, differences: Differences) -> None:
+def contract(subject: LossUnderTest, differences: Differences) -> None:
     """The form of call and answer."""
     batch, loss = make_batch(0).fresh(), subject.loss
     names = inspect.signature(loss.__call__).parameters
@@ -34,7 +34,7 @@ def contract(subject: Subject, differences: Differences) -> None:
         differences.require(fine, f'part "{name}" is not a detached scalar tensor')
 
 
-def needs(subject: Subject, differences: Differences) -> None:
+def needs(subject: LossUnderTest, differences: Differences) -> None:
     """What is not asked for may be absent."""
     full = make_batch(8)
     slim = lean(full, subject.needs)
@@ -44,7 +44,7 @@ def needs(subject: Subject, differences: Differences) -> None:
     differences.compare("value without the features that it does not ask for", got.value, expected.value)
 
 
-def known_answers(subject: Subject, differences: Differences) -> None:
+def known_answers(subject: LossUnderTest, differences: Differences) -> None:
     """Problems that can be solved on paper."""
     known = definition_of(subject.definition)
     if known is None:
@@ -138,7 +138,7 @@ def steps() -> list[Problem]:
     ]
 
 
-def reference(subject: Subject, differences: Differences) -> None:
+def reference(subject: LossUnderTest, differences: Differences) -> None:
     """Value, gradients and next state against loops."""
     if subject.reference is None:
         like = f"{subject.namesake}, the packaged loss of this name" if subject.namesake else "NAME"
@@ -152,7 +152,7 @@ def reference(subject: Subject, differences: Differences) -> None:
     differences.likely = _cause(wrong, [problem.traits for problem in everything])
 
 
-def _beside_loops(subject: Subject, differences: Differences, problem: Problem, carried: State | None) -> tuple[set[str], State | None]:
+def _beside_loops(subject: LossUnderTest, differences: Differences, problem: Problem, carried: State | None) -> tuple[set[str], State | None]:
     """What is wrong, of ``value``, ``gradient`` and ``state``, and the state that should come next."""
     assert subject.reference is not None
     differences.case = problem.description

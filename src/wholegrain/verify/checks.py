@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from wholegrain.verify import answers, invariances, numbers, training
 from wholegrain.verify.differences import Differences
-from wholegrain.verify.subject import Subject
+from wholegrain.verify.subject import LossUnderTest
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Check:
     means: str
     likely: str
     tolerance: float
-    run: Callable[[Subject, Differences], None]
+    run: Callable[[LossUnderTest, Differences], None]
     judged: bool = True
 
 

@@ -9,20 +9,20 @@ from torch import Tensor
 
 from wholegrain.verify.cases import OF_TOKENS, Batch, make_batch, padded_with, permuted, without_texts
 from wholegrain.verify.differences import Differences
-from wholegrain.verify.subject import NotApplicable, Subject
+from wholegrain.verify.subject import LossUnderTest, NotApplicable
 
 
-def image_order(subject: Subject, differences: Differences) -> None:
+def image_order(subject: LossUnderTest, differences: Differences) -> None:
     """The images of the batch in another order."""
     _order(subject, differences, images=True)
 
 
-def text_order(subject: Subject, differences: Differences) -> None:
+def text_order(subject: LossUnderTest, differences: Differences) -> None:
     """The texts of the batch in another order."""
     _order(subject, differences, images=False)
 
 
-def _order(subject: Subject, differences: Differences, images: bool) -> None:
+def _order(subject: LossUnderTest, differences: Differences, images: bool) -> None:
     for seed in (6, 7):
         batch, draw = make_batch(seed), torch.Generator().manual_seed(seed)
         image, text = (torch.arange(len(x)) for x in (batch.pairing.image_id_B, batch.pairing.owner_N))
@@ -38,7 +38,7 @@ def _order(subject: Subject, differences: Differences, images: bool) -> None:
             differences.compare(f"gradient of {name}", moved.grads[name], grad if order is None else grad[order])
 
 
-def padding(subject: Subject, differences: Differences) -> None:
+def padding(subject: LossUnderTest, differences: Differences) -> None:
     """What stands at padded tokens, and how many there are."""
     if not subject.needs & {"tokens", "cross"}:
         raise NotApplicable("it reads no tokens")
@@ -59,7 +59,7 @@ def padding(subject: Subject, differences: Differences) -> None:
             differences.compare(f"gradient of {name}", got, grad)
 
 
-def missing(subject: Subject, differences: Differences) -> None:
+def missing(subject: LossUnderTest, differences: Differences) -> None:
     """Captions, foils and kinds that are not there."""
     usual = make_batch(3)
     ids = usual.pairing.text_id_N
@@ -80,7 +80,7 @@ def missing(subject: Subject, differences: Differences) -> None:
         _finite(subject, differences, said, batch)
 
 
-def _finite(subject: Subject, differences: Differences, said: str, batch: Batch) -> None:
+def _finite(subject: LossUnderTest, differences: Differences, said: str, batch: Batch) -> None:
     differences.case = said
     result = subject.evaluate(batch)
     differences.finite("value", result.value)
@@ -90,7 +90,7 @@ def _finite(subject: Subject, differences: Differences, said: str, batch: Batch)
         differences.finite(f"state {name}", x)
 
 
-def duplicates(subject: Subject, differences: Differences) -> None:
+def duplicates(subject: LossUnderTest, differences: Differences) -> None:
     """Whether known true pairs that are not a pair of the batch are compared, and as what is documented.
 
     Two things are compared by a loss if it cannot be split into a part for the one and a part for the other: with v', t' other
@@ -124,7 +124,7 @@ def duplicates(subject: Subject, differences: Differences) -> None:
         raise NotApplicable("; ".join(["it compares no image with another image's caption", *differences.notes]))
 
 
-def _reads_foil_in_true_words(subject: Subject) -> bool:
+def _reads_foil_in_true_words(subject: LossUnderTest) -> bool:
     """Whether it matters what a negative is that says word for word what its caption says."""
     batch = make_batch(25, captions=(2,), duplicates=False)  # one image: under another one the negative may be false
     foil = int((~batch.pairing.true_N).nonzero()[0])
@@ -140,7 +140,7 @@ def _reads_foil_in_true_words(subject: Subject) -> bool:
     return (there - here).abs().item() > 1e-9
 
 
-def ids(subject: Subject, differences: Differences) -> None:
+def ids(subject: LossUnderTest, differences: Differences) -> None:
     """Other ids for the same equalities: an id says what is equal, nothing else."""
     batch = make_batch(24)  # ids of 63 bits that differ in one bit
     small = {name: torch.unique(getattr(batch.pairing, name), return_inverse=True)[1] for name in ("text_id_N", "image_id_B")}
@@ -158,7 +158,7 @@ def _drawn_ids(small: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.randint(2**63 - 1, (int(x.max()) + 1,), generator=draw)[x] for name, x in small.items()}
 
 
-def large_scores(subject: Subject, differences: Differences) -> None:
+def large_scores(subject: LossUnderTest, differences: Differences) -> None:
     """Every caption is the opposite of its image, so what it costs must go on growing with the scale."""
     batch = make_batch(27, duplicates=False)
     sign = torch.where(torch.arange(len(batch.pairing.image_id_B)) % 2 == 0, 1.0, -1.0).double()
@@ -185,7 +185,7 @@ def large_scores(subject: Subject, differences: Differences) -> None:
         )
 
 
-def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
+def _interplay(subject: LossUnderTest, batch: Batch, image: int, text: int) -> Tensor:
     def value(new_image: bool, new_text: bool) -> Tensor:
         draw = torch.Generator().manual_seed(1)
         changed = {}
@@ -200,7 +200,7 @@ def _interplay(subject: Subject, batch: Batch, image: int, text: int) -> Tensor:
     return value(True, True) - value(True, False) - value(False, True) + value(False, False)
 
 
-def input_length(subject: Subject, differences: Differences) -> None:
+def input_length(subject: LossUnderTest, differences: Differences) -> None:
     """Not judged: whether the loss sees the length of its inputs."""
     batch = make_batch(9)
     plain = subject.value(batch)

@@ -8,10 +8,10 @@ import torch
 
 from wholegrain.verify.cases import Batch, as_type, lone_pair, make_batch, without_texts
 from wholegrain.verify.differences import Differences
-from wholegrain.verify.subject import Subject
+from wholegrain.verify.subject import LossUnderTest
 
 
-def precision(subject: Subject, differences: Differences) -> None:
+def precision(subject: LossUnderTest, differences: Differences) -> None:
     """bf16 and fp16 inputs, with autocast, against float64 on the same rounded inputs."""
     usual = make_batch(9)
     long = {name: 200 * x for name, x in usual.leaves().items() if name.endswith("D") and "learned." not in name}
@@ -53,7 +53,7 @@ def edge_batches() -> dict[str, Batch]:
     }
 
 
-def edges(subject: Subject, differences: Differences) -> None:
+def edges(subject: LossUnderTest, differences: Differences) -> None:
     """Finite value, gradients and state in float32 at scale 100."""
     for said, batch in edge_batches().items():
         differences.case = f"{said}, scale 100"

@@ -14,7 +14,7 @@ from wholegrain.objectives.resolve import resolve_loss
 from wholegrain.objectives.schema import Term
 from wholegrain.verify import pool
 from wholegrain.verify.cases import BIAS, SCALE, Batch, drawn_near, make_batch, without_texts
-from wholegrain.verify.subject import Subject, evaluate
+from wholegrain.verify.subject import LossUnderTest, evaluate
 
 SPLITS = {1: [(0, 6)], 2: [(0, 2), (2, 6)], 4: [(0, 1), (1, 2), (2, 5), (5, 6)]}
 SECONDS = 40.0  # a process that waits longer waits for a collective call that the others never make
@@ -62,7 +62,7 @@ def _portable(term: Term) -> Term:
     return Term(absolute + colon + attribute, settings=term.settings, name=term.name)
 
 
-def join(subject: Subject) -> list[Joined]:
+def join(subject: LossUnderTest) -> list[Joined]:
     """Two steps in 1, 2 and 4 processes with unequal numbers of texts, and one step in which a process has no texts.
 
     Raises:

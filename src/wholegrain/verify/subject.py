@@ -70,7 +70,7 @@ def _knobs(batch: Batch, scale: float, bias: float | None) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class LossUnderTest:
     """A loss under test.
 
     Attributes:
@@ -152,7 +152,7 @@ class Subject:
         return of_the_loss
 
 
-def make_subject(spec: str, settings: Mapping[str, object] | None = None, like: str | None = None) -> Subject:
+def make_subject(spec: str, settings: Mapping[str, object] | None = None, like: str | None = None) -> LossUnderTest:
     """The subject that ``LOSS`` and its settings name.
 
     Raises:
@@ -167,7 +167,7 @@ def make_subject(spec: str, settings: Mapping[str, object] | None = None, like: 
         raise UserError(f'There is no reference of "{other.name}"; {closest(other.name, defined())}')
     breaks = _breaks(loss)
     inherited = {} if known is None else {check: why for check, why in known.known_breaks(model).items() if check not in breaks}
-    return Subject(term, other, breaks, inherited)
+    return LossUnderTest(term, other, breaks, inherited)
 
 
 def _parsed(like: str) -> dict[str, object]:

@@ -13,12 +13,12 @@ from wholegrain.losses.core.contract import State
 from wholegrain.verify.cases import BIAS, SCALE, Batch, drawn_near, make_batch
 from wholegrain.verify.differences import Differences, tensor
 from wholegrain.verify.processes import join, summed
-from wholegrain.verify.subject import NotApplicable, Subject, evaluate
+from wholegrain.verify.subject import LossUnderTest, NotApplicable, evaluate
 
 STEP = 1e-6
 
 
-def gradients(subject: Subject, differences: Differences) -> None:
+def gradients(subject: LossUnderTest, differences: Differences) -> None:
     """Every feature's gradient against differences, along random directions; what has no gradient is moved all at once."""
     for seed in (5, 15):
         batch = make_batch(seed, captions=(3, 2, 1), branches=2, patches=4, tokens=3, width=4)
@@ -35,13 +35,13 @@ def gradients(subject: Subject, differences: Differences) -> None:
         raise NotApplicable("nothing moves its value in these problems, a hinge that is not reached, say")
 
 
-def _slope(subject: Subject, batch: Batch, along: Mapping[str, Tensor]) -> Tensor:
+def _slope(subject: LossUnderTest, batch: Batch, along: Mapping[str, Tensor]) -> Tensor:
     at = batch.leaves()
     there, back = (subject.value(batch.with_leaves({name: at[name] + s * x for name, x in along.items()})) for s in (STEP, -STEP))
     return (there - back) / (2 * STEP)
 
 
-def scale(subject: Subject, differences: Differences) -> None:
+def scale(subject: LossUnderTest, differences: Differences) -> None:
     """The gradients of scale and bias against differences."""
     idle = {"scale", "bias"}
     for seed, of_scale, of_bias in ((5, SCALE, BIAS), (16, 1.3, 0.5), (17, 40.0, -6.0)):
@@ -60,7 +60,7 @@ def scale(subject: Subject, differences: Differences) -> None:
 _joined = lru_cache(maxsize=1)(join)  # for the two checks that look at the same steps
 
 
-def processes(subject: Subject, differences: Differences) -> None:
+def processes(subject: LossUnderTest, differences: Differences) -> None:
     """Values, parts and gradients of 1, 2 and 4 processes."""
     for joined in _joined(subject):
         for name, expected in joined.alone.items():
@@ -68,7 +68,7 @@ def processes(subject: Subject, differences: Differences) -> None:
                 differences.compare(f"{name}, {joined.split}", summed(joined, name), expected)
 
 
-def state(subject: Subject, differences: Differences) -> None:
+def state(subject: LossUnderTest, differences: Differences) -> None:
     """What is carried: its form, a round trip over disk, the same in all processes."""
     initial, batch = subject.initial_state(), make_batch(1)
     result = evaluate(subject.loss, batch, state=initial)
@@ -94,7 +94,7 @@ def state(subject: Subject, differences: Differences) -> None:
                     differences.compare(f"{name} in process {rank}, {joined.split}", share[name], expected)
 
 
-def _has_effect(subject: Subject, differences: Differences, initial: State) -> None:
+def _has_effect(subject: LossUnderTest, differences: Differences, initial: State) -> None:
     """What moves from step to step must change value or gradients; counts, which may change them in time, are left out."""
     later = subject.warm_state or {}
     floating = [name for name, x in initial.items() if x.is_floating_point() and name in later]
@@ -120,7 +120,7 @@ def _same_form(differences: Differences, initial: Mapping[str, Tensor], later: M
         differences.finite(f"state {name}", later[name])
 
 
-def replay(subject: Subject, differences: Differences) -> None:
+def replay(subject: LossUnderTest, differences: Differences) -> None:
     """Cached embeddings: the loss once over all, its gradients carried back in three micro-batches."""
     batch, parts = make_batch(21), [(0, 2), (2, 3), (3, 6)]
     towers = {name: torch.eye(x.shape[-1], dtype=torch.float64) + 0.1 for name, x in batch.leaves().items()}
@@ -161,11 +161,11 @@ def _encode(batch: Batch, towers: Mapping[str, Tensor]) -> Batch:
     return batch.with_leaves({name: x @ towers[name] for name, x in batch.leaves().items()})
 
 
-def _value(subject: Subject, batch: Batch, knob: Tensor) -> Tensor:
+def _value(subject: LossUnderTest, batch: Batch, knob: Tensor) -> Tensor:
     return subject.loss(batch.image, batch.text, batch.pairing, knob, tensor(BIAS), subject.warm_state).value
 
 
-def repeatable(subject: Subject, differences: Differences) -> None:
+def repeatable(subject: LossUnderTest, differences: Differences) -> None:
     """Twice the same, from a used and a new instance."""
     batch = make_batch(22)
     first, second = subject.evaluate(batch), subject.evaluate(batch)
@@ -176,7 +176,7 @@ def repeatable(subject: Subject, differences: Differences) -> None:
             differences.compare(f"gradient of {name} in {said}", other.grads[name], grad)
 
 
-def inputs_kept(subject: Subject, differences: Differences) -> None:
+def inputs_kept(subject: LossUnderTest, differences: Differences) -> None:
     """The call changes none of its arguments."""
     batch = make_batch(23)
     given = batch.fresh().map(lambda x: x * 1)  # no leaves: autograd refuses to change leaves in place, and would hide it

@@ -20,7 +20,7 @@ from wholegrain.suggest import closest
 from wholegrain.verify.checks import CHECKS, NAMES, Check
 from wholegrain.verify.definitions import label, variant_settings
 from wholegrain.verify.differences import Differences
-from wholegrain.verify.subject import NotApplicable, Subject, make_subject
+from wholegrain.verify.subject import LossUnderTest, NotApplicable, make_subject
 
 Status = Literal["pass", "FAIL", "known to break", "not applicable", "note"]
 
@@ -128,7 +128,7 @@ def verify(
     return verify_subject(make_subject(loss, settings, like), label(loss.rpartition("/")[2], dict(settings or {})), chosen, show)
 
 
-def verify_subject(subject: Subject, name: str, chosen: set[str] | None = None, show: Show = nowhere) -> Verdict:
+def verify_subject(subject: LossUnderTest, name: str, chosen: set[str] | None = None, show: Show = nowhere) -> Verdict:
     """The checks on a subject; ``chosen``: only these."""
     unknown = sorted(set(subject.breaks) - set(NAMES))
     if unknown:
@@ -166,7 +166,7 @@ def _variants_of(name: str) -> Iterable[Verdict]:
         yield verify_subject(subject, label(short, settings))
 
 
-def _run_check(check: Check, subject: Subject) -> CheckResult:
+def _run_check(check: Check, subject: LossUnderTest) -> CheckResult:
     differences, declared, crashed = Differences(), subject.breaks.get(check.name), False
     try:
         check.run(subject, differences)
@@ -194,7 +194,7 @@ def _run_check(check: Check, subject: Subject) -> CheckResult:
     return CheckResult(check.name, "pass", check.means, notes, difference=difference)
 
 
-def _crash(problem: Exception | SystemExit, subject: Subject) -> str:
+def _crash(problem: Exception | SystemExit, subject: LossUnderTest) -> str:
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()] or [""]
     if isinstance(problem, RuntimeError) and lines[0].startswith(("process ", "no answer")):  # of the pool: a traceback
         said = lines[-1] if lines[0].startswith("process") else lines[0] + ": they wait for a call that the others never make"

@@ -23,7 +23,7 @@ from wholegrain.towers.model import Model
 from wholegrain.training.checkpoints.identity import RunIdentity
 from wholegrain.training.checkpoints.run_folder import RunFolder
 from wholegrain.training.distributed.processes import choose_device
-from wholegrain.training.loading.remembered import remembered
+from wholegrain.training.loading.cached_towers import cached_towers
 from wholegrain.training.run import adapt_to_recipe
 from wholegrain.training.trainer import Evaluate, TrainOptions, train
 
@@ -96,7 +96,7 @@ def evaluate_once(
     """The model's results, kept in ``folder`` and made anew for anything else; what data or model cannot serve is left out.
 
     Args:
-        cache: see :func:`wholegrain.training.loading.remembered.remembered`.
+        cache: see :func:`wholegrain.training.loading.cached_towers.cached_towers`.
     """
     settings = {task: of for task, of in suite.settings.items() if task in suite.tasks}
     identity = {
@@ -109,7 +109,7 @@ def evaluate_once(
         "wholegrain": importlib.metadata.version("wholegrain"),
     }
     if _identity_of(folder) != identity:
-        with remembered(model, cache):
+        with cached_towers(model, cache):
             options = EvaluationOptions(suite.seed, progress=progress)
             results = evaluate(model, dataset, options, split=suite.split, tasks=suite.tasks, settings=settings)
         facts = {key: identity[key] for key in ("split", "content_hash", "settings", "seed")}

@@ -63,8 +63,8 @@ def joined(table: list[list[Tensor]]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Tokens:
-    """Tokens of several texts.
+class MaskedTokens:
+    """Tokens of several texts, and which of them are there.
 
     Attributes:
         tokens_CLD: zero where there is no token.
@@ -74,18 +74,18 @@ class Tokens:
     tokens_CLD: Tensor
     mask_CL: Tensor
 
-    def __getitem__(self, texts: slice | Tensor) -> Tokens:
-        return Tokens(self.tokens_CLD[texts], self.mask_CL[texts])
+    def __getitem__(self, texts: slice | Tensor) -> MaskedTokens:
+        return MaskedTokens(self.tokens_CLD[texts], self.mask_CL[texts])
 
 
-def clean_tokens(text: TextFeatures, who: str) -> Tokens:
+def clean_tokens(text: TextFeatures, who: str) -> MaskedTokens:
     """The tokens in float32 at least, with zeros for padding, which may hold anything, even NaN."""
     if text.tokens_NLD is None or text.mask_NL is None:
         raise ValueError(f"{who} needs tokens_NLD and mask_NL; encode with needs={{'tokens'}}")
-    return Tokens(torch.where(text.mask_NL[..., None], at_least_float32(text.tokens_NLD), 0.0), text.mask_NL)
+    return MaskedTokens(torch.where(text.mask_NL[..., None], at_least_float32(text.tokens_NLD), 0.0), text.mask_NL)
 
 
-def gather_tokens(tokens: Tokens, pairing: Pairing, group: dist.ProcessGroup | None) -> tuple[Tokens, GlobalTexts]:
+def gather_tokens(tokens: MaskedTokens, pairing: Pairing, group: dist.ProcessGroup | None) -> tuple[MaskedTokens, GlobalTexts]:
     """The tokens of all processes, padded to the longest text of all, and the texts they belong to."""
     length = tokens.mask_CL.shape[1]
     if world(group)[1] > 1:
@@ -93,7 +93,7 @@ def gather_tokens(tokens: Tokens, pairing: Pairing, group: dist.ProcessGroup | N
     mask = tokens.mask_CL[..., None].to(tokens.tokens_CLD.dtype)
     sent = pad(torch.cat([tokens.tokens_CLD, mask], -1), (0, 0, 0, length - tokens.mask_CL.shape[1]))
     everyone = gather_texts(sent, pairing, group)
-    return Tokens(everyone.vectors_CD[..., :-1], everyone.vectors_CD[..., -1] > 0.5), everyone
+    return MaskedTokens(everyone.vectors_CD[..., :-1], everyone.vectors_CD[..., -1] > 0.5), everyone
 
 
 def pair_softmax_of(

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from wholegrain.errors import MachineError, UserError
 from wholegrain.training.checkpoints import checkpoint
 from wholegrain.training.checkpoints.checkpoint import Checkpoint
-from wholegrain.training.checkpoints.shards import gloo_context, on_cpu, save_shards
+from wholegrain.training.checkpoints.sharded import gloo_context, on_cpu, save_shards
 from wholegrain.training.distributed.processes import DistributedContext
 
 

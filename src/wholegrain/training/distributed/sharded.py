@@ -42,7 +42,7 @@ def refuse_shard(recipe: Recipe, model: Model) -> None:
         raise UserError(f"optimiser.shard needs torch 2.9 or newer, and this is {torch.__version__}; update it.") from None
 
 
-class Shards:
+class ShardedModel:
     """A model that was shared out over the processes of a context.
 
     Args:

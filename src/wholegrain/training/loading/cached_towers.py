@@ -22,7 +22,7 @@ MOST_BYTES = 2**26
 
 
 @contextmanager
-def remembered(model: Model, folder: Path | None) -> Iterator[None]:
+def cached_towers(model: Model, folder: Path | None) -> Iterator[None]:
     """While this is open, frozen towers of the model read from ``folder`` what they have made before, and keep there what is new.
 
     Args:
