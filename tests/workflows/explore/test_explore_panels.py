@@ -19,10 +19,10 @@ from wholegrain.workflows.embedder import Embedder, load
 from wholegrain.workflows.explore import twins
 from wholegrain.workflows.explore.branches import branch_rows
 from wholegrain.workflows.explore.gallery import DrawnPicture, Gallery, Neighbours, drawn_gallery, open_gallery
-from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.hard_negatives import Contest, NegativeMaker
 from wholegrain.workflows.explore.limits import LONGEST, MOST_BYTES, captions_of
 from wholegrain.workflows.explore.panels import Panels, told
-from wholegrain.workflows.explore.scores import ScoreTable, score_captions
+from wholegrain.workflows.explore.scores import ScoreTable, score_table, similarities
 from wholegrain.workflows.explore.server import drawn_size, models_and_data
 from wholegrain.workflows.explore.twins import Setting, make_pair, score_pair
 from wholegrain.workflows.given_pictures import GivenPictures
@@ -52,7 +52,7 @@ def path(tmp_path, gallery):
 
 
 def test_the_table_is_the_models_own_similarity(models, gallery):
-    table = score_captions(models, gallery.pictures[0].pixels(), CAPTIONS)
+    table = score_table(models, CAPTIONS, similarities(models, gallery.pictures[0].pixels(), CAPTIONS))
     for model, row in zip(models, table.scores_MN, strict=True):
         assert np.array_equal(row, model.similarity(gallery.pictures[0].pixels(), CAPTIONS)[0])
     for model, row, shares in zip(models, table.scores_MN, table.shares_MN, strict=True):
@@ -91,14 +91,24 @@ def test_false_versions_are_made_of_words_of_the_data_first(gallery):
     assert [row.kind for row in NegativeMaker().of("a purple cup")]
 
 
-def test_a_model_keeps_the_caption_where_it_scores_it_higher(models, gallery):
-    pixels, caption = gallery.pictures[0].pixels(), gallery.captions[0][0]
-    found = contest(models, pixels, caption, NegativeMaker(gallery.texts))
-    for m, model in enumerate(models):
-        scores = model.similarity(pixels, [caption, *(row.text for row in found.negatives)])[0]
-        assert found.kept_MN[m].tolist() == (scores[0] > scores[1:]).tolist()
-        lost = int((~found.kept_MN[m]).sum())
-        assert f"{model.name} does not put the caption above {lost} of" in found.sentence if lost else f"{model.name} keeps" in found.sentence
+def test_a_model_keeps_the_caption_where_it_scores_it_higher():
+    negatives = NegativeMaker().of("two red cups left of a blue sun")[:3]
+    true_M, false_MN = np.array([2.0, 2.0], np.float32), np.array([[1, 2, 3], [1, 1, 1]], np.float32)
+    found = Contest("two red cups left of a blue sun", ("one", "two"), tuple(negatives), true_M, false_MN)
+    assert found.kept_MN.tolist() == [[True, False, False], [True, True, True]]
+    assert found.sentence.startswith("one does not put the caption above 2 of 3 false versions: ")
+    assert found.sentence.endswith("; two keeps the caption above all 3 false versions.")
+
+
+def test_a_picture_is_encoded_once_for_captions_and_their_false_versions(models, gallery, path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Embedder, "similarity", lambda self, *given, own=Embedder.similarity, **more: asked.append(given) or own(self, *given, **more))
+    html = Panels(models, gallery, 64).scores(path, CAPTIONS, CAPTIONS[0])
+    assert len(asked) == len(models)
+    pixels_HWC, texts = asked[0]
+    assert texts == [*CAPTIONS, CAPTIONS[0], *(row.text for row in NegativeMaker(gallery.texts).of(CAPTIONS[0]))]
+    scores = models[0].similarity(pixels_HWC, texts)[0]
+    assert all(f"{score:.3f}".replace("-", "−") in html for score in scores)
 
 
 @pytest.mark.filterwarnings("ignore:.*longer than the model's context")

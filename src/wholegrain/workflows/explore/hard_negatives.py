@@ -10,10 +10,8 @@ import numpy as np
 from wholegrain.data.record import Caption, Negative, Record, caption_id
 from wholegrain.enrich.negatives.edits import KINDS
 from wholegrain.enrich.negatives.word_rules import NegativesStage
-from wholegrain.progress import nowhere
 from wholegrain.report.contact_sheet import mark_edits
 from wholegrain.report.words import plain
-from wholegrain.workflows.embedder import Embedder
 
 
 class NegativeMaker:
@@ -79,14 +77,6 @@ class Contest:
         if not lost:
             return f"{self.models[m]} keeps the caption above {'all ' if count > 1 else ''}{versions}"
         return f"{self.models[m]} does not put the caption above {len(lost)} of {versions}: {', '.join(dict.fromkeys(lost))}"
-
-
-def contest(models: Sequence[Embedder], pixels_HWC: np.ndarray, caption: str, maker: NegativeMaker) -> Contest:
-    """The caption and its false versions, scored with a picture, uint8 RGB ``[H, W, 3]``."""
-    negatives = maker.of(caption)
-    texts = [caption, *(row.text for row in negatives)]
-    scores_MN = np.stack([model.similarity(pixels_HWC, texts, progress=nowhere)[0] for model in models])
-    return Contest(caption, tuple(model.name for model in models), tuple(negatives), scores_MN[:, 0], scores_MN[:, 1:])
 
 
 def _record(captions: Sequence[str]) -> Record:

@@ -19,9 +19,9 @@ from wholegrain.report.pictures import data_uri, seen_part
 from wholegrain.workflows.embedder import Embedder
 from wholegrain.workflows.explore.branches import branch_rows
 from wholegrain.workflows.explore.gallery import Gallery, Neighbours
-from wholegrain.workflows.explore.hard_negatives import NegativeMaker, contest
+from wholegrain.workflows.explore.hard_negatives import Contest, NegativeMaker
 from wholegrain.workflows.explore.limits import LONGEST, picture_at
-from wholegrain.workflows.explore.scores import number, score_captions
+from wholegrain.workflows.explore.scores import number, score_table, similarities
 from wholegrain.workflows.explore.twins import TRIES, Setting, breaking_setting, make_pair, score_pair, told_apart, verdict
 
 OWN = "each model's own"
@@ -81,8 +81,10 @@ class Panels:
     def scores(self, path: str | None, captions: Sequence[str], caption: str) -> str:
         """Every model's scores of some captions, and false versions of one of them."""
         pixels_HWC = picture_at(path)
-        table = score_captions(self.models, pixels_HWC, captions)
-        found = contest(self.models, pixels_HWC, caption, self._maker)
+        negatives, n = tuple(self._maker.of(caption)), len(captions)
+        scores_MN = similarities(self.models, pixels_HWC, [*captions, caption, *(row.text for row in negatives)])
+        table = score_table(self.models, captions, scores_MN[:, :n])
+        found = Contest(caption, table.models, negatives, scores_MN[:, n], scores_MN[:, n + 1 :])
         return _template("explore_scores.html.j2").render(table=table, contest=found, number=number)
 
     def why(self, path: str | None, caption: str, read_out: str = OWN, show: Show = nowhere) -> str:

@@ -49,9 +49,13 @@ class ScoreTable:
         return "; ".join(f"{name} {it}" for name, it in zip(self.models, said, strict=True)) + "."
 
 
-def score_captions(models: Sequence[Embedder], pixels_HWC: np.ndarray, captions: Sequence[str]) -> ScoreTable:
-    """Scores of a picture, uint8 RGB ``[H, W, 3]``, with captions."""
-    scores_MN = np.stack([model.similarity(pixels_HWC, captions, progress=nowhere)[0] for model in models])
+def similarities(models: Sequence[Embedder], pixels_HWC: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """Scores ``[M, N]`` of a picture, uint8 RGB ``[H, W, 3]``, with texts."""
+    return np.stack([model.similarity(pixels_HWC, texts, progress=nowhere)[0] for model in models])
+
+
+def score_table(models: Sequence[Embedder], captions: Sequence[str], scores_MN: np.ndarray) -> ScoreTable:
+    """The table of captions with these scores."""
     shares_MN = softmax(scores_MN * np.array([[model.scale] for model in models]), axis=1)
     cut_MN = np.array([model.cut(captions) for model in models])
     names = tuple(model.name for model in models)
