@@ -39,7 +39,7 @@ class TrainArguments:
         quiet: no progress.
         cache: a folder that keeps what frozen towers make of the data, so that the next run need not encode them again.
         timeout: seconds to wait for another process before it is taken for lost.
-        tracker: report to wandb, trackio or mlflow, too (pip install "wholegrain[wandb]", "wholegrain[trackio]").
+        tracker: report to wandb, trackio or mlflow, too (pip install "wholegrain[wandb]", "wholegrain[trackio]" or "wholegrain[mlflow]").
         project: the tracker's project.
     """
 
