@@ -60,7 +60,7 @@ def with_grain(measure: Measure) -> Measure:
     return replace(measure, title=f"{measure.title}, with the grain", task=f"{measure.task}_grain")
 
 
-OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", (("sparc", "token/hit_own"),))
+OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", (("sparc", "token/hit_own"), ("wholegrain", "token/hit_own")))
 
 
 def _place(method: str) -> tuple[int, str]:

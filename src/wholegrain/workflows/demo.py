@@ -40,7 +40,7 @@ TASKS = ("retrieval", "composition", "hard_positives", "grounding", "branches")
 SETTINGS: Mapping[str, Mapping[str, object]] = {"retrieval": {"roles": ("overview",)}}
 BOUND, ORDERED = "swap_attribute", "relation"
 """Kinds of twins that act one and act two show: what the patches hold and one vector does not, and what only training repairs."""
-WEIGHT = 1.5
+WEIGHT = 2.0
 """Of the grain beside the whole: that of recipe ``scenes/wholegrain``."""
 
 
