@@ -117,6 +117,14 @@ def test_pages_say_what_is_measured_and_the_same_results_draw_the_same_bytes(com
     assert _into(readme, "new").read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
 
 
+def test_commands_that_differ_in_the_seed_alone_are_told_once(stored):
+    commands = [f"wholegrain compete {methods} --seeds {seed} --out seed-{seed}" for methods, seed in (("clip", 2), ("clip", 0), ("sparc", 1))]
+    told = Page(Comparison(replace(stored, facts=[stored.facts[0] | {"command": command} for command in commands])), Path()).made
+    assert "`wholegrain compete clip --seeds N --out seed-N` for N = 0, 2; a machine" in told
+    assert "`wholegrain compete sparc --seeds 1 --out seed-1`; a machine" in told
+    assert told.count("compete") == 2
+
+
 def test_gaps_from_a_method_are_drawn_the_same_from_the_same_results(comparison, tmp_path):
     page = Page(comparison, tmp_path)
     drawn = [(page.gaps(f"{n}", [RECALL], ["clip", "sparc", "holistic"]), (tmp_path / f"{n}.svg").read_bytes())[1] for n in (0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,13 +80,25 @@ class Page:
 
     @property
     def made(self) -> str:
-        """Command, seeds, machine and date, in one paragraph."""
-        seeds = ", ".join(map(str, self.comparison.seeds))
-        made = (
-            f"`{facts['command']}`; {facts['machine']}, torch {facts['versions']['torch']}; {facts['date']}, at commit {facts['commit']}."
-            for facts in self.comparison.stored.facts
-        )
-        return f"Seeds {seeds}. Of runs that two commands made, those of the later one are shown. " + "\n\n".join(made)
+        """Commands, seeds, machines and dates, a paragraph each; commands that differ in nothing but the seed are one."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for facts in self.comparison.stored.facts:
+            of = f"{facts['machine']}, torch {facts['versions']['torch']}; {facts['date']}, at commit {facts['commit']}."
+            command, seed = _without_its_seed(facts["command"])
+            alike.setdefault((command, of), []).append(seed)
+        said = [f"`{_with_seed(command, seeds)}; {of}" for (command, of), seeds in alike.items()]
+        return "\n\n".join([f"Seeds {', '.join(map(str, self.comparison.seeds))}. Of runs that two commands made, those of the later one are shown.", *said])
+
+
+def _without_its_seed(command: str) -> tuple[str, str]:
+    """``--seeds 3 … --out seed-3`` with N in place of 3, and 3; another command as it is."""
+    found = re.fullmatch(r"(.* --seeds )(\d+)( .*--out seed-)\2", command)
+    return (command, "") if found is None else (f"{found[1]}N{found[3]}N", found[2])
+
+
+def _with_seed(command: str, seeds: Sequence[str]) -> str:
+    several = len(seeds) > 1
+    return f"{command}` for N = {', '.join(sorted(seeds))}" if several else re.sub(r"( --seeds | --out seed-)N\b", rf"\g<1>{seeds[0]}", command) + "`"
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
