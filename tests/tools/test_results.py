@@ -56,7 +56,6 @@ def test_what_is_kept_gives_the_figures_and_intervals_of_the_runs(stored, compar
         own = [[r.results[0] for r in stored.runs if (r.method, r.budget) == (name, 300)] for name in (method, minus) if name]
         assert comparison.mean(method, 300, RECALL, minus) == mean_over_seeds(own[0], "recall@1", own[1] if minus else ())
     assert (comparison.methods, comparison.budgets, comparison.seeds) == (["clip", "sparc", "holistic"], [75, 300], [0, 1])
-    assert comparison.seconds("clip", 75) == 150
 
 
 def test_runs_that_are_added_later_stand_beside_the_kept_and_take_the_place_of_their_own_kind(stored, tmp_path):
@@ -115,6 +114,18 @@ def test_pages_say_what_is_measured_and_the_same_results_draw_the_same_bytes(com
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n")
     assert _into(readme, "new").read_text() == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+
+
+def test_at_equal_time_a_dearer_method_takes_fewer_steps(stored):
+    comparison = Comparison(stored, {"clip": 1.0, "sparc": 3.0, "holistic": 1.0})
+    assert [comparison.steps_within("sparc", "clip", steps) for steps in (900, 300, 100)] == [300, 75, None]
+    holistic, sparc = ([r.results[0] for r in stored.runs if (r.method, r.budget) == run] for run in (("holistic", 300), ("sparc", 75)))
+    gap = comparison.mean("sparc", 75, RECALL, "holistic", 300)
+    assert gap == mean_over_seeds(sparc, "recall@1", holistic)
+    head, _, row = Page(comparison, Path()).against_best_in_time([RECALL], "sparc", 300).splitlines()
+    assert "best other, 300 steps" in head
+    assert row.startswith(f"| caption to picture | Holistic {100 * comparison.mean('holistic', 300, RECALL).value:.1f} | 75 | ")
+    assert interval(gap) in row
 
 
 def test_commands_that_differ_in_the_seed_alone_are_told_once(stored):

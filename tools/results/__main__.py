@@ -11,10 +11,12 @@ from pathlib import Path
 
 import tyro
 
+from results.costs import step_seconds
 from results.pages import render
 from results.photographs import CONTROLS, METHODS, Photographs
 from results.rescore import rescored
 from results.store import Stored, added, collect, load, save
+from wholegrain.data.dataset import Dataset
 
 DOCS, README, SHIPPED = Path("docs/results"), Path("README.md"), Path("src/wholegrain/assets/published.json")
 
@@ -67,15 +69,32 @@ def photographs(
     print(f"next: python -m results collect photographs {out}")
 
 
+def costs(data: tyro.conf.Positional[Path], *, methods: tuple[str, ...], steps: int = 6, turns: int = 3) -> None:
+    """Measures what a step of each method costs, turn by turn in this process, and keeps it in docs/results/data/costs.json.
+
+    Args:
+        data: the competition's data set.
+        methods: recipes below scenes/.
+        steps: of each turn, beside two that warm up.
+        turns: the least counts.
+    """
+    path = DOCS / "data" / "costs.json"
+    made = {"seconds": step_seconds(Dataset(data), methods, steps, turns), "steps": steps, "turns": turns, "machine": _processor(), **_now()}
+    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {path}")
+    print("next: make results")
+
+
+def _now() -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return {"date": datetime.date.today().isoformat(), "commit": commit}
+
+
 def _facts(folders: tuple[Path, ...]) -> list[dict[str, object]]:
     """How a competition came about: one entry for each command that was given."""
     begun = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*/steps-*/run.json"))]
-    common = {
-        "date": datetime.date.today().isoformat(),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip(),
-    }
     of_command = {
-        _as_given(run["command"]): {"machine": _processor(), "versions": run["versions"], "data": run["data_hash"], **common} for run in begun
+        _as_given(run["command"]): {"machine": _processor(), "versions": run["versions"], "data": run["data_hash"], **_now()} for run in begun
     }
     return [{"command": command, **facts} for command, facts in of_command.items()]
 
@@ -100,4 +119,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"collect": keep, "rescore": rescore, "photographs": photographs, "render": write})
+    tyro.extras.subcommand_cli_from_dict({"collect": keep, "rescore": rescore, "costs": costs, "photographs": photographs, "render": write})

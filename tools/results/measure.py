@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import pyarrow as pa
@@ -81,9 +81,14 @@ def role(name: str, branch: int | None = None) -> Measure:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A kept competition, asked by method, budget and measure."""
+    """A kept competition, asked by method, budget and measure.
+
+    Attributes:
+        step_seconds: processor seconds of a method's step (:mod:`results.costs`).
+    """
 
     stored: Stored
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def methods(self) -> list[str]:
@@ -107,10 +112,14 @@ class Comparison:
         return [result for run in runs for result in run.results if result.task == task]
 
     @lru_cache(maxsize=4096)  # noqa: B019  (a comparison lives as long as the program)
-    def mean(self, method: str, budget: int, measure: Measure, minus: str = "") -> Mean | None:
-        """A figure over seeds, or its paired difference from another method's; ``None`` where the method does not have it."""
+    def mean(self, method: str, budget: int, measure: Measure, minus: str = "", at: int = 0) -> Mean | None:
+        """A figure over seeds, or its paired difference from another method's; ``None`` where the method does not have it.
+
+        Args:
+            at: the other method's budget; by default the same.
+        """
         found = self._values(method, budget, measure)
-        other = self._values(minus, budget, measure) if minus else []
+        other = self._values(minus, at or budget, measure) if minus else []
         if not found or (minus and not other):
             return None
         return mean_over_seeds(found, "value", other)
@@ -132,10 +141,10 @@ class Comparison:
         """What guessing scores."""
         return self.results(method, budget, measure.task)[0].figure(measure.of(method)).chance
 
-    def seconds(self, method: str, budget: int) -> float:
-        """Of training, mean over seeds."""
-        found = [run.seconds for run in self.stored.runs if (run.method, run.budget) == (method, budget)]
-        return sum(found) / len(found)
+    def steps_within(self, method: str, other: str, budget: int) -> int | None:
+        """The largest budget of a method that takes no longer than so many steps of another one; ``None`` where its smallest takes longer."""
+        most = budget * self.step_seconds[other] / self.step_seconds[method]
+        return max((each for each in self.budgets if each <= most), default=None)
 
 
 def cell(mean: Mean | None, difference: Mean | None = None) -> str:

@@ -12,9 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from results import questions
 from results.charts import draw_curves, draw_gaps
 from results.claims import CLAIMS, MARGIN, verdict
+from results.costs import load_costs
 from results.measure import NAMES, Comparison, Measure, cell, interval, rows
 from results.published import published, write
 from results.store import load
+from wholegrain.evaluation.statistics.compare import Mean
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -59,14 +61,32 @@ class Page:
         """Markdown: the best other method of each measure, the difference from it, and whether the interval leaves room for a point less."""
         body = []
         for measure in measures:
-            others = {name: self.comparison.mean(name, budget, measure) for name in self.comparison.methods if name != method}
-            known = {name: mean.value for name, mean in others.items() if mean is not None}
-            best = max(known, key=lambda name: known[name])
+            best = self._best_other(method, measure, budget)
             gap = self.comparison.mean(method, budget, measure, best)
             assert gap is not None, measure
-            said = "superior" if gap.low > 0 else "not inferior" if gap.low > -MARGIN else "inferior" if gap.high < 0 else "open"
-            body.append([measure.title, self.value(method, measure, budget), f"{NAMES[best]} {self.value(best, measure, budget)}", interval(gap), said])
+            body.append([measure.title, self.value(method, measure, budget), f"{NAMES[best]} {self.value(best, measure, budget)}", interval(gap), said(gap)])
         return markdown(["", NAMES[method], "best other", "difference, points (95%)", ""], body)
+
+    def against_best_in_time(self, measures: Sequence[Measure], method: str, budget: int) -> str:
+        """Markdown: the same, but the method takes no more steps than fit into the time that the best other one takes for so many."""
+        body = []
+        for measure in measures:
+            best = self._best_other(method, measure, budget)
+            steps = self.comparison.steps_within(method, best, budget)
+            gap = None if steps is None else self.comparison.mean(method, steps, measure, best, budget)
+            row = ["none", "", "", ""] if steps is None or gap is None else [str(steps), self.value(method, measure, steps), interval(gap), said(gap)]
+            body.append([measure.title, f"{NAMES[best]} {self.value(best, measure, budget)}", *row])
+        return markdown(["", f"best other, {budget} steps", "steps in that time", NAMES[method], "difference, points (95%)", ""], body)
+
+    def costs(self, reference: str = "clip") -> str:
+        """What a step of each method costs, as a multiple of another's."""
+        seconds = self.comparison.step_seconds
+        return ", ".join(f"{NAMES[method]} {seconds[method] / seconds[reference]:.2f}" for method in self.comparison.methods if method in seconds)
+
+    def _best_other(self, method: str, measure: Measure, budget: int) -> str:
+        others = {name: self.comparison.mean(name, budget, measure) for name in self.comparison.methods if name != method}
+        known = {name: mean.value for name, mean in others.items() if mean is not None}
+        return max(known, key=lambda name: known[name])
 
     def value(self, method: str, measure: Measure, budget: int) -> str:
         """Per cent."""
@@ -101,6 +121,11 @@ def _with_seed(command: str, seeds: Sequence[str]) -> str:
     return f"{command}` for N = {', '.join(sorted(seeds))}" if several else re.sub(r"( --seeds | --out seed-)N\b", rf"\g<1>{seeds[0]}", command) + "`"
 
 
+def said(gap: Mean) -> str:
+    """What an interval says of a difference."""
+    return "superior" if gap.low > 0 else "not inferior" if gap.low > -MARGIN else "inferior" if gap.high < 0 else "open"
+
+
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, body)]
@@ -110,7 +135,8 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def render(docs: Path, readme: Path, shipped: Path) -> list[Path]:
     """Writes every page that has a template, the README's table between its marks, and the figures that ship; gives what was written."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    kept = {folder.name: Comparison(load(folder)) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
+    step_seconds = load_costs(docs / "data" / "costs.json")
+    kept = {folder.name: Comparison(load(folder), step_seconds) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
     pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}
     claims = markdown(["paper", "claim", "measured by", "difference, points (95%)", ""], [verdict(claim, kept) for claim in CLAIMS])
     written = []
