@@ -135,7 +135,7 @@ class Source:
     def is_compound(self, phrase: NounPhrase) -> bool:
         """Whether nouns stand before the head ("tennis ball"), or something after it that belongs to it."""
         before = self.words[phrase.head - 1] if phrase.head > phrase.start else None
-        if before is not None and (before.pos in ("NOUN", "VERB", "PUNCT") or before.low.endswith(("'s", "ing"))):
+        if before is not None and (before.pos in ("NOUN", "VERB", "PUNCT") or before.low.endswith(("'s", "ing", "hot"))):
             return True
         if phrase.start and self.words[phrase.start - 1].low in ("-", "hot"):
             return True

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from wholegrain.text.words.lexicon import lexicon, word_set
-from wholegrain.text.words.morphology import known_forms, singular, verb_of
+from wholegrain.text.words.morphology import singular, verb_of
+from wholegrain.text.words.parts import COLOURS, DEGREES, NUMBERS, OWNERS, parts_of_speech
 from wholegrain.text.words.text import Token, tokens
 
 
@@ -77,59 +77,14 @@ class Tagger(Protocol):
         ...
 
 
-DETERMINERS = word_set("tagging_determiners")
-POSSESSIVES = frozenset(["his", "her", "its", "their", "my", "your", "our"])
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER_OF = {word: n for n, word in enumerate(NUMBERS, 1)} | {str(n): n for n in range(1, 100)}
-PRONOUNS = word_set("tagging_pronouns")
-AUXILIARIES = word_set("tagging_auxiliaries")
-CONJUNCTIONS = word_set("tagging_conjunctions")
-PREPOSITIONS = word_set("tagging_prepositions")
-ADVERBS = word_set("tagging_adverbs")
-_NOUN_FIRST = word_set("tagging_noun_first")
-_ADJ_FIRST = word_set("tagging_adj_first")
-_ALONE = frozenset({"that", "all", "both"})  # determiners that also stand without a noun: "both wear hats"
-_SUBJECTS = frozenset({"he", "she", "it", "who", "which", "that"})
-_PLURAL_SUBJECTS = frozenset({"they", "who", "that", "to", "people"})
-
-
-@lru_cache(maxsize=1 << 16)
-def _possible(word: str) -> tuple[str, ...]:
-    """The parts of speech that a word can be, whatever stands around it."""
-    for name, words in _CLOSED:
-        if word in words:
-            return (name,)
-    if word[0].isdigit():
-        return ("NUM",)
-    if not word[0].isalpha():
-        return ("PUNCT",)
-    if word.endswith(("'s", "’s")):
-        return ("POSS",)
-    found = [pos for pos in known_forms(word) if pos in ("NOUN", "VERB", "ADJ", "ADV")]
-    words = lexicon()
-    if word in words.modifiers and word not in _NOUN_FIRST:
-        found = ["ADJ", *(pos for pos in found if pos != "ADJ")]
-    if singular(word) in words.nouns and "NOUN" not in found:
-        found.append("NOUN")
-    if found:
-        return tuple(found)
-    if word.endswith("ing"):
-        return ("VERB",)
-    return ("ADV",) if word.endswith("ly") else ("ADJ",) if word.endswith("ed") or "-" in word else ("NOUN",)
-
-
-_CLOSED = (
-    ("NUM", frozenset(NUMBERS)), ("DET", DETERMINERS), ("POSS", POSSESSIVES), ("AUX", AUXILIARIES), ("PRON", PRONOUNS),
-    ("CONJ", CONJUNCTIONS), ("ADP", PREPOSITIONS), ("ADV", ADVERBS), ("PART", frozenset({"n't"})),
-)  # fmt: skip
-_BEFORE_NOUN = frozenset({"DET", "NUM", "POSS", "ADJ"})
 
 
 @dataclass(frozen=True)
 class BuiltinTagger:
     """Grammar of everyday captions by word lists and neighbours; no model, the same on every machine."""
 
-    identity: str = "builtin 2"
+    identity: str = "builtin 3"
 
     def tag(self, texts: Sequence[str]) -> list[Tagged]:
         """The grammar of each text.
@@ -145,70 +100,9 @@ class BuiltinTagger:
 @lru_cache(maxsize=1 << 13)
 def _tagged(text: str) -> Tagged:
     found = tokens(text)
-    possible = [_possible(token.low) for token in found]
-    tags: list[str] = []
-    verbs = False
-    for n in range(len(found)):
-        tag = possible[n][0] if len(possible[n]) == 1 and possible[n][0] != "VERB" else _choose(n, found, possible, tags, verbs)
-        verbs = verbs or tag in ("VERB", "AUX")
-        tags.append(tag)
+    tags = parts_of_speech([token.text for token in found])
     words = tuple(word_of(token, tag) for token, tag in zip(found, tags, strict=True))
     return Tagged(text, words, noun_phrases(words))
-
-
-def _choose(n: int, found: Sequence[Token], possible: Sequence[tuple[str, ...]], tags: Sequence[str], verbs: bool) -> str:
-    word, can = found[n].low, possible[n]
-    before = tags[n - 1] if n else ""
-    after = possible[n + 1] if n + 1 < len(found) else ("PUNCT",)
-    noun_follows = any(pos in ("NOUN", "ADJ") for pos in after) and not (after[0] == "VERB" and "ADJ" not in after)
-    if word in _ADJ_FIRST or ("ADJ" in can and "VERB" not in can):
-        colours = n + 2 < len(found) and found[n + 1].low in ("and", ",") and found[n + 2].low in _ADJ_FIRST
-        if noun_follows or colours or "NOUN" not in can or before == "AUX":
-            return "ADJ"
-        return "NOUN"
-    if "VERB" not in can:
-        return can[0]
-    if "NOUN" not in can:
-        low, form = (found[n - 1].low if n else ""), verb_of(word)[1]
-        participle = len(can) > 1 or form == "past" or (form == "ing" and before != "NUM")  # "two wearing hats"
-        return "ADJ" if participle and before in _BEFORE_NOUN and low not in _ALONE and noun_follows else "VERB"
-    return _noun_or_verb(n, found, tags, word, before, after, noun_follows, verbs)
-
-
-def _noun_or_verb(
-    n: int,
-    found: Sequence[Token],
-    tags: Sequence[str],
-    word: str,
-    before: str,
-    after: tuple[str, ...],
-    noun_follows: bool,
-    verbs: bool,
-) -> str:
-    low = found[n - 1].low if n else ""
-    if before == "PUNCT" and low == "-":
-        return "NOUN"
-    if word in _NOUN_FIRST:
-        return "NOUN"
-    form = verb_of(word)[1]
-    if form == "ing":
-        if before in _BEFORE_NOUN:
-            return "ADJ" if noun_follows else "NOUN"
-        return "VERB"
-    if form == "past":
-        return "ADJ" if before in _BEFORE_NOUN and noun_follows else "VERB" if before in ("NOUN", "AUX", "PRON", "ADV") else "ADJ"
-    if before in ("DET", "POSS", "ADJ", "NUM") and low not in _ALONE:
-        return "NOUN"
-    if form == "third":
-        group = n > 2 and found[n - 2].low == "of" and before == "NOUN"  # "a group of people stands"
-        if low in _SUBJECTS or (before == "NOUN" and singular(low) == low) or before == "ADV" or group:
-            return "VERB"
-        return "VERB" if before in ("CONJ", "PUNCT") and verbs and after[0] in ("DET", "ADP", "POSS", "PUNCT", "NUM") else "NOUN"
-    if low in _PLURAL_SUBJECTS or (before == "NOUN" and singular(low) != low) or low in ("can", "will"):
-        return "VERB"
-    if before == "NOUN" and not verbs and "and" in (token.low for token in found[:n]) and after[0] in ("ADP", "PUNCT", "DET"):
-        return "VERB"  # "a man and a dog run"
-    return "VERB" if before == "CONJ" and verbs and after[0] in ("DET", "ADP", "POSS", "PUNCT") and low == "and" else "NOUN"
 
 
 def word_of(token: Token, pos: str) -> Word:
@@ -224,33 +118,64 @@ def word_of(token: Token, pos: str) -> Word:
 
 
 def noun_phrases(words: Sequence[Word]) -> tuple[NounPhrase, ...]:
-    """Runs of determiners, numbers, adjectives (also joined by "and") and nouns that end at a noun."""
+    """Runs of determiners, numbers, adjectives (also listed: "red, white and blue"), owners ("a dog's") and nouns that end at a noun.
+
+    An adverb belongs to the adjective behind it ("a very steep wall"), a participle to the noun before it ("a snow covered hill").
+    """
     found, n = [], 0
     while n < len(words):
-        start = n
-        head = -1
-        while n < len(words):
-            pos = words[n].pos
-            if pos == "NOUN":
-                head = n
-            elif pos in ("DET", "POSS", "NUM"):
-                if head >= 0 or (n > start and words[n - 1].pos == "ADJ"):
-                    break
-            elif pos == "ADJ":
-                if head >= 0:
-                    break
-            elif not (
-                words[n].low in ("and", ",", "-")
-                and n > start
-                and n + 1 < len(words)
-                and words[n - 1].pos == "ADJ"
-                and words[n + 1].pos == "ADJ"
-            ):
-                break
-            n += 1
+        head = _head(words, n)
         if head >= 0:
-            found.append(NounPhrase(start, head))
-            n = head + 1
-        else:
-            n = max(n, start + 1)
+            found.append(NounPhrase(n, head))
+        n = max(n, head) + 1
     return tuple(found)
+
+
+def _head(words: Sequence[Word], start: int) -> int:
+    """The noun at which the phrase ends that begins at a word; -1 if none does."""
+    head, owned = -1, -1  # owned: the last "dog's" or "snow covered", behind which adjectives may stand again
+    for n in range(start, len(words)):
+        pos, before = words[n].pos, words[n - 1].pos if n > start else ""
+        if pos == "NOUN":
+            head = n
+        elif pos == "POSS" and words[n].low.endswith(OWNERS):
+            if words[n].low in OWNERS and before != "NOUN":
+                break
+            owned = n
+        elif pos in ("DET", "POSS", "NUM"):
+            if head > owned or before == "ADJ":
+                break
+        elif pos == "ADJ":
+            if head > owned and not (head == n - 1 and _makes_compound(words, n)):
+                break
+            owned = n if head > owned else owned
+        elif pos == "ADV":
+            if head > owned or not _grades(words, n, start):
+                break
+        elif not (before and _joins_adjectives(words, n)):
+            break
+    return head
+
+
+def _makes_compound(words: Sequence[Word], n: int) -> bool:
+    """A participle between nouns: "snow covered hill", "tree lined street"."""
+    noun, after = words[n - 1], words[n + 1].pos if n + 1 < len(words) else ""
+    several = noun.form == "many" and noun.low.endswith("s")
+    return words[n].low.endswith("ed") and not several and after in ("NOUN", "ADJ")
+
+
+def _grades(words: Sequence[Word], n: int, start: int) -> bool:
+    """An adverb before an adjective within a phrase, or one that can begin it ("brightly colored clothes")."""
+    after = words[n + 1].pos if n + 1 < len(words) else ""
+    return after == "ADJ" and (n > start or words[n].low in DEGREES or (n > 0 and words[n - 1].pos == "ADP"))
+
+
+def _joins_adjectives(words: Sequence[Word], n: int) -> bool:
+    """A mark or "and" between adjectives or colours: "short, fat", "red, white, and blue", "cold but sunny"."""
+    if words[n].low not in ("and", "but", ",", "-"):
+        return False
+    before = n - 2 if words[n].low in ("and", "but") and words[n - 1].low == "," else n - 1
+    after = n + 2 if words[n].low == "," and n + 2 < len(words) and words[n + 1].low in ("and", "but") else n + 1
+    if words[before].pos != "ADJ" or after >= len(words):
+        return False
+    return words[after].pos == "ADJ" or (words[after].pos == "NOUN" and words[after].low in COLOURS)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from wholegrain.errors import UserError
-from wholegrain.text.words.tagging import POSSESSIVES, Tagged, noun_phrases, word_of
+from wholegrain.text.words.parts import POSSESSIVES
+from wholegrain.text.words.tagging import Tagged, noun_phrases, word_of
 from wholegrain.text.words.text import Token, tokens
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from wholegrain.text.words.morphology import article
 
-_TOKEN = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]")
+_TOKEN = re.compile(r"(?<=\s)['’]s\b|[^\W\d_]+(?:['’-][^\W\d_]+)*|\d+|[^\w\s]")
 _ARTICLE = re.compile(r"\b(an?)(\s+)$", re.IGNORECASE)
 Edit = tuple[int, int, str, str]
 """Start and end in code points of the caption, what stood there, what stands there now."""
@@ -38,7 +38,7 @@ class Edited:
 
 @lru_cache(maxsize=1 << 12)
 def tokens(text: str) -> tuple[Token, ...]:
-    """Words, numbers and marks; a possessive ``'s`` belongs to its word.
+    """Words, numbers and marks; a possessive ``'s`` belongs to its word, or is one where a space parts them ("a dog 's tail").
 
     Example:
         >>> [t.low for t in tokens("A dog's 2 t-shirts.")]
