@@ -17,6 +17,7 @@ from results.measure import NAMES, Comparison, Measure, cell, interval, rows
 from results.published import published, write
 from results.store import load
 from wholegrain.evaluation.statistics.compare import Mean
+from wholegrain.workflows.demo import WEIGHT
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -142,7 +143,7 @@ def render(docs: Path, readme: Path, shipped: Path) -> list[Path]:
     written = []
     for template in sorted(TEMPLATES.glob("*.md.j2")):
         path = docs / template.stem
-        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims)
+        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims, weight=f"{WEIGHT:g}")
         if text.strip():  # else a page of a comparison that is not kept
             path.write_text(text, encoding="utf-8")
             written.append(path)
