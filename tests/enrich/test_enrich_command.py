@@ -80,7 +80,7 @@ def test_methods_and_as_many_random_ones_as_a_control(data, tmp_path, capsys):
     assert len(Dataset(tmp_path / "n").negatives) > 0
     code, said = call(capsys, data, "--negatives", "negation", "--splits", "train", "--replace", "--workers", 1)
     assert code == 0, said
-    assert Dataset(data).roles["negated"] == 6
+    assert Dataset(data).roles["negated"] == 12  # "a red half" and "red things" of each of six, not "red beside red"
     assert {kind.split("_")[0] for kind in Dataset(data).negative_kinds} == {"negation"}
 
 
