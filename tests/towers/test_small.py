@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils import _device
 
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.captions import HELD_OUT_PLAIN, HELD_OUT_RELATION, vocabulary
@@ -33,6 +34,16 @@ def test_a_mean_of_moments_knows_which_thing_is_where_and_a_plain_mean_does_not(
     corner = 3 / 5**0.5  # of a ramp of four steps with unit variance, at either end
     assert torch.allclose(across, 2 * corner * (b - a) / 16, atol=1e-5)
     assert torch.allclose(down, across, atol=1e-6)
+
+
+def test_it_is_built_where_transformers_has_loaded_a_model_before(monkeypatch):
+    """While transformers loads a model it stands in for torch.linspace; what torch then takes for its constructors leaves the real one out."""
+    constructors = _device._device_constructors
+    monkeypatch.setattr(_device, "_device_constructors", lambda: constructors() - {torch.linspace})
+    with torch.device("meta"):
+        assert torch.linspace(0, 1, 2).device.type == "cpu"
+        assert PlaceMoments(4).places_P3.device.type == "meta"
+    assert len(model().image_tower.net.norm[1].places_P3) == 16
 
 
 def test_moments_are_of_zero_mean_and_unit_variance_and_leave_tokens_before_the_patches_alone():

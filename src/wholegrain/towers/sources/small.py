@@ -134,9 +134,10 @@ class PlaceMoments(nn.Module):
 
     def __init__(self, side: int) -> None:
         super().__init__()
-        ramp = torch.linspace(-1, 1, side)
+        ones_P = torch.ones(side * side)
+        ramp = torch.linspace(-1, 1, side, device=ones_P.device)  # said, since transformers may have taken linspace out of `with torch.device`
         ramp = ramp / ramp.square().mean().sqrt()
-        places_P3 = torch.stack([torch.ones(side * side), ramp.repeat(side), ramp.repeat_interleave(side)], 1)
+        places_P3 = torch.stack([ones_P, ramp.repeat(side), ramp.repeat_interleave(side)], 1)
         self.register_buffer("places_P3", places_P3, persistent=False)
 
     def forward(self, x_BSV: Tensor) -> Tensor:
