@@ -124,6 +124,7 @@ def test_at_equal_time_a_dearer_method_takes_fewer_steps(stored):
     assert gap == mean_over_seeds(sparc, "recall@1", holistic)
     head, _, row = Page(comparison, Path()).against_best_in_time([RECALL], "sparc", 300).splitlines()
     assert "best other, 300 steps" in head
+    assert Page(comparison, Path()).tally([RECALL, BRANCH], "clip", 300).endswith(" in 2 of 2")
     assert row.startswith(f"| caption to picture | Holistic {100 * comparison.mean('holistic', 300, RECALL).value:.1f} | 75 | ")
     assert interval(gap) in row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,12 @@ class Page:
             body.append([measure.title, f"{NAMES[best]} {self.value(best, measure, budget)}", *row])
         return markdown(["", f"best other, {budget} steps", "steps in that time", NAMES[method], "difference, points (95%)", ""], body)
 
+    def tally(self, measures: Sequence[Measure], method: str, budget: int) -> str:
+        """In how many measures a method is superior to the best other one, and so on: "superior in 12, not inferior in 3, open in 2 of 17"."""
+        gaps = [self.comparison.mean(method, budget, measure, self._best_other(method, measure, budget)) for measure in measures]
+        found = Counter(said(gap) for gap in gaps if gap is not None)
+        return ", ".join(f"{verdict} in {found[verdict]}" for verdict in VERDICTS if found[verdict]) + f" of {len(measures)}"
+
     def costs(self, reference: str = "clip") -> str:
         """What a step of each method costs, as a multiple of another's."""
         seconds = self.comparison.step_seconds
@@ -120,6 +127,9 @@ def _without_its_seed(command: str) -> tuple[str, str]:
 def _with_seed(command: str, seeds: Sequence[str]) -> str:
     several = len(seeds) > 1
     return f"{command}` for N = {', '.join(sorted(seeds))}" if several else re.sub(r"( --seeds | --out seed-)N\b", rf"\g<1>{seeds[0]}", command) + "`"
+
+
+VERDICTS = ("superior", "not inferior", "open", "inferior")
 
 
 def said(gap: Mean) -> str:
