@@ -260,7 +260,7 @@ def test_same_seed_same_result_and_settings_reach_their_task():
 
 
 def test_names_are_checked():
-    assert expand("dense,retrieval,grounding") == ("grounding", "retrieval")
+    assert expand("compositional,retrieval,negatives") == ("composition", "hard_positives", "negatives", "retrieval")
     with pytest.raises(UserError, match="'recall'"):
         expand("recall")
     with pytest.raises(UserError, match="No task"):

@@ -16,7 +16,8 @@ from torch.distributed.tensor import DTensor, Shard
 from wholegrain.data.dataset import Dataset
 from wholegrain.errors import MachineError, UserError
 from wholegrain.objectives.objective import Objective, choose_terms
-from wholegrain.training.checkpoints import checkpoint, shards
+from wholegrain.training.checkpoints import checkpoint
+from wholegrain.training.checkpoints import sharded as sharded_files
 from wholegrain.training.checkpoints.saver import Saver
 from wholegrain.training.distributed import sharded
 from wholegrain.training.distributed.processes import DistributedContext
@@ -52,10 +53,10 @@ def train_here(rank, group, world, data, name, shard, start=0, stop=8, here=None
         )
     optimiser = make_optimiser(model, recipe.optimiser)
     if here is not None:
-        saved, notes = checkpoint.load_newest(here, shards.load_shards(context))
+        saved, notes = checkpoint.load_newest(here, sharded_files.load_shards(context))
         assert saved.step == start
         assert notes == ()
-        checkpoint.unpack(shards.read_shards(saved, here, model, context), model, optimiser, objective)
+        checkpoint.unpack(sharded_files.read_shards(saved, here, model, context), model, optimiser, objective)
     encoder = inner if shared else context.wrap(inner)
     samples = DrawnSamples(dataset, model.preprocess, recipe.data, names, 0)
     plan = PlanSampler(Plan(dataset.keys("train"), 12, 0), start, stop, rank, world)
@@ -164,23 +165,23 @@ def test_going_on_with_as_many_is_bit_for_bit(data, tmp_path):
 def damaged(rank, group, folder):
     """Of two checkpoints the newer is broken in one file that only one process verifies; then the disk is full in one process."""
     context = DistributedContext(torch.device("cpu"), rank, 2, group)
-    mesh = shards.DeviceMesh.from_group(group, "cpu")
+    mesh = sharded_files.DeviceMesh.from_group(group, "cpu")
     whole = torch.arange(6.0)
     for step in (1, 2):
-        part = shards.distribute_tensor(whole * step, mesh, [Shard(0)])
-        shards.save_shards(checkpoint.Checkpoint(step, {"model/x": part, "objective/y": torch.ones(1)}, {}), folder, 2, context)
+        part = sharded_files.distribute_tensor(whole * step, mesh, [Shard(0)])
+        sharded_files.save_shards(checkpoint.Checkpoint(step, {"model/x": part, "objective/y": torch.ones(1)}, {}), folder, 2, context)
     if context.is_main_process:
         victim = max((folder / "step-00000002" / "shards").iterdir())
         victim.write_bytes(victim.read_bytes()[:-1] + b"\x07")
     context.barrier()
-    found, notes = checkpoint.load_newest(folder, shards.load_shards(context))
+    found, notes = checkpoint.load_newest(folder, sharded_files.load_shards(context))
     assert found.step == 1
     assert "checksum of shards/" in notes[0]
     if rank == 1:
         FileSystemWriter._write_data = full
     problem = None
     try:
-        shards.save_shards(checkpoint.Checkpoint(3, {"model/x": part}, {}), folder, 2, context)
+        sharded_files.save_shards(checkpoint.Checkpoint(3, {"model/x": part}, {}), folder, 2, context)
     except MachineError as error:
         problem = str(error)
     context.barrier()  # the first one tidies up

@@ -82,8 +82,8 @@ def _fixed(before: str, word: str, after: str, last: str) -> tuple[str, ...]:
     """What a word is for what stands beside it; empty where that does not tell."""
     if (before, word) in (("each", "other"), ("one", "another")):
         return ("PRON",)
-    if word in ("left", "right") and after == "of" and before not in DETERMINERS | PREPOSITIONS:
-        return ("ADV",)
+    if word in ("left", "right") and after == "of" and before not in PREPOSITIONS:
+        return ("ADJ",) if before in DETERMINERS else ("ADV",)  # "to the left of" names no thing
     if word in ("light", "dark", "bright") and (after in COLOURS or after.endswith("ed")):
         return ("ADJ",)  # "light blue", "light colored"
     if word in _SPORTS and _is_ing(after) and not {"DET", "POSS", "ADJ"} & set(_possible(before)):
