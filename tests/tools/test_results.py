@@ -10,12 +10,12 @@ import pytest
 from results.charts import draw_curves
 from results.claims import Claim, verdict
 from results.measure import OWN, Comparison, Measure, interval
-from results.pages import MARKS, Page, _into, render
+from results.pages import MARKS, Page, Rival, _into, render
 from results.store import START, Run, Stored, added, load, save
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult
-from wholegrain.evaluation.statistics.compare import mean_over_seeds
+from wholegrain.evaluation.statistics.compare import Mean, mean_over_seeds
 
 ROOT = Path(__file__).parents[2]
 RECALL = Measure("caption to picture", "retrieval", "recall@1")
@@ -122,11 +122,27 @@ def test_at_equal_time_a_dearer_method_takes_fewer_steps(stored):
     holistic, sparc = ([r.results[0] for r in stored.runs if (r.method, r.budget) == run] for run in (("holistic", 300), ("sparc", 75)))
     gap = comparison.mean("sparc", 75, RECALL, "holistic", 300)
     assert gap == mean_over_seeds(sparc, "recall@1", holistic)
-    head, _, row = Page(comparison, Path()).against_best_in_time([RECALL], "sparc", 300).splitlines()
+    page = Page(comparison, Path())
+    (rival,) = page.at_equal_time([RECALL], "sparc", 300)
+    assert (rival.best, rival.steps, rival.gap) == ("holistic", 75, gap)
+    head, _, row = page.against([rival]).splitlines()
     assert "best other, 300 steps" in head
-    assert Page(comparison, Path()).tally([RECALL, BRANCH], "clip", 300).endswith(" in 2 of 2")
     assert row.startswith(f"| caption to picture | Holistic {100 * comparison.mean('holistic', 300, RECALL).value:.1f} | 75 | ")
-    assert interval(gap) in row
+    assert row.endswith(f"{interval(gap)} | {rival.verdict} |")
+    (equal,) = page.at_equal_pairs([RECALL], "sparc", 300)
+    assert (equal.steps, equal.gap) == (300, comparison.mean("sparc", 300, RECALL, "holistic"))
+    (late,) = page.at_equal_time([RECALL], "sparc", 75)
+    assert late.steps is None
+    assert page.tally([rival, rival, late]) == f"{rival.verdict} in 2, has no such budget in 1 of 3"
+
+
+def rival(low, high):
+    return Rival(RECALL, "sparc", "clip", 300, 300, Mean((low + high) / 2, low, high, ()))
+
+
+def test_a_verdict_is_the_intervals():
+    found = [rival(*bounds).verdict for bounds in ((0.001, 0.1), (-0.009, 0.1), (-0.011, 0.1), (-0.1, -0.001))]
+    assert found == ["superior", "not inferior", "open", "inferior"]
 
 
 def test_commands_that_differ_in_the_seed_alone_are_told_once(stored):

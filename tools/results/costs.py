@@ -6,7 +6,8 @@ A competition's own seconds are those of machines that did other work beside it;
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +27,23 @@ def step_seconds(data: Dataset, methods: Sequence[str], steps: int, turns: int) 
     return {method: min(times) for method, times in found.items()}
 
 
-def load_costs(path: Path) -> dict[str, float]:
+@dataclass(frozen=True)
+class StepCosts:
+    """What was measured.
+
+    Attributes:
+        seconds: processor seconds of a step, by method.
+        made: command, machine, date.
+    """
+
+    seconds: Mapping[str, float]
+    made: str
+
+
+def load_costs(path: Path) -> StepCosts:
     """What was measured; nothing where nothing was."""
-    return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.exists() else {}
+    if not path.exists():
+        return StepCosts({}, "")
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    command = f"python -m results costs scenes --methods {' '.join(kept['seconds'])} --steps {kept['steps']} --turns {kept['turns']}"
+    return StepCosts(kept["seconds"], f"`{command}`; {kept['machine']}; {kept['date']}, at commit {kept['commit']}")

@@ -15,7 +15,7 @@ from wholegrain.evaluation.statistics.compare import Mean, figure_items, mean_ov
 NAMES = {
     "start": "base", "clip_one_caption": "CLIP, one caption", "clip": "CLIP", "negclip": "NegCLIP", "ce_clip": "CE-CLIP", "sparc": "SPARC",
     "holistic": "Holistic", "wholegrain": "Wholegrain", "clip_grain": "CLIP + grain", "ce_clip_grain": "CE-CLIP + grain",
-    "sparc_grain": "SPARC + grain", "wholegrain_whole": "Wholegrain, whole alone",
+    "sparc_grain": "SPARC + grain", "wholegrain_whole": "Wholegrain, whole alone", "wholegrain_tagger_2": "Wholegrain, second tagger",
     "ce_clip_swaps": "CE-CLIP, swaps", "ce_clip_random": "CE-CLIP, random",
 }  # fmt: skip
 
@@ -60,7 +60,9 @@ def with_grain(measure: Measure) -> Measure:
     return replace(measure, title=f"{measure.title}, with the grain", task=f"{measure.task}_grain")
 
 
-OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", (("sparc", "token/hit_own"), ("wholegrain", "token/hit_own")))
+OF_TOKENS = ("sparc", "wholegrain", "wholegrain_tagger_2")
+"""Methods whose loss reads words by their tokens."""
+OWN = Measure("phrase on its own object, own read-out", "grounding", "hit_own", tuple((method, "token/hit_own") for method in OF_TOKENS))
 
 
 def _place(method: str) -> tuple[int, str]:

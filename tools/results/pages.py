@@ -23,6 +23,34 @@ from wholegrain.workflows.demo import WEIGHT
 TEMPLATES = Path(__file__).with_name("templates")
 
 
+VERDICTS = ("superior", "not inferior", "open", "inferior", "has no such budget")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A method beside the best other one in a measure.
+
+    Attributes:
+        measure, method, best: which.
+        steps, budget: of the method, and of the best other one; ``None`` where the method's smallest budget takes longer.
+        gap: the difference from it.
+    """
+
+    measure: Measure
+    method: str
+    best: str
+    steps: int | None
+    budget: int
+    gap: Mean | None
+
+    @property
+    def verdict(self) -> str:
+        """What the interval says."""
+        if self.gap is None:
+            return VERDICTS[4]
+        return VERDICTS[0] if self.gap.low > 0 else VERDICTS[1] if self.gap.low > -MARGIN else VERDICTS[3] if self.gap.high < 0 else VERDICTS[2]
+
+
 @dataclass(frozen=True)
 class Page:
     """What a template can say of one comparison.
@@ -59,32 +87,32 @@ class Page:
             body.append([measure.title, *("" if mean is None else interval(mean) for mean in found)])
         return markdown(["", *(NAMES[method] for method in methods)], body)
 
-    def against_best(self, measures: Sequence[Measure], method: str, budget: int) -> str:
+    def at_equal_pairs(self, measures: Sequence[Measure], method: str, budget: int) -> list[Rival]:
+        """The best other method of each measure, both after so many steps."""
+        return [self._rival(measure, method, self._best_other(method, measure, budget), budget, budget) for measure in measures]
+
+    def at_equal_time(self, measures: Sequence[Measure], method: str, budget: int) -> list[Rival]:
+        """The same, but the method takes no more steps than fit into the time that the best other one takes for so many."""
+        best = {measure: self._best_other(method, measure, budget) for measure in measures}
+        return [self._rival(measure, method, name, self.comparison.steps_within(method, name, budget), budget) for measure, name in best.items()]
+
+    def _rival(self, measure: Measure, method: str, best: str, steps: int | None, budget: int) -> Rival:
+        gap = None if steps is None else self.comparison.mean(method, steps, measure, best, budget)
+        return Rival(measure, method, best, steps, budget, gap)
+
+    def against(self, rivals: Sequence[Rival]) -> str:
         """Markdown: the best other method of each measure, the difference from it, and whether the interval leaves room for a point less."""
         body = []
-        for measure in measures:
-            best = self._best_other(method, measure, budget)
-            gap = self.comparison.mean(method, budget, measure, best)
-            assert gap is not None, measure
-            body.append([measure.title, self.value(method, measure, budget), f"{NAMES[best]} {self.value(best, measure, budget)}", interval(gap), said(gap)])
-        return markdown(["", NAMES[method], "best other", "difference, points (95%)", ""], body)
+        for it in rivals:
+            own = ["none", "", ""] if it.steps is None or it.gap is None else [str(it.steps), self.value(it.method, it.measure, it.steps), interval(it.gap)]
+            body.append([it.measure.title, f"{NAMES[it.best]} {self.value(it.best, it.measure, it.budget)}", *own, it.verdict])
+        first = rivals[0]
+        return markdown(["", f"best other, {first.budget} steps", "steps", NAMES[first.method], "difference, points (95%)", ""], body)
 
-    def against_best_in_time(self, measures: Sequence[Measure], method: str, budget: int) -> str:
-        """Markdown: the same, but the method takes no more steps than fit into the time that the best other one takes for so many."""
-        body = []
-        for measure in measures:
-            best = self._best_other(method, measure, budget)
-            steps = self.comparison.steps_within(method, best, budget)
-            gap = None if steps is None else self.comparison.mean(method, steps, measure, best, budget)
-            row = ["none", "", "", ""] if steps is None or gap is None else [str(steps), self.value(method, measure, steps), interval(gap), said(gap)]
-            body.append([measure.title, f"{NAMES[best]} {self.value(best, measure, budget)}", *row])
-        return markdown(["", f"best other, {budget} steps", "steps in that time", NAMES[method], "difference, points (95%)", ""], body)
-
-    def tally(self, measures: Sequence[Measure], method: str, budget: int) -> str:
-        """In how many measures a method is superior to the best other one, and so on: "superior in 12, not inferior in 3, open in 2 of 17"."""
-        gaps = [self.comparison.mean(method, budget, measure, self._best_other(method, measure, budget)) for measure in measures]
-        found = Counter(said(gap) for gap in gaps if gap is not None)
-        return ", ".join(f"{verdict} in {found[verdict]}" for verdict in VERDICTS if found[verdict]) + f" of {len(measures)}"
+    def tally(self, rivals: Sequence[Rival]) -> str:
+        """How often each verdict is given: "superior in 12, not inferior in 3, open in 2 of 17"."""
+        found = Counter(it.verdict for it in rivals)
+        return ", ".join(f"{verdict} in {found[verdict]}" for verdict in VERDICTS if found[verdict]) + f" of {len(rivals)}"
 
     def costs(self, reference: str = "clip") -> str:
         """What a step of each method costs, as a multiple of another's."""
@@ -129,14 +157,6 @@ def _with_seed(command: str, seeds: Sequence[str]) -> str:
     return f"{command}` for N = {', '.join(sorted(seeds))}" if several else re.sub(r"( --seeds | --out seed-)N\b", rf"\g<1>{seeds[0]}", command) + "`"
 
 
-VERDICTS = ("superior", "not inferior", "open", "inferior")
-
-
-def said(gap: Mean) -> str:
-    """What an interval says of a difference."""
-    return "superior" if gap.low > 0 else "not inferior" if gap.low > -MARGIN else "inferior" if gap.high < 0 else "open"
-
-
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, body)]
@@ -146,14 +166,14 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def render(docs: Path, readme: Path, shipped: Path) -> list[Path]:
     """Writes every page that has a template, the README's table between its marks, and the figures that ship; gives what was written."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    step_seconds = load_costs(docs / "data" / "costs.json")
-    kept = {folder.name: Comparison(load(folder), step_seconds) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
+    costs = load_costs(docs / "data" / "costs.json")
+    kept = {folder.name: Comparison(load(folder), costs.seconds) for folder in sorted((docs / "data").iterdir()) if folder.is_dir()}
     pages = {name: Page(comparison, docs / "images") for name, comparison in kept.items()}
     claims = markdown(["paper", "claim", "measured by", "difference, points (95%)", ""], [verdict(claim, kept) for claim in CLAIMS])
     written = []
     for template in sorted(TEMPLATES.glob("*.md.j2")):
         path = docs / template.stem
-        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims, weight=f"{WEIGHT:g}")
+        text = environment.get_template(template.name).render(**pages, m=questions, names=NAMES, claims=claims, weight=f"{WEIGHT:g}", costs=costs.made)
         if text.strip():  # else a page of a comparison that is not kept
             path.write_text(text, encoding="utf-8")
             written.append(path)

@@ -27,6 +27,8 @@ RETRIEVAL = [TO_PICTURE, TO_CAPTION]
 GROUNDING = [POOLED, TOKEN]
 ROLES = [role(name, branch) for branch, name in enumerate(("overview", "relation", "main_object", "phrase", "background"))]
 AXES = [*RETRIEVAL, *ORDER, *BINDING, *WORDS, OWN, *ROLES]
+DISTINCT = [axis for axis in AXES if axis is not ROLES[0]]
+"""Without the role overview, which is caption to picture once more (but by Holistic's own branch)."""
 SHORT = [*RETRIEVAL, twins("relation"), twins("swap_attribute"), HARD_POSITIVES, OWN, ROLES[-1]]
 PHOTOS_FALSE = [false_texts("rules"), false_texts("swaps")]
 PHOTOS_WHOLE = [*RETRIEVAL, *PHOTOS_FALSE, HARD_POSITIVES]
