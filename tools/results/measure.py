@@ -126,6 +126,7 @@ class Comparison:
             return None
         return mean_over_seeds(found, "value", other)
 
+    @lru_cache(maxsize=4096)  # noqa: B019
     def _values(self, method: str, budget: int, measure: Measure) -> list[TaskResult]:
         """The items of one figure, each seed's, under a name that all methods share."""
         name = measure.of(method)

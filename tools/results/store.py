@@ -16,13 +16,14 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wholegrain.errors import UserError
 from wholegrain.evaluation.result import Figure, TaskResult, load_results
-from wholegrain.evaluation.statistics.compare import figure_items
+from wholegrain.evaluation.statistics.compare import figure_rows
 from wholegrain.training.checkpoints.run_folder import read_recipe
 from wholegrain.workflows.competition import seconds_of_steps
 
@@ -147,7 +148,7 @@ def _result(task: str, items: pa.Table, about: dict[str, Any]) -> TaskResult:
     bare = TaskResult(task, about["protocol"], (), items.select(there))
     figures = []
     for name, facts in about["figures"].items():
-        values = figure_items(bare, name)[2] if name.rpartition("/")[2] in there else ()
-        if len(values):
-            figures.append(Figure(name, float(values.mean()), nan, nan, facts["count"], facts["chance"], unit=facts["unit"]))
+        values_N = figure_rows(bare, name)["value"].to_numpy() if name.rpartition("/")[2] in there else np.zeros(0)
+        if len(values_N):
+            figures.append(Figure(name, float(values_N.mean()), nan, nan, facts["count"], facts["chance"], unit=facts["unit"]))
     return TaskResult(task, about["protocol"], tuple(figures), bare.items)

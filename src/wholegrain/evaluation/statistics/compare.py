@@ -20,6 +20,17 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
     Raises:
         UserError: when no item holds such a value; a median, say, is no mean of items.
     """
+    rows = figure_rows(result, name)
+    ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
+    return ids, rows["cluster"].to_pylist(), rows["value"].to_numpy()
+
+
+def figure_rows(result: TaskResult, name: str) -> pa.Table:
+    """The items behind a figure as a table: ``item``, ``group``, ``cluster`` and ``value``, a finite float64; where only values are wanted.
+
+    Raises:
+        UserError: as of :func:`figure_items`.
+    """
     group, _, metric = name.rpartition("/")
     if metric not in result.items.column_names:
         raise UserError(
@@ -28,9 +39,9 @@ def figure_items(result: TaskResult, name: str) -> tuple[list[str], list[str], n
     need_columns(result, ("item", "group", "cluster", "overall"))
     rows = result.items.select(["item", "group", "cluster", "overall", metric])
     rows = rows.filter(pc.field("group") == group if group else pc.field("overall"))
-    rows = rows.filter(pa.array(np.isfinite(rows[metric].to_numpy().astype(np.float64))))
-    ids = [f"{g}|{item}" for g, item in zip(rows["group"].to_pylist(), rows["item"].to_pylist(), strict=True)]
-    return ids, rows["cluster"].to_pylist(), rows[metric].to_numpy().astype(np.float64)
+    values_N = rows[metric].to_numpy().astype(np.float64)
+    rows = rows.select(["item", "group", "cluster"]).append_column("value", pa.array(values_N))
+    return rows.filter(pa.array(np.isfinite(values_N)))
 
 
 def compare(a: TaskResult, b: TaskResult, name: str, *, seed: int = 0) -> Difference:
