@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tiny_training import make_recipe
 
 from wholegrain.cli import doctor as command
@@ -179,6 +179,14 @@ def test_copies_and_what_the_loss_makes_of_them(tmp_path):
     assert bad(captions.copies(sample, 2)) == []
 
 
+def turned(image):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    file = io.BytesIO()
+    Image.open(io.BytesIO(image)).save(file, "jpeg", exif=exif)
+    return file.getvalue()
+
+
 def test_dead_pictures(tmp_path):
     def image(number):
         if number % 12 == 0:
@@ -187,13 +195,15 @@ def test_dead_pictures(tmp_path):
             return noise(number, (12, 12))
         if number % 12 == 2:
             return noise(number, (400, 40))
+        if number % 12 == 4:
+            return turned(noise(number))
         return noise(number)[:-80] if number % 12 == 3 else noise(number)
 
     findings = pictures.dead(pictures.decode(draw_sample(make(tmp_path / "d", image=image))))
     said = " ".join(finding.said for finding in findings)
     assert all(
         f"8 of 96 pictures looked at {what}" in said
-        for what in ("cannot be decoded", "are of one colour", "are tiny", "are over 8")
+        for what in ("cannot be decoded", "are of one colour", "are tiny", "are over 8", "lie on their side")
     )
     assert {finding.level for finding in findings} == {"look"}
 

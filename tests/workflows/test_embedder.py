@@ -106,13 +106,15 @@ def test_every_colour_kind_of_picture(embedder, tmp_path):
         np.testing.assert_allclose(embedder.embed_images(path), embedder.embed_images(expected), atol=1e-5)
 
 
-def test_orientation_tags_are_not_applied(embedder, tmp_path):
-    """As in prepared data, where boxes would lose their meaning."""
+def test_files_and_pillow_pictures_are_turned_upright(embedder, tmp_path):
     pixels = np.random.default_rng(2).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_allclose(embedder.embed_images(tmp_path / "turned.png"), embedder.embed_images(pixels), atol=1e-6)
+    upright = embedder.embed_images(np.rot90(pixels, -1))  # tag 6: held by its right side, so a quarter turn clockwise
+    for turned in (tmp_path / "turned.png", Image.open(tmp_path / "turned.png"), tmp_path):
+        np.testing.assert_allclose(embedder.embed_images(turned), upright, atol=1e-6)
+    assert not np.allclose(upright, embedder.embed_images(pixels), atol=1e-3)
 
 
 def test_progress_counts_up_to_all(embedder, files):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from colour_model import COLOURS, ColourModel
-from PIL import Image
+from PIL import ExifTags, Image
 
 from wholegrain.data.listing import list_pictures
 from wholegrain.errors import UserError
@@ -275,6 +275,15 @@ def test_a_query_of_several_phrases_says_where_each_was_found(find):
     assert [where.split()[-1] for where in hit.where] == ["left", "right"]
     assert find("red").phrases == ()
     assert find("red", maps=True).phrases == ("red",)
+
+
+def test_a_photo_is_searched_upright(album, find):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3  # held upside down
+    Image.open(photo(album / "f.bmp", "red", "green")).save(album / "f.png", exif=exif)
+    (album / "f.bmp").unlink()
+    found = find("a green thing and a red thing")
+    assert {hit.name: hit.where for hit in found.hits}["f.png"] == {hit.name: hit.where for hit in found.hits}["d.bmp"]
 
 
 def test_a_model_without_patches_searches_and_says_why_it_shows_no_places(find):

@@ -41,7 +41,7 @@ def explain(args: ExplainArguments) -> None:
     """
     import sys
 
-    from wholegrain.data.pictures import read_rgb
+    from wholegrain.data.pictures import read_rgb, upright_rgb
     from wholegrain.errors import UserError
     from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.files import keepable, shown
@@ -55,7 +55,7 @@ def explain(args: ExplainArguments) -> None:
             if path.suffix != suffix:
                 raise UserError(f"{shown(path)} does not end in {suffix}; --out writes a .png and --html a .html.")
     check_names(args.read_outs)
-    pixels = read_rgb(args.image)
+    pixels = read_rgb(args.image, decode=upright_rgb)
     with showing() as show:
         show("loading the model")
         embedder = load(args.model, args.device)

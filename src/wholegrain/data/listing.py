@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.pictures import MOST_BYTES, SUFFIXES, BrokenPictureError, decode_rgb
+from wholegrain.data.pictures import MOST_BYTES, SUFFIXES, BrokenPictureError, decode_rgb, upright_rgb
 from wholegrain.data.remote import address
 from wholegrain.data.sources import RawSample, SourceOptions, open_source
 from wholegrain.data.sources.sample import Member
@@ -48,9 +48,13 @@ class ListedPicture:
             UserError: it cannot be read or decoded; :class:`~wholegrain.files.UnreadableError`, whose ``problem`` is the reason alone.
         """
         try:
-            return decode_rgb(self.read())
+            return self.decode(self.read())
         except BrokenPictureError as error:
             raise UnreadableError(self.name, f"cannot be decoded ({error})", _ADVICE) from None
+
+    def decode(self, image: bytes) -> np.ndarray:
+        """Its bytes as uint8 RGB ``[H, W, 3]``: a file upright, a picture of a shard as training and evaluation see it, without its orientation tag."""
+        return decode_rgb(image) if self.path is None else upright_rgb(image)
 
 
 @dataclass(frozen=True)

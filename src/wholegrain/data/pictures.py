@@ -10,14 +10,14 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, read_bytes, shown
@@ -89,7 +89,7 @@ def decode_rgb(image: bytes) -> np.ndarray:
 
     JPEG goes through libjpeg-turbo (simplejpeg), which gives Pillow's pixels bit for bit in half of its time; the rest through
     Pillow. Grey, palette, CMYK and 16-bit files become 8-bit RGB (16 bits lose their lower byte; transparency is dropped, as in
-    CLIP's own transforms). Orientation tags are not applied, so boxes keep their meaning.
+    CLIP's own transforms). Orientation tags are not applied, so boxes keep their meaning; :func:`upright_rgb` applies them.
 
     Raises:
         BrokenPictureError: a :class:`ValueError`.
@@ -103,17 +103,37 @@ def decode_rgb(image: bytes) -> np.ndarray:
         return _to_rgb(picture)
 
 
-def read_rgb(path: Path | str, advice: str = "replace it or take it out") -> np.ndarray:
+def upright_rgb(image: bytes) -> np.ndarray:
+    """A picture's file as :func:`decode_rgb` gives it, turned and mirrored as its orientation tag says, so as viewers and browsers show it.
+
+    So are files that a person points at: phones store what their sensor saw, and state in the tag how it was held. Raises
+    :class:`BrokenPictureError`; a tag that cannot be read is no tag.
+    """
+    pixels_HWC = decode_rgb(image)
+    turn = 1
+    with suppress(BrokenPictureError), open_picture(image) as header:
+        turn = header.getexif().get(ExifTags.Base.Orientation, 1)
+    return _turned(pixels_HWC, turn)
+
+
+def _turned(pixels_HWC: np.ndarray, turn: object) -> np.ndarray:
+    if turn not in range(2, 9):
+        return pixels_HWC
+    picture = Image.fromarray(pixels_HWC)
+    picture.getexif()[ExifTags.Base.Orientation] = turn
+    return np.asarray(ImageOps.exif_transpose(picture))
+
+
+def read_rgb(path: Path | str, advice: str = "replace it or take it out", decode: Callable[[bytes], np.ndarray] = decode_rgb) -> np.ndarray:
     """A picture's file as uint8 RGB ``[H, W, 3]``; a :class:`UserError` names a file that cannot be read."""
     try:
-        return decode_rgb(read_bytes(path, advice, most=MOST_BYTES))
+        return decode(read_bytes(path, advice, most=MOST_BYTES))
     except BrokenPictureError as error:
         raise UnreadableError(path, f"cannot be decoded ({error})", advice) from None
 
 
 def rgb_of(picture: Picture, place: int, advice: str = "replace it or take it out") -> np.ndarray:
-    """A picture in any form as uint8 RGB ``[H, W, 3]``: a file as :func:`read_rgb` reads it, a Pillow picture turned into RGB likewise, an
-    array as it is.
+    """A picture in any form as uint8 RGB ``[H, W, 3]``: a file as :func:`upright_rgb` reads it, a Pillow picture likewise, an array as it is.
 
     Args:
         place: in the caller's list, for messages.
@@ -122,13 +142,13 @@ def rgb_of(picture: Picture, place: int, advice: str = "replace it or take it ou
         UserError: it cannot be read, or is of another type, shape or kind of number.
     """
     if isinstance(picture, str | os.PathLike):
-        return read_rgb(Path(picture), advice)
+        return read_rgb(Path(picture), advice, upright_rgb)
     if isinstance(picture, HasPixels):
         return picture.pixels()
     if isinstance(picture, Image.Image):
         try:
             _check_size(picture.size)
-            return _to_rgb(picture)
+            return _turned(_to_rgb(picture), picture.getexif().get(ExifTags.Base.Orientation, 1))
         except Exception as error:  # a picture is decoded when its pixels are asked for
             raise UserError(f"Picture {place} (from 0) cannot be decoded ({error}); {advice}.") from None
     if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3 and picture.size:

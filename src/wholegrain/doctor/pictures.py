@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from wholegrain.data.pictures import BrokenPictureError, open_picture
 from wholegrain.data.record import content_key
@@ -33,6 +33,7 @@ class Picture:
         key: of its bytes; empty if they could not be read.
         size: width and height; (0, 0) if it could not be decoded.
         flat: whether it is of one colour.
+        turned: whether its orientation tag says that it is to be turned or mirrored before it is shown.
         small: uint8 ``[16, 16, 3]``: what survives scaling and compression.
         problem: why it could not be read.
     """
@@ -41,6 +42,7 @@ class Picture:
     key: str = ""
     size: tuple[int, int] = (0, 0)
     flat: bool = False
+    turned: bool = False
     small: np.ndarray | None = None
     problem: str = ""
 
@@ -67,13 +69,14 @@ def picture(item: Item) -> Picture:
         key = content_key(image)
         with open_picture(image) as opened:
             size = opened.size
+            turned = opened.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
             opened.draft("RGB", (128, 128))
             pixels = opened.convert("RGB")
         small = np.asarray(pixels.resize((_SIDE, _SIDE), Image.Resampling.BOX))
         flat = max(high - low for low, high in pixels.getextrema()) <= 8  # type: ignore[operator, union-attr]
     except (BrokenPictureError, OSError, UserError) as problem:
         return Picture(item, key, problem=str(problem))
-    return Picture(item, key, size, flat, small)
+    return Picture(item, key, size, flat, turned, small)
 
 
 def dead(pictures: Sequence[Picture]) -> list[Finding]:
@@ -86,6 +89,11 @@ def dead(pictures: Sequence[Picture]) -> list[Finding]:
             f"are over {LONGEST:.0f} times longer than wide",
             [p for p in pictures if min(p.size) > 0 and max(p.size) > LONGEST * min(p.size)],
             "remove or cut them: a square crop shows hardly any of them",
+        ),
+        (
+            "lie on their side or are mirrored, by their orientation tag",
+            [p for p in pictures if p.turned],
+            "turn their pixels before you prepare them (jpegtran, mogrify -auto-orient): training and evaluation take pictures as they lie",
         ),
     )
     findings = []

@@ -92,8 +92,8 @@ class Embedder:
         """Vectors of pictures, float32 ``[N, D]`` on the CPU, in their order.
 
         Args:
-            pictures: paths, Pillow pictures or uint8 arrays ``[H, W, 3]``, in any mixture and from any iterable, or one of them. As in prepared
-                data, orientation tags are not applied and transparency is dropped.
+            pictures: paths, Pillow pictures or uint8 arrays ``[H, W, 3]``, in any mixture and from any iterable, or one of them. Files and
+                Pillow pictures are turned upright by their orientation tag; transparency is dropped.
             batch_size: pictures per step; it changes nothing beyond rounding.
             normalize: unit vectors; of a model with several branches the mean of their unit vectors, which is shorter where they disagree.
                 Either way the product with a unit text vector is the model's cosine. Without it the vectors are as the model gives them.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
 
-from wholegrain.data.pictures import BrokenPictureError, decode_rgb, open_picture
+from wholegrain.data.pictures import BrokenPictureError, upright_rgb
 from wholegrain.errors import UserError
 from wholegrain.files import UnreadableError, read_bytes, shown
 
@@ -26,7 +25,7 @@ MOST_MODELS = 4
 def picture_at(path: str | None) -> np.ndarray:
     """A dropped picture as uint8 RGB ``[H, W, 3]``, read by the bounded reader of all pictures (:mod:`wholegrain.data.pictures`).
 
-    It is turned upright by its orientation tag, as the browser shows it; pictures of data, whose boxes must keep their meaning, are not.
+    It is turned upright by its orientation tag, as the browser shows it.
 
     Raises:
         UserError: there is none, it is too large or too narrow, or it is no picture of a known kind.
@@ -35,7 +34,7 @@ def picture_at(path: str | None) -> np.ndarray:
         raise UserError("There is no picture yet; drop one, or choose one of those below.")
     name, advice = shown(Path(path).name), "drop another one"
     try:
-        pixels_HWC = _upright(read_bytes(path, advice, most=MOST_BYTES))
+        pixels_HWC = upright_rgb(read_bytes(path, advice, most=MOST_BYTES))
     except (BrokenPictureError, UnreadableError) as error:
         if isinstance(error, UnreadableError) and error.missing:
             raise UserError("The picture was put away, as all are after ten minutes; drop it again, or choose one of those below.") from None
@@ -45,13 +44,6 @@ def picture_at(path: str | None) -> np.ndarray:
     if max(height, width) > MOST_ASPECT * min(height, width):
         raise UserError(f"{name} is {width:,} x {height:,} pixels large, and the longer side may be {MOST_ASPECT} times the shorter; {advice}.")
     return pixels_HWC
-
-
-def _upright(image: bytes) -> np.ndarray:
-    picture = Image.fromarray(decode_rgb(image))
-    with open_picture(image) as header:
-        picture.getexif()[ExifTags.Base.Orientation] = header.getexif().get(ExifTags.Base.Orientation, 1)
-    return np.asarray(ImageOps.exif_transpose(picture))
 
 
 def captions_of(text: str) -> list[str]:

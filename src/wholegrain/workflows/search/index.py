@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from wholegrain.data.listing import ListedPicture, Listing
-from wholegrain.data.pictures import BrokenPictureError, decode_rgb
+from wholegrain.data.pictures import BrokenPictureError
 from wholegrain.data.record import content_key
 from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedModel
@@ -32,6 +32,8 @@ from wholegrain.progress import Show, nowhere
 from wholegrain.towers.identity import model_digest
 from wholegrain.workflows.search.parts import MOST_ROWS, Part, Row, join_parts, next_path, read_parts, write_part
 
+_READING = "upright"
+"""How pictures are read: an index of pictures that were read in another way is another one."""
 SAVE_EVERY = 30.0
 """Seconds after which what was embedded is written."""
 _YOUNG = 2_000_000_000
@@ -100,7 +102,7 @@ def bring_up_to_date(
         MachineError: the disk is full.
     """
     alone = model.model if isinstance(model, WholeAndGrain) else model  # the grain changes no vector
-    folder = (home or index_home()) / digest([model_digest(alone), listing.place])[:32]
+    folder = (home or index_home()) / digest([model_digest(alone), listing.place, _READING])[:32]
     keepable(folder)
     show("reading the index", 0, 0)
     store = _Store(folder, listing)
@@ -282,7 +284,7 @@ class _Source:
         try:
             data = picture.read()
             content = content_key(data)
-            pixels_HWC = decode_rgb(data)
+            pixels_HWC = picture.decode(data)
         except UnreadableError as error:
             problem = error.problem
         except (UserError, BrokenPictureError) as error:
