@@ -9,8 +9,9 @@ import torch
 from eval_fakes import FakeDataset, FakeModel, record, vector
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.result import load_results
+from wholegrain.evaluation.result import Figure, load_results
 from wholegrain.evaluation.statistics.blind import words
+from wholegrain.report.audit_page import ScorecardRow, finding
 from wholegrain.workflows.audit import AuditOptions, SplitWithQuestions, audit
 
 COLOURS = ("white", "brown", "black")
@@ -47,7 +48,21 @@ def test_a_bag_of_words_sees_words_and_not_who_does_what(model, data, tmp_path):
     assert by_kind["swap_attribute"].verdict == by_kind["swap_object"].verdict == "guesses"
     assert by_kind["swap_object"].figure.value == 0.5
     assert found.lines[0].even <= found.lines[-1].even
+    said = finding(found.lines)
+    unseen, seen = said.split("; it mostly sees ")
+    assert all(title in unseen for title in ("“whose attribute”", "“who does it to whom”"))
+    assert "“colour”" in seen
     assert 0.3 < by_kind["attribute_colour"].figure.shuffled < 0.75
+
+
+def test_the_finding_names_the_weakest_where_nothing_is_unseen_and_nothing_where_questions_are_few():
+    def line(title, verdict, value):
+        figure = Figure(title, value, 0.0, 1.0, count=50, unit="share", chance=0.5)
+        return ScorecardRow("action", title, "", figure, {}, verdict, "", value)
+
+    part, whole, few = line("Action", "partly", 0.625), line("Who", "sees", 0.9), line("Size", "few", 0.0)
+    assert finding([part, whole, few]) == "It is weakest at “action” (62.5%); it mostly sees “who”."
+    assert finding([few]).startswith("There are too few questions of any kind")
 
 
 def test_every_photo_is_encoded_once(model, data, tmp_path):
@@ -62,8 +77,7 @@ def test_files_say_the_same(model, data, tmp_path):
     found = audit(model, data, tmp_path, name="my model", options=AuditOptions(progress=False))
     page, told = found.page.read_text(), json.loads((tmp_path / "audit.json").read_text())
     assert "my model" in page
-    assert "<script" not in page
-    assert 'src="http' not in page
+    assert all(word not in page for word in ('src="http', "http://", "@import"))
     assert [line["kind"] for line in told["scorecard"]] == [line.kind for line in found.lines]
     results, meta = load_results(tmp_path)
     assert {result.task for result in results} == {"retrieval", "negatives", "hard_positives"}

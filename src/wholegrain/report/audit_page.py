@@ -20,6 +20,7 @@ from wholegrain.report.entry import Card, Entry
 from wholegrain.report.heatmaps import COLOURS, colour_stops, content_phrases, overlay, patch_maps
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.pictures import data_uri, seen_part
+from wholegrain.report.words import plain
 from wholegrain.text.words.lexicon import lexicon
 
 QUESTIONS = {
@@ -47,6 +48,8 @@ QUESTIONS = {
 }
 """Kind -> title and what is asked."""
 MOST_PHRASES = 3
+ENOUGH = 30
+"""Questions of a kind by which something is said of it."""
 NOUNS = sorted(lexicon().nouns)
 
 
@@ -101,7 +104,7 @@ def _line(kind: str, figure: Figure, blind: Mapping[str, float]) -> ScorecardRow
     chance = figure.chance or 0.0
     bar = max(chance, *blind.values(), figure.shuffled or 0.0) if blind else max(chance, figure.shuffled or 0.0)
     even = (figure.value - bar) / max(1e-9, 1 - bar)
-    if figure.count < 30:
+    if figure.count < ENOUGH:
         verdict, said = "few", "too few to say"
     elif figure.low <= chance:
         verdict, said = "guesses", "no better than guessing"
@@ -156,19 +159,22 @@ class AuditPage:
 def write_audit_page(path: Path, audit: AuditPage) -> Path:
     """Writes the page, aside first; it needs no other file and no network."""
     entry, dataset, split = audit.entry, audit.dataset, audit.split
+    fooled = examples.worst_negatives([entry], dataset, most=2 * len(QUESTIONS))
     page = page_environment().get_template("audit.html.j2").render(
         name=Path(entry.name).name if Path(entry.name).exists() else entry.name,
         split=split,
         folder=getattr(dataset, "name", ""),
+        finding=finding(audit.lines),
+        hero=_hero(entry.loaded, dataset, fooled, audit.lines) if audit.pictures else None,
         lines=audit.lines,
         facts=audit.facts,
         left_out=entry.left_out,
         retrieval=_retrieval(entry),
         maps=_heat_cards(entry.loaded, dataset, split, audit.pictures, audit.seed),
-        fooled=examples.worst_negatives([entry], dataset),
+        fooled=fooled,
         lost=examples.worst_retrievals(entry, dataset, split, count=4),
-        summary=_summary(audit.lines, audit.facts),
         protocols={result.task: result.protocol for result in entry.results},
+        enough=ENOUGH,
         colours=COLOURS,
         stops=colour_stops(),
     )  # fmt: skip
@@ -184,18 +190,51 @@ def _retrieval(entry: Entry) -> list[tuple[str, list[Figure]]]:
     return rows
 
 
-def _summary(lines: Sequence[ScorecardRow], facts: Card) -> list[str]:
-    said = []
-    for verdict, words in (
-        ("guesses", "No better than guessing"), ("texts", "No better than without the photo"), ("partly", "Seen in part"),
-        ("sees", "Mostly seen"), ("few", "Too few questions to say"),
-    ):  # fmt: skip
-        named = [f"{line.title} ({show(line.figure.value, 'share')})" for line in lines if line.verdict == verdict]
-        if named:
-            said.append(f"{words}: {'; '.join(named)}.")
-    if facts["cut"]:
-        said.append(f"{facts['cut share']:.1%} of the texts are longer than the {facts['context']} tokens that the model reads.")
-    return said
+def finding(lines: Sequence[ScorecardRow]) -> str:
+    """What was found, in one sentence: the abilities that are not there, else the weakest one, and those that are."""
+    if all(line.verdict == "few" for line in lines):
+        return f"There are too few questions of any kind: {ENOUGH} are wanted. Ask about more photos, or with more captions."
+    unseen = [line.title for line in lines if line.verdict in ("guesses", "texts")]
+    seen = [line.title for line in lines if line.verdict == "sees"]
+    if unseen:
+        said = f"It does no better than guessing, or than the texts alone, at {_listed(unseen)}"
+    else:
+        least = next(line for line in lines if line.verdict != "few")
+        said = f"It is weakest at {_listed([least.title])} ({show(least.figure.value, 'share')})"
+    return f"{said}; it mostly sees {_listed(seen[::-1])}." if seen else f"{said}."
+
+
+def _listed(titles: Sequence[str], most: int = 4) -> str:
+    named = [f"“{title[0].lower()}{title[1:]}”" for title in titles[:most]]
+    if len(titles) > most:
+        named.append(f"{len(titles) - most} more")
+    return " and ".join([", ".join(named[:-1]), named[-1]] if len(named) > 1 else named)
+
+
+def _hero(model: PatchModel, dataset: EvaluatedData, fooled: Sequence[Card], lines: Sequence[ScorecardRow]) -> Card | None:
+    """Of the weakest ability the photo whose false text was preferred most clearly, and where the model sees the caption's phrases."""
+    order = [plain(line.kind) for line in lines if line.verdict != "few"] or [plain(line.kind) for line in lines]
+    found = [card for card in fooled if card["kind"] in order]
+    if not found:
+        return None
+    worst = min(found, key=lambda card: order.index(card["kind"]))
+    title = lines[[plain(line.kind) for line in lines].index(worst["kind"])].title
+    phrases = content_phrases(worst["true"], NOUNS)[:MOST_PHRASES]
+    try:
+        maps = _maps(model, dataset, worst["key"], phrases)[: len(phrases)]  # by the read-out that it was trained for
+    except NotSupportedError:
+        maps = []
+    return {**worst, "title": title, "maps": maps}
+
+
+def _maps(model: PatchModel, dataset: EvaluatedData, key: str, phrases: Sequence[str]) -> list[Card]:
+    """A map for each phrase by each of the model's read-outs. Raises :class:`NotSupportedError` for a model without patches."""
+    pixels, seen = dataset.pixels(key), model.preprocess.visible_box(*dataset.record(key).size)
+    return [
+        {"phrase": phrase, "read_out": way, "low": float(m.min()), "high": float(m.max()), "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
+        for way in [read_out.name for read_out in default_read_outs(model)] if phrases
+        for phrase, m in zip(phrases, patch_maps(model, [pixels], list(phrases), read_out=way)[0], strict=True)
+    ]  # fmt: skip
 
 
 def _heat_cards(model: PatchModel, dataset: EvaluatedData, split: str, count: int, seed: int) -> list[Card] | str:
@@ -210,17 +249,10 @@ def _heat_cards(model: PatchModel, dataset: EvaluatedData, split: str, count: in
         phrases = content_phrases(caption.text, NOUNS)[:MOST_PHRASES]
         if len(phrases) < 2:
             continue
-        pixels = dataset.pixels(record.key)
         try:
-            ways = [read_out.name for read_out in default_read_outs(model)]
-            maps = {way: patch_maps(model, [pixels], phrases, read_out=way)[0] for way in ways}
+            shown = _maps(model, dataset, record.key, phrases)
         except NotSupportedError as reason:
             return str(reason)
-        seen = model.preprocess.visible_box(*record.size)
-        shown = [
-            {"phrase": phrase, "read_out": way, "low": float(m.min()), "high": float(m.max()),
-             "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
-            for way in ways for phrase, m in zip(phrases, maps[way], strict=True)
-        ]  # fmt: skip
-        cards.append({"caption": caption.text, "picture": data_uri(seen_part(pixels, seen)), "maps": shown})
+        picture = seen_part(dataset.pixels(record.key), model.preprocess.visible_box(*record.size))
+        cards.append({"caption": caption.text, "picture": data_uri(picture), "maps": shown})
     return cards
