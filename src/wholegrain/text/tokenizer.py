@@ -12,9 +12,12 @@ Rows are trimmed to the longest text of the call, not padded to the context leng
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -89,11 +92,23 @@ def _write(path: Path, text: str) -> None:
     write_text(path, text)
 
 
+def _simple_tokenizer_class() -> type[SimpleTokenizer]:
+    """Of open_clip's module by itself: its package imports torchvision and timm, seconds for which commands that only read data would wait."""
+    name = "open_clip.tokenizer"
+    package = importlib.util.find_spec("open_clip")
+    if name in sys.modules or package is None or not package.submodule_search_locations:
+        return importlib.import_module(name).SimpleTokenizer
+    spec = importlib.util.spec_from_file_location("_open_clip_tokenizer", Path(package.submodule_search_locations[0], "tokenizer.py"))
+    assert spec is not None  # a path that ends in .py has a loader
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.SimpleTokenizer
+
+
 @cache
 def _simple_tokenizer(clean: str) -> SimpleTokenizer:
-    from open_clip.tokenizer import SimpleTokenizer
-
-    class QuickForLongWords(SimpleTokenizer):
+    class QuickForLongWords(_simple_tokenizer_class()):
         """open_clip's merges take time quadratic in the length of a word; those of ``tokenizers`` do not."""
 
         def bpe(self, token: str) -> str:
