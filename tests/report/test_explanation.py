@@ -89,6 +89,15 @@ def test_words_behind_the_end_of_the_context_are_said_and_not_shown():
     assert found.maps.shape[0] == len(found.words)
 
 
+def test_the_finding_names_the_phrases_with_the_greatest_and_the_least_map():
+    found = explain(shaken(), PIXELS, CAPTION)
+    most = dict(zip(found.phrases, found.phrase_maps.max(axis=1), strict=True))
+    first, last = max(most, key=most.__getitem__), min(most, key=most.__getitem__)
+    assert found.finding().startswith(f"“{first}” stands out most (")
+    assert f"“{last}” least (" in found.finding()
+    assert first != last
+
+
 def test_a_caption_without_words_is_refused():
     for caption in ("", " . ! "):
         with pytest.raises(UserError, match="no words"):

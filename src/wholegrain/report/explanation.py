@@ -117,6 +117,16 @@ class Explanation:
         values_RP = self.values[read_out]
         return f"{self.sentences[read_out]}, dark {_number(values_RP.min())} to bright {_number(values_RP.max())}"
 
+    def finding(self) -> str:
+        """One sentence: which of its parts stands out most in the picture and which least, by :attr:`read_out`."""
+        parts = list(self.phrases) or list(self.words)
+        if not parts:
+            return "The caption has no words that the model reads."
+        most_R = self.values[self.read_out].max(axis=1)[-len(parts) :]
+        first, last = (int(place) for place in (most_R.argmax(), most_R.argmin()))
+        said = f"“{parts[first]}” stands out most ({_number(most_R[first])})"
+        return f"{said}." if first == last else f"{said}, “{parts[last]}” least ({_number(most_R[last])})."
+
     def _shown(self) -> dict[str, object]:
         ways = [
             {"name": name, "sentence": self.said(name), "own": name == self.read_out,
