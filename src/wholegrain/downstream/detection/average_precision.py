@@ -131,7 +131,8 @@ def matched(pictures: Sequence[BoxedPicture], found: Sequence[Detections], names
                 mine = np.flatnonzero(one.label_K == c)
                 mine = mine[np.argsort(-one.score_K[mine], kind="stable")][:most]
                 own = truth.get(names[c], [])
-                hit_TK, counted_TK = match_picture(one.box_K4[mine], box_M4[own], crowd_M[own])
+                met_TK, counted_TK = match_picture(one.box_K4[mine], box_M4[own], crowd_M[own])
+                hit_TK = met_TK >= 0
                 if names[c] in picture.unsure or not picture.judged(names[c]):
                     counted_TK = counted_TK & hit_TK
                 per_name[c].append((i, one.score_K[mine], hit_TK, counted_TK))
@@ -149,28 +150,28 @@ def _joined(parts: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]], boxes_I
 
 
 def match_picture(box_K4: np.ndarray, true_M4: np.ndarray, crowd_M: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """COCO's matching of one name in one picture, the surest first: each takes the box that it covers best, if it is free and is met by the threshold.
+    """COCO's matching of one name in one picture, the surest first: each takes the free box that it covers best, if that reaches the threshold.
 
     Returns:
-        bool ``[T, K]`` each: whether a detection meets a box that is to be found; whether it counts (not in a crowd).
+        ``[T, K]`` each: int64, which box a detection meets that is to be found, -1 for none; bool, whether it counts (no crowd explains it).
     """
-    hit_TK = np.zeros((len(THRESHOLDS), len(box_K4)), dtype=bool)
-    counted_TK = np.ones_like(hit_TK)
-    iou_KM = _iou(box_K4, true_M4, crowd_M)
+    met_TK = np.full((len(THRESHOLDS), len(box_K4)), -1, dtype=np.int64)
+    counted_TK = np.ones_like(met_TK, dtype=bool)
+    iou_KM = iou_matrix(box_K4, true_M4, crowd_M)
     for t, threshold in enumerate(THRESHOLDS):
         free_M = ~crowd_M
         for k in range(len(box_K4)) if iou_KM.size else ():
             open_M = np.where(free_M, iou_KM[k], -1.0)
             best = len(open_M) - 1 - int(open_M[::-1].argmax())  # of equals the last, as COCO's loop has it
             if open_M[best] >= min(threshold, 1 - 1e-10):
-                hit_TK[t, k], free_M[best] = True, False
+                met_TK[t, k], free_M[best] = best, False
             elif crowd_M.any() and iou_KM[k, crowd_M].max() >= min(threshold, 1 - 1e-10):
                 counted_TK[t, k] = False
-    return hit_TK, counted_TK
+    return met_TK, counted_TK
 
 
-def _iou(box_K4: np.ndarray, true_M4: np.ndarray, crowd_M: np.ndarray) -> np.ndarray:
-    """``[K, M]``; with a crowd the share of the detection that lies in it."""
+def iou_matrix(box_K4: np.ndarray, true_M4: np.ndarray, crowd_M: np.ndarray) -> np.ndarray:
+    """Intersection over union ``[K, M]``; with a crowd the share of the detection that lies in it."""
     low = np.maximum(box_K4[:, None, :2], true_M4[None, :, :2])
     high = np.minimum(box_K4[:, None, 2:], true_M4[None, :, 2:])
     inside_KM = np.clip(high - low, 0, None).prod(-1)
@@ -191,12 +192,29 @@ def _mean(value_RC: np.ndarray) -> np.ndarray:
     return np.where(there_RC, value_RC, 0).sum(1) / np.where(there_RC.any(1), there_RC.sum(1), np.nan)
 
 
-def intervals(found: Sequence[Matched], pictures: int, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, tuple[float, float]]:
-    """95% percentile intervals of :func:`mean_precisions`, pictures drawn with replacement."""
+def spreads(found: Sequence[Matched], pictures: int, groups: Mapping[str, np.ndarray], seed: int) -> dict[str, float]:
+    """Standard errors of :func:`mean_precisions`: their standard deviations over resamples of pictures; NaN where no resample has a value.
+
+    No percentiles: a picture that is drawn twice has the same hit at the same rank twice, so average precisions of names with few boxes lie higher
+    in resamples than in what they are drawn from, and percentiles can miss the value itself. The spread is not moved by that.
+    """
     drawn: dict[str, list[np.ndarray]] = {}
     for block in resample_counts(pictures, RESAMPLES, seed):
         ap_RCT = np.stack([one.average_precision(block.astype(np.float64)) for one in found], 1)
         for name, value_R in mean_precisions(ap_RCT, groups).items():
             drawn.setdefault(name, []).append(value_R)
-    bounds = {name: np.nanpercentile(np.concatenate(values), [2.5, 97.5]) if np.isfinite(np.concatenate(values)).any() else (np.nan, np.nan) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+    joined = {name: np.concatenate(values) for name, values in drawn.items()}
+    return {name: float(np.nanstd(value_R, ddof=1)) if np.isfinite(value_R).sum() > 1 else np.nan for name, value_R in joined.items()}
+
+
+def found_boxes(picture: BoxedPicture, found: Detections, names: Sequence[str], most: int) -> np.ndarray:
+    """bool ``[M]``: which boxes a detection of their own name meets at an intersection over union of one half."""
+    hit_M = np.zeros(len(picture.boxes), dtype=bool)
+    box_M4, crowd_M = np.asarray(picture.boxes, dtype=np.float64).reshape(-1, 4), np.array(picture.is_crowd, dtype=bool)
+    for name in set(picture.names):
+        own = np.array([n for n, other in enumerate(picture.names) if other == name])
+        mine = np.flatnonzero(found.label_K == names.index(name))
+        mine = mine[np.argsort(-found.score_K[mine], kind="stable")][:most]
+        met_K = match_picture(found.box_K4[mine], box_M4[own], crowd_M[own])[0][0]
+        hit_M[own[met_K[met_K >= 0]]] = True
+    return hit_M

@@ -25,6 +25,8 @@ from wholegrain.towers.model import Model
 
 LARGER = 4
 """Cells a patch of the enlarged map, along each side."""
+CUTS = (0.3, 0.5, 0.7)
+"""That are tried on training pictures."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class HeatBoxes:
         low, high = float(map_RQ.min()), float(map_RQ.max())
         if not high > low:
             return
-        parts, count = ndimage.label(map_RQ >= low + self.cut * (high - low))
-        peaks = ndimage.maximum(map_RQ, parts, range(1, count + 1))
-        for peak, (rows, columns) in zip(peaks, ndimage.find_objects(parts), strict=True):
-            yield float(peak), (columns.start, rows.start, columns.stop, rows.stop)
+        parts_RQ = np.zeros(map_RQ.shape, dtype=np.int32)
+        ndimage.label(map_RQ >= low + self.cut * (high - low), output=parts_RQ)
+        for number, (rows, columns) in enumerate(ndimage.find_objects(parts_RQ), 1):
+            own_RQ = parts_RQ[rows, columns] == number
+            yield float(map_RQ[rows, columns][own_RQ].max()), (columns.start, rows.start, columns.stop, rows.stop)
