@@ -69,7 +69,8 @@ def _help(function: Callable[..., object]) -> str:
     text, options = inspect.cleandoc(function.__doc__ or ""), _options_type(function)
     if options is None:
         return text
-    return f"{text}\n\nArgs:\n" + inspect.cleandoc(options.__doc__ or "").partition("Attributes:\n")[2]
+    said = [kind.__dict__.get("__doc__") or "" for kind in options.__mro__ if dataclasses.is_dataclass(kind)]  # its own options first
+    return f"{text}\n\nArgs:\n" + "\n".join(inspect.cleandoc(doc).partition("Attributes:\n")[2] for doc in said)
 
 
 def _parsed(

@@ -51,6 +51,7 @@ GROUPS = {
     "measure": {
         "evaluate": "measure a model: retrieval, composition, with controls",
         "dense": "class names against pixels and boxes: segmentation, pointing",
+        "detect": "boxes of any names: a head trained on a model's patches",
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },

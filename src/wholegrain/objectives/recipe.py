@@ -53,6 +53,22 @@ def load_recipe(source: str | Path | Mapping[str, object], overrides: Sequence[s
     return recipe if recipe.name else replace(recipe, name=name)
 
 
+def overridden(table: Mapping[str, object], overrides: Sequence[str]) -> dict[str, object]:
+    """A copy of nested tables with dotted keys set, as :func:`load_recipe` takes them.
+
+    Raises:
+        UserError: an override without a value, or of what is no key.
+
+    Example:
+        >>> overridden({"training": {"lr": 0.1}}, ["--training.lr", "1e-5"])
+        {'training': {'lr': 1e-05}}
+    """
+    copied = {key: _copied(value) for key, value in table.items()}
+    for key, value in _pairs(overrides):
+        _override(copied, key, value)
+    return copied
+
+
 def recipe_names(folder: str = "") -> tuple[str, ...]:
     """The packaged recipes, sorted; with ``folder="scenes"`` those for scenes alone, as ``scenes/NAME``."""
     packaged = resources.files("wholegrain.recipes").joinpath(folder)

@@ -175,7 +175,7 @@ class Reporter:
         phrases += [f"({' '.join(parts)})"] if len(parts) > 1 else []
         phrases += [f"data wait {smooth['data_wait']:.0%}", f"lr {outcome.lr:.2g}", f"grad {outcome.grad_norm:.2f}"]
         phrases += [f"cut {numbers['truncated']:.1%}"] if outcome.cut else []
-        phrases += [f"scale {outcome.scale:.1f}", f"{smooth['texts_per_s']:.0f} texts/s"]
+        phrases += [f"scale {outcome.scale:.1f}", f"{smooth['texts_per_s']:.0f} texts/s"] if outcome.texts else []
         return phrases + ([f"{numbers['peak_share']:.0%} of peak", f"{numbers['memory_mb'] / 1024:.1f} GB"] if self._peak else [])
 
     def _bar(self) -> Progress:

@@ -66,16 +66,17 @@ def pack(
     step: int,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    objective: Objective,
+    objective: Objective | None,
     teacher: Teacher | None = None,
     **facts: object,
 ) -> Checkpoint:
-    """Everything that the next step depends on, and further plain ``facts``."""
+    """Everything that the next step depends on, and further plain ``facts``; no ``objective`` where its loss carries nothing from step to step."""
     tensors = {f"model/{name}": value for name, value in _saved_tensors(model).items()}
     for name, parameter in model.named_parameters():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser/{name}/{key}"] = torch.as_tensor(value)
-    tensors |= {f"objective/{name}": value for name, value in objective.state_dict().items()}
+    if objective is not None:
+        tensors |= {f"objective/{name}": value for name, value in objective.state_dict().items()}
     if teacher is not None:
         tensors |= {f"teacher/{name}": value for name, value in teacher.state_dict().items()}
     tensors["random/torch"] = torch.get_rng_state()
@@ -91,7 +92,7 @@ def unpack(
     saved: Checkpoint,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
-    objective: Objective,
+    objective: Objective | None,
     teacher: Teacher | None = None,
 ) -> None:
     """Puts everything back.
@@ -108,7 +109,8 @@ def unpack(
         for key, value in own.items():
             value.copy_(saved_model[key])
     _unpack_optimiser(saved.tensors, model, optimiser)
-    objective.load_state_dict({k.removeprefix("objective/"): v for k, v in saved.tensors.items() if k.startswith("objective/")})
+    if objective is not None:
+        objective.load_state_dict({k.removeprefix("objective/"): v for k, v in saved.tensors.items() if k.startswith("objective/")})
     if teacher is not None:
         teacher.load_state_dict({k.removeprefix("teacher/"): v for k, v in saved.tensors.items() if k.startswith("teacher/")})
     torch.set_rng_state(saved.tensors["random/torch"])

@@ -11,8 +11,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -33,6 +34,12 @@ SHARE_OF_MEMORY = 0.4
 
 _CHUNK = 64
 Item = TypeVar("Item")
+
+
+class Pictures(Protocol):
+    """Pictures by key, such as a data set: uint8 RGB ``[H, W, 3]``."""
+
+    def pixels(self, key: str, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,7 @@ class FrozenTexts:
 
 def encode_images_once(
     model: Model,
-    dataset: Dataset,
+    dataset: Pictures,
     keys: Sequence[str],
     needs: frozenset[str],
     precision: str,
@@ -110,7 +117,7 @@ def asked(model: Model, needs: frozenset[str], part: str) -> bool:
 
 
 def _encode_images(
-    model: Model, dataset: Dataset, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int, say: Say
+    model: Model, dataset: Pictures, keys: Sequence[str], needs: frozenset[str], precision: str, workers: int, say: Say
 ) -> dict[str, Tensor] | None:
     """The parts of :class:`RawImage` by name; a missing grid is (0, 0)."""
     loader = DataLoader(
@@ -203,7 +210,7 @@ def _drawable(row: Negative, recipe: DataRecipe) -> bool:
 
 
 class _Pixels(torch.utils.data.Dataset):
-    def __init__(self, dataset: Dataset, model: Model, keys: Sequence[str]) -> None:
+    def __init__(self, dataset: Pictures, model: Model, keys: Sequence[str]) -> None:
         self.dataset, self.preprocess, self.keys = dataset, model.preprocess, keys
 
     def __len__(self) -> int:
