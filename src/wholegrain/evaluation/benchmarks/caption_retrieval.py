@@ -58,7 +58,7 @@ def score_captions(
     if len(captions.pictures) < 2:
         raise NotSupportedError(f"{captions.name} has a single picture, so there is nothing to choose from.")
     encoded, cut_N = encoded_captions(captions, store, progress)
-    found = retrieval(encoded, RetrievalOptions(owner_only=True, shortlist=shortlist), model=model, seed=seed)
+    found = retrieval(encoded, RetrievalOptions(owner_only=not captions.shared, shortlist=shortlist), model=model, seed=seed)
     share_N = cut_N.astype(np.float64)
     low, high = bootstrap_mean(share_N, encoded.owner_N.numpy(), seed=seed)
     cut = Figure(

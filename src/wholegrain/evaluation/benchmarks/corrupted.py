@@ -115,7 +115,7 @@ def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureS
     encoded, _ = encoded_captions(found, store)
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=False), store)
-        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=True), model=model, seed=seed)
+        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=not found.shared), model=model, seed=seed)
     return stacked(
         f"{found.name}_corrupted", results, f"{found.protocol}; {_description(how, 'the shorter side at 224 pixels')}", False, seed
     )

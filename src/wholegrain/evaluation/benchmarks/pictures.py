@@ -14,6 +14,7 @@ from wholegrain.data.record import content_key
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks.items import Picture
+from wholegrain.evaluation.benchmarks.picture_tables import read_cell
 from wholegrain.evaluation.contract import PixelSource
 
 
@@ -70,10 +71,14 @@ class Pictures:
 
 
 def _bytes(picture: Picture) -> bytes:
+    if picture.cell is not None:
+        return read_cell(picture.path, *picture.cell)
     return picture.path.read_bytes() if picture.span is None else read_member(picture.path, *picture.span)
 
 
 def _at(picture: Picture) -> str:
+    if picture.cell is not None:
+        return f" (row {picture.cell[1] + 1:,}, column {picture.cell[0]!r})"
     return "" if picture.span is None else f" (from byte {picture.span[0]:,} on)"
 
 
