@@ -33,7 +33,7 @@ class EvaluateArguments:
         data: a prepared data set.
         split: the split to test on.
         suite: tasks or suites on --data, separated by commas: all, compositional, dense, classification, retrieval, composition,
-            hard_positives, negatives, grounding, branches, zero_shot, linear_probe, faithfulness; or a TOML file with [[benchmark]] tables.
+            hard_positives, negatives, grounding, branches, zero_shot, linear_probe, faithfulness, retrieval_diagonal; or a TOML file with [[benchmark]] tables.
         benchmark: a benchmark of the field and the folder with its files, as sugarcrepe=data/sugarcrepe (docs/evaluation.md lists
             them), or file.py:function of your own; may be given again.
         images: a further folder to look for the benchmarks' pictures in; may be given again.
