@@ -141,7 +141,10 @@ def class_scores(model: EvaluatedModel, image: ImageFeatures, classes: Sequence[
 
 
 def scores_with(model: EvaluatedModel, image: ImageFeatures, text: TextFeatures, classes: int, templates: int) -> Tensor:
-    """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates."""
+    """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates, unless vectors
+    alone are what it reads of texts (``scores_vectors``)."""
+    if getattr(model, "scores_vectors", False):
+        return similarity(image, TextFeatures(ensemble(text.pooled_ND, classes, templates)), model)
     if getattr(model, "score", None) is not None:
         return similarity(image, text, model).unflatten(1, (classes, templates)).mean(2)
     return index_vectors(replace(image, patches_BPD=None)) @ ensemble(text.pooled_ND, classes, templates).T
