@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.split import encode_split
 from wholegrain.evaluation.scores.branch_inference import SELECTOR, BranchInference, branch_count
-from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
+from wholegrain.evaluation.scores.similarity import Scorer
+from wholegrain.evaluation.tasks.retrieval import count_ranks, true_pairs
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ def choose_branch(model: EvaluatedModel, dataset: EvaluatedData, split: str = "v
     """
     selectors = [BranchInference(model, f"{SELECTOR}:{h}") for h in range(branch_count(model))]
     encoded = encode_split(model, dataset, split, batch=batch)
-    tried = []
+    pairs, tried = true_pairs(encoded, dataset.truths), []
     for selector in selectors:
-        found = retrieval(encoded, RetrievalOptions(by_role=False), truths=dataset.truths, model=selector)
-        tried.append(sum(found.figure(f"{side}_retrieval_recall@1").value for side in ("image", "text")) / 2)
+        ranks = count_ranks(Scorer(encoded.image, encoded.text, selector), *pairs)
+        tried.append(sum(float(one.strict(1)[one.answerable].mean()) for one in ranks) / 2)
     return ChosenBranch(tried.index(max(tried)), tuple(tried))

@@ -50,6 +50,7 @@ class EvaluateArguments:
             the cosine. "auto" takes the best of some on the split val of --data (docs/evaluation.md).
         branch_inference: of a model with branches, how they become one score: mean (the default), max, concat, selector:2 for one branch alone,
             or selector for the best one on the split val of --data (docs/evaluation.md).
+        calibration: beside every task and benchmark of choices (classification, true against false) its expected calibration error.
         shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
         read_outs: for grounding, by what a phrase is read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default
@@ -80,6 +81,7 @@ class EvaluateArguments:
     subset: int | None = None
     grain: str = ""
     branch_inference: str = ""
+    calibration: bool = False
     shortlist: int = 0
     roles: tuple[str, ...] = ()
     read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
@@ -127,7 +129,9 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     from wholegrain.evaluation.named import split_grain, split_inference
     from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, results_folder, weights_of
+    from wholegrain.evaluation.scores.similarity import logit_scale
     from wholegrain.evaluation.suite import EvaluationOptions
+    from wholegrain.evaluation.tasks.calibration import calibrated
     from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
@@ -155,7 +159,10 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
             found = run_benchmarks(loaded, wanted, **common, left_out=left_out)
     if not context.is_main_process:
         return None
-    results += [*found, *_averages(average, found, left_out)]
+    results += found
+    if args.calibration:
+        results += calibrated(results, logit_scale(loaded), seed=args.seed)
+    results += _averages(average, found, left_out)
     overlap, trained_on = describe_overlap(results, training_pictures(args.model))
     facts["model"] = f"{args.model}{scored_as}"
     facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
