@@ -32,10 +32,11 @@ def cola_single_object(folder: Path | str, images: tuple[Path, ...] = ()) -> lis
 
 def _part(place: Folder, path: Path) -> ClassRanking:
     document = read_json(path, object)
-    both = [document.get("labels"), document.get("data")] if isinstance(document, dict) else document
-    if not isinstance(both, list) or len(both) != 2 or not all(isinstance(part, list) for part in both):
+    both = (document.get("labels"), document.get("data")) if isinstance(document, dict) else document
+    labels, rows = both if isinstance(both, tuple | list) and len(both) == 2 else (None, None)
+    if not isinstance(labels, list) or not isinstance(rows, list):
         raise UserError(f"{path} holds no labels and data; get it again.")
-    classes, rows = tuple(map(str, both[0])), both[1]
+    classes = tuple(map(str, labels))
     found = [_row(place, path, number, row, len(classes)) for number, row in enumerate(rows)]
     kept, lost = place.kept(found, "pictures")
     name = f"cola_single_object_{path.stem.rsplit('_', 1)[-1].lower()}"

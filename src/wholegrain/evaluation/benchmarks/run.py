@@ -52,7 +52,7 @@ from wholegrain.files import read_toml
 from wholegrain.structure import StructureError, structure
 from wholegrain.suggest import closest
 
-READERS: dict[str, Callable[..., Found | Sequence[Found]]] = {
+READERS: dict[str, Callable[..., Found | list[CaptionSet] | list[ClassRanking]]] = {
     "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
     "winoground": winoground, "colorswap": colorswap, "eqben": eqben, "cola": cola, "crepe": crepe, "whatsup": whatsup,
     "svo_probes": svo_probes, "negbench": negbench, "negbench_retrieval": negbench_retrieval, "vsr": vsr, "pairs": pairs,

@@ -40,7 +40,8 @@ def logit_scale(model: object) -> float:
     """What a model multiplies its scores by before a softmax: its own ``scale``, the inverse temperature that it learned, or 100, CLIP's, for one
     without."""
     found = getattr(model, "scale", None)
-    return float(found) if isinstance(found, Tensor | float | int) and not isinstance(found, bool) else 100.0
+    found = found.item() if isinstance(found, Tensor) else found
+    return float(found) if isinstance(found, float | int) and not isinstance(found, bool) else 100.0
 
 
 def similarity(image: ImageFeatures, text: TextFeatures, model: object = None) -> Tensor:

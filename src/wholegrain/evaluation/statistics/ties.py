@@ -12,7 +12,7 @@ features do not give exactly equal scores.
 
 from __future__ import annotations
 
-from math import comb, factorial
+from math import comb, factorial, prod
 
 import numpy as np
 import torch
@@ -131,11 +131,12 @@ def in_order(scores_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         [1.0, 0.5, 0.1667, 0.0]
     """
     steps = -np.diff(classes(scores_NK), axis=1)
-    strict, falling = (steps > 0).all(1), (steps >= 0).all(1)
-    orders = [np.prod([factorial(len(run)) for run in np.split(row, np.flatnonzero(row > 0) + 1)]) for row in _with_end(steps)]
-    return strict.astype(np.float64), np.where(falling, 1 / np.array(orders, dtype=np.float64), 0.0), (falling & ~strict).astype(np.float64)
+    strict, falling = np.all(steps > 0, axis=1), np.all(steps >= 0, axis=1)
+    fair = np.array([1.0 / _orders(row) if down else 0.0 for row, down in zip(steps, falling, strict=True)])
+    return np.asarray(strict, dtype=np.float64), fair, np.asarray(falling & ~strict, dtype=np.float64)
 
 
-def _with_end(steps_NK: np.ndarray) -> np.ndarray:
-    """A step behind the last score, so that each score has one: whether another class follows."""
-    return np.concatenate([steps_NK, np.zeros((len(steps_NK), 1), dtype=steps_NK.dtype)], 1)
+def _orders(steps_K: np.ndarray) -> int:
+    """In how many orders the scores between these steps may stand, those in a run of equal ones being exchanged."""
+    ends = np.concatenate([[0], np.flatnonzero(steps_K > 0) + 1, [len(steps_K) + 1]])
+    return prod(factorial(int(length)) for length in np.diff(ends))

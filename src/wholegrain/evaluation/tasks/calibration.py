@@ -120,9 +120,9 @@ def _of_benchmark(result: TaskResult, scale: float) -> Choices | None:
 
 
 def _joined(parts: Sequence[Choices]) -> Choices:
-    names = ([name for part in parts for name in getattr(part, which)] for which in ("item", "group", "cluster", "overall"))
-    arrays = (np.concatenate([getattr(part, which) for part in parts]) for which in ("confidence_N", "correct_N", "chance_N"))
-    return Choices(*names, *arrays)
+    item, group, cluster, overall = ([one for part in parts for one in getattr(part, name)] for name in ("item", "group", "cluster", "overall"))
+    sure, right, chance = (np.concatenate([getattr(part, name) for part in parts]) for name in ("confidence_N", "correct_N", "chance_N"))
+    return Choices(item, group, cluster, overall, sure, right, chance)
 
 
 def _facts(result: TaskResult, rows: np.ndarray) -> tuple[list[str], list[str], list[str], list[bool]]:

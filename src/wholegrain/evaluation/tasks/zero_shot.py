@@ -80,7 +80,7 @@ def zero_shot(
 
 
 def classified(
-    task: str, keys: Sequence[str], scores_BC: Tensor, true_B: Tensor, classes: Sequence[str], protocol: str, seed: int, scale: float
+    task: str, keys: Sequence[str], scores_BC: Tensor, true_B: Tensor, classes: Sequence[str], protocol: str, seed: int, scale: float = 100.0
 ) -> TaskResult:
     """The result of scores ``[B, C]`` of images with classes.
 
