@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from eval_fakes import FakeModel, encoded, vector
+from PIL import Image
 
 from wholegrain.data.record import caption_id
 from wholegrain.errors import UserError
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.scores.similarity import Scorer, index_vectors, similarity
-from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, count_ranks, retrieval, true_pairs
+from wholegrain.evaluation.tasks.retrieval import DIAGONAL, RetrievalOptions, count_ranks, retrieval, true_pairs
 from wholegrain.features import ImageFeatures, TextFeatures
 
 OWNER = [0, 1, 1, 1, 2, 2, 2, 2, 2, 3, 4, 5, 5]  # 1, 3, 5, 1, 1, 2 captions
@@ -214,3 +215,48 @@ def test_cached_features_keep_what_a_joint_scorer_learned(tmp_path):
     assert torch.equal(again.pooled_BD, image.pooled_BD[[2, 0]])
     assert torch.equal(again.learned["mix_DA"], image.learned["mix_DA"])
     assert again.grid is None
+
+
+def test_the_diagonal_protocol_is_the_diagonal_of_a_square_of_first_captions():
+    case = random_case(3)
+    first = [OWNER.index(image) for image in range(6)]
+    image = torch.nn.functional.normalize(case.image.pooled_BD.double(), dim=1).numpy()
+    text = torch.nn.functional.normalize(case.text.pooled_ND.double(), dim=1).numpy()[first]
+    square = image @ text.T
+    found = retrieval(case, DIAGONAL)
+    for k in (1, 5):
+        hits = [(square[n] > square[n, n]).sum() < k for n in range(6)]
+        assert found.metrics[f"text_retrieval_recall@{k}"] == pytest.approx(np.mean(hits))
+        hits = [(square[:, n] > square[n, n]).sum() < k for n in range(6)]
+        assert found.metrics[f"image_retrieval_recall@{k}"] == pytest.approx(np.mean(hits))
+    assert found.figure("text_retrieval_recall@1").chance == pytest.approx(1 / 6)
+    assert found.figure("image_retrieval_recall@1").count == 6
+    # a caption that a second image has, too, is no answer for it: the diagonal alone counts
+    twin = encoded(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [0, 1], texts=["same", "same"])
+    assert retrieval(twin, DIAGONAL).metrics["image_retrieval_recall@1"] == 0.5
+    assert retrieval(twin, RetrievalOptions(one_caption=True)).metrics["image_retrieval_recall@1"] == 1.0
+
+
+def test_the_diagonal_protocol_stands_beside_the_ordinary_one_by_its_name(tmp_path):
+    from eval_fakes import FakeDataset, record
+
+    from wholegrain.evaluation.benchmarks.caption_retrieval import score_captions
+    from wholegrain.evaluation.benchmarks.items import CaptionSet, Picture
+    from wholegrain.evaluation.suite import EvaluationOptions, evaluate
+
+    data = FakeDataset([record(n, [f"a {n}", f"b {n}"]) for n in range(4)])
+    model = FakeModel(vector, vector)
+    found = evaluate(model, data, EvaluationOptions(progress=False), tasks="retrieval,retrieval_diagonal")
+    assert [result.task for result in found] == ["retrieval", "retrieval_diagonal"]
+    assert found[1].figure("image_retrieval_recall@1").count == 4
+    assert found[0].figure("image_retrieval_recall@1").count == 8
+    assert "retrieval_diagonal" not in [result.task for result in evaluate(model, data, EvaluationOptions(progress=False))]
+    for n in range(4):
+        Image.fromarray(np.full((8, 8, 3), 20 * n, np.uint8)).save(tmp_path / f"{n}.png")
+    pictures = tuple(Picture(tmp_path / f"{n}.png") for n in range(4))
+    several = CaptionSet("mine", pictures, tuple((f"a {n}", f"b {n}") for n in range(4)), "of mine")
+    results = score_captions(several, model, FeatureStore(model))
+    assert [result.task for result in results] == ["mine", "mine_diagonal", "mine_faithfulness"]
+    assert results[1].figure("text_retrieval_recall@1").chance == pytest.approx(1 / 4)
+    single = CaptionSet("mine", pictures, tuple((f"a {n}",) for n in range(4)), "of mine")
+    assert [result.task for result in score_captions(single, model, FeatureStore(model))] == ["mine"]

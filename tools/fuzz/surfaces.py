@@ -19,6 +19,7 @@ import tomli_w
 from PIL import Image
 
 from fuzz import mutations
+from fuzz.benchmark_folders import benchmark_folders
 from fuzz.watch import command
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.prepare import PrepareOptions, prepare
@@ -50,6 +51,7 @@ def base() -> Path:
     prepare(place / "photos" / "photos.csv", place / "data", options=QUIET)
     _sidecars(place / "data")
     _model_and_run(place)
+    benchmark_folders(place / "benchmarks", picture)
     return place
 
 
@@ -367,6 +369,15 @@ def results(rng: random.Random, folder: Path) -> None:
     command("compare", a, b, *rng.choice(((), ("--groups",), ("--out", folder / "c.json"))))
 
 
+def benchmarks(rng: random.Random, folder: Path) -> None:
+    """Benchmarks in their published layout with damaged files: read and scored."""
+    name = rng.choice(sorted(path.name for path in (base() / "benchmarks").iterdir()))
+    place = _copied(f"benchmarks/{name}", folder)
+    _damage_some(rng, place)
+    reader = "coco_counterfactuals_retrieval" if name == "coco_counterfactuals" and rng.random() < 0.5 else name
+    command("evaluate", base() / "model", "--benchmark", f"{reader}={place}", "--out", folder / "res", "--device", "cpu")
+
+
 def degenerate(rng: random.Random, folder: Path) -> None:
     """Data that are whole and strange: prepared, enriched, evaluated."""
     texts = (
@@ -413,5 +424,7 @@ def warm(surfaces: Iterable[str]) -> None:
 
 SURFACES: dict[str, Callable[[random.Random, Path], None]] = {
     f.__name__: f
-    for f in (tables, tars, pictures, data_folders, models, search_indices, specs, recipes, boxes, overrides, checkpoints, results, degenerate)
+    for f in (
+        tables, tars, pictures, data_folders, models, search_indices, specs, recipes, boxes, overrides, checkpoints, results, benchmarks, degenerate,
+    )  # fmt: skip
 }

@@ -35,6 +35,7 @@ class ReportArguments:
         title: of the page.
         notes: sentences below the summary.
         suite: tasks or suites for runs that are evaluated now; see "wholegrain evaluate --help".
+        calibration: expected calibration error and a reliability diagram of every task of choices, from the same results.
         fresh: evaluate all runs again, whatever is saved.
         seed: of resamples, and of the examples that are shown.
         batch: images per step of an evaluation.
@@ -51,6 +52,7 @@ class ReportArguments:
     title: str = ""
     notes: tuple[str, ...] = ()
     suite: str = "all"
+    calibration: bool = False
     fresh: bool = False
     seed: int = 0
     batch: int = 64
@@ -75,8 +77,10 @@ def report(args: ReportArguments) -> None:
     console.print(f"reading {args.data} and {len(args.runs)} model{'s' if len(args.runs) > 1 else ''}", markup=False)
     from wholegrain.data.dataset import Dataset
     from wholegrain.evaluation.features.encode import split_keys
+    from wholegrain.evaluation.scores.similarity import logit_scale
     from wholegrain.evaluation.show import left_out_lines
     from wholegrain.evaluation.suite import expand
+    from wholegrain.evaluation.tasks.calibration import calibrated
     from wholegrain.report.report import Entry, Report, write_report
     from wholegrain.towers import load_model
     from wholegrain.training.distributed.processes import choose_device
@@ -90,6 +94,8 @@ def report(args: ReportArguments) -> None:
             model = load_model(spec).to(place)
         job = _Job(spec, model, dataset, args.data, args.split, tasks, args.seed, args.batch, args.cache, console)
         results, left_out = (None if args.fresh else job.saved()) or job.measured()
+        if args.calibration:
+            results = [*results, *calibrated(results, logit_scale(model), seed=args.seed)]
         lost = number == len(args.runs) and any(result.task == "retrieval" for result in results)  # the page shows what the last one lost
         entries.append(Entry(name, _folder(spec), model, results, left_out, job.features if lost else None))
     for line in left_out_lines([entry.left_out for entry in entries]):

@@ -80,12 +80,18 @@ def load_any(name: str, device: torch.device | None = None) -> EvaluatedModel:
     the device, if one is given and it can be moved.
 
     ``,grain=1`` (or ``,grain=1:0.05``, ``,grain=1:0.05:en_core_web_sm``) behind it scores it by whole and grain
-    (:class:`wholegrain.evaluation.scores.whole_and_grain.GrainOptions`).
+    (:class:`wholegrain.evaluation.scores.whole_and_grain.GrainOptions`), ``,branch_inference=max`` by the best of its branches
+    (:mod:`wholegrain.evaluation.scores.branch_inference`).
     """
     name, grain = split_grain(name)
+    name, inference = split_inference(name)
     model = load_foreign(name) if is_function(name) else _load_model(name)
     if device is not None:
         model = getattr(model, "to", lambda _: model)(device)
+    if inference:
+        from wholegrain.evaluation.scores.branch_inference import BranchInference
+
+        model = BranchInference(model, inference)
     if not grain:
         return model
     from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
@@ -118,6 +124,17 @@ def with_grain(name: str, grain: str) -> str:
         ('runs/latest,grain=1', 'runs/latest,grain=2')
     """
     return f"{split_grain(name)[0]},grain={grain}" if grain else name
+
+
+def split_inference(name: str) -> tuple[str, str]:
+    """A model's name without ``,branch_inference=…``, and what stands there; empty if nothing.
+
+    Example:
+        >>> split_inference("runs/latest,branch_inference=max")
+        ('runs/latest', 'max')
+    """
+    name, _, inference = name.partition(",branch_inference=")
+    return name, inference
 
 
 def load_foreign(name: str) -> EvaluatedModel:

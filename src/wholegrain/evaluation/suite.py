@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -23,7 +23,7 @@ from wholegrain.evaluation.tasks.composition import composition, hard_positives,
 from wholegrain.evaluation.tasks.faithfulness import faithfulness
 from wholegrain.evaluation.tasks.grounding import grounding
 from wholegrain.evaluation.tasks.linear_probe import ProbeOptions, linear_probe
-from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
+from wholegrain.evaluation.tasks.retrieval import DIAGONAL, RetrievalOptions, retrieval
 from wholegrain.evaluation.tasks.zero_shot import zero_shot
 from wholegrain.suggest import closest
 
@@ -34,6 +34,7 @@ SUITES = {
     "compositional": ("composition", "hard_positives", "negatives"),
     "classification": ("zero_shot", "linear_probe"),
     "faithfulness": ("faithfulness",),
+    "retrieval_diagonal": ("retrieval_diagonal",),
 }
 """Names that stand for several tasks; ``all`` are those that run unasked. A task that is not among these needs a suite of its own name, or
 :func:`expand` does not know it."""
@@ -165,12 +166,19 @@ class Task(Protocol):
 
 
 def _retrieval(subject: Subject, settings: Settings) -> TaskResult:
+    return _retrieved(subject, RetrievalOptions(**settings))
+
+
+def _retrieval_diagonal(subject: Subject, settings: Settings) -> TaskResult:
+    return replace(_retrieved(subject, replace(DIAGONAL, **settings)), task="retrieval_diagonal")
+
+
+def _retrieved(subject: Subject, options: RetrievalOptions) -> TaskResult:
     if len(split_keys(subject.dataset, subject.split)) < 2:
         raise NotSupportedError(
             f"The split {subject.split!r} has a single image, so there is nothing to choose from; choose another split."
         )
-    options, seed = RetrievalOptions(**settings), subject.options.seed
-    return retrieval(subject.encoded, options, truths=subject.dataset.truths, model=subject.model, seed=seed)
+    return retrieval(subject.encoded, options, truths=subject.dataset.truths, model=subject.model, seed=subject.options.seed)
 
 
 def _branches(subject: Subject, settings: Settings) -> TaskResult:
@@ -207,6 +215,7 @@ def _with_known(task: Callable[..., TaskResult]) -> Task:
 
 TASKS: dict[str, Task] = {
     "retrieval": _retrieval,
+    "retrieval_diagonal": _retrieval_diagonal,
     "composition": _with_known(composition),
     "hard_positives": _with_known(hard_positives),
     "negatives": _with_known(negatives),

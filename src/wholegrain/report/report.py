@@ -31,6 +31,7 @@ from wholegrain.report.figures import training_charts
 from wholegrain.report.heatmaps import COLOURS, colour_stops
 from wholegrain.report.page import page_environment, write_page
 from wholegrain.report.published import Among
+from wholegrain.report.reliability import reliability_charts
 from wholegrain.report.summary import finding, largest, summary
 from wholegrain.report.words import plain
 from wholegrain.suggest import closest
@@ -94,6 +95,7 @@ def write_report(path: str | Path, report: Report) -> Path:
         split=split,
         tasks=_tasks(entries),
         charts=training_charts(entries),
+        reliability=reliability_charts(entries),
         published=report.published,
         twins=_twins(report),
         branches=[m for entry in entries if (m := branch_views.branch_matrix(entry)) and not m["single"]],

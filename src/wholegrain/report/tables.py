@@ -245,8 +245,8 @@ def _is_weak(entry: Entry, kind: str, below: float) -> bool:
     return figure is not None and figure.value < below
 
 
-_LESS_IS_BETTER = ("rank", "hit_other", "iou_other", "absent_hit")
-_NO_WAY = ("tie_rate", "area", "centre_hit", "centre_iou", "blind_shorter", "blind_unigram")
+_LESS_IS_BETTER = ("rank", "hit_other", "iou_other", "absent_hit", "ece", "ece_adaptive")
+_NO_WAY = ("tie_rate", "area", "centre_hit", "centre_iou", "blind_shorter", "blind_unigram", "confidence", "overconfidence")
 
 
 def _task_columns(entries: Sequence[Entry], task: str, *, grouped: bool) -> list[Column]:

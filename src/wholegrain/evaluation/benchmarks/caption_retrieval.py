@@ -16,7 +16,7 @@ from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.intervals import bootstrap_mean
 from wholegrain.evaluation.tasks.faithfulness import faithfulness
-from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
+from wholegrain.evaluation.tasks.retrieval import DIAGONAL, RetrievalOptions, retrieval
 
 
 def encoded_captions(captions: CaptionSet, store: FeatureStore, progress: Progress | None = None) -> tuple[Encoded, np.ndarray]:
@@ -50,7 +50,9 @@ def score_captions(
 ) -> list[TaskResult]:
     """Recall in both directions, a caption true of its own picture alone, and ``texts_cut``, the share of captions that were cut.
 
-    Where pictures have several captions, ``NAME_faithfulness`` comes with it: K-Precision of the captions that are ranked first.
+    Where pictures have several captions, two come with it: ``NAME_faithfulness``, K-Precision of the captions that are ranked first, and
+    ``NAME_diagonal``, Holistic CLIP's protocol with the first caption of each picture alone
+    (:data:`~wholegrain.evaluation.tasks.retrieval.DIAGONAL`).
 
     Raises:
         NotSupportedError: when there is a single picture.
@@ -58,7 +60,7 @@ def score_captions(
     if len(captions.pictures) < 2:
         raise NotSupportedError(f"{captions.name} has a single picture, so there is nothing to choose from.")
     encoded, cut_N = encoded_captions(captions, store, progress)
-    found = retrieval(encoded, RetrievalOptions(owner_only=True, shortlist=shortlist), model=model, seed=seed)
+    found = retrieval(encoded, RetrievalOptions(owner_only=not captions.shared, shortlist=shortlist), model=model, seed=seed)
     share_N = cut_N.astype(np.float64)
     low, high = bootstrap_mean(share_N, encoded.owner_N.numpy(), seed=seed)
     cut = Figure(
@@ -71,6 +73,10 @@ def score_captions(
     )
     protocol = "; ".join((captions.protocol[0].upper() + captions.protocol[1:], *captions.notes, found.protocol))
     results = [replace(found, task=captions.name, protocol=protocol, figures=(*found.figures, cut))]
+    if any(len(own) > 1 for own in captions.captions):
+        square = retrieval(encoded, replace(DIAGONAL, shortlist=shortlist), model=model, seed=seed)
+        head = "; ".join((captions.protocol[0].upper() + captions.protocol[1:], *captions.notes, "Holistic CLIP's diagonal protocol"))
+        results.append(replace(square, task=f"{captions.name}_diagonal", protocol=f"{head}: {square.protocol}"))
     if any(len(own) > 1 for own in captions.captions) and all(captions.captions):
         results.append(replace(faithfulness(encoded, model=model, seed=seed), task=f"{captions.name}_faithfulness"))
     return results

@@ -27,7 +27,7 @@ from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.encode import Progress
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
-from wholegrain.evaluation.scores.similarity import index_vectors
+from wholegrain.evaluation.scores.similarity import index_vectors, logit_scale
 from wholegrain.evaluation.statistics.average_precision import mean_average_precision
 from wholegrain.evaluation.statistics.rows import Rows, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
@@ -45,7 +45,8 @@ def score_classes(
     """Zero-shot classification of a set."""
     pictures = Pictures(found.pictures)
     image = image_features(found.pictures, pictures, store, progress)
-    return classification_result(found, zero_shot_classifier(found, model, store, progress)(image), [pictures.key[p] for p in found.pictures], seed)
+    scores_BC = zero_shot_classifier(found, model, store, progress)(image)
+    return classification_result(found, scores_BC, [pictures.key[p] for p in found.pictures], seed, logit_scale(model))
 
 
 def score_probes(
@@ -109,14 +110,14 @@ def zero_shot_classifier(found: LabelledSet, model: EvaluatedModel, store: Featu
     return lambda image: scores_with(model, image, text, len(found.classes), len(found.templates))
 
 
-def classification_result(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int) -> TaskResult:
-    """The result of scores ``[B, C]``."""
+def classification_result(found: LabelledSet, scores_BC: Tensor, keys: Sequence[str], seed: int, scale: float = 100.0) -> TaskResult:
+    """The result of scores ``[B, C]``; ``scale``: of the model, for the confidence of each answer."""
     few = [f"{len(set(keys))} pictures are too few to rank methods: look at the intervals"] if len(set(keys)) < FEW else []
     protocol = "; ".join((found.protocol, *found.notes, *few)) + "."
     if any(len(label) != 1 for label in found.labels):
         return _several(found, scores_BC, keys, protocol, seed)
     true_B = _first(found.labels)
-    result = classified(found.name, keys, scores_BC, true_B, found.classes, protocol, seed)
+    result = classified(found.name, keys, scores_BC, true_B, found.classes, protocol, seed, scale)
     if found.metric == "roc_auc" and len(found.classes) == 2 and len(true_B.unique()) == 2:
         score_B = (scores_BC[:, 1] - scores_BC[:, 0]).double().numpy()
         other_B = stand_ins(keys, seed)

@@ -27,6 +27,7 @@ from wholegrain.evaluation.benchmarks.pictures import Pictures
 from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.features.feature_store import FeatureStore
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
+from wholegrain.evaluation.scores.similarity import logit_scale
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
 from wholegrain.evaluation.tasks.retrieval import RetrievalOptions, retrieval
 
@@ -100,7 +101,7 @@ def corrupted_classes(found: LabelledSet, model: EvaluatedModel, store: FeatureS
     keys = [pictures.key[picture] for picture in found.pictures]
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=True), store)
-        results[name, severity] = classification_result(found, classify(image), keys, seed)
+        results[name, severity] = classification_result(found, classify(image), keys, seed, logit_scale(model))
     alexnet = found.name == "imagenet" and set(how.names) >= set(ALEXNET) and set(how.severities) == set(SEVERITIES)
     protocol = "; ".join((found.protocol, *found.notes))
     return stacked(f"{found.name}_corrupted", results, f"{protocol}; {_description(how, 'the middle 224 pixels of 256')}", alexnet, seed)
@@ -115,7 +116,7 @@ def corrupted_captions(found: CaptionSet, model: EvaluatedModel, store: FeatureS
     encoded, _ = encoded_captions(found, store)
     for name, severity in how.each():
         image = image_features(found.pictures, Corrupted(pictures, name, severity, how, crop=False), store)
-        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=True), model=model, seed=seed)
+        results[name, severity] = retrieval(replace(encoded, image=image), RetrievalOptions(owner_only=not found.shared), model=model, seed=seed)
     return stacked(
         f"{found.name}_corrupted", results, f"{found.protocol}; {_description(how, 'the shorter side at 224 pixels')}", False, seed
     )

@@ -5,13 +5,14 @@ An item says what is compared by what it has:
 =========  =========  ===========================================================================================
 pictures   texts      right if
 =========  =========  ===========================================================================================
-1          T | F      every one of the T true texts scores strictly above every one of the F false ones
+1          T | F      every one of the T true texts scores strictly above every one of the F false ones; with ``ordered`` the T + F
+                      texts must stand in falling order, each strictly above the next
 1 + W      1 | 0      the first picture scores strictly above the W others, for the same text
 2          2 | 0      Winoground's scores: picture i belongs to text i (text, image and group score)
 0          2 | 1      no picture: the two true texts are nearer to each other than either is to the false one
 =========  =========  ===========================================================================================
 
-Chance is ``1 / C(T + F, T)`` of a fair breaking of all ties, ``1 / (1 + W)``, 1/4, 1/4 and 1/6, and 1/3.
+Chance is ``1 / C(T + F, T)`` of a fair breaking of all ties (``1 / (T + F)!`` with ``ordered``), ``1 / (1 + W)``, 1/4, 1/4 and 1/6, and 1/3.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ Tree = str | tuple["Tree", ...]
 class Picture:
     """A picture file, or the part of it inside ``box`` (x0, y0, x1, y1 in pixels), which is cut out before anything else.
 
-    With ``span`` (offset, size) the picture is that piece of a larger file, a member of a tar.
+    With ``span`` (offset, size) the picture is that piece of a larger file, a member of a tar; with ``cell`` (column, row) it is in that
+    place of a parquet or Arrow table (:mod:`wholegrain.evaluation.benchmarks.picture_tables`).
     """
 
     path: Path
     box: tuple[int, int, int, int] | None = None
     span: tuple[int, int] | None = None
+    cell: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Item:
         pictures, true, false: what is compared.
         part: the finest part that averages are taken over (a relation, a source); the group if empty.
         together: name -> id: all items with the same id must be right for the score ``NAME_accuracy`` (What'sUp's pairs and sets).
+        ordered: the texts, the true ones and then the false ones, must stand in falling order (half-truths' COR).
     """
 
     id: str
@@ -57,6 +61,7 @@ class Item:
     false: tuple[str, ...] = ()
     part: str = ""
     together: Mapping[str, str] = field(default_factory=dict)
+    ordered: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -98,6 +103,7 @@ class CaptionSet:
         captions: ``[B]`` the captions of each picture, in their order.
         protocol: where they come from and what was done to them, in one sentence without a full stop.
         notes: sentences for the protocol.
+        shared: a caption that several pictures have is true of each of them; else of its own alone, as most published numbers count.
     """
 
     name: str
@@ -105,6 +111,7 @@ class CaptionSet:
     captions: tuple[tuple[str, ...], ...]
     protocol: str
     notes: tuple[str, ...] = ()
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,29 @@ class LabelledSet:
     protocol: str
     notes: tuple[str, ...] = ()
     train: tuple[tuple[Picture, ...], tuple[tuple[int, ...], ...]] = ((), ())
+
+
+@dataclass(frozen=True)
+class ClassRanking:
+    """Pictures that are ranked for each class, for the mean average precision over classes (COLA's single objects).
+
+    Attributes:
+        name: also the name of the task in results.
+        pictures: ``[B]``.
+        classes: ``[C]`` the text of each class.
+        shown: ``[B]`` of ``[C]``: whether the picture shows the class.
+        counted: ``[B]`` of ``[C]``: whether the picture is among those that the class is ranked in.
+        protocol: what is scored, in one sentence without a full stop.
+        notes: sentences for the protocol.
+    """
+
+    name: str
+    pictures: tuple[Picture, ...]
+    classes: tuple[str, ...]
+    shown: tuple[tuple[bool, ...], ...]
+    counted: tuple[tuple[bool, ...], ...]
+    protocol: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +225,8 @@ def check(items: Sequence[Item], name: str) -> None:
     for item in items:
         pictures, true, false = item.shape
         one_text_wins = pictures == 1 and true >= 1 and false >= 1
+        if item.ordered and not one_text_wins:
+            raise UserError(f"Item {item.id!r} of {name} is ordered, and has not one picture and texts of both kinds; leave ordered out.")
         if not (one_text_wins or (pictures >= 2 and (true, false) == (1, 0)) or item.shape in ((2, 2, 0), (0, 2, 1))):
             raise UserError(
                 f"Item {item.id!r} of {name} has {pictures} pictures, {true} true and {false} false texts, which no score compares; "

@@ -2,8 +2,8 @@
 
 Columns: ``image`` (or ``filepath``, ``filename``, ``image_path``), ``true`` (or ``caption``), ``false`` (or ``negative_caption``, ``foil``), and, if
 wanted, ``kind`` (or ``group``), ``id``. In JSON ``true`` and ``false`` may be lists: every true text must then score above every false one. Paths
-are relative to the table, or found by name. Half-truths are such a table: the short true text, and the same with a wrong detail added
-(they have no published file of items; their kind belongs in ``kind``). Chance is 1 / C(true + false, true), 50% for one of each; ``mean`` is
+are relative to the table, or found by name. Half-truths of one's own are such a table: the short true text, and the same with a wrong detail
+added, whose kind belongs in ``kind`` (the published ones are ``half_truths``). Chance is 1 / C(true + false, true), 50% for one of each; ``mean`` is
 the average over kinds.
 """
 

@@ -9,12 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
-from wholegrain.data.pictures import decode_rgb
+from wholegrain.data.pictures import MOST_BYTES, decode_rgb
 from wholegrain.data.record import content_key
 from wholegrain.data.shards import read_member
 from wholegrain.errors import UserError
+from wholegrain.evaluation.benchmarks.files import AGAIN
 from wholegrain.evaluation.benchmarks.items import Picture
+from wholegrain.evaluation.benchmarks.picture_tables import read_cell
 from wholegrain.evaluation.contract import PixelSource
+from wholegrain.files import read_bytes
 
 
 class KeyedPictures(PixelSource, Protocol):
@@ -70,10 +73,14 @@ class Pictures:
 
 
 def _bytes(picture: Picture) -> bytes:
-    return picture.path.read_bytes() if picture.span is None else read_member(picture.path, *picture.span)
+    if picture.cell is not None:
+        return read_cell(picture.path, *picture.cell)
+    return read_bytes(picture.path, AGAIN, most=MOST_BYTES) if picture.span is None else read_member(picture.path, *picture.span)
 
 
 def _at(picture: Picture) -> str:
+    if picture.cell is not None:
+        return f" (row {picture.cell[1] + 1:,}, column {picture.cell[0]!r})"
     return "" if picture.span is None else f" (from byte {picture.span[0]:,} on)"
 
 

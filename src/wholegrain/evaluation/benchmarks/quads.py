@@ -13,7 +13,7 @@ GroupMatch (``s00 + s11 > s01 + s10``, chance 50%) is another figure and never t
   (YouCook2) are left out. https://github.com/Wangt-CN/EqBen. The annotation with randomised order is not of this form.
 * **COLA**, multi-object (Ray et al., NeurIPS 2023): 210 items ``[address 1, caption 1, address 2, caption 2]``; the official score is the
   *image* score alone. ``COLA_multiobjects_matching_benchmark.json`` of https://github.com/arijitray1993/COLA; pictures by Visual Genome id.
-  Its single-object part (mean average precision) is not read.
+  Its single objects are :mod:`~wholegrain.evaluation.benchmarks.cola_single_object`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from wholegrain.evaluation.benchmarks.files import Folder, Row, field, read_json, read_rows
 from wholegrain.evaluation.benchmarks.items import Benchmark, Item, Picture
 
-_SCORES = "text: each picture picks its caption; image: each caption picks its picture; group: both"
+SCORES = "text: each picture picks its caption; image: each caption picks its picture; group: both"
 
 
 def winoground(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
@@ -38,9 +38,9 @@ def winoground(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
         names = [str(field(row, path, f"image_{n}")) for n in (0, 1)]
         captions = (field(row, path, "caption_0"), field(row, path, "caption_1"))
         names = [name if name.lower().endswith((".png", ".jpg")) else f"{name}.png" for name in names]
-        found.append(_quad(place, str(row.get("id", number)), str(row.get("collapsed_tag", "all")), names, captions))
+        found.append(quad(place, str(row.get("id", number)), str(row.get("collapsed_tag", "all")), names, captions))
     kept, lost = place.kept(found)
-    return Benchmark("winoground", kept, _SCORES, notes=lost)
+    return Benchmark("winoground", kept, SCORES, notes=lost)
 
 
 def colorswap(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
@@ -51,9 +51,9 @@ def colorswap(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
     for number, row in enumerate(read_rows(path)):
         names = [field(row, path, f"image_{n}") for n in (1, 2)]
         captions = (field(row, path, "caption_1"), field(row, path, "caption_2"))
-        found.append(_quad(place, str(row.get("id", number)), str(row.get("caption_source", "all")), names, captions))
+        found.append(quad(place, str(row.get("id", number)), str(row.get("caption_source", "all")), names, captions))
     kept, lost = place.kept(found)
-    return Benchmark("colorswap", kept, _SCORES, notes=lost)
+    return Benchmark("colorswap", kept, SCORES, notes=lost)
 
 
 def eqben(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
@@ -66,12 +66,12 @@ def eqben(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
         for number, row in enumerate(_frames(read_json(path, object))):
             names = [str(row[f"image{n}"]) for n in (0, 1)]
             captions = tuple(c[0] if isinstance(c, list) else c for c in (row["caption0"], row["caption1"]))
-            found.append(_quad(place, str(number), path.stem, names, captions))
+            found.append(quad(place, str(number), path.stem, names, captions))
     if not found:
         place.need("annotation.json")  # says where to get one
     kept, lost = place.kept(found)
     groups = tuple(dict.fromkeys(item.group for item in kept))
-    return Benchmark("eqben", kept, _SCORES, {"mean": groups} if len(groups) > 1 else {}, notes=lost)
+    return Benchmark("eqben", kept, SCORES, {"mean": groups} if len(groups) > 1 else {}, notes=lost)
 
 
 def _frames(value: object) -> Iterator[Row]:
@@ -92,15 +92,20 @@ def cola(folder: Path | str, images: tuple[Path, ...] = ()) -> Benchmark:
     )
     rows = read_json(place.need("COLA_multiobjects_matching_benchmark.json"), list[tuple[str, str, str, str]])
     found = [
-        _quad(place, str(n), "multi_object", [one, two], (first, second)) for n, (one, first, two, second) in enumerate(rows)
+        quad(place, str(n), "multi_object", [one, two], (first, second)) for n, (one, first, two, second) in enumerate(rows)
     ]
     kept, lost = place.kept(found)
-    protocol = f"{_SCORES}; the benchmark's own figure is image_score"
+    protocol = f"{SCORES}; the benchmark's own figure is image_score"
     return Benchmark("cola", kept, protocol, published={"multi_object": 210}, notes=lost)
 
 
-def _quad(place: Folder, name: str, group: str, names: list[str], captions: tuple[str, ...]) -> tuple[str, Item | None]:
-    """The item, and the picture that is missing if one is."""
+def quad(place: Folder, name: str, group: str, names: list[str], captions: tuple[str, ...]) -> tuple[str, Item | None]:
+    """The item of two pictures and their captions, and the picture that is missing if one is."""
     at = [place.picture(file) for file in names]
     missing = next((file for file, here in zip(names, at, strict=True) if here is None or here.suffix == ".npy"), None)
     return missing or names[0], None if missing else Item(name, group, tuple(Picture(here) for here in at if here), captions)
+
+
+def counted(there: int, published: int, what: str = "the published benchmark") -> tuple[str, ...]:
+    """A note where a benchmark without groups of known size has another number of items than the published one."""
+    return () if there == published else (f"{what} has {published:,} items, not {there:,}, so do not compare with its figures",)

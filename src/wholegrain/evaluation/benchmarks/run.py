@@ -13,23 +13,34 @@ from rich.console import Console
 from wholegrain.errors import UserError
 from wholegrain.evaluation.benchmarks import captions as c
 from wholegrain.evaluation.benchmarks.aro import aro
+from wholegrain.evaluation.benchmarks.bivlc import bivlc
+from wholegrain.evaluation.benchmarks.bla import bla
 from wholegrain.evaluation.benchmarks.caption_retrieval import score_captions
 from wholegrain.evaluation.benchmarks.class_images import class_set
+from wholegrain.evaluation.benchmarks.class_ranking import score_ranking
 from wholegrain.evaluation.benchmarks.class_table import CLASS_TASKS
 from wholegrain.evaluation.benchmarks.classification import score_classes, score_probes
+from wholegrain.evaluation.benchmarks.coco_counterfactuals import coco_counterfactuals, coco_counterfactuals_retrieval
+from wholegrain.evaluation.benchmarks.cola_single_object import cola_single_object
+from wholegrain.evaluation.benchmarks.colorfoil import colorfoil
 from wholegrain.evaluation.benchmarks.corrupted import Corruptions, check_severities, corrupted_captions, corrupted_classes
 from wholegrain.evaluation.benchmarks.corruptions import corruption_names
 from wholegrain.evaluation.benchmarks.crepe import crepe
+from wholegrain.evaluation.benchmarks.fg_ovd import fg_ovd
 from wholegrain.evaluation.benchmarks.files import of_its_form
-from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, Item, LabelledSet, Statements
+from wholegrain.evaluation.benchmarks.half_truths import half_truths
+from wholegrain.evaluation.benchmarks.items import Benchmark, CaptionSet, ClassRanking, Item, LabelledSet, Statements
+from wholegrain.evaluation.benchmarks.mmvp_vlm import mmvp_vlm
 from wholegrain.evaluation.benchmarks.negbench import negbench, negbench_retrieval
 from wholegrain.evaluation.benchmarks.pairs import pairs
 from wholegrain.evaluation.benchmarks.quads import cola, colorswap, eqben, winoground
 from wholegrain.evaluation.benchmarks.scoring import score
+from wholegrain.evaluation.benchmarks.spec import spec
 from wholegrain.evaluation.benchmarks.statements import score_statements
 from wholegrain.evaluation.benchmarks.sugarcrepe import sugarcrepe, sugarcrepe_plus
 from wholegrain.evaluation.benchmarks.svo_probes import svo_probes
 from wholegrain.evaluation.benchmarks.valse import valse
+from wholegrain.evaluation.benchmarks.vismin import vismin
 from wholegrain.evaluation.benchmarks.vl_checklist import vl_checklist
 from wholegrain.evaluation.benchmarks.vsr import vsr
 from wholegrain.evaluation.benchmarks.whatsup import whatsup
@@ -41,17 +52,20 @@ from wholegrain.files import read_toml
 from wholegrain.structure import StructureError, structure
 from wholegrain.suggest import closest
 
-READERS: dict[str, Callable[..., Found | list[CaptionSet]]] = {
+READERS: dict[str, Callable[..., Found | list[CaptionSet] | list[ClassRanking]]] = {
     "sugarcrepe": sugarcrepe, "sugarcrepe_plus": sugarcrepe_plus, "aro": aro, "valse": valse, "vl_checklist": vl_checklist,
     "winoground": winoground, "colorswap": colorswap, "eqben": eqben, "cola": cola, "crepe": crepe, "whatsup": whatsup,
     "svo_probes": svo_probes, "negbench": negbench, "negbench_retrieval": negbench_retrieval, "vsr": vsr, "pairs": pairs,
+    "bivlc": bivlc, "vismin": vismin, "mmvp_vlm": mmvp_vlm, "coco_counterfactuals": coco_counterfactuals,
+    "coco_counterfactuals_retrieval": coco_counterfactuals_retrieval, "spec": spec, "bla": bla, "colorfoil": colorfoil, "fg_ovd": fg_ovd,
+    "cola_single_object": cola_single_object, "half_truths": half_truths,
     "coco_karpathy": c.karpathy("coco"), "coco_val2017": c.coco_val2017, "flickr30k": c.karpathy("flickr30k"),
     "flickr8k": c.karpathy("flickr8k"), "urban1k": c.urban1k, "sharegpt4v_1k": c.sharegpt4v(1000),
     "sharegpt4v_10k": c.sharegpt4v(10_000), "docci": c.docci, "captions": c.captions,
     "classes": class_set("classes"), **{name: class_set(name) for name in CLASS_TASKS},
 }  # fmt: skip
 """name -> reader of a folder (or table)."""
-Found: TypeAlias = Benchmark | CaptionSet | LabelledSet | Statements | TaskResult
+Found: TypeAlias = Benchmark | CaptionSet | ClassRanking | LabelledSet | Statements | TaskResult
 """What a reader or a function of the user's own gives."""
 
 
@@ -250,17 +264,21 @@ def _read(one: BenchmarkSpec, model: EvaluatedModel) -> list[Found]:
     if wrong is not None or not several:
         raise UserError(
             f"{one.name} gave {type(wrong).__name__ if several else 'nothing'}; it must return a TaskResult, a Benchmark, a CaptionSet, a"
-            " LabelledSet, Statements or a list of Items."
+            " LabelledSet, a ClassRanking, Statements or a list of Items."
         )
     return several
 
 
 def _check_texts(found: Sequence[Found], one: BenchmarkSpec) -> None:
     for made in found:
-        items = made.items if isinstance(made, Benchmark) else ()
-        wrong = next((item for item in items if not all(isinstance(text, str) for text in (*item.true, *item.false))), None)
+        texts: list[tuple[str, Sequence[object]]] = []
+        if isinstance(made, Benchmark):
+            texts = [(f"item {item.id}", (*item.true, *item.false)) for item in made.items]
+        elif isinstance(made, CaptionSet):
+            texts = [(f"picture {picture.path.name}", own) for picture, own in zip(made.pictures, made.captions, strict=True)]
+        wrong = next((what for what, own in texts if not all(isinstance(text, str) for text in own)), None)
         if wrong is not None:
-            raise UserError(f"The item {wrong.id} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
+            raise UserError(f"The {wrong} of {one.name} in {one.folder} has a caption that is no text; get its files again.")
 
 
 def _scored(found: Found, model: EvaluatedModel, store: FeatureStore, seed: int) -> list[TaskResult]:
@@ -270,6 +288,8 @@ def _scored(found: Found, model: EvaluatedModel, store: FeatureStore, seed: int)
         return score_captions(found, model, store, seed=seed)
     if isinstance(found, LabelledSet):
         return [score_classes(found, model, store, seed=seed)]
+    if isinstance(found, ClassRanking):
+        return [score_ranking(found, model, store, seed=seed)]
     if isinstance(found, Statements):
         return [score_statements(found, model, store, seed=seed)]
     return [score(found, model, store, seed=seed)]

@@ -4,6 +4,8 @@ Figures over all items (unless the benchmark says that this has no meaning), the
 
 * ``accuracy``, or ``text_score``, ``image_score`` and ``group_score``: strict, a tie is wrong; ``…_expected``: ties broken by a fair coin;
   ``tie_rate``;
+* ``half_accuracy``, with as many true as false texts, two or more: the share of all texts that are ranked in their half, the true ones first
+  (BLA's);
 * ``blind_shorter`` and ``blind_unigram``: what the texts alone would give (:mod:`wholegrain.evaluation.statistics.blind`). With several true or
   false texts the same is asked of lengths and word weights as of the model's scores. An item that compares pictures of one text has none;
 * ``NAME_accuracy``: an average over parts, each part's mean weighing as :func:`~wholegrain.evaluation.benchmarks.items.leaves` says.
@@ -16,7 +18,7 @@ a file at once) with replacement.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import comb
+from math import comb, factorial
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ from wholegrain.evaluation.statistics.blind import length, unigram_scores
 from wholegrain.evaluation.statistics.intervals import bootstrap_statistic
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
-from wholegrain.evaluation.statistics.ties import all_above
+from wholegrain.evaluation.statistics.ties import all_above, in_front, in_order
 from wholegrain.evaluation.tasks.composition import twin_scores
 
 FEW = 100
@@ -63,16 +65,17 @@ def score(
     together = [[pictures.key[p] for p in item.pictures] for item in benchmark.items if len(item.pictures) > 1]
     other = stand_ins(keys, seed, (*together, *pictures.of_one_file()))
     parts = []
-    for shape in dict.fromkeys(item.shape for item in benchmark.items):
-        items = [item for item in benchmark.items if item.shape == shape]
-        if scores is None or shape[0] == 0:
+    kinds = list(dict.fromkeys(_kind(item) for item in benchmark.items))
+    for kind in kinds:
+        items = [item for item in benchmark.items if _kind(item) == kind]
+        if scores is None or items[0].shape[0] == 0:
             parts.append(_text_rows(items, unit(text.pooled_ND), places))
         else:
             parts.append(_rows(items, scores, pictures, other))
     rows = join(parts)
     rows.overall = np.full(len(rows), benchmark.micro)
     found = figures(rows, seed=seed)
-    named = [item for shape in dict.fromkeys(i.shape for i in benchmark.items) for item in benchmark.items if item.shape == shape]
+    named = [item for kind in kinds for item in benchmark.items if _kind(item) == kind]
     part_N = np.array([item.part or item.group for item in named], dtype=object)
     averages = [f for name, tree in benchmark.averages.items() for f in average_figures(rows, part_N, name, tree, seed)]
     first_group = next((n for n, figure in enumerate(found) if "/" in figure.name), len(found))
@@ -83,11 +86,16 @@ def score(
     )
 
 
+def _kind(item: Item) -> tuple[tuple[int, int, int], bool]:
+    """Items of one kind are scored together."""
+    return item.shape, item.ordered
+
+
 def _rows(items: Sequence[Item], scores: PairScores, pictures: Pictures, other: np.ndarray | None) -> Rows:
     """Rows of items of one shape that look at pictures."""
     image_NI = np.array([[scores.image(pictures.key[p]) for p in item.pictures] for item in items])
     text_NT = np.array([[scores.text(text) for text in (*item.true, *item.false)] for item in items])
-    measure, chance = _measure(items[0].shape)
+    measure, chance = _in_order(items[0].shape) if items[0].ordered else _measure(items[0].shape)
     s = scores(image_NI[:, :, None], text_NT[:, None, :])
     values = measure(s)
     control = {} if other is None else measure(scores(other[image_NI][:, :, None], text_NT[:, None, :]))
@@ -128,12 +136,27 @@ def _measure(shape: tuple[int, int, int]) -> tuple[Callable[[np.ndarray], Values
         return twin_scores, chance | {"picks_caption": 0.5, "picks_picture": 0.5}
     level = 1 / comb(true + false, true) if pictures == 1 else 1 / pictures
 
+    halves = pictures == 1 and true == false > 1
+
     def measure(s: np.ndarray) -> Values:
         s = s[:, 0] if pictures == 1 else s[:, :, 0]
         first = true if pictures == 1 else 1
         strict, fair, tied = all_above(s[:, :first], s[:, first:])
+        half = dict(zip(("half_accuracy", "half_accuracy_expected"), in_front(s[:, :first], s[:, first:]), strict=True)) if halves else {}
+        return {"accuracy": strict, "accuracy_expected": fair, "tie_rate": tied, **half}
+
+    half = {"half_accuracy": 0.5, "half_accuracy_expected": 0.5} if halves else {}
+    return measure, {"accuracy": level, "accuracy_expected": level, **half}
+
+
+def _in_order(shape: tuple[int, int, int]) -> tuple[Callable[[np.ndarray], Values], dict[str, float]]:
+    """The same for items whose texts must stand in falling order."""
+
+    def measure(s: np.ndarray) -> Values:
+        strict, fair, tied = in_order(s[:, 0])
         return {"accuracy": strict, "accuracy_expected": fair, "tie_rate": tied}
 
+    level = 1 / factorial(shape[1] + shape[2])
     return measure, {"accuracy": level, "accuracy_expected": level}
 
 
@@ -149,7 +172,8 @@ def _blind(items: Sequence[Item], files: Sequence[tuple[str, ...]]) -> Values:
     texts = [(*item.true, *item.false) for item in items]
     shorter = np.array([[-float(length(text)) for text in group] for group in texts])
     words = np.array(unigram_scores(texts, [true] * len(items), files))
-    return {f"blind_{name}": all_above(s[:, :true], s[:, true:])[1] for name, s in (("shorter", shorter), ("unigram", words))}
+    fair = (lambda s: in_order(s)[1]) if items[0].ordered else (lambda s: all_above(s[:, :true], s[:, true:])[1])
+    return {"blind_shorter": fair(shorter), "blind_unigram": fair(words)}
 
 
 def _together(items: Sequence[Item], values: Values, control: Values, chance: dict[str, np.ndarray | float]) -> None:

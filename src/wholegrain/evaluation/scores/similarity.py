@@ -36,6 +36,14 @@ def unit(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x.float(), dim=-1)
 
 
+def logit_scale(model: object) -> float:
+    """What a model multiplies its scores by before a softmax: its own ``scale``, the inverse temperature that it learned, or 100, CLIP's, for one
+    without."""
+    found = getattr(model, "scale", None)
+    found = found.item() if isinstance(found, Tensor) else found
+    return float(found) if isinstance(found, float | int) and not isinstance(found, bool) else 100.0
+
+
 def similarity(image: ImageFeatures, text: TextFeatures, model: object = None) -> Tensor:
     """Scores ``[B, N]`` of every image with every text; ``model.score`` makes them if ``model`` has such a method."""
     joint = getattr(model, "score", None)

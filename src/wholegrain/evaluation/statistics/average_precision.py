@@ -41,6 +41,28 @@ def average_precision(true_rN: np.ndarray, weight_rN: np.ndarray | None = None) 
     return np.where(lost[:, None], np.nan, np.stack([plain, eleven], 1))
 
 
+def step_average_precision(scores_1N: np.ndarray, true_1N: np.ndarray, weight_rN: np.ndarray) -> np.ndarray:
+    """``[r]`` average precisions in which equal scores are one step: ``sum_t (R_t - R_(t-1)) P_t`` over the distinct scores t, as torchmetrics
+    and scikit-learn take it. So the order of equal scores does not matter, and a constant score has the share of true ones. NaN where
+    nothing true is drawn.
+
+    Args:
+        scores_1N, true_1N: of N items; scores count as equal where they are (:func:`~wholegrain.evaluation.statistics.ties.classes`).
+        weight_rN: how often each is drawn.
+
+    Example:
+        >>> step_average_precision(np.array([[3, 2, 2, 1]]), np.array([[1, 1, 0, 0]]), np.ones((1, 4))).round(3).tolist()
+        [0.833]
+    """
+    order = np.argsort(-scores_1N[0], kind="stable")
+    scores, true, weight = scores_1N[0][order], true_1N[0][order].astype(np.float64), weight_rN[:, order]
+    last = np.flatnonzero(np.append(np.diff(scores) != 0, True))
+    hits, seen = np.cumsum(weight * true, 1)[:, last], np.cumsum(weight, 1)[:, last]
+    gained, total = np.diff(hits, axis=1, prepend=0.0), hits[:, -1]
+    found = (gained * hits / np.maximum(seen, 1e-12)).sum(1)
+    return np.divide(found, total, out=np.full(len(found), np.nan), where=total > 0)
+
+
 def mean_average_precision(
     score_BC: np.ndarray, share_BC: np.ndarray, true_BC: np.ndarray, keys: Sequence[str], *, resamples: int = 400, seed: int = 0
 ) -> list[Figure]:

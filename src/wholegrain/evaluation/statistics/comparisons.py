@@ -30,6 +30,8 @@ SIDE_FIGURES = (
     "blind_shorter",
     "blind_unigram",
     "majority_miou",
+    "confidence",
+    "overconfidence",
     "centre_hit",
     "centre_iou",
     "area",

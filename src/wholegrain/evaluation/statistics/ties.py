@@ -12,7 +12,7 @@ features do not give exactly equal scores.
 
 from __future__ import annotations
 
-from math import comb
+from math import comb, factorial, prod
 
 import numpy as np
 import torch
@@ -100,3 +100,43 @@ def all_above(above_NA: np.ndarray, below_NB: np.ndarray) -> tuple[np.ndarray, n
     fair = np.array([[1.0 / comb(i + j, i) for j in range(below.shape[1] + 1)] for i in range(count + 1)])
     strict, tied = low > high, low == high
     return strict.astype(np.float64), strict + tied * fair[a, b], tied.astype(np.float64)
+
+
+def in_front(above_NA: np.ndarray, below_NA: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The share of the first A places of each row that ``above`` takes, strict (it loses every tie) and expected.
+
+    With as many above as below this is also the share of all that stand in their half.
+
+    Example:
+        >>> [x.tolist() for x in in_front(np.array([[4.0, 1.0], [2.0, 2.0]]), np.array([[3.0, 2.0], [2.0, 2.0]]))]
+        [[0.5, 0.0], [0.5, 0.5]]
+    """
+    count = above_NA.shape[1]
+    ranks = classes(np.concatenate([above_NA, below_NA], 1))
+    above, below = ranks[:, :count], ranks[:, count:]
+    edge = -np.sort(-ranks, axis=1)[:, count - 1 : count]  # the class of the last place that counts
+    sure, tied, rivals = ((above > edge).sum(1), (above == edge).sum(1), (below == edge).sum(1))
+    left = count - sure - (below > edge).sum(1)
+    strict = sure + np.maximum(left - rivals, 0)
+    return strict / count, (sure + left * tied / np.maximum(tied + rivals, 1)) / count
+
+
+def in_order(scores_NK: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Strict, expected and tied for "each score is greater than the next", row by row.
+
+    Equal scores that stand side by side are in order with chance 1 / k! for k of them.
+
+    Example:
+        >>> in_order(np.array([[3.0, 2.0, 1.0], [3.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 2.0, 1.0]]))[1].round(4).tolist()
+        [1.0, 0.5, 0.1667, 0.0]
+    """
+    steps = -np.diff(classes(scores_NK), axis=1)
+    strict, falling = np.all(steps > 0, axis=1), np.all(steps >= 0, axis=1)
+    fair = np.array([1.0 / _orders(row) if down else 0.0 for row, down in zip(steps, falling, strict=True)])
+    return np.asarray(strict, dtype=np.float64), fair, np.asarray(falling & ~strict, dtype=np.float64)
+
+
+def _orders(steps_K: np.ndarray) -> int:
+    """In how many orders the scores between these steps may stand, those in a run of equal ones being exchanged."""
+    ends = np.concatenate([[0], np.flatnonzero(steps_K > 0) + 1, [len(steps_K) + 1]])
+    return prod(factorial(int(length)) for length in np.diff(ends))

@@ -20,6 +20,7 @@ import torch
 
 from wholegrain.evaluation.features.encode import Encoded
 from wholegrain.evaluation.result import TaskResult
+from wholegrain.evaluation.scores.branch_inference import BranchInference
 from wholegrain.evaluation.scores.similarity import Scorer
 from wholegrain.evaluation.statistics.rows import Rows, figures, join, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
@@ -34,6 +35,7 @@ def branches(
 
     A single-vector model gets the row ``single`` alone. Recall is the expected one under random tie-breaking.
     """
+    model = model.model if isinstance(model, BranchInference) else model  # the table has the mean, however the model is scored
     order = stand_ins(encoded.keys, seed)
     roles = tuple(dict.fromkeys(encoded.role_N))
     parts = [_role_rows(encoded, role, truths, model, order, seed) for role in roles]

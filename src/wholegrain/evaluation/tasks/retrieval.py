@@ -177,6 +177,13 @@ class RetrievalOptions:
     shortlist: int = 0
 
 
+DIAGONAL = RetrievalOptions(by_role=False, one_caption=True, owner_only=True)
+"""The protocol of Holistic CLIP's released code (Wang et al., CVPR 2025), ``retrieval_diagonal`` by name: one caption an image, so that N images and
+N captions make a square matrix and the diagonal alone is right. Here the caption is the first of each image; which one their lists of COCO and
+Flickr30k hold is not published. Finding images is as hard as among all captions, a query has the same N images. Finding captions is not: one
+true caption among N stands in the place of several among all, so the figures do not compare with those of the ordinary protocol."""
+
+
 def retrieval(
     encoded: Encoded,
     options: RetrievalOptions = RetrievalOptions(),

@@ -19,7 +19,7 @@ from wholegrain.errors import UserError
 from wholegrain.evaluation.contract import EvaluatedData, EvaluatedModel
 from wholegrain.evaluation.features.encode import Encoded, default_needs, encode_keys, encode_texts, split_keys
 from wholegrain.evaluation.result import Figure, NotSupportedError, TaskResult
-from wholegrain.evaluation.scores.similarity import index_vectors, similarity, unit
+from wholegrain.evaluation.scores.similarity import index_vectors, logit_scale, similarity, unit
 from wholegrain.evaluation.statistics.intervals import bootstrap_statistic
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
 from wholegrain.evaluation.statistics.stand_ins import stand_ins
@@ -76,17 +76,19 @@ def zero_shot(
         "the unit mean of its prompts' unit vectors."
     )
     true_B = torch.tensor([classes.index(label) for label in labels])
-    return classified("zero_shot", keys, scores_BC, true_B, classes, protocol, seed)
+    return classified("zero_shot", keys, scores_BC, true_B, classes, protocol, seed, logit_scale(model))
 
 
 def classified(
-    task: str, keys: Sequence[str], scores_BC: Tensor, true_B: Tensor, classes: Sequence[str], protocol: str, seed: int
+    task: str, keys: Sequence[str], scores_BC: Tensor, true_B: Tensor, classes: Sequence[str], protocol: str, seed: int, scale: float = 100.0
 ) -> TaskResult:
     """The result of scores ``[B, C]`` of images with classes.
 
     Args:
         keys: of the images; one that comes twice is one cluster.
         true_B: int64, the place of each image's class.
+        scale: what a softmax multiplies scores by; each item keeps the confidence of its answer
+            (:mod:`~wholegrain.evaluation.tasks.calibration`).
     """
     values = class_values(scores_BC, true_B)
     other_B = stand_ins(keys, seed)
@@ -95,6 +97,7 @@ def classified(
     count_C = torch.bincount(true_B, minlength=len(classes))
     values["majority"] = (true_B == int(count_C.argmax())).double().numpy()
     extra = {"label": [classes[c] for c in true_B.tolist()], "predicted": [classes[c] for c in scores_BC.argmax(1).tolist()]}
+    extra["confidence"] = (scale * scores_BC.double()).softmax(1).amax(1).tolist()
     rows = Rows(unique_names(keys), [""] * len(keys), keys, values, chance, shuffled, extra=extra)
     notes = {"majority": "the most frequent class"}
     per_class = per_class_figure(values["acc1_expected"], shuffled.get("acc1_expected"), true_B.numpy(), keys, len(classes), seed)
@@ -141,7 +144,10 @@ def class_scores(model: EvaluatedModel, image: ImageFeatures, classes: Sequence[
 
 
 def scores_with(model: EvaluatedModel, image: ImageFeatures, text: TextFeatures, classes: int, templates: int) -> Tensor:
-    """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates."""
+    """Scores ``[B, C]`` from the features of images and of all sentences; a joint scorer averages its scores over the templates, unless vectors
+    alone are what it reads of texts (``scores_vectors``)."""
+    if getattr(model, "scores_vectors", False):
+        return similarity(image, TextFeatures(ensemble(text.pooled_ND, classes, templates)), model)
     if getattr(model, "score", None) is not None:
         return similarity(image, text, model).unflatten(1, (classes, templates)).mean(2)
     return index_vectors(replace(image, patches_BPD=None)) @ ensemble(text.pooled_ND, classes, templates).T

@@ -33,7 +33,7 @@ class EvaluateArguments:
         data: a prepared data set.
         split: the split to test on.
         suite: tasks or suites on --data, separated by commas: all, compositional, dense, classification, retrieval, composition,
-            hard_positives, negatives, grounding, branches, zero_shot, linear_probe, faithfulness; or a TOML file with [[benchmark]] tables.
+            hard_positives, negatives, grounding, branches, zero_shot, linear_probe, faithfulness, retrieval_diagonal; or a TOML file with [[benchmark]] tables.
         benchmark: a benchmark of the field and the folder with its files, as sugarcrepe=data/sugarcrepe (docs/evaluation.md lists
             them), or file.py:function of your own; may be given again.
         images: a further folder to look for the benchmarks' pictures in; may be given again.
@@ -48,6 +48,9 @@ class EvaluateArguments:
         subset: retrieval among that many images.
         grain: score by whole and grain, as 1 or 1:0.1 (weight, and temperature; and a spaCy pipeline): noun phrases against patches beside
             the cosine. "auto" takes the best of some on the split val of --data (docs/evaluation.md).
+        branch_inference: of a model with branches, how they become one score: mean (the default), max, concat, selector:2 for one branch alone,
+            or selector for the best one on the split val of --data (docs/evaluation.md).
+        calibration: beside every task and benchmark of choices (classification, true against false) its expected calibration error.
         shortlist: retrieval with a joint score: score that many candidates of each query, the first by cosine; 0 scores all.
         roles: retrieval with captions in these roles alone.
         read_outs: for grounding, by what a phrase is read out of the patches: pooled, token, token_cosine, h_v, attention, gradient; by default
@@ -77,6 +80,8 @@ class EvaluateArguments:
     owner_only: bool = False
     subset: int | None = None
     grain: str = ""
+    branch_inference: str = ""
+    calibration: bool = False
     shortlist: int = 0
     roles: tuple[str, ...] = ()
     read_outs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="READ_OUT")] = ()
@@ -121,19 +126,22 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     from wholegrain.errors import UserError
     from wholegrain.evaluation.benchmarks.run import run_benchmarks
     from wholegrain.evaluation.features.sharing import sharing
-    from wholegrain.evaluation.named import split_grain, with_grain
+    from wholegrain.evaluation.named import split_grain, split_inference
     from wholegrain.evaluation.read_outs.registry import check_names
     from wholegrain.evaluation.result_folders import check_results_folder, results_folder, weights_of
+    from wholegrain.evaluation.scores.similarity import logit_scale
     from wholegrain.evaluation.suite import EvaluationOptions
+    from wholegrain.evaluation.tasks.calibration import calibrated
     from wholegrain.training.distributed.processes import init_distributed
     from wholegrain.workflows.training_overlap import describe_overlap, training_pictures
 
     name, grain = split_grain(args.model)
-    args = replace(args, model=name, grain=args.grain or grain)
+    name, inference = split_inference(name)
+    args = replace(args, model=name, grain=args.grain or grain, branch_inference=_inference(args.branch_inference or inference))
     wanted, suite, suite_name, average = _benchmarks(args)
     if args.data is None and not wanted:
         raise UserError("There is nothing to evaluate on; give --data FOLDER, --benchmark NAME=FOLDER or --suite FILE.toml.")
-    scored = f"-grain-{args.grain}" if args.grain else ""
+    scored = f"-grain-{args.grain}" if args.grain else f"-branches-{args.branch_inference}" if args.branch_inference else ""
     out = args.out or results_folder(args.model, _results_name(args.data, args.split, suite_name, [one.name for one in wanted]) + scored)
     check_results_folder(out)
     settings = {"retrieval": {name: getattr(args, name) for name in RETRIEVAL}, "zero_shot": {"templates": args.templates}}
@@ -141,7 +149,7 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     left_out: dict[str, str] = {}
     results, found, facts = [], [], {"model": args.model, "split": args.split, "seed": args.seed, "left_out": left_out}
     with init_distributed(args.device) as context, sharing(context.group):
-        loaded, chosen = context.on_all_processes(lambda: _loaded(args, context.device))
+        loaded, scored_as = context.on_all_processes(lambda: _loaded(args, context.device))
         if args.data is not None:
             options = EvaluationOptions(args.seed, args.batch, args.cache, context.is_main_process)
             results, more = _on_data(loaded, args.data, args.split, suite, settings, options, left_out)
@@ -151,9 +159,12 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
             found = run_benchmarks(loaded, wanted, **common, left_out=left_out)
     if not context.is_main_process:
         return None
-    results += [*found, *_averages(average, found, left_out)]
+    results += found
+    if args.calibration:
+        results += calibrated(results, logit_scale(loaded), seed=args.seed)
+    results += _averages(average, found, left_out)
     overlap, trained_on = describe_overlap(results, training_pictures(args.model))
-    facts["model"] = with_grain(args.model, chosen)
+    facts["model"] = f"{args.model}{scored_as}"
     facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
     return Evaluated(results, left_out, overlap, out, facts, args)
 
@@ -189,18 +200,27 @@ def _averages(names: tuple[str, ...], results: Sequence[TaskResult], left_out: d
     return found
 
 
+def _inference(how: str) -> str:
+    """A way to use branches, checked before anything is loaded; the mean is what every model does unasked."""
+    from wholegrain.evaluation.scores.branch_inference import parse_inference
+
+    return "" if not how or parse_inference(how) == ("mean", None) else how
+
+
 def _loaded(args: EvaluateArguments, device: torch.device) -> tuple[EvaluatedModel, str]:
-    """The model, scored by whole and grain if asked for, and by which."""
+    """The model, scored by whole and grain or by its branches if asked for, and what stands behind its name for that."""
     from wholegrain.errors import UserError
     from wholegrain.evaluation.named import load_any
     from wholegrain.evaluation.scores.whole_and_grain import GrainOptions
 
     model = load_any(args.model, device)
+    if args.branch_inference:
+        return _by_branches(args, model)
     if not args.grain:
         return model, ""
     if args.grain != "auto":
         given = GrainOptions.parse(args.grain)
-        return given.of(model), str(given)
+        return given.of(model), f",grain={given}"
     if args.data is None or args.split == "val":
         raise UserError("--grain auto looks for the best weight on the split val of --data, and reports on another one; give both, or a weight.")
     from wholegrain.data.dataset import Dataset
@@ -210,7 +230,29 @@ def _loaded(args: EvaluateArguments, device: torch.device) -> tuple[EvaluatedMod
     chosen = GrainOptions(found.weight, found.temperature)
     print(f"grain {chosen}: recall@1 {found.tried[found.weight, found.temperature]:.1%} on val, the mean of both ways; the whole alone "
           f"{found.whole:.1%}")  # fmt: skip
-    return chosen.of(model), str(chosen)
+    return chosen.of(model), f",grain={chosen}"
+
+
+def _by_branches(args: EvaluateArguments, model: EvaluatedModel) -> tuple[EvaluatedModel, str]:
+    """The same for a model that is scored by its branches; the best one is looked for on the split val."""
+    from wholegrain.errors import UserError
+    from wholegrain.evaluation.scores.branch_inference import SELECTOR, BranchInference
+
+    how = args.branch_inference
+    if args.grain:
+        raise UserError("--grain and --branch-inference are two ways to score; give one of them.")
+    if how == SELECTOR:
+        if args.data is None or args.split == "val":
+            raise UserError("--branch-inference selector looks for the best branch on the split val of --data, and reports on another one; give both, "
+                            "or name the branch, as selector:0.")  # fmt: skip
+        from wholegrain.data.dataset import Dataset
+        from wholegrain.evaluation.tasks.branch_choice import choose_branch
+
+        found = choose_branch(model, Dataset(args.data), "val", batch=args.batch)
+        how = found.how
+        print(f"branch {found.branch}: recall@1 {found.tried[found.branch]:.1%} on val, the mean of both ways; of all branches "
+              f"{', '.join(f'{value:.1%}' for value in found.tried)}")  # fmt: skip
+    return BranchInference(model, how), f",branch_inference={how}"
 
 
 def _results_name(data: Path | None, split: str, suite_file: str, benchmarks: list[str]) -> str:
