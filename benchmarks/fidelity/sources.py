@@ -111,6 +111,10 @@ FINETUNE = Original(
     ("config",),
 )
 
+LONG_CLIP = Original(
+    "beichenzbc/Long-CLIP", "3966af9ae9331666309a22128468b734db4672a7", ("model/model_longclip.py",), "model_longclip", "model"
+)
+
 NOT_HAD = {
     "SPARC (Bica et al. 2024)": "no code was released; two re-implementations stand in the table",
     "FILIP (Yao et al. 2022)": "no code of the authors is known; x-clip stands in the table",
