@@ -20,7 +20,7 @@ from pathlib import Path
 import sources
 import torch
 from fine_grained import fine_grained
-from negative_images import short_and_long
+from negative_images import short_and_long, triplets
 from negatives import negatives_and_teachers
 from originals import MissingError, Original, Originals
 from problem import Difference, compare, draw
@@ -74,7 +74,7 @@ def rows(originals: Originals) -> dict[str, list[Row]]:
     """Every comparison, by the page's headings."""
     return {
         "CLIP, SigLIP, hard negatives": [*contrastive()],
-        "A caption's own negatives, teachers": [*negatives_and_teachers()],
+        "A caption's own negatives, teachers": [*negatives_and_teachers(), *triplets()],
         "Several captions, several branches": [*branched(), *short_and_long()],
         "Patches and tokens": [*fine_grained(originals)],
     }

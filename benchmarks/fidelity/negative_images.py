@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import sources
-from problem import Problem, Shape
+import torch
+from problem import Problem, Shape, unit
 from rows import Ours, Row, weighted
 from torch import Tensor
 
-from wholegrain.features import ImageFeatures
+from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.clip import ClipLoss
 from wholegrain.losses.primary_components import PrimaryComponentsLoss
+from wholegrain.losses.tripletclip import TripletclipLoss
 
 TWO_TEXTS = Shape(captions=2)
 
@@ -24,6 +27,38 @@ def short_and_long() -> Iterator[Row]:
     ours = weighted((1.0, of_caption(0, ClipLoss("negative", 0.1))), (1.0, of_caption(1, PrimaryComponentsLoss(3, 0.1, "negative"))))
     name = "(clip + primary_components components=3) label_smoothing=0.1"
     yield Row(name, sources.LONG_CLIP, "CLIP.forward, 3 components", long_clip, ours, TWO_TEXTS, True, "its components are float32", 1e-4)
+
+
+# ---- TripletCLIP ------------------------------------------------------------------------------------------------------------
+
+
+def triplets() -> Iterator[Row]:
+    """Its loss on the images and as many false ones."""
+    name = "tripletclip"
+    yield Row(name, sources.TRIPLETCLIP, "tripletclip_loss", tripletclip, of_twins(TripletclipLoss()), TWO_TEXTS)
+    why = "a caption chooses among the images of both sides here"
+    yield Row(f'{name} rivals="all"', sources.TRIPLETCLIP, "tripletclip_loss", tripletclip, of_twins(TripletclipLoss("all")), TWO_TEXTS, False, why)
+
+
+def of_twins(kind: Any) -> Ours:
+    """A loss of ours on the images with their first captions, and their patches (the first of each) with the second ones, as twins."""
+
+    def value(p: Problem) -> Tensor:
+        images, place = len(p.image), torch.arange(2 * len(p.image))
+        own, false = p.by_image(p.captions).unbind(1)
+        side_B = (place >= images).long()
+        pairing = replace(Pairing.one_to_one(2 * images), side_B=side_B)
+        return kind(ImageFeatures(torch.cat([p.image, p.patches[:, 0]])), TextFeatures(torch.cat([own, false])), pairing, p.scale).value
+
+    return value
+
+
+def tripletclip(m: Any, p: Problem) -> Tensor:
+    own, false = p.by_image(unit(p.captions)).unbind(1)
+    return m.tripletclip_loss(unit(p.image), own, unit(p.patches[:, 0]), false, p.scale)[0]
+
+
+# ---- Long-CLIP --------------------------------------------------------------------------------------------------------------
 
 
 def of_caption(place: int, kind: Any) -> Ours:

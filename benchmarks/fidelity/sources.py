@@ -114,6 +114,9 @@ FINETUNE = Original(
 LONG_CLIP = Original(
     "beichenzbc/Long-CLIP", "3966af9ae9331666309a22128468b734db4672a7", ("model/model_longclip.py",), "model_longclip", "model"
 )
+TRIPLETCLIP = Original(
+    "tripletclip/TripletCLIP", "abbf81c9bc194cdca363bdddd9bae582b7a1291f", ("src/openclip/src/loss.py",), "loss", "src/openclip/src"
+)
 
 NOT_HAD = {
     "SPARC (Bica et al. 2024)": "no code was released; two re-implementations stand in the table",

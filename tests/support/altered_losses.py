@@ -234,6 +234,16 @@ SLIPS: dict[str, Slip] = {
         components_of_this_process=("add_over(centred_BD.T @ centred_BD, group)", "centred_BD.T @ centred_BD", "components=2"),
         normalised_again=("    return (mean_D +", "    return unit(mean_D +", "components=2"),
     ),
+    **_of(
+        "tripletclip",
+        sides_in_one=("for side in (0, 1)]", "for side in (0, 0)]"),
+        one_mean=("sum_over(true_P.new_tensor(float(len(true_P))), group)", "sum_over(pairing.true_N.sum(), group)"),
+        local_mean=("sum_over(true_P.new_tensor(float(len(true_P))), group)", "true_P.new_tensor(float(len(true_P)))"),
+        local_images=("over_processes(Rest(found.by_column), everyone.group)", "Rest(found.by_column)"),
+        all_images=('if self.rivals == "all":', "if True:"),
+        copies=("everyone, self.duplicates, image_R", 'everyone, "negative", image_R'),
+        by_place=("(image_BD, pairing.side_B == side,", "(image_BD, torch.arange(len(image_BD)) % 2 == side,"),
+    ),
     **_of("tgc", student_for_teacher=("unit(text.teacher.pooled_ND).to(text_ND.dtype)", "text_ND")),
     **_of("distillation", one_side=('if self.sides in ("both", side)]', 'if side == "image"]')),
     **_of("diversity", itself=("other = ~torch.eye(", "other = True | ~torch.eye(")),
@@ -258,11 +268,11 @@ _BROKEN = {
         "clip_ids_float32 clip_ids_float64 clip_ids_int32 clip_ids_low_bits clip_ids_modulo clip_image_ids_float32 "
         "clip_image_ids_int32 cmr_ids_float32 dreamlip_ids_float32 paraphrases_ids_int32"
     ),
-    "duplicates": "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
+    "duplicates": "cmr_next_owner tripletclip_copies clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
     "text_order": "imc_foils_of_others",
     "padding": "sparc_softmax_over_tokens sparc_padding_counts filip_padding_counts gloria_wrong_axis",
     "processes": "clip_local_mean clip_local_images clip_first_processes_texts whole_and_grain_own_phrases_of_this_process "
-    "primary_components_components_of_this_process",
+    "primary_components_components_of_this_process tripletclip_local_mean tripletclip_local_images",
     "missing": "siglip_mean_over_cells",
 }
 BREAKS = {name: check for check, names in _BROKEN.items() for name in names.split()}

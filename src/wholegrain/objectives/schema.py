@@ -46,6 +46,7 @@ class CaptionDraw:
             negatives, follow the whole captions, and are always ``count``.
         lead: so many first sentences of each whole caption that the step has drawn for this image and these roles take, at most ``count``
             of them, as a text of its own without negatives; 0 draws captions.
+        of_twins: of an image with a twin (``data.twin_share``) those captions alone that are false of the twin, if these roles have such.
         name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences`` and ``lead``.
     """
 
@@ -55,6 +56,7 @@ class CaptionDraw:
     optional: bool = False
     sentences: tuple[int, int] = (0, 0)
     lead: int = 0
+    of_twins: bool = False
     name: str = ""
 
     @property
@@ -67,6 +69,7 @@ class CaptionDraw:
         least, most = self.sentences
         fine = self.sentences == (0, 0) or 1 <= least <= most
         require(fine, "sentences", [least, most], "two numbers with 1 <= least <= greatest, or [0, 0] for whole captions")
+        require(self.whole or not self.of_twins, "of_twins", self.of_twins, "false where parts of captions are drawn")
         require(self.lead >= 0 and not (self.lead and most), "lead", self.lead, "0 or more, and 0 where sentences are drawn")
         require(bool(self.name) or self.whole, "name", self.name, 'given with sentences or lead, such as name = "crop"')
         require(len(self.roles) > 0, "roles", list(self.roles), 'at least one role, or "any"')

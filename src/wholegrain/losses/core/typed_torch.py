@@ -50,4 +50,7 @@ else:
         dist.reduce_scatter_tensor(output, input, op, group)
 
 
-__all__ = ["checkpoint", "disable", "distinct", "eigh", "groups", "integers", "manual_seed", "numbers", "reduce_scatter_tensor", "run_lengths", "table", "vector_norm"]
+__all__ = [
+    "checkpoint", "disable", "distinct", "eigh", "groups", "integers", "manual_seed", "numbers", "reduce_scatter_tensor", "run_lengths", "table",
+    "vector_norm",
+]  # fmt: skip

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.primary_components import PrimaryComponentsLoss
-from wholegrain.verify.cases import KINDS, SCALE, Batch
-from wholegrain.verify.closed_form import IMAGES, ClosedForm, all_alike, lone_pair, right_angles
+from wholegrain.verify.cases import KINDS, SCALE, Batch, lone_pair
+from wholegrain.verify.closed_form import IMAGES, ClosedForm, all_alike, right_angles
 from wholegrain.verify.reference import Samples, dot, symmetric_softmax, unit
 
 VARIANTS = {
