@@ -244,6 +244,15 @@ SLIPS: dict[str, Slip] = {
         copies=("everyone, self.duplicates, image_R", 'everyone, "negative", image_R'),
         by_place=("(image_BD, pairing.side_B == side,", "(image_BD, torch.arange(len(image_BD)) % 2 == side,"),
     ),
+    **_of(
+        "c2lip",
+        by_images=("total = mentions_Q.sum().clamp_min(1)", "total = sum_over(mentions_Q.new_tensor(float(len(logit_BQ))), group)"),
+        copies=('KnownTrue(pairs, everyone, "ignore")', 'KnownTrue(pairs, everyone, "negative")'),
+        own_twice=("against_BQ = mentions_Q - said_BQ", "against_BQ = mentions_Q", "duplicates=negative"),
+        local_mentions=("sum_over(said_BQ.sum(0), group)", "said_BQ.sum(0)"),
+        raw_patches=("phrase_cosines(unit(image.patches_BPD)", "phrase_cosines(image.patches_BPD", "image=attention"),
+        no_bias=("vectors_QD) + bias", "vectors_QD) + 0 * bias"),
+    ),
     **_of("tgc", student_for_teacher=("unit(text.teacher.pooled_ND).to(text_ND.dtype)", "text_ND")),
     **_of("distillation", one_side=('if self.sides in ("both", side)]', 'if side == "image"]')),
     **_of("diversity", itself=("other = ~torch.eye(", "other = True | ~torch.eye(")),
@@ -268,11 +277,11 @@ _BROKEN = {
         "clip_ids_float32 clip_ids_float64 clip_ids_int32 clip_ids_low_bits clip_ids_modulo clip_image_ids_float32 "
         "clip_image_ids_int32 cmr_ids_float32 dreamlip_ids_float32 paraphrases_ids_int32"
     ),
-    "duplicates": "cmr_next_owner tripletclip_copies clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
+    "duplicates": "cmr_next_owner c2lip_copies tripletclip_copies clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
     "text_order": "imc_foils_of_others",
     "padding": "sparc_softmax_over_tokens sparc_padding_counts filip_padding_counts gloria_wrong_axis",
     "processes": "clip_local_mean clip_local_images clip_first_processes_texts whole_and_grain_own_phrases_of_this_process "
-    "primary_components_components_of_this_process tripletclip_local_mean tripletclip_local_images",
+    "primary_components_components_of_this_process tripletclip_local_mean tripletclip_local_images c2lip_local_mentions",
     "missing": "siglip_mean_over_cells",
 }
 BREAKS = {name: check for check, names in _BROKEN.items() for name in names.split()}
