@@ -20,7 +20,9 @@ from pathlib import Path
 import sources
 import torch
 from fine_grained import fine_grained
+from negative_images import short_and_long, triplets
 from negatives import negatives_and_teachers
+from noun_phrases import concepts
 from originals import MissingError, Original, Originals
 from problem import Difference, compare, draw
 from rows import Row, branched, contrastive
@@ -73,9 +75,9 @@ def rows(originals: Originals) -> dict[str, list[Row]]:
     """Every comparison, by the page's headings."""
     return {
         "CLIP, SigLIP, hard negatives": [*contrastive()],
-        "A caption's own negatives, teachers": [*negatives_and_teachers()],
-        "Several captions, several branches": [*branched()],
-        "Patches and tokens": [*fine_grained(originals)],
+        "A caption's own negatives, teachers": [*negatives_and_teachers(), *triplets()],
+        "Several captions, several branches": [*branched(), *short_and_long()],
+        "Patches and tokens": [*fine_grained(originals), *concepts()],
     }
 
 

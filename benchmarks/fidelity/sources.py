@@ -111,6 +111,16 @@ FINETUNE = Original(
     ("config",),
 )
 
+LONG_CLIP = Original(
+    "beichenzbc/Long-CLIP", "3966af9ae9331666309a22128468b734db4672a7", ("model/model_longclip.py",), "model_longclip", "model"
+)
+TRIPLETCLIP = Original(
+    "tripletclip/TripletCLIP", "abbf81c9bc194cdca363bdddd9bae582b7a1291f", ("src/openclip/src/loss.py",), "loss", "src/openclip/src"
+)
+C2LIP = Original(
+    "SamsungLabs/concept_centric_clip", "9d025267458fb682291286820798d16d1dd93bd1", ("src/open_clip/loss.py",), "loss", "src/open_clip"
+)
+
 NOT_HAD = {
     "SPARC (Bica et al. 2024)": "no code was released; two re-implementations stand in the table",
     "FILIP (Yao et al. 2022)": "no code of the authors is known; x-clip stands in the table",

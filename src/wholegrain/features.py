@@ -156,6 +156,7 @@ class Pairing:
         image_id_B: int64, a hash of the image bytes, likewise.
         roles: names of the roles, the same in every process.
         kinds: names of the kinds of negatives, the same in every process.
+        side_B: int64, which of two twins an image is, 0 or 1, and 0 for an image without a twin; ``None`` where no twins are drawn.
     """
 
     owner_N: Tensor
@@ -166,6 +167,7 @@ class Pairing:
     image_id_B: Tensor
     roles: tuple[str, ...] = ("web",)
     kinds: tuple[str, ...] = ()
+    side_B: Tensor | None = None
 
     @property
     def true_N(self) -> Tensor:
@@ -184,6 +186,10 @@ class Pairing:
             raise ValueError("a negative was selected without the caption it contradicts; select both, or neither")
         kept = {name: getattr(self, name)[index] for name in ("owner_N", "role_N", "kind_N", "text_id_N")}
         return replace(self, negative_of_N=moved, **kept)
+
+    def with_images(self, index: Tensor | slice) -> Pairing:
+        """With what is known of the images at ``index`` alone, in that order; owners are left as they are."""
+        return replace(self, image_id_B=self.image_id_B[index], side_B=None if self.side_B is None else self.side_B[index])
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Pairing:
         """The same pairing on another device."""

@@ -225,6 +225,34 @@ SLIPS: dict[str, Slip] = {
         ids_int32=("kept = pairing.text_id_N[one] != pairing.text_id_N[other]", "kept = pairing.text_id_N.int()[one] != pairing.text_id_N.int()[other]"),
         itself=("return one[kept], other[kept]", "return one, other"),
     ),
+    **_of(
+        "primary_components",
+        last_ones=("kept_DK = vector_DD[:, len(value_D) - ctx.kept :]", "kept_DK = vector_DD[:, : ctx.kept]", "components=2"),
+        not_centred=("centred_BD = exact_BD - mean_D", "centred_BD = exact_BD", "components=2"),
+        mean_left_out=("(mean_D + centred_BD @ projector_DD)", "(centred_BD @ projector_DD)", "components=2"),
+        components_detached=("_Projector.apply(scatter_DD, components)", "_Projector.apply(scatter_DD.detach(), components)", "components=2"),
+        components_of_this_process=("add_over(centred_BD.T @ centred_BD, group)", "centred_BD.T @ centred_BD", "components=2"),
+        normalised_again=("    return (mean_D +", "    return unit(mean_D +", "components=2"),
+    ),
+    **_of(
+        "tripletclip",
+        sides_in_one=("for side in (0, 1)]", "for side in (0, 0)]"),
+        one_mean=("sum_over(true_P.new_tensor(float(len(true_P))), group)", "sum_over(pairing.true_N.sum(), group)"),
+        local_mean=("sum_over(true_P.new_tensor(float(len(true_P))), group)", "true_P.new_tensor(float(len(true_P)))"),
+        local_images=("over_processes(Rest(found.by_column), everyone.group)", "Rest(found.by_column)"),
+        all_images=('if self.rivals == "all":', "if True:"),
+        copies=("everyone, self.duplicates, image_R", 'everyone, "negative", image_R'),
+        by_place=("(image_BD, pairing.side_B == side,", "(image_BD, torch.arange(len(image_BD)) % 2 == side,"),
+    ),
+    **_of(
+        "c2lip",
+        by_images=("total = mentions_Q.sum().clamp_min(1)", "total = sum_over(mentions_Q.new_tensor(float(len(logit_BQ))), group)"),
+        copies=('KnownTrue(pairs, everyone, "ignore")', 'KnownTrue(pairs, everyone, "negative")'),
+        own_twice=("against_BQ = mentions_Q - said_BQ", "against_BQ = mentions_Q", "duplicates=negative"),
+        local_mentions=("sum_over(said_BQ.sum(0), group)", "said_BQ.sum(0)"),
+        raw_patches=("phrase_cosines(unit(image.patches_BPD)", "phrase_cosines(image.patches_BPD", "image=attention"),
+        no_bias=("vectors_QD) + bias", "vectors_QD) + 0 * bias"),
+    ),
     **_of("tgc", student_for_teacher=("unit(text.teacher.pooled_ND).to(text_ND.dtype)", "text_ND")),
     **_of("distillation", one_side=('if self.sides in ("both", side)]', 'if side == "image"]')),
     **_of("diversity", itself=("other = ~torch.eye(", "other = True | ~torch.eye(")),
@@ -241,17 +269,19 @@ _BROKEN = {
     "state": "cmr_no_margin cmr_no_answer cmr_not_read cmr_a_step_early cmr_local_margins",
     "scale": "cmr_captions_detached clip_scale_detached siglip_bias_detached",
     "gradients": (
-        "clip_images_detached clip_half clip_float32 own_negatives_half sparc_weights_detached whole_and_grain_temperature_detached"
+        "clip_images_detached clip_half clip_float32 own_negatives_half sparc_weights_detached whole_and_grain_temperature_detached "
+        "primary_components_components_detached"
     ),
     "large_scores": "cmr_cut_10 clip_scale_capped own_negatives_cut_10 own_negatives_cut_20 llip_cut_20 llip_cut_10 filip_cut_10",
     "ids": (
         "clip_ids_float32 clip_ids_float64 clip_ids_int32 clip_ids_low_bits clip_ids_modulo clip_image_ids_float32 "
         "clip_image_ids_int32 cmr_ids_float32 dreamlip_ids_float32 paraphrases_ids_int32"
     ),
-    "duplicates": "cmr_next_owner clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
+    "duplicates": "cmr_next_owner c2lip_copies tripletclip_copies clip_copies_of_images clip_copies clip_neighbours_text flair_copies",
     "text_order": "imc_foils_of_others",
     "padding": "sparc_softmax_over_tokens sparc_padding_counts filip_padding_counts gloria_wrong_axis",
-    "processes": "clip_local_mean clip_local_images clip_first_processes_texts whole_and_grain_own_phrases_of_this_process",
+    "processes": "clip_local_mean clip_local_images clip_first_processes_texts whole_and_grain_own_phrases_of_this_process "
+    "primary_components_components_of_this_process tripletclip_local_mean tripletclip_local_images c2lip_local_mentions",
     "missing": "siglip_mean_over_cells",
 }
 BREAKS = {name: check for check, names in _BROKEN.items() for name in names.split()}

@@ -11,7 +11,7 @@ from tiny_runs import KilledError, kill_at, lines, run, same_weights, weights
 from tiny_training import COLOURS, SIZE, make_dataset, make_model, make_recipe, picture
 
 from wholegrain.data.dataset import Dataset
-from wholegrain.data.record import Caption, Negative, Record, caption_id, content_key
+from wholegrain.data.record import Caption, Negative, Record, Twin, caption_id, content_key
 from wholegrain.data.shards import ShardWriter
 from wholegrain.data.sidecars import write_sidecar
 from wholegrain.errors import UserError
@@ -70,7 +70,10 @@ def every_role(tmp_path_factory):
             writer.add(Record(key, f"{key}.png", (SIZE, SIZE), "train", None, tuple(captions)), image)
             whole = [caption for caption in captions if caption.role != "phrase"]
             negatives += [Negative(key, c.id, kind, f"{kind} blue {number}") for c in whole for kind in kinds]
+        keys = [negatives[number].key for number in range(0, len(negatives), len(negatives) // 8)]
     write_sidecar(folder, "negatives", negatives)
+    pairs = zip(keys[::2], keys[1::2], strict=True)
+    write_sidecar(folder, "twins", [Twin(f"t{n}", "colour", pair, ("overview red 0", "a")) for n, pair in enumerate(pairs)])
     return Dataset(folder)
 
 

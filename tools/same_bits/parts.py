@@ -89,8 +89,11 @@ NEEDED = {
     "mgca": ("--model.head_settings.prototypes", "5", "--terms.mgca_prototypes.settings.frozen_steps", "2"),
     "cosmos": ("--data.views", "[{count=1, crop_scale=[0.4, 1.0]}, {count=1, crop_scale=[0.05, 0.4]}]"),
     "holistic_mlp": ("--model.head_settings.branch_blocks", "1"),
+    "tripletclip": ("--data.twin_share", "0.3"),
 }
 """What recipes must be told to train a model as small as this one."""
+WITH_TWINS = ("tripletclip",)
+"""Recipes whose training pictures must have twins: scenes have, and these photos have not."""
 
 
 def recipes() -> list[str]:
@@ -99,8 +102,8 @@ def recipes() -> list[str]:
 
 
 def trained(name: str, recipe: str, *words: str, data: tuple[str, ...] = (), processes: int = 1) -> Item:
-    """A run of twelve steps; recipes of scenes see scenes, all others the enriched photos."""
-    data = data or (SCENES if recipe.startswith("scenes/") else RICH,)
+    """A run of twelve steps; recipes of scenes and of twins see scenes, all others the enriched photos."""
+    data = data or (SCENES if recipe.startswith("scenes/") or recipe in WITH_TWINS else RICH,)
     needs = tuple(one.partition(":")[0] for one in data)
     places = [at(name) + one[len(name) :] for name, one in zip(needs, data, strict=True)]
     few = ("--steps", STEPS, "--batch", "8", "--lr", "1e-3", "--optimiser.warmup_steps", "2", "--optimiser.precision", "fp32")

@@ -55,6 +55,7 @@ class Sample:
         texts: true captions, and negatives after the caption that they contradict.
         more: pixels and crops of further views; as many in every sample of a batch.
         broken: images that should have stood here and could not be read, and why.
+        side: which of two twins the image is, 0 or 1, 0 without a twin; ``None`` where no twins are drawn, alike in all samples of a batch.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Sample:
     texts: tuple[Text, ...]
     more: tuple[tuple[np.ndarray | Tensor, tuple[float, float, float, float]], ...] = ()
     broken: tuple[tuple[str, str], ...] = ()
+    side: int | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,7 @@ def collate(
     spoken_N = None if phrases is None else _spoken([text.text for _, text in texts], phrases)
     row_Q = [row.setdefault(phrase, len(row)) for spoken in spoken_N or () for phrase in spoken]
     identity_U = [stable_id(text) for text in row]
+    sides = [sample.side for sample in samples if sample.side is not None]
     pairing = Pairing(
         owner_N=_whole([owner for owner, _ in texts]),
         negative_of_N=_whole([int(start_B[owner]) + t.negative_of if t.negative_of >= 0 else -1 for owner, t in texts]),
@@ -247,6 +250,7 @@ def collate(
         image_id_B=_whole([stable_id(sample.key.rpartition(":")[2]) for sample in samples]),  # of any data set of a mixture
         roles=tuple(roles),
         kinds=tuple(kinds),
+        side_B=_whole(sides) if sides else None,
     )
     tokens_UL, length_U = torch.zeros((len(row), 0), dtype=torch.int64), torch.zeros(len(row), dtype=torch.int64)
     cut = 0

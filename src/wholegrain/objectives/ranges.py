@@ -7,6 +7,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "terms.weight": (0, 1e6),
     "data.captions.count": (1, 10_000),
     "data.captions.sentences": (0, 10_000),
+    "data.captions.lead": (0, 10_000),
     "data.negatives.count": (0, 10_000),
     "data.views.count": (1, 100),
     "data.shuffle_window": (0, 10**6),

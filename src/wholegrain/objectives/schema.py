@@ -44,7 +44,10 @@ class CaptionDraw:
         sentences: least and greatest number of random sentences, out of all captions of these roles, that make up a text; (0, 0) draws
             whole captions. Where one sentence makes a text, none comes twice in a step before all have come. These texts have no
             negatives, follow the whole captions, and are always ``count``.
-        name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences``.
+        lead: so many first sentences of each whole caption that the step has drawn for this image and these roles take, at most ``count``
+            of them, as a text of its own without negatives; 0 draws captions.
+        of_twins: of an image with a twin (``data.twin_share``) those captions alone that are false of the twin, if these roles have such.
+        name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences`` and ``lead``.
     """
 
     roles: tuple[str, ...] = ("any",)
@@ -52,14 +55,23 @@ class CaptionDraw:
     spread: bool = False
     optional: bool = False
     sentences: tuple[int, int] = (0, 0)
+    lead: int = 0
+    of_twins: bool = False
     name: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether whole captions are drawn, not parts of them."""
+        return not self.sentences[1] and not self.lead
 
     def __post_init__(self) -> None:
         require(self.count >= 1, "count", self.count, "at least 1")
         least, most = self.sentences
         fine = self.sentences == (0, 0) or 1 <= least <= most
         require(fine, "sentences", [least, most], "two numbers with 1 <= least <= greatest, or [0, 0] for whole captions")
-        require(bool(self.name) or not most, "name", self.name, 'given with sentences, such as name = "crop"')
+        require(self.whole or not self.of_twins, "of_twins", self.of_twins, "false where parts of captions are drawn")
+        require(self.lead >= 0 and not (self.lead and most), "lead", self.lead, "0 or more, and 0 where sentences are drawn")
+        require(bool(self.name) or self.whole, "name", self.name, 'given with sentences or lead, such as name = "crop"')
         require(len(self.roles) > 0, "roles", list(self.roles), 'at least one role, or "any"')
 
 

@@ -180,6 +180,8 @@ def offers(recipe: Recipe, dataset: Dataset, model: Model) -> frozenset[str]:
         offered.add("teacher")
     if recipe.data.views:
         offered.add("views")
+    if recipe.data.twin_share and dataset.twins:
+        offered.add("twins")
     return frozenset(offered)
 
 

@@ -90,7 +90,7 @@ def _first(batch: Batch, images: int) -> Batch:
         tokens_UL=batch.tokens_UL[rows_U],
         length_U=batch.length_U[rows_U],
         row_N=place[:count],
-        pairing=replace(pairing, image_id_B=pairing.image_id_B[:images]),
+        pairing=pairing.with_images(slice(images)),
         keys=batch.keys[:images],
         texts=tuple(batch.texts[row] for row in rows_U.tolist()),
         phrases=phrases,

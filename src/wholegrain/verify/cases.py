@@ -83,7 +83,7 @@ class Batch:
         """The images ``first`` to ``last`` (exclusive) and their texts."""
         mine = ((self.pairing.owner_N >= first) & (self.pairing.owner_N < last)).nonzero().squeeze(1)
         pairing = self.pairing.select_texts(mine)
-        pairing = replace(pairing, owner_N=pairing.owner_N - first, image_id_B=pairing.image_id_B[first:last])
+        pairing = replace(pairing, owner_N=pairing.owner_N - first).with_images(slice(first, last))
         return Batch(self.image.select(torch.arange(first, last)), self.text.select(mine), pairing)
 
 
@@ -164,7 +164,7 @@ def make_batch(
     learned |= {"match_DD": normal(width, width), "match_1": normal(1)}  # drawn last, so that the rest stays as it was
     image = replace(image, learned=learned, match=small_match)
     image, text = _with_phrases(*_more(image, text, normal), normal, draw)
-    return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS))
+    return Batch(image, text, Pairing(owner, negative_of, role, kind, text_id, image_id, ROLES, KINDS, torch.arange(images) % 3 % 2))
 
 
 def near_ids(count: int) -> Tensor:
@@ -234,7 +234,7 @@ def as_type(batch: Batch, dtype: torch.dtype) -> Batch:
 def permuted(batch: Batch, images: Tensor, texts: Tensor) -> Batch:
     """The same images and texts in other orders (permutations)."""
     pairing = batch.pairing.select_texts(texts)
-    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N], image_id_B=pairing.image_id_B[images])
+    pairing = replace(pairing, owner_N=images.argsort()[pairing.owner_N]).with_images(images)
     return Batch(batch.image.select(images), batch.text.select(texts), pairing)
 
 
@@ -267,13 +267,14 @@ def lean(batch: Batch, needs: frozenset[str]) -> Batch:
 
     image = replace(slim(batch.image), learned=learned)
     views = tuple(slim(view) for view in image.views) if "views" in needs else ()
-    return replace(batch, image=replace(image, views=views), text=slim(batch.text))
+    pairing = batch.pairing if "twins" in needs else replace(batch.pairing, side_B=None)
+    return replace(batch, image=replace(image, views=views), text=slim(batch.text), pairing=pairing)
 
 
 def lone_pair(batch: Batch) -> Batch:
     """The first image and its first text."""
     first = torch.tensor([0])
-    return Batch(batch.image.select(first), batch.text.select(first), Pairing.one_to_one(1))
+    return Batch(batch.image.select(first), batch.text.select(first), replace(Pairing.one_to_one(1), side_B=torch.zeros(1, dtype=torch.int64)))
 
 
 def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Batch:
@@ -291,6 +292,7 @@ def alike(images: int, foils: int = 3, tokens: int = 5, captions: int = 1) -> Ba
         torch.arange(images) + 500,
         ROLES,
         tuple(KINDS[:foils]),
+        torch.arange(images) % 2,
     )
 
     def ones(*shape: int) -> Tensor:

@@ -37,7 +37,7 @@ class ClosedForm:
 def right_angles(images: int = IMAGES) -> Batch:
     """One caption an image, with the image's own vector; different images are at right angles."""
     eye = torch.eye(images, 8, dtype=torch.float64)
-    pairing = replace(Pairing.one_to_one(images), kinds=KINDS)
+    pairing = replace(Pairing.one_to_one(images), kinds=KINDS, side_B=torch.arange(images) % 2)
     patches = eye[:, None].repeat(1, 4, 1)
     mask = torch.ones(images, 2, dtype=torch.bool)
     return Batch(

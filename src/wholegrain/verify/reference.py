@@ -92,7 +92,7 @@ class Samples:
     Attributes:
         image, text: the features.
         scale, bias, state: as a loss is given them.
-        owner, negative_of, kind, role, text_id: of each text; ``image_id``: of each image.
+        owner, negative_of, kind, role, text_id: of each text; ``image_id``, ``side``: of each image.
         images, texts: all places; ``true``, ``foils``: the texts that are captions, and that are hard negatives.
     """
 
@@ -106,6 +106,7 @@ class Samples:
         self.role = [pairing.roles[role] for role in pairing.role_N.tolist()]
         self.text_id: list[int] = pairing.text_id_N.tolist()
         self.image_id: list[int] = pairing.image_id_B.tolist()
+        self.side: list[int] = [0] * len(self.image_id) if pairing.side_B is None else pairing.side_B.tolist()
         self.images, self.texts = range(len(self.image_id)), range(len(self.owner))
         self.true = [n for n in self.texts if self.negative_of[n] < 0]
         self.foils = [n for n in self.texts if self.negative_of[n] >= 0]

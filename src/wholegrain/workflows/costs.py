@@ -62,7 +62,7 @@ class _Summed:
 
 
 def _texts_per_image(data: DataRecipe) -> int:
-    return sum(draw.count * (1 if draw.sentences[1] else 1 + data.negatives.count) for draw in data.captions)
+    return sum(draw.count * (1 + data.negatives.count if draw.whole else 1) for draw in data.captions)
 
 
 def _role(draw: CaptionDraw) -> str:
@@ -79,7 +79,7 @@ def _batch(data: DataRecipe) -> Batch:
         for _ in range(draw.count):
             mine = len(rows)
             rows.append((-1, roles.index(_role(draw)), -1))
-            foils = 0 if draw.sentences[1] else data.negatives.count
+            foils = data.negatives.count if draw.whole else 0
             rows += [(mine, roles.index(_role(draw)), kind % 2) for kind in range(foils)]
     negative_of, role, kind = (torch.tensor(column).repeat(IMAGES) for column in zip(*rows, strict=True))
     first = torch.arange(IMAGES).repeat_interleave(count) * count

@@ -55,6 +55,7 @@ REMEDIES: Mapping[str, str] = {
     "match": 'set model.head to "fusion"',
     "phrases": "train by wholegrain train, which finds the noun phrases of captions",
     "grain": 'set model.head to "grain"',
+    "twins": "take data with twins among the training pictures (wholegrain scenes OUT --train-twins 1000) and set data.twin_share, such as 1.0",
 }
 """What a loss may need -> what to do where data or model lack it, in words that end a sentence."""
 NEEDS = frozenset(REMEDIES)

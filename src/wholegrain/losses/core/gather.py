@@ -81,7 +81,7 @@ class GlobalTexts:
 
     Attributes:
         vectors_CD: the texts of all processes in rank order, with gradients; C is the global number of texts.
-        pairing: their pairing; owners and negatives are counted in the global batch.
+        pairing: their pairing; owners and negatives are counted in the global batch. Sides of images are not sent.
         images_before, texts_before: images and texts of the processes of lower rank: global index = local index + this.
         group: the processes.
     """
@@ -106,7 +106,7 @@ def gather_texts(vectors_ND: Tensor, pairing: Pairing, group: dist.ProcessGroup 
     gathered = gather_rows(torch.stack(columns, 1), texts, group)
     names = ("owner_N", "negative_of_N", "role_N", "kind_N", "text_id_N")
     fields = {name: gathered[:, i].contiguous() for i, name in enumerate(names)}
-    whole = replace(pairing, image_id_B=gather_rows(pairing.image_id_B, images, group), **fields)
+    whole = replace(pairing, image_id_B=gather_rows(pairing.image_id_B, images, group), side_B=None, **fields)
     return GlobalTexts(gather_rows(vectors_ND, texts, group), whole, before_images, before_texts, group)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Call = TypeVar("Call", bound=Callable[..., object])
 
     def vector_norm(x: Tensor, *, dim: int, keepdim: bool = False) -> Tensor: ...
+    def eigh(x: Tensor) -> tuple[Tensor, Tensor]: ...
     def checkpoint(
         function: Callable[..., Made], *arguments: object, use_reentrant: bool, preserve_rng_state: bool
     ) -> Made: ...
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 else:
     from torch.utils.checkpoint import checkpoint
 
-    vector_norm, disable = torch.linalg.vector_norm, torch.compiler.disable
+    vector_norm, eigh, disable = torch.linalg.vector_norm, torch.linalg.eigh, torch.compiler.disable
     manual_seed = torch.manual_seed
     integers = numbers = table = Tensor.tolist
     distinct = torch.unique
@@ -49,4 +50,7 @@ else:
         dist.reduce_scatter_tensor(output, input, op, group)
 
 
-__all__ = ["checkpoint", "disable", "distinct", "groups", "integers", "manual_seed", "numbers", "reduce_scatter_tensor", "run_lengths", "table", "vector_norm"]
+__all__ = [
+    "checkpoint", "disable", "distinct", "eigh", "groups", "integers", "manual_seed", "numbers", "reduce_scatter_tensor", "run_lengths", "table",
+    "vector_norm",
+]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -25,9 +25,10 @@ def draw_texts(
     roles: Mapping[str, int],
     kinds: Mapping[str, int],
     random: np.random.Generator,
+    of_twins: Collection[str] = (),
 ) -> tuple[Text, ...]:
     """The texts of one image: its drawn captions in the order of the recipe's draws, each followed by its drawn negatives; then
-    texts made of drawn sentences.
+    texts made of drawn sentences, or of the first ones of the drawn captions.
 
     Args:
         record: the image's record.
@@ -35,9 +36,11 @@ def draw_texts(
         recipe: what to draw.
         roles, kinds: name -> index, of the whole data set.
         random: the sample's own stream.
+        of_twins: the captions that tell the image from its twin.
     """
     texts: list[Text] = []
-    for caption, name in _captions(record, recipe, random):
+    captions = _captions(record, recipe, random, of_twins)
+    for caption, name in captions:
         owner, role = len(texts), roles[name or caption.role]
         texts.append(Text(caption.text, role))
         for false in _negatives(negatives.get((record.key, caption.id), ()), recipe.negatives, random):
@@ -45,6 +48,9 @@ def draw_texts(
     for draw in recipe.captions:
         if draw.sentences[1]:
             texts += [Text(text, roles[draw.name]) for text in text_crops(record.captions, draw, random)]
+        elif draw.lead:
+            taken = [caption.text for caption, _ in captions if selects(draw.roles, caption.role)]
+            texts += [Text(first_sentences(text, draw.lead), roles[draw.name]) for text in taken[: draw.count]]
     return tuple(texts)
 
 
@@ -76,15 +82,27 @@ def sentences_of(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator) -> list[tuple[Caption, str]]:
+def first_sentences(text: str, count: int) -> str:
+    """The beginning of a text, without its last full stop; the text itself where it has no sentence.
+
+    Example:
+        >>> first_sentences("A dog runs. A ball lies there. It rains.", 2)
+        'A dog runs. A ball lies there'
+    """
+    return ". ".join(sentences_of(text)[:count]) or text
+
+
+def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator, of_twins: Collection[str]) -> list[tuple[Caption, str]]:
     """Whole captions, and the name that their draw gives them."""
     left = list(record.captions)
     drawn: list[tuple[Caption, str]] = []
     for draw in recipe.captions:
-        if draw.sentences[1]:
+        if not draw.whole:
             continue
         fits = {role: selects(draw.roles, role) for role in {caption.role for caption in left}}
         fitting = [caption for caption in left if fits[caption.role]]
+        if draw.of_twins:
+            fitting = [caption for caption in fitting if caption.text in of_twins] or fitting
         mixed = [fitting[number] for number in random.permutation(len(fitting)).tolist()]
         taken = (one_of_each(mixed, lambda caption: caption.role) if draw.spread else mixed)[: draw.count]
         drawn += [(caption, draw.name) for caption in taken]

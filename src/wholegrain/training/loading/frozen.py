@@ -25,6 +25,7 @@ from wholegrain.text.tokenizer import Tokens
 from wholegrain.towers.base import RawImage, RawText
 from wholegrain.towers.feature_files import features_name, read_features, tower_digest, write_features
 from wholegrain.towers.model import Model
+from wholegrain.training.loading.draw import first_sentences
 from wholegrain.training.loading.loader import plainly
 from wholegrain.training.memory.precision import autocast
 from wholegrain.training.pace import Pace, Say
@@ -194,12 +195,14 @@ def _encode_texts(
 
 
 def drawable_texts(dataset: Dataset, keys: Sequence[str], recipe: DataRecipe) -> set[str]:
-    """Every caption and every negative that the recipe can draw for these images."""
+    """Every caption, every beginning of one and every negative that the recipe can draw for these images."""
     texts: set[str] = set()
+    leads = [draw for draw in recipe.captions if draw.lead]
     for key in keys:
         for caption in dataset.record(key).captions:
             if any(selects(draw.roles, caption.role) for draw in recipe.captions):
                 texts.add(caption.text)
+                texts.update(first_sentences(caption.text, draw.lead) for draw in leads if selects(draw.roles, caption.role))
                 if recipe.negatives.count:
                     texts.update(row.text for row in dataset.negatives.get((key, caption.id), ()) if _drawable(row, recipe))
     return texts

@@ -97,6 +97,9 @@ class DrawnSamples(torch.utils.data.Dataset):
         self.roles = {name: index for index, name in enumerate(names.roles)}
         self.kinds = {name: index for index, name in enumerate(names.kinds)}
         self.negatives: Negatives = dataset.negatives if recipe.negatives.count else {}
+        twins = dataset.twins if recipe.twin_share else ()
+        self.side = {key: side for twin in twins for side, key in enumerate(twin.keys)}
+        self.of_twins = {key: text for twin in twins for key, text in zip(twin.keys, twin.captions, strict=True)}
 
     def __getitem__(self, item: tuple[str, int]) -> Sample:
         return self.__getitems__([item])[0]
@@ -110,7 +113,10 @@ class DrawnSamples(torch.utils.data.Dataset):
         drafts = [self._draft(*item, random, scales) for item, random in zip(items, randoms, strict=True)]
         if self.preprocess is None:
             return [
-                Sample(draft.record.key, None, _floats((0, 0, *draft.record.size)), draft.texts, broken=draft.broken)
+                Sample(
+                    draft.record.key, None, _floats((0, 0, *draft.record.size)), draft.texts, broken=draft.broken,
+                    side=self._side(draft.record.key),
+                )
                 for draft in drafts
             ]
         return [self._shown(draft, position, scales) for draft, (_, position) in zip(drafts, items, strict=True)]
@@ -130,7 +136,7 @@ class DrawnSamples(torch.utils.data.Dataset):
                 break
             except BrokenImageError as error:
                 broken, key = self._instead(key, position, broken, error)
-        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0])
+        texts = draw_texts(record, self.negatives, self.recipe, self.roles, self.kinds, random[0], self._of_twin(record.key))
         boxes = []
         if self.preprocess is not None:
             for scale, own in zip(scales, random[1:], strict=True):
@@ -159,7 +165,13 @@ class DrawnSamples(torch.utils.data.Dataset):
             shown = preprocess.visible_box(width, height) if box is None else box
             looks.append((preprocess.quick(pixels_HWC, box), _floats(shown)))
         pixels, shown = looks[0]
-        return Sample(key, pixels, shown, draft.texts, tuple(looks[1:]), draft.broken)
+        return Sample(key, pixels, shown, draft.texts, tuple(looks[1:]), draft.broken, self._side(key))
+
+    def _side(self, key: str) -> int | None:
+        return self.side.get(key, 0) if self.recipe.twin_share else None
+
+    def _of_twin(self, key: str) -> tuple[str, ...]:
+        return (self.of_twins[key],) if key in self.of_twins else ()
 
     def _instead(
         self, key: str, position: int, broken: tuple[tuple[str, str], ...], error: BrokenImageError
