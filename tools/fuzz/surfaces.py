@@ -426,5 +426,5 @@ SURFACES: dict[str, Callable[[random.Random, Path], None]] = {
     f.__name__: f
     for f in (
         tables, tars, pictures, data_folders, models, search_indices, specs, recipes, boxes, overrides, checkpoints, results, benchmarks, degenerate,
-    )  # fmt: skip
+    )
 }
