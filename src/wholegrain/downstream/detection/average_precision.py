@@ -126,7 +126,7 @@ def matched(pictures: Sequence[BoxedPicture], found: Sequence[Detections], names
             truth.setdefault(name, []).append(n)
             boxes_CI[place[name], i] += not picture.is_crowd[n]
         box_M4, crowd_M = np.asarray(picture.boxes, dtype=np.float64).reshape(-1, 4), np.array(picture.is_crowd, dtype=bool)
-        for c in np.unique(one.label_K).tolist():
+        for c in map(int, np.unique(one.label_K)):
             if picture.judged(names[c]) or names[c] in picture.unsure:
                 mine = np.flatnonzero(one.label_K == c)
                 mine = mine[np.argsort(-one.score_K[mine], kind="stable")][:most]
