@@ -97,8 +97,9 @@ WITH_TWINS = ("tripletclip",)
 
 
 def recipes() -> list[str]:
-    """Names of all packaged recipes, from their files."""
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
+    """Names of all packaged recipes of training, from their files; those below ``downstream/`` are of heads."""
+    names = (path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.toml"))
+    return sorted(name for name in names if not name.startswith("downstream/"))
 
 
 def trained(name: str, recipe: str, *words: str, data: tuple[str, ...] = (), processes: int = 1) -> Item:
