@@ -102,12 +102,15 @@ class Matched:
         """``[R, T]`` where picture i is there ``weight_RI[r, i]`` times; NaN where no box is."""
         total_R = weight_RI @ self.boxes_I
         made = np.zeros((len(weight_RI), len(THRESHOLDS)))
-        weight_RN = weight_RI[:, self.picture_N]
-        for t, (hit_N, counted_N) in enumerate(zip(self.hit_TN, self.counted_TN, strict=True)):
+        behind = 1 + np.flatnonzero(self.hit_TN.any(0)).max(initial=-1)  # what comes after the last hit moves no recall
+        weight_RN = weight_RI[:, self.picture_N[:behind]]
+        before, seen_RN = None, weight_RN
+        for t, (hit_N, counted_N) in enumerate(zip(self.hit_TN[:, :behind], self.counted_TN[:, :behind], strict=True)):
             at = np.flatnonzero(hit_N)
             if len(at):
-                hits_RK = np.cumsum(weight_RN[:, at], 1)
-                seen_RK = np.cumsum(weight_RN * counted_N, 1)[:, at]
+                if before is None or not np.array_equal(before, counted_N):  # mostly all count, at every threshold
+                    before, seen_RN = counted_N, np.cumsum(weight_RN * counted_N, 1)
+                hits_RK, seen_RK = np.cumsum(weight_RN[:, at], 1), seen_RN[:, at]
                 precision_RK = np.maximum.accumulate((hits_RK / np.maximum(seen_RK, 1e-9))[:, ::-1], 1)[:, ::-1]
                 recall_RK = hits_RK / np.maximum(total_R, 1e-9)[:, None]
                 reached_RK = np.searchsorted(RECALLS, recall_RK.ravel(), "right").reshape(recall_RK.shape) * (hits_RK > 0)
@@ -157,10 +160,12 @@ def match_picture(box_K4: np.ndarray, true_M4: np.ndarray, crowd_M: np.ndarray) 
     """
     met_TK = np.full((len(THRESHOLDS), len(box_K4)), -1, dtype=np.int64)
     counted_TK = np.ones_like(met_TK, dtype=bool)
+    if not len(true_M4):
+        return met_TK, counted_TK
     iou_KM = iou_matrix(box_K4, true_M4, crowd_M)
     for t, threshold in enumerate(THRESHOLDS):
         free_M = ~crowd_M
-        for k in range(len(box_K4)) if iou_KM.size else ():
+        for k in range(len(box_K4)):
             open_M = np.where(free_M, iou_KM[k], -1.0)
             best = len(open_M) - 1 - int(open_M[::-1].argmax())  # of equals the last, as COCO's loop has it
             if open_M[best] >= min(threshold, 1 - 1e-10):
