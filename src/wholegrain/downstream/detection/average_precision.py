@@ -212,14 +212,15 @@ def spreads(found: Sequence[Matched], pictures: int, groups: Mapping[str, np.nda
     return {name: float(np.nanstd(value_R, ddof=1)) if np.isfinite(value_R).sum() > 1 else np.nan for name, value_R in joined.items()}
 
 
-def found_boxes(picture: BoxedPicture, found: Detections, names: Sequence[str], most: int) -> np.ndarray:
-    """bool ``[M]``: which boxes a detection of their own name meets at an intersection over union of one half."""
+def found_boxes(picture: BoxedPicture, found: Detections, names: Sequence[str]) -> np.ndarray:
+    """bool ``[M]``: which boxes are met at an intersection over union of one half by one of the surest detections of their own name, of which there
+    are as many as boxes of that name."""
     hit_M = np.zeros(len(picture.boxes), dtype=bool)
     box_M4, crowd_M = np.asarray(picture.boxes, dtype=np.float64).reshape(-1, 4), np.array(picture.is_crowd, dtype=bool)
     for name in set(picture.names):
         own = np.array([n for n, other in enumerate(picture.names) if other == name])
         mine = np.flatnonzero(found.label_K == names.index(name))
-        mine = mine[np.argsort(-found.score_K[mine], kind="stable")][:most]
+        mine = mine[np.argsort(-found.score_K[mine], kind="stable")][: len(own)]
         met_K = match_picture(found.box_K4[mine], box_M4[own], crowd_M[own])[0][0]
         hit_M[own[met_K[met_K >= 0]]] = True
     return hit_M
