@@ -130,7 +130,11 @@ def test_a_box_is_found_once():
     assert not (met >= 0).any()
     assert not counted.any()  # in a crowd
     picture = BoxedPicture("a", (100, 100), ((0.0, 0.0, 10.0, 10.0), (0.0, 0.0, 11.0, 11.0)), ("red cup", "red cup"))
-    assert found_boxes(picture, Detections(true, np.ones(1), np.zeros(1, dtype=np.int64)), NAMES, 9).tolist() == [True, False]
+    assert found_boxes(picture, Detections(true, np.ones(1), np.zeros(1, dtype=np.int64)), NAMES).tolist() == [True, False]
+    box, name = np.array([[50.0, 50.0, 60.0, 60.0], *true, *true, *true]), np.zeros(4, dtype=np.int64)
+    late = Detections(box, np.array([0.9, 0.8, 0.7, 0.6]), name)
+    assert found_boxes(picture, late, NAMES).tolist() == [True, False]  # two boxes, so the two surest count
+    assert found_boxes(BoxedPicture("a", (100, 100), picture.boxes[:1], ("red cup",)), late, NAMES).tolist() == [False]
 
 
 def test_spreads_shrink_with_more_pictures():

@@ -1,6 +1,8 @@
 """The trainer of all tasks: learns, resumes bit for bit, shares a step over processes, keeps what is finished, refuses what is another."""
 
 import json
+import math
+import signal
 
 import gloo
 import pytest
@@ -9,6 +11,7 @@ from colour_head import ColourSettings, ColourTask, examples_of
 from tiny_training import make_dataset, make_model
 
 from wholegrain.downstream.settings import HeadTraining, load_settings, to_toml
+from wholegrain.downstream.task import Term
 from wholegrain.downstream.trainer import HeadOptions, train_head
 from wholegrain.errors import UserError
 from wholegrain.training.distributed.processes import DistributedContext
@@ -48,9 +51,9 @@ def kill_at(step):
     return on_step
 
 
-@pytest.mark.parametrize("tune", ["none", "all", "last:1"])
-def test_learns(dataset, tmp_path, tune):
-    run(dataset, tmp_path / "run", settings(steps=60, tune=tune, tower_lr=0.3, batch=12))
+@pytest.mark.parametrize(("tune", "precision"), [("none", "fp32"), ("all", "fp32"), ("last:1", "fp32"), ("all", "bf16")])
+def test_learns(dataset, tmp_path, tune, precision):
+    run(dataset, tmp_path / "run", settings(steps=60, tune=tune, tower_lr=0.3, batch=12, precision=precision))
     found = losses(tmp_path / "run")
     assert len(found) == 60
     assert sum(found[-5:]) < 0.6 * sum(found[:5])
@@ -114,6 +117,49 @@ def test_two_processes_take_the_steps_of_one(dataset, tmp_path, tune):
         assert (both[0][name] - value).abs().max() < 1e-5, name
     for one, two in zip(losses(tmp_path / "one"), losses(tmp_path / "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_changes_nothing(dataset, tmp_path):
+    task = ColourTask(settings())
+    plain, heads = task.loss, []
+
+    def spoiled(head, image, targets):
+        terms = plain(head, image, targets)
+        heads.append(head.state_dict())
+        return terms if len(heads) < 4 else {name: Term(term.total * math.nan, term.count) for name, term in terms.items()}
+
+    task.loss = spoiled
+    with pytest.raises(UserError, match=r"not a finite number at step 3 .* lower training.lr"):
+        train_head(task, make_model(dataset), dataset, examples_of(dataset), HeadOptions(tmp_path / "run", quiet=True), HERE)
+    assert all(torch.isfinite(value).all() for value in heads[-1].values())
+    assert not (tmp_path / "run/head.safetensors").exists()
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole")
+
+    def interrupt(outcome):
+        if outcome.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(SystemExit, match="143"):
+        run(dataset, tmp_path / "cut", on_step=interrupt)
+    assert [path.name for path in (tmp_path / "cut/checkpoints").iterdir()] == ["step-00000005"]
+    again = run(dataset, tmp_path / "cut")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_broken_checkpoint_and_a_broken_head(dataset, tmp_path):
+    whole = run(dataset, tmp_path / "whole")
+    with pytest.raises(Killed):
+        run(dataset, tmp_path / "cut", on_step=kill_at(7))
+    (saved,) = (tmp_path / "cut/checkpoints").iterdir()
+    (saved / "state.safetensors").write_bytes(b"cut short")
+    again = run(dataset, tmp_path / "cut")  # from the beginning
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    (tmp_path / "cut/head.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match=r"head.safetensors .* delete head.safetensors to train it again"):
+        run(dataset, tmp_path / "cut")
 
 
 def test_settings_of_a_file(tmp_path):

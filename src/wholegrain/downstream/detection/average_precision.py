@@ -102,12 +102,15 @@ class Matched:
         """``[R, T]`` where picture i is there ``weight_RI[r, i]`` times; NaN where no box is."""
         total_R = weight_RI @ self.boxes_I
         made = np.zeros((len(weight_RI), len(THRESHOLDS)))
-        weight_RN = weight_RI[:, self.picture_N]
-        for t, (hit_N, counted_N) in enumerate(zip(self.hit_TN, self.counted_TN, strict=True)):
+        behind = 1 + np.flatnonzero(self.hit_TN.any(0)).max(initial=-1)  # what comes after the last hit moves no recall
+        weight_RN = weight_RI[:, self.picture_N[:behind]]
+        before, seen_RN = None, weight_RN
+        for t, (hit_N, counted_N) in enumerate(zip(self.hit_TN[:, :behind], self.counted_TN[:, :behind], strict=True)):
             at = np.flatnonzero(hit_N)
             if len(at):
-                hits_RK = np.cumsum(weight_RN[:, at], 1)
-                seen_RK = np.cumsum(weight_RN * counted_N, 1)[:, at]
+                if before is None or not np.array_equal(before, counted_N):  # mostly all count, at every threshold
+                    before, seen_RN = counted_N, np.cumsum(weight_RN * counted_N, 1)
+                hits_RK, seen_RK = np.cumsum(weight_RN[:, at], 1), seen_RN[:, at]
                 precision_RK = np.maximum.accumulate((hits_RK / np.maximum(seen_RK, 1e-9))[:, ::-1], 1)[:, ::-1]
                 recall_RK = hits_RK / np.maximum(total_R, 1e-9)[:, None]
                 reached_RK = np.searchsorted(RECALLS, recall_RK.ravel(), "right").reshape(recall_RK.shape) * (hits_RK > 0)
@@ -157,10 +160,12 @@ def match_picture(box_K4: np.ndarray, true_M4: np.ndarray, crowd_M: np.ndarray) 
     """
     met_TK = np.full((len(THRESHOLDS), len(box_K4)), -1, dtype=np.int64)
     counted_TK = np.ones_like(met_TK, dtype=bool)
+    if not len(true_M4):
+        return met_TK, counted_TK
     iou_KM = iou_matrix(box_K4, true_M4, crowd_M)
     for t, threshold in enumerate(THRESHOLDS):
         free_M = ~crowd_M
-        for k in range(len(box_K4)) if iou_KM.size else ():
+        for k in range(len(box_K4)):
             open_M = np.where(free_M, iou_KM[k], -1.0)
             best = len(open_M) - 1 - int(open_M[::-1].argmax())  # of equals the last, as COCO's loop has it
             if open_M[best] >= min(threshold, 1 - 1e-10):
@@ -207,14 +212,15 @@ def spreads(found: Sequence[Matched], pictures: int, groups: Mapping[str, np.nda
     return {name: float(np.nanstd(value_R, ddof=1)) if np.isfinite(value_R).sum() > 1 else np.nan for name, value_R in joined.items()}
 
 
-def found_boxes(picture: BoxedPicture, found: Detections, names: Sequence[str], most: int) -> np.ndarray:
-    """bool ``[M]``: which boxes a detection of their own name meets at an intersection over union of one half."""
+def found_boxes(picture: BoxedPicture, found: Detections, names: Sequence[str]) -> np.ndarray:
+    """bool ``[M]``: which boxes are met at an intersection over union of one half by one of the surest detections of their own name, of which there
+    are as many as boxes of that name."""
     hit_M = np.zeros(len(picture.boxes), dtype=bool)
     box_M4, crowd_M = np.asarray(picture.boxes, dtype=np.float64).reshape(-1, 4), np.array(picture.is_crowd, dtype=bool)
     for name in set(picture.names):
         own = np.array([n for n, other in enumerate(picture.names) if other == name])
         mine = np.flatnonzero(found.label_K == names.index(name))
-        mine = mine[np.argsort(-found.score_K[mine], kind="stable")][:most]
+        mine = mine[np.argsort(-found.score_K[mine], kind="stable")][: len(own)]
         met_K = match_picture(found.box_K4[mine], box_M4[own], crowd_M[own])[0][0]
         hit_M[own[met_K[met_K >= 0]]] = True
     return hit_M

@@ -90,8 +90,8 @@ class Judge:
     def _rows(self, found: Sequence[Detections], other: Sequence[Detections] | None) -> Rows:
         keys, items, groups, labels, hits, control = [], [], [], [], [], []
         for n, (picture, one) in enumerate(zip(self.pictures, found, strict=True)):
-            hit_M = found_boxes(picture, one, self.names, self.most)
-            other_M = found_boxes(picture, NOTHING if other is None else other[n], self.names, self.most)
+            hit_M = found_boxes(picture, one, self.names)
+            other_M = found_boxes(picture, NOTHING if other is None else other[n], self.names)
             for m, name in enumerate(picture.names):
                 if not picture.is_crowd[m]:
                     keys.append(picture.key)
@@ -108,8 +108,8 @@ class Judge:
         return (
             f"{len(self.pictures):,} pictures with {self._count('AP'):,} boxes, {len(self.names):,} names looked for, {len(rare):,} of those in the "
             f"boxes never trained (rare); COCO's average precision by LVIS's rules (faster-coco-eval), at most {self.most} detections a picture; "
-            "shuffled: another picture's detections; intervals by the standard deviation over resamples of pictures; recall50: a box is met by a "
-            "detection of its name at an IoU of one half."
+            "shuffled: another picture's detections; intervals by the standard deviation over resamples of pictures; recall50: a box is met at an "
+            "IoU of one half by one of the surest detections of its name, as many as that name has boxes."
         )
 
 
