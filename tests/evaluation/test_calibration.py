@@ -151,3 +151,35 @@ def test_the_diagram_shows_the_bins_of_each_entry(results):
     bins = bins_of(made[0])
     assert sum(b.count for b in bins) == 8
     assert [b.confidence for b in bins] == sorted(b.confidence for b in bins)
+
+
+MODEL = """
+import numpy as np, torch
+class Tiny:
+    def preprocess(self, picture):
+        return torch.from_numpy(np.array(picture.resize((2, 2)))).permute(2, 0, 1).float() + 1
+    def encode_images(self, pixels):
+        return pixels.flatten(1)
+    def encode_texts(self, texts):
+        return torch.tensor([[float(len(text)), *[1.0] * 11] for text in texts])
+def tiny():
+    return Tiny()
+"""
+
+
+def test_the_command_adds_it_when_asked(tmp_path):
+    from wholegrain.cli.evaluate import EvaluateArguments
+    from wholegrain.cli.evaluate import evaluate as command
+
+    (tmp_path / "tiny.py").write_text(MODEL)
+    for n in range(3):
+        Image.fromarray(np.full((8, 8, 3), 50 * n, np.uint8)).save(tmp_path / f"{n}.png")
+    rows = [{"image": f"{n}.png", "true": "a", "false": "a longer one"} for n in range(3)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    common = {"model": f"{tmp_path / 'tiny.py'}:tiny", "benchmark": (f"pairs={tmp_path / 't.jsonl'}",), "device": "cpu"}
+    for wanted, tasks in ((False, ["t"]), (True, ["t", "t_calibration"])):
+        out = tmp_path / str(wanted)
+        command(EvaluateArguments(**common, out=out, calibration=wanted))
+        kept = json.loads((out / "results.json").read_text())["results"]
+        assert [row["task"] for row in kept] == tasks
+    assert {"ece", "ece_adaptive", "confidence", "accuracy"} <= set(kept[1]["metrics"])

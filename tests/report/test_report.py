@@ -374,7 +374,9 @@ def test_the_command_evaluates_what_is_not_evaluated_and_keeps_it(dataset, tmp_p
     assert run() == 0
     saved = tmp_path / "a" / "results" / f"{dataset.folder.name}-test" / "results.json"
     first = saved.stat().st_mtime_ns
-    assert run() == 0
+    assert 'id="calibration"' not in (tmp_path / "r.html").read_text()
+    assert run("--calibration") == 0
+    assert 'id="calibration"' in (tmp_path / "r.html").read_text()
     assert saved.stat().st_mtime_ns == first  # taken as it was
     save_model(make_model(dataset, 7), tmp_path / "a" / "model")
     assert run() == 0

@@ -4,7 +4,7 @@ The authors' code (``vismin-bench/metric.py`` of https://github.com/rabiulcste/v
 ``category``; chance 25%, 25%, 16.7%; ``mean_4`` is the plain mean over the four. In the published table the captions of about half of the items are
 exchanged, so that ``text_0`` may belong to ``image_1``: ``sim_solution.csv`` says which is right, row for row, and without it nothing can be scored.
 
-Files: the Arrow or parquet files of https://huggingface.co/datasets/mair-lab/vismin-bench with the columns ``id``, ``image_0``, ``image_1``,
+Files: the Arrow or parquet files of https://huggingface.co/datasets/mair-lab/vismin-bench with the columns ``image_0``, ``image_1``,
 ``text_0``, ``text_1`` and ``category``, the pictures in them, and ``vismin-bench/solutions/sim_solution.csv`` of the repository, whose columns are
 ``idx``, ``Text``, ``Image`` and ``category``. 2,084 items: 579, 294, 589 and 622.
 """
@@ -22,7 +22,7 @@ from wholegrain.evaluation.benchmarks.quads import SCORES, counted
 SOURCE = (
     "https://huggingface.co/datasets/mair-lab/vismin-bench, and vismin-bench/solutions/sim_solution.csv of https://github.com/rabiulcste/vismin"
 )
-TEXTS = ("id", "text_0", "text_1", "category")
+TEXTS = ("text_0", "text_1", "category")
 PUBLISHED = 2084
 RELATIONS = {
     ("T0_I0 > T1_I0 & T1_I1 > T0_I1", "T0_I0 > T0_I1 & T1_I1 > T1_I0"): False,
