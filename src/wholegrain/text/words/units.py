@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from wholegrain.text.words.tagging import BuiltinTagger, Tagged
 
@@ -13,10 +13,10 @@ Edit = tuple[int, int, str, str]
 
 
 def unit_and_foil(caption: str, edits: Sequence[Edit]) -> tuple[str, str] | None:
-    """The shortest stretch of the caption, with whole noun phrases at both ends, that holds all edits; and the same with the edits made; without a last full stop.
+    """The shortest stretch of the caption, with whole noun phrases at both ends, that holds all edits; and the same with the edits made.
 
     A changed word within a noun phrase gives that phrase, a changed relation the phrases around it. ``None`` without edits, or where they do
-    not fit the caption.
+    not fit the caption. A last full stop is no part of either.
 
     Example:
         >>> unit_and_foil("There is a red cup left of a blue plate.", [(11, 14, "red", "green")])
