@@ -20,7 +20,7 @@ from pathlib import Path
 import sources
 import torch
 from fine_grained import fine_grained
-from negative_images import short_and_long, triplets
+from negative_images import short_and_long, triplets, units
 from negatives import negatives_and_teachers
 from noun_phrases import concepts
 from originals import MissingError, Original, Originals
@@ -76,7 +76,7 @@ def rows(originals: Originals) -> dict[str, list[Row]]:
     return {
         "CLIP, SigLIP, hard negatives": [*contrastive()],
         "A caption's own negatives, teachers": [*negatives_and_teachers(), *triplets()],
-        "Several captions, several branches": [*branched(), *short_and_long()],
+        "Several captions, several branches": [*branched(), *short_and_long(), *units()],
         "Patches and tokens": [*fine_grained(originals), *concepts()],
     }
 

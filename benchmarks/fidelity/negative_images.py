@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wholegrain.features import ImageFeatures, Pairing, TextFeatures
 from wholegrain.losses.clip import ClipLoss
+from wholegrain.losses.negclip import NegclipLoss
 from wholegrain.losses.primary_components import PrimaryComponentsLoss
 from wholegrain.losses.tripletclip import TripletclipLoss
 
@@ -58,6 +59,22 @@ def tripletclip(m: Any, p: Problem) -> Tensor:
     return m.tripletclip_loss(unit(p.image), own, unit(p.patches[:, 0]), false, p.scale)[0]
 
 
+# ---- CS-CLIP ----------------------------------------------------------------------------------------------------------------
+
+
+def units() -> Iterator[Row]:
+    """A whole caption and one unit of it, each with one negative."""
+    ours = weighted((1.0, of_caption(0, NegclipLoss())), (0.5, of_caption(1, NegclipLoss(own_only=True))))
+    name, function = "negclip + 0.5 negclip own_only=True", "multi_caption_contrastive_loss"
+    yield Row(name, sources.CS_CLIP, function, cs_clip, ours, Shape(captions=2, negatives=1), True, "in float32 there", 1e-4)
+
+
+def cs_clip(m: Any, p: Problem) -> Tensor:
+    settings = {"lambda_components": 0.5, "component_loss_type": "negclip_hard", "contrastive_mode": "with_components_negatives"}
+    true, false = p.by_image(unit(p.captions)), p.by_image(unit(p.foils))
+    return m.multi_caption_contrastive_loss(unit(p.image), true, false, 1 / p.scale, torch.device("cpu"), **settings)["loss"]
+
+
 # ---- Long-CLIP --------------------------------------------------------------------------------------------------------------
 
 
@@ -66,7 +83,7 @@ def of_caption(place: int, kind: Any) -> Ours:
 
     def value(p: Problem) -> Tensor:
         image, text, pairing = p.features
-        kept = (pairing.role_N == place).nonzero().squeeze(1)
+        kept = (pairing.role_N == place).nonzero().squeeze(1)  # negatives have the role of their caption
         return kind(ImageFeatures(image.pooled_BD), text.select(kept), pairing.select_texts(kept), p.scale).value
 
     return value

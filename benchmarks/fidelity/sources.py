@@ -120,6 +120,7 @@ TRIPLETCLIP = Original(
 C2LIP = Original(
     "SamsungLabs/concept_centric_clip", "9d025267458fb682291286820798d16d1dd93bd1", ("src/open_clip/loss.py",), "loss", "src/open_clip"
 )
+CS_CLIP = Original("kargibora/CS-CLIP", "98b40c0f1af9d4cb7f631b9f75ef5eedeb0d01ef", ("alignment/losses.py",), "losses", "alignment")
 
 NOT_HAD = {
     "SPARC (Bica et al. 2024)": "no code was released; two re-implementations stand in the table",

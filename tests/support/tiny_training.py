@@ -43,7 +43,8 @@ def make_dataset(folder, count=24, splits=("train", "val")):
                 texts = [(web, "web"), (f"a {left} half", "detail"), (f"{right} things", "style")]
                 captions = tuple(Caption(caption_id(text), text, role) for text, role in texts)
                 writer.add(Record(key, f"{key}.png", (SIZE, SIZE), split, None, captions), image)
-                negatives.append(Negative(key, caption_id(web), "swap", f"{right} beside {left}"))
+                swapped = ((0, len(left), left, right), (len(web) - len(right), len(web), right, left))
+                negatives.append(Negative(key, caption_id(web), "swap", f"{right} beside {left}", swapped))
                 negatives.append(Negative(key, caption_id(web), "replace", f"black beside {right}"))
                 negatives.append(Negative(key, caption_id(web), "swap", f"{right} next to {left}"))
                 keys.append(key)

@@ -54,6 +54,11 @@ SMALL = {
 }
 
 
+def _to_blue(caption):
+    place = caption.text.index("red")
+    return ((place, place + 3, "red", "blue"),)
+
+
 @pytest.fixture(scope="module")
 def every_role(tmp_path_factory):
     """Eight pictures with a caption of every role that a packaged recipe names, and negatives of every kind for the whole captions."""
@@ -69,7 +74,7 @@ def every_role(tmp_path_factory):
             captions = [Caption(caption_id(f"{role} {number}"), f"{role} red {number}", role) for role in roles]
             writer.add(Record(key, f"{key}.png", (SIZE, SIZE), "train", None, tuple(captions)), image)
             whole = [caption for caption in captions if caption.role != "phrase"]
-            negatives += [Negative(key, c.id, kind, f"{kind} blue {number}") for c in whole for kind in kinds]
+            negatives += [Negative(key, c.id, kind, f"{kind} blue {number}", _to_blue(c)) for c in whole for kind in kinds]
         keys = [negatives[number].key for number in range(0, len(negatives), len(negatives) // 8)]
     write_sidecar(folder, "negatives", negatives)
     pairs = zip(keys[::2], keys[1::2], strict=True)

@@ -46,8 +46,10 @@ class CaptionDraw:
             negatives, follow the whole captions, and are always ``count``.
         lead: so many first sentences of each whole caption that the step has drawn for this image and these roles take, at most ``count``
             of them, as a text of its own without negatives; 0 draws captions.
+        units: parts of the whole captions that the step has drawn for this image and these roles take, each with its false version: what a
+            hard negative of the caption changes, with whole noun phrases at both ends (an entity, or two and their relation).
         of_twins: of an image with a twin (``data.twin_share``) those captions alone that are false of the twin, if these roles have such.
-        name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences`` and ``lead``.
+        name: the role that these texts have for the terms; empty is the caption's own. Needed with ``sentences``, ``lead`` and ``units``.
     """
 
     roles: tuple[str, ...] = ("any",)
@@ -56,13 +58,14 @@ class CaptionDraw:
     optional: bool = False
     sentences: tuple[int, int] = (0, 0)
     lead: int = 0
+    units: bool = False
     of_twins: bool = False
     name: str = ""
 
     @property
     def whole(self) -> bool:
         """Whether whole captions are drawn, not parts of them."""
-        return not self.sentences[1] and not self.lead
+        return not self.sentences[1] and not self.lead and not self.units
 
     def __post_init__(self) -> None:
         require(self.count >= 1, "count", self.count, "at least 1")
@@ -70,8 +73,9 @@ class CaptionDraw:
         fine = self.sentences == (0, 0) or 1 <= least <= most
         require(fine, "sentences", [least, most], "two numbers with 1 <= least <= greatest, or [0, 0] for whole captions")
         require(self.whole or not self.of_twins, "of_twins", self.of_twins, "false where parts of captions are drawn")
+        require(not self.units or not (self.lead or most), "units", self.units, "false where sentences are drawn")
         require(self.lead >= 0 and not (self.lead and most), "lead", self.lead, "0 or more, and 0 where sentences are drawn")
-        require(bool(self.name) or self.whole, "name", self.name, 'given with sentences or lead, such as name = "crop"')
+        require(bool(self.name) or self.whole, "name", self.name, 'given with sentences, lead or units, such as name = "crop"')
         require(len(self.roles) > 0, "roles", list(self.roles), 'at least one role, or "any"')
 
 
@@ -144,6 +148,8 @@ class DataRecipe:
         require(0 <= self.broken_share <= 1, "broken_share", self.broken_share, "between 0 and 1")
         require(self.shuffle_window >= 0, "shuffle_window", self.shuffle_window, "0 or more")
         require(0 <= self.twin_share <= 1, "twin_share", self.twin_share, "between 0 and 1")
+        wanted = self.negatives.count > 0 or not any(draw.units for draw in self.captions)
+        require(wanted, "negatives.count", self.negatives.count, "1 or more where units are drawn, which are made of negatives")
         require(len(self.captions) > 0, "captions", [], 'at least one draw, such as [{ roles = ["any"], count = 1 }]')
 
 

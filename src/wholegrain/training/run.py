@@ -222,7 +222,7 @@ def precomputes(run: Run, total: int) -> tuple[bool, bool]:
     images = texts = False
     if run.model.image_frozen and recipe.crop_scale == (1.0, 1.0) and not recipe.views:
         images = drawn >= len(run.plan.keys)
-    if run.model.text_frozen and not any(draw.sentences[1] for draw in recipe.captions):  # these are too many to list
+    if run.model.text_frozen and not any(draw.sentences[1] or draw.units for draw in recipe.captions):  # these are too many to list
         each = sum(draw.count for draw in recipe.captions) * (1 + recipe.negatives.count)
         texts = drawn * each >= len(texts_to_encode(run))
     return images, texts

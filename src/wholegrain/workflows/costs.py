@@ -62,7 +62,11 @@ class _Summed:
 
 
 def _texts_per_image(data: DataRecipe) -> int:
-    return sum(draw.count * (1 + data.negatives.count if draw.whole else 1) for draw in data.captions)
+    return sum(draw.count * (1 + _foils(draw, data)) for draw in data.captions)
+
+
+def _foils(draw: CaptionDraw, data: DataRecipe) -> int:
+    return data.negatives.count if draw.whole else int(draw.units)
 
 
 def _role(draw: CaptionDraw) -> str:
@@ -79,8 +83,7 @@ def _batch(data: DataRecipe) -> Batch:
         for _ in range(draw.count):
             mine = len(rows)
             rows.append((-1, roles.index(_role(draw)), -1))
-            foils = data.negatives.count if draw.whole else 0
-            rows += [(mine, roles.index(_role(draw)), kind % 2) for kind in range(foils)]
+            rows += [(mine, roles.index(_role(draw)), kind % 2) for kind in range(_foils(draw, data))]
     negative_of, role, kind = (torch.tensor(column).repeat(IMAGES) for column in zip(*rows, strict=True))
     first = torch.arange(IMAGES).repeat_interleave(count) * count
     negative_of = torch.where(negative_of >= 0, negative_of + first, -1)

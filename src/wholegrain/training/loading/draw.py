@@ -12,6 +12,7 @@ import numpy as np
 from wholegrain.data.batch import Text
 from wholegrain.data.record import Caption, Negative, Record
 from wholegrain.objectives.schema import CaptionDraw, DataRecipe, NegativeDraw, selects
+from wholegrain.text.words.units import unit_and_foil
 
 Item = TypeVar("Item")
 _END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -28,7 +29,7 @@ def draw_texts(
     of_twins: Collection[str] = (),
 ) -> tuple[Text, ...]:
     """The texts of one image: its drawn captions in the order of the recipe's draws, each followed by its drawn negatives; then
-    texts made of drawn sentences, or of the first ones of the drawn captions.
+    texts made of drawn sentences, or of parts of the drawn captions.
 
     Args:
         record: the image's record.
@@ -51,6 +52,10 @@ def draw_texts(
         elif draw.lead:
             taken = [caption.text for caption, _ in captions if selects(draw.roles, caption.role)]
             texts += [Text(first_sentences(text, draw.lead), roles[draw.name]) for text in taken[: draw.count]]
+        elif draw.units:
+            changed = [(c, row) for c, _ in captions if selects(draw.roles, c.role) for row in negatives.get((record.key, c.id), ())]
+            for unit, foil, kind in _units(changed, draw.count, recipe.negatives, random):
+                texts += [Text(unit, roles[draw.name]), Text(foil, roles[draw.name], len(texts), kinds[kind])]
     return tuple(texts)
 
 
@@ -109,6 +114,20 @@ def _captions(record: Record, recipe: DataRecipe, random: np.random.Generator, o
         if draw is not recipe.captions[-1]:
             left = [caption for caption in left if caption not in taken]
     return drawn
+
+
+def _units(
+    changed: Sequence[tuple[Caption, Negative]], count: int, draw: NegativeDraw, random: np.random.Generator
+) -> list[tuple[str, str, str]]:
+    """So many parts of captions that negatives change, each another one: the part, its false version, the kind of negative."""
+    found: dict[str, tuple[str, str, str]] = {}
+    for number in random.permutation(len(changed)).tolist():
+        caption, row = changed[number]
+        if len(found) < count and (not draw.kinds or row.kind in draw.kinds):
+            made = unit_and_foil(caption.text, row.edits)
+            if made is not None:
+                found.setdefault(made[0], (*made, row.kind))
+    return list(found.values())
 
 
 def _negatives(rows: Sequence[Negative], draw: NegativeDraw, random: np.random.Generator) -> list[Negative]:

@@ -51,13 +51,18 @@ def names_of(dataset: Dataset, recipe: DataRecipe) -> Names:
     """Which roles and kinds of negatives the recipe can draw from these data.
 
     Raises:
-        UserError: the data have none of the roles of a draw, or not a negative of the kinds asked for.
+        UserError: the data have none of the roles of a draw, not a negative of the kinds asked for, or units are drawn and no negative has edits.
     """
     known = sorted(dataset.roles or _scanned_roles(dataset, recipe.split))
     for draw in recipe.captions:
         if not draw.optional and not any(selects(draw.roles, role) for role in known):
             wanted = ", ".join(draw.roles)
             raise UserError(f"data.captions asks for the roles {wanted} and the data have {', '.join(known)}; {closest(draw.roles[0], known)}")
+    edited = any(row.edits for rows in dataset.negatives.values() for row in rows) if any(draw.units for draw in recipe.captions) else True
+    if not edited:
+        raise UserError(
+            "data.captions asks for units, and no hard negative of the data says what it changes; make some that do: wholegrain enrich DATA --negatives."
+        )
     own = {role for role in known if any(not draw.name and selects(draw.roles, role) for draw in recipe.captions)}
     named = {d.name for d in recipe.captions if d.name and any(selects(d.roles, role) for role in known)}
     drawable = tuple(sorted(own | named))
