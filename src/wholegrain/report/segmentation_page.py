@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,12 @@ SIDE = 224
 """Pixels of a picture's longer side."""
 _GROUND = (226, 224, 216)
 _UNKNOWN = (255, 255, 255)
-_GOLDEN = 0.61803398875
+_OTHER = (90, 88, 84)
+_COLOURS = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233), (170, 155, 30), (117, 60, 160), (120, 72, 40),
+    (20, 70, 60), (240, 120, 130), (110, 170, 60),
+)  # fmt: skip
+"""Okabe and Ito's, which the colour-blind can tell apart, then others for crowded pictures."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,14 @@ def segmentation_card(
         true_HW, found_HW: places in ``names``, -1 unknown.
         ground: the last name is the background, drawn in grey.
     """
-    colours = _colours(len(names), ground)
     counted = true_HW >= 0
     wrong = float((found_HW != true_HW)[counted].mean()) if counted.any() else 0.0
     true, found = (set(np.unique(x[counted]).tolist()) for x in (true_HW, found_HW))
     size = {c: int((found_HW[counted] == c).sum() + (true_HW[counted] == c).sum()) for c in true | found}
     listed = sorted(size, key=lambda c: (c not in true, -size[c]))
     marks = {c: "both" if c in true & found else "missed" if c in true else "only found" for c in listed}
-    drawn = [c for c in listed if c in true or size[c] > 0.01 * counted.sum()][:10]
+    drawn = [c for c in listed if c in true or size[c] > 0.01 * counted.sum()][: len(_COLOURS)]
+    colours = _colours(drawn, len(names), ground)
     legend = [NamedColour(names[c], "#{:02x}{:02x}{:02x}".format(*colours[c]), marks[c]) for c in drawn]
     pages = (pixels_HWC, colours[true_HW], colours[np.where(counted, found_HW, -1)])
     picture, *maps = (data_uri(seen_part(page, side=SIDE)) if n == 0 else _map_uri(page) for n, page in enumerate(pages))
@@ -73,13 +77,15 @@ def _map_uri(colour_HW3: np.ndarray) -> str:
     return data_uri(np.asarray(Image.fromarray(colour_HW3).resize(size, Image.Resampling.NEAREST)), quality=92)
 
 
-def _colours(count: int, ground: bool) -> np.ndarray:
-    """uint8 ``[C + 1, 3]``: hues as far apart as may be, the background grey, and unknown (-1, the last) white."""
-    made = [colorsys.hls_to_rgb((n * _GOLDEN) % 1.0, (0.42, 0.6, 0.3)[n % 3], 0.65) for n in range(count)]
-    table = [tuple(round(255 * x) for x in colour) for colour in made]
+def _colours(drawn: Sequence[int], count: int, ground: bool) -> np.ndarray:
+    """uint8 ``[C + 1, 3]``: the classes of one picture as far apart as may be, others dark, the background grey, unknown (-1, the last) white."""
+    table = np.full((count + 1, 3), _OTHER, dtype=np.uint8)
+    for place, c in enumerate(c for c in drawn if not (ground and c == count - 1)):
+        table[c] = _COLOURS[place]
     if ground:
-        table[-1] = _GROUND
-    return np.array([*table, _UNKNOWN], dtype=np.uint8)
+        table[count - 1] = _GROUND
+    table[-1] = _UNKNOWN
+    return table
 
 
 def segmentation_page(name: str, data: str, cards: Sequence[SegmentationCard], results: Sequence[TaskResult]) -> str:

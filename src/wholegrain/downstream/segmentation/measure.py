@@ -29,7 +29,7 @@ from wholegrain.progress import Show, nowhere
 from wholegrain.towers.base import RawImage
 from wholegrain.towers.model import Model
 
-THRESHOLDS = (0.0, 0.02, 0.03, 0.05, 0.1, 0.2, 0.4)
+THRESHOLDS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """Least probabilities of a class, below which a pixel is background, that are tried on training pictures."""
 
 Scored = Callable[[RawImage, Tensor, Tensor], Tensor]
@@ -112,8 +112,8 @@ class Segmenter:
                 shown[key] = found[0]
             self._add_regions(scores, key, [one for one in (raw, other) if one is not None], heads.region_logits)
         whole = f"{len(self.keys):,} pictures, {len(self.names):,} classes{self._ground()}, each picture seen whole, made square"
-        pixels = f"{whole}; a linear layer on patches, enlarged bilinearly to the mask. {said} mIoU over all pixels of the data and the classes that occur."
-        regions = f"the patches under a given mask (all pixels of a class in a picture) averaged, then a linear layer. {said}"
+        pixels = f"{whole}; a linear layer on patches, enlarged bilinearly to the mask. {said}; mIoU over all pixels of the data and the classes that occur."
+        regions = f"the patches under a given mask (all pixels of a class in a picture) averaged, then a linear layer. {said}."
         first = result_of_counts("segment", self.keys, self.pictures.classes, counts, pixels, self.seed)
         return Measured([first, scores.result("segment_regions", self.names[: self.named], regions, self.seed)], shown)
 

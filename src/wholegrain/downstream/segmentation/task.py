@@ -31,7 +31,7 @@ class SegmentationData:
     """
 
     pixels: int = 1024
-    side: int = 224
+    side: int = 112
     least: float = 0.001
     templates: tuple[str, ...] = ("plain",)
     threshold_pictures: int = 50
@@ -171,7 +171,7 @@ def _drawn(square_SS: np.ndarray, count: int, random: np.random.Generator) -> tu
     """Places float32 ``[K, 2]`` and labels int64 ``[K]`` of so many known pixels, none twice; -1 where there are not so many."""
     side = len(square_SS)
     known = np.flatnonzero(square_SS.ravel() >= 0)
-    chosen = known[random.permutation(len(known))[:count]] if len(known) > count else known
+    chosen = random.choice(known, count, replace=False, shuffle=False) if len(known) > count else known
     place, label = np.zeros((count, 2), dtype=np.float32), np.full(count, -1, dtype=np.int64)
     place[: len(chosen), 0] = (2 * (chosen % side) + 1) / side - 1
     place[: len(chosen), 1] = (2 * (chosen // side) + 1) / side - 1

@@ -180,7 +180,7 @@ class _Class(TypedDict):
 
     name: str
     plain: NotRequired[str | list[str] | None]
-    isthing: NotRequired[bool | int]
+    isthing: NotRequired[bool | int | None]
 
 
 def _from_json(path: Path) -> ClassSet:

@@ -78,7 +78,7 @@ def _measure(
     tokens = TowerTokens(model, pictures, task.needs, settings.training.precision)
     chosen = sorted(np.random.default_rng([args.seed, 5]).permutation(test)[:SHOWN].tolist())
     tuned = "" if model.image_frozen else f"; of the image tower was tuned: {settings.training.tune}"
-    said = f"{settings.training.steps:,} steps of {settings.training.batch} on {len(train):,} pictures{tuned};"
+    said = f"{settings.training.steps:,} steps of {settings.training.batch} on {len(train):,} pictures{tuned}"
     found = measured.trained(head, tokens, said, chosen, show)
     results = found.results
     if model.image_frozen:  # a tuned tower no longer meets its text tower
