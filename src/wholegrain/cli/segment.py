@@ -10,6 +10,7 @@ def segment(args: SegmentArguments) -> None:
     tower stays as it is, unless --tune says otherwise) and measured; beside them class names against patches, without training.
 
     wholegrain segment base data/scenes --out results/segment
+
     wholegrain segment ViT-B-16:openai data/coco --train-split train2017 --split val2017
 
     DATA is scenes, or a folder of images/, masks/ and classes.json; the same command goes on with what is not finished.
