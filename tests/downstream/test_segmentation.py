@@ -8,8 +8,6 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from wholegrain.data.scenes.build import SceneCounts, build_scenes
-from wholegrain.data.scenes.world import World
 from wholegrain.downstream.segmentation.head import SegmentationHeads, SegmentationHeadSettings, logits_at, pooled_regions
 from wholegrain.downstream.segmentation.labelled import LabelledPicture, LabelMaps, class_names, labelled_pictures, labels_of_picture
 from wholegrain.downstream.segmentation.task import Regions, SegmentationData, SegmentationSettings, SegmentationTask
@@ -20,13 +18,6 @@ from wholegrain.evaluation.result import load_results
 from wholegrain.towers.base import RawImage
 
 SIZE = 48
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes") / "data"
-    build_scenes(folder, World(), SceneCounts(24, 4, 10, 0, 1, 2), workers=1)
-    return folder
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def folder(tmp_path):
 
 def test_every_thing_of_a_scene_is_in_its_class_map(scenes):
     """Also those that have no region, for they are not alone of their noun: what a caption of all nouns says is what the map holds."""
-    pictures = labelled_pictures(scenes)
+    pictures = labelled_pictures(scenes.folder)
     names = class_names(pictures.classes)
     assert names[-1] == "background"
     several = 0
@@ -74,7 +65,7 @@ def test_every_thing_of_a_scene_is_in_its_class_map(scenes):
 def test_regions_of_records_are_the_classes_of_the_map(scenes):
     from wholegrain.evaluation.features.regions import decode_mask
 
-    pictures = labelled_pictures(scenes)
+    pictures = labelled_pictures(scenes.folder)
     names = class_names(pictures.classes)
     for key in pictures.keys("test"):
         labels, record = labels_of_picture(pictures, key), pictures.dataset.record(key)
@@ -265,13 +256,13 @@ def test_the_command_learns_squares_of_a_folder(folder, model, tmp_path, capsys)
 
 
 def test_the_command_on_scenes(scenes, model, tmp_path):
-    assert 0 == segment(scenes, model, tmp_path / "out", "--steps", "3", "--batch", "4", "--data.threshold_pictures", "3", "--head.norm", "layer")
+    assert 0 == segment(scenes.folder, model, tmp_path / "out", "--steps", "3", "--batch", "4", "--data.threshold_pictures", "3", "--head.norm", "layer")
     results, _ = load_results(tmp_path / "out")
     assert [result.task for result in results][:3] == ["segment", "segment_regions", "segment_regions_names"]
     assert "threshold was chosen on 3 training pictures" in results[3].protocol
 
 
 def test_wrong_settings_are_refused(scenes, model, tmp_path, capsys):
-    assert segment(scenes, model, tmp_path / "out", "--head.norm", "group") == 2
+    assert segment(scenes.folder, model, tmp_path / "out", "--head.norm", "group") == 2
     assert "batch, layer, none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
