@@ -9,7 +9,13 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from wholegrain.downstream.segmentation.head import SegmentationHeads, SegmentationHeadSettings, logits_at, pooled_regions
-from wholegrain.downstream.segmentation.labelled import LabelledPicture, LabelMaps, class_names, labelled_pictures, labels_of_picture
+from wholegrain.downstream.segmentation.labelled import (
+    LabelledPicture,
+    LabelMaps,
+    class_names,
+    labelled_pictures,
+    labels_of_picture,
+)
 from wholegrain.downstream.segmentation.task import Regions, SegmentationData, SegmentationSettings, SegmentationTask
 from wholegrain.errors import UserError
 from wholegrain.evaluation.dense.folder import ClassSet
@@ -256,7 +262,8 @@ def test_the_command_learns_squares_of_a_folder(folder, model, tmp_path, capsys)
 
 
 def test_the_command_on_scenes(scenes, model, tmp_path):
-    assert 0 == segment(scenes.folder, model, tmp_path / "out", "--steps", "3", "--batch", "4", "--data.threshold_pictures", "3", "--head.norm", "layer")
+    options = ("--steps", "3", "--batch", "4", "--data.threshold_pictures", "3", "--head.norm", "layer")
+    assert segment(scenes.folder, model, tmp_path / "out", *options) == 0
     results, _ = load_results(tmp_path / "out")
     assert [result.task for result in results][:3] == ["segment", "segment_regions", "segment_regions_names"]
     assert "threshold was chosen on 3 training pictures" in results[3].protocol
