@@ -98,7 +98,10 @@ class ImageFeatures(FeatureRows):
             image m and text m belong together. A pure function of both arguments: its parameters are ``images.learned``.
         query_BGE: each image's query to ``keys_NLGE``, scaled, of heads in which images attend to words (COSMOS); else ``None``.
         teacher: what a teacher sees in the same images, without gradient (``training/teacher.py``); else ``None``.
-        views: the same images seen otherwise (further crops), in the order of ``data.views``; a view has no views of its own.
+        views: the same images seen otherwise (further crops), in the order of ``data.views``; a view has no views of its own. One that
+            only a teacher saw (``teacher.student_views``) has the teacher's pooled vector in the place of its own.
+        box_B4: of a view: x0, y0, x1, y1, the part of the first view that it shows, in shares of that one's sides: 0..1, beyond where it
+            shows what the first view does not; else ``None``.
     """
 
     pooled_BD: Tensor
@@ -112,6 +115,7 @@ class ImageFeatures(FeatureRows):
     query_BGE: Tensor | None = None
     teacher: ImageFeatures | None = None
     views: tuple[ImageFeatures, ...] = ()
+    box_B4: Tensor | None = None
 
 
 @dataclass(frozen=True)

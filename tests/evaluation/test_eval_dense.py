@@ -22,8 +22,9 @@ from wholegrain.evaluation.dense.boxes import box_classification, pointing
 from wholegrain.evaluation.dense.correlative import attend, correlative
 from wholegrain.evaluation.dense.folder import boxed, class_set, segmented
 from wholegrain.evaluation.dense.maps import AskedNames
+from wholegrain.evaluation.dense.pixel_counts import mean_iou
 from wholegrain.evaluation.dense.run import DenseOptions, dense
-from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, mean_iou, segmentation
+from wholegrain.evaluation.dense.segmentation import SegmentationOptions, Windows, labels_of, segmentation
 from wholegrain.evaluation.dense.sparc_segmentation import sparc_segmentation
 from wholegrain.evaluation.read_outs.registry import read_outs_named
 from wholegrain.evaluation.result import NotSupportedError

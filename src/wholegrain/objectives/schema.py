@@ -227,12 +227,15 @@ class TeacherRecipe:
             when training began), or ``none``.
         momentum: of ``ema``: the share of itself that the teacher keeps at every step.
         views: how many views of each image it sees, the first ones.
+        student_views: how many of them the student sees, the first ones; 0 is all. For terms that compare the teacher's crops with the
+            student's first view, so that the student does not encode what nothing asks it for.
         keep: which of the two is evaluated and becomes the run's model: ``student`` or ``teacher``.
     """
 
     kind: str = "none"
     momentum: float = 0.999
     views: int = 1
+    student_views: int = 0
     keep: str = "student"
 
     def __post_init__(self) -> None:
@@ -240,6 +243,9 @@ class TeacherRecipe:
         choose("keep", self.keep, ("student", "teacher"))
         require(0 <= self.momentum <= 1, "momentum", self.momentum, "between 0 and 1")
         require(self.views >= 1, "views", self.views, "at least 1")
+        require(self.student_views >= 0, "student_views", self.student_views, "0 or more")
+        alone = self.student_views == 0 or self.kind != "none"
+        require(alone, "student_views", self.student_views, "0 without a teacher")
         require(self.keep == "student" or self.kind == "ema", "keep", self.keep, '"student", unless teacher.kind is "ema"')
 
 

@@ -45,14 +45,19 @@ class Encoder(nn.Module):
     def forward(self, batch: Batch, needs: frozenset[str]) -> tuple[ImageFeatures, TextFeatures, Tensor, Tensor | None]:
         """Distinct texts are encoded once and handed to every place that says them."""
         model, plain = self.model, needs - MADE_HERE
-        image = self._encode_images(model, batch, plain, len(batch.views) if "views" in needs else 1, self.dropping)
+        views = len(batch.views) if "views" in needs else 1
+        if self.teacher is not None and self.teacher.student_views:
+            views = min(views, self.teacher.student_views)
+        image = self._encode_images(model, batch, plain, views, self.dropping)
         text = self._encode_texts(model, batch, plain)
         if "teacher" in needs and self.teacher is not None:
             with torch.no_grad():
                 teacher, teacher_needs = self.teacher.model, plain - STUDENTS_ALONE
-                seen = self._encode_images(teacher, batch, teacher_needs, min(self.teacher.views, 1 + len(image.views)))
+                seen = self._encode_images(teacher, batch, teacher_needs, min(self.teacher.views, len(batch.views)) if "views" in needs else 1)
                 read = self._encode_texts(teacher, batch, teacher_needs)
             image, text = _with_teacher(image, seen), replace(text, teacher=read)
+        if image.views:
+            image = replace(image, views=tuple(replace(view, box_B4=_box(batch, n + 1)) for n, view in enumerate(image.views)))
         return image, batch.laid_out(text), model.scale, model.bias
 
     def _encode_images(
@@ -80,5 +85,15 @@ def _with_teacher(image: ImageFeatures, teacher: ImageFeatures) -> ImageFeatures
     """The student's views with the teacher's beside them; what the teacher did not see has none."""
     views = list(image.views)
     for index, seen in enumerate(teacher.views):
-        views[index] = replace(views[index], teacher=seen)
+        if index < len(views):
+            views[index] = replace(views[index], teacher=seen)
+        else:
+            views.append(ImageFeatures(seen.pooled_BD.clone(), teacher=seen))
     return replace(image, teacher=replace(teacher, views=()), views=tuple(views))
+
+
+def _box(batch: Batch, view: int) -> Tensor:
+    """Which part of the first view another one shows, in shares of its sides: float32 ``[B, 4]``."""
+    first_B4, crop_B4 = batch.views[0].crops_B4, batch.views[view].crops_B4
+    corner_B2, side_B2 = first_B4[:, :2], (first_B4[:, 2:] - first_B4[:, :2]).clamp_min(1e-6)
+    return (crop_B4 - corner_B2.repeat(1, 2)) / side_B2.repeat(1, 2)

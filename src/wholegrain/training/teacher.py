@@ -32,7 +32,7 @@ class Teacher:
     Attributes:
         model: the copy, in eval mode, to be called without gradient. What is frozen in it is what is frozen in the student: all else
             moves, and must not be taken for a tower whose features may be kept.
-        views: how many views of an image it sees.
+        views: how many views of an image it sees; ``student_views``: how many the student sees, 0 is all.
     """
 
     def __init__(self, student: Model, recipe: TeacherRecipe) -> None:
@@ -40,7 +40,7 @@ class Teacher:
         self.names = [name for name, p in student.named_parameters() if p.requires_grad]
         shared[id(student.tokenizer)] = student.tokenizer
         self.model: Model = copy.deepcopy(student, shared).eval()
-        self.kind, self.views = recipe.kind, recipe.views
+        self.kind, self.views, self.student_views = recipe.kind, recipe.views, recipe.student_views
         self._average = get_ema_multi_avg_fn(recipe.momentum)
 
     @torch.no_grad()

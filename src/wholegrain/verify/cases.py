@@ -33,9 +33,10 @@ _OF_NEED = {
     "match": ("match",),
     "teacher": ("teacher",),
     "phrases": ("phrases_NKD", "phrase_weight_NK"),
+    "views": ("box_B4",),
     "cross": ("keys_BGSE", "values_BGSE", "query_NGE", "query_BGE", "keys_NLGE", "values_NLGE", "mask_NL"),
 }
-_GIVEN = frozenset({"phrase_weight_NK"})  # numbers that are data and no features: they have no gradient
+_GIVEN = frozenset({"phrase_weight_NK", "box_B4"})  # numbers that are data and no features: they have no gradient
 OF_TOKENS = ("tokens_NLD", "keys_NLGE", "values_NLGE")  # parts with a row for every token of a text
 ROLES = ("overview", "background", "style", "web")
 
@@ -198,12 +199,19 @@ def _more(image: ImageFeatures, text: TextFeatures, made: Callable[..., Tensor])
     cross |= {f"cross_{side}_D": made(width) for side in ("image", "text")} | {"cross_log_scale_1": made(1)}
     teacher, second, third = (ImageFeatures(made(images, width)) for _ in range(3))
     views = (
-        replace(second, query_BGE=made(images, heads, inner), teacher=ImageFeatures(made(images, width))),
-        replace(third, query_BGE=made(images, heads, inner)),
+        replace(second, query_BGE=made(images, heads, inner), teacher=ImageFeatures(made(images, width)), box_B4=_boxes(images)),
+        replace(third, query_BGE=made(images, heads, inner), box_B4=_boxes(images)),
     )
     image = replace(image, query_BGE=made(images, heads, inner), learned={**image.learned, **cross}, teacher=teacher, views=views)
     slots = {"keys_NLGE": made(texts, tokens, heads, inner), "values_NLGE": made(texts, tokens, heads, inner)}
     return image, replace(text, **slots, teacher=TextFeatures(made(texts, width)))
+
+
+def _boxes(images: int) -> Tensor:
+    """Which part of the first view another one shows: of every sixth a part that the first does not, of others corners in the middle of patches."""
+    place = torch.arange(images, dtype=torch.float64)
+    x0, y0 = 0.1 * (place % 6) + (place % 6 == 5) * 0.4, 0.05 * (place % 4)
+    return torch.stack([x0, y0, x0 + 0.35, y0 + 0.6], 1)
 
 
 def _with_phrases(

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 
@@ -60,6 +60,20 @@ class ClassSet:
     background: int | None = None
     ignore: frozenset[int] = frozenset({255})
     background_words: tuple[str, ...] = ()
+
+
+class Masked(Protocol):
+    """A picture and the class id of each of its pixels."""
+
+    @property
+    def name(self) -> str: ...
+    def pixels(self) -> np.ndarray:
+        """uint8 RGB ``[H, W, 3]``."""
+        ...
+
+    def labels(self) -> np.ndarray:
+        """int64 ``[H, W]`` class ids."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +180,7 @@ class _Class(TypedDict):
 
     name: str
     plain: NotRequired[str | list[str] | None]
-    isthing: NotRequired[bool | int]
+    isthing: NotRequired[bool | int | None]
 
 
 def _from_json(path: Path) -> ClassSet:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from wholegrain.evaluation.contract import PatchModel
-from wholegrain.evaluation.dense.folder import ClassSet, Segmented
+from wholegrain.evaluation.dense.folder import ClassSet, Masked
 from wholegrain.evaluation.dense.segmentation import check_masks, patch_vectors, true_places, word_vectors
 from wholegrain.evaluation.result import NotSupportedError, TaskResult
 from wholegrain.evaluation.statistics.rows import Rows, figures, table
@@ -28,7 +28,7 @@ from wholegrain.evaluation.statistics.stand_ins import ring
 
 def sparc_segmentation(
     model: PatchModel,
-    pictures: Sequence[Segmented],
+    pictures: Sequence[Masked],
     classes: ClassSet,
     *,
     templates: Sequence[str] = ("{}",),

@@ -1,0 +1,1 @@
+"""Segmentation: a class for every pixel, by heads that are trained on an image tower's patches."""
