@@ -8,7 +8,7 @@ the paper's.
 
 Hard, medium and easy change one, two and three attributes, trivial takes other objects' descriptions; color, material, pattern and transparency
 change one attribute of that kind. As in the authors' code (``evaluation/``) a description counts that has as many negatives as are asked for, and its
-first so many: 10, but 7 for pattern and 2 for transparency, which have no more. ``difficulty`` and ``attribute`` are plain means over four.
+first so many: 10, but 7 for pattern and 2 for transparency, where most have no more. ``difficulty`` and ``attribute`` are plain means over four.
 
 Files: ``1_attributes.json``, … ``transparency.json`` (COCO's form; an annotation has ``bbox``, ``category_id``, the description's, and
 ``neg_category_ids``) in ``benchmarks`` of https://github.com/lorebianchi98/FG-OVD; pictures: COCO 2017, ``val2017`` and ``train2017``.
@@ -30,7 +30,7 @@ SETS = {
     "color": "color", "material": "material", "pattern": "pattern", "transparency": "transparency",
 }  # fmt: skip
 MOST = {"pattern": 7, "transparency": 2}
-"""Negatives, where there are fewer than ten."""
+"""Negatives, where most descriptions have fewer than ten."""
 
 
 class _Annotation(TypedDict):
@@ -61,7 +61,7 @@ def fg_ovd(folder: Path | str, images: tuple[Path, ...] = (), *, negatives: int 
     """Reads those of the eight sets that are in the folder.
 
     Args:
-        negatives: how many false descriptions compete, 1 to 10; sets with fewer have all of theirs.
+        negatives: how many false descriptions compete, 1 to 10; 7 of pattern and 2 of transparency at most.
     """
     if not 1 <= negatives <= 10:
         raise UserError(f"negatives = {negatives} of fg_ovd is out of range; use 1 to 10.")
