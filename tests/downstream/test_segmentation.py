@@ -96,7 +96,7 @@ def test_bad_masks_are_refused_in_a_sentence(folder):
     mask = np.asarray(Image.open(folder / "masks/first/0.png")).copy()
     mask[0, 20] = 9
     Image.fromarray(mask).save(folder / "masks/first/0.png")
-    with pytest.raises(UserError, match="first/0 holds the id 9, which classes.json does not name"):
+    with pytest.raises(UserError, match=r"first/0 holds the id 9, which classes\.json does not name"):
         labels_of_picture(labelled_pictures(folder), "first/0")
     Image.fromarray(mask[:10] * 0).save(folder / "masks/first/1.png")
     with pytest.raises(UserError, match=r"first/1 is 64 x 10 pixels and the picture 64 x 48"):
