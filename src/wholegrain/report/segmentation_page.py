@@ -63,7 +63,7 @@ def segmentation_card(
     marks = {c: "both" if c in true & found else "missed" if c in true else "only found" for c in listed}
     drawn = [c for c in listed if c in true or size[c] > 0.01 * counted.sum()][: len(_COLOURS)]
     colours = _colours(drawn, len(names), ground)
-    legend = [NamedColour(names[c], "#{:02x}{:02x}{:02x}".format(*colours[c]), marks[c]) for c in drawn]
+    legend = [NamedColour(names[int(c)], f"#{colours[c].tobytes().hex()}", marks[c]) for c in drawn]
     pages = (pixels_HWC, colours[true_HW], colours[np.where(counted, found_HW, -1)])
     picture, *maps = (data_uri(seen_part(page, side=SIDE)) if n == 0 else _map_uri(page) for n, page in enumerate(pages))
     return SegmentationCard(key, picture, maps[0], maps[1], wrong, legend)

@@ -149,8 +149,12 @@ class FolderPictures:
         self.found = {one.name: one for one in segmented(folder)}
         self.classes = class_set(folder)
 
-    @cached_property
+    @property
     def content_hash(self) -> str:
+        return self._content_hash
+
+    @cached_property
+    def _content_hash(self) -> str:
         """A hash of names, of the bytes of masks, of classes, and of the sizes of the pictures' files."""
         made = hashlib.sha256(repr(self.classes).encode())
         for name, one in sorted(self.found.items()):

@@ -65,7 +65,7 @@ class RegionScores:
         shuffled = class_values(torch.cat(self.other), right) if self.other else {}
         common = float(np.bincount(true_M).max()) / len(true_M)
         chance = {f"acc{k}{end}": min(1.0, k / len(names)) for k in (1, 5) for end in ("", "_expected")}
-        extra = {"label": [names[c] for c in true_M], "predicted": [names[c] for c in torch.cat(self.own).argmax(1).tolist()]}
+        extra = {"label": [names[c] for c in true_M.tolist()], "predicted": [names[c] for c in torch.cat(self.own).argmax(1).tolist()]}
         rows = Rows(items, [""] * len(items), self.keys, values, chance, shuffled, extra=extra)
         each = per_class_figure(
             values["acc1_expected"], shuffled.get("acc1_expected"), true_M, self.keys, len(names), seed, 1, "mean_per_class_acc1"
