@@ -130,13 +130,14 @@ def matched(pictures: Sequence[BoxedPicture], found: Sequence[Detections], names
             boxes_CI[place[name], i] += not picture.is_crowd[n]
         box_M4, crowd_M = np.asarray(picture.boxes, dtype=np.float64).reshape(-1, 4), np.array(picture.is_crowd, dtype=bool)
         for c in map(int, np.unique(one.label_K)):
-            if picture.judged(names[c]) or names[c] in picture.unsure:
+            name = names[c]
+            if picture.judged(name) or name in picture.unsure:
                 mine = np.flatnonzero(one.label_K == c)
                 mine = mine[np.argsort(-one.score_K[mine], kind="stable")][:most]
-                own = truth.get(names[c], [])
+                own = truth.get(name, [])
                 met_TK, counted_TK = match_picture(one.box_K4[mine], box_M4[own], crowd_M[own])
                 hit_TK = met_TK >= 0
-                if names[c] in picture.unsure or not picture.judged(names[c]):
+                if name in picture.unsure:
                     counted_TK = counted_TK & hit_TK
                 per_name[c].append((i, one.score_K[mine], hit_TK, counted_TK))
     return [_joined(parts, boxes_I) for parts, boxes_I in zip(per_name, boxes_CI, strict=True)]
