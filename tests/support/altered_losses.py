@@ -262,6 +262,11 @@ SLIPS: dict[str, Slip] = {
         same_draw_always=("torch.stack([draw[0], draw[1] + 1])", "torch.stack([draw[0], draw[1]])"),
     ),
     **_of("cosmos", models_scale=('add(f"{name}_image", rows, teachers, own_scale)', 'add(f"{name}_image", rows, teachers, scale)')),
+    **_of(
+        "clipself",
+        raw_patches=("patch_BPD = unit(image.patches_BPD)", "patch_BPD = image.patches_BPD"),
+        counts_all=("shown_share(box_BK4) >= self.inside", "shown_share(box_BK4) >= 0"),
+    ),
 }  # fmt: skip
 
 
