@@ -19,12 +19,12 @@ class DecoderSettings:
         digest: of the frozen weights; filled in by the command, so that a run knows its decoder.
     """
 
-    layers: int = 4
+    layers: int = 3
     width: int = 128
     heads: int = 4
     vocabulary: int = 2048
-    steps: int = 500
-    batch: int = 64
+    steps: int = 400
+    batch: int = 32
     lr: float = 2e-3
     warmup_steps: int = 50
     dropout: float = 0.1
