@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from wholegrain.errors import UserError
 from wholegrain.files import digest, sha256, shown
+from wholegrain.towers.sources.hf_library import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,12 +21,13 @@ if TYPE_CHECKING:
 NEEDED = "Captioning needs transformers and pycocoevalcap; install them with: pip install 'wholegrain[caption]'"
 
 
-def require_transformers() -> None:
-    """Raises :class:`UserError` where transformers is not installed."""
+def require_transformers() -> ModuleType:
+    """transformers. Raises :class:`UserError` where it is not installed."""
     try:
-        import transformers  # noqa: F401
+        import transformers
     except ImportError:
         raise UserError(NEEDED) from None
+    return transformers
 
 
 @dataclass(frozen=True)
@@ -98,30 +101,37 @@ def load_decoder(folder: Path, most: int) -> Decoder:
     Raises:
         UserError: what is there is no whole causal language model, has no mark to end with, or too short a context.
     """
-    require_transformers()
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
+    transformers = require_transformers()
     advice = "give --decoder a folder with config.json, model.safetensors and tokenizer.json of a causal language model (GPT-2, Llama, …)"
     if not (folder / "config.json").is_file():
         raise UserError(f"{shown(folder)} holds no language model (there is no config.json); {advice}.")
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        config.is_decoder = True if getattr(config, "is_decoder", None) is False else getattr(config, "is_decoder", None)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        with quiet(transformers):
+            model, report, tokenizer = _read(folder)
     except Exception as error:  # transformers raises whatever its parts raise
         why = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(f"{shown(folder)} cannot be read as a causal language model ({why}); {advice}.") from error
     if report["missing_keys"] or report["mismatched_keys"]:
         name = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[0]
         raise UserError(f"{shown(folder)} lacks weights of its model, such as {name}; {advice}.")
-    model.generation_config = GenerationConfig()  # a folder's own may sample
+    model.generation_config = transformers.GenerationConfig()  # a folder's own may sample
     model.requires_grad_(False).eval()
     found = _assembled(folder, model, tokenizer)
     _check(folder, found, most)
     return found
+
+
+def _read(folder: Path) -> tuple[PreTrainedModel, dict[str, Sequence[object]], PreTrainedTokenizerBase]:
+    """Model, what of it was missing, and tokeniser."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    if getattr(config, "is_decoder", None) is False:  # of models that can be either
+        config.is_decoder = True
+    model, report = AutoModelForCausalLM.from_pretrained(
+        str(folder), config=config, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+    )
+    return model, report, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def _assembled(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Decoder:

@@ -16,6 +16,7 @@ from wholegrain.downstream.captioning.task import token_loss
 from wholegrain.files import digest, disk_errors, folder_aside, write_json
 from wholegrain.objectives.schema import Optimiser
 from wholegrain.progress import Show, nowhere
+from wholegrain.towers.sources.hf_library import quiet
 from wholegrain.training.loading.streams import stream
 from wholegrain.training.schedule import learning_rate
 from wholegrain.training.step import seed_everything
@@ -60,7 +61,7 @@ def train_language_model(
         most: tokens of the longest caption, its end mark included.
         seed: of weights, order and dropout.
     """
-    require_transformers()
+    transformers = require_transformers()
     from transformers import GPT2Config, GPT2LMHeadModel
 
     seed_everything(seed)
@@ -90,7 +91,7 @@ def train_language_model(
         show("the decoder, a language model of the captions", step + 1, settings.steps)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with folder_aside(out) as part:
+        with folder_aside(out) as part, quiet(transformers):
             model.to("cpu").save_pretrained(part)
             tokenizer.save_pretrained(part)
             write_json(part / "training.json", {"captions": len(texts), "seed": seed, "loss_first": first, "loss_last": last, **vars(settings)})
