@@ -155,6 +155,8 @@ class _Reading:
         for kind, known in _ATTRIBUTES.items():
             if word.value in known:
                 self._attributes.append((kind, word))
+        if word.value == "background":  # "on a red background" speaks of a ground, though no scene has that one
+            self.background += [("ground", said) for kind, said in self._attributes if kind == "colour"]
         if word.value in ("and", ",", ".", "with", "background"):  # what waited was said of nothing
             self._attributes, self._count = [], None
 

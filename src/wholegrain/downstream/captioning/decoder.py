@@ -123,13 +123,10 @@ def load_decoder(folder: Path, most: int) -> Decoder:
 
 def _read(folder: Path) -> tuple[PreTrainedModel, dict[str, Sequence[object]], PreTrainedTokenizerBase]:
     """Model, what of it was missing, and tokeniser."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    if getattr(config, "is_decoder", None) is False:  # of models that can be either
-        config.is_decoder = True
     model, report = AutoModelForCausalLM.from_pretrained(
-        str(folder), config=config, local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
     )
     return model, report, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
