@@ -19,7 +19,7 @@ from wholegrain.downstream.captioning.settings import CaptionData, CaptionSettin
 from wholegrain.downstream.captioning.task import CaptionTask, token_loss
 from wholegrain.errors import UserError
 
-SMALL = HeadSettings(latents=3, width=12, layers=2, heads=2, head_width=5, expansion=2)
+SMALL = HeadSettings(latents=3, width=12, layers=2, heads=2, head_width=5, expansion=2, gate_speed=2.0)
 
 
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
@@ -110,9 +110,9 @@ def test_gated_cross_attention_against_loops():
             scores = np.array([query[part] @ one[:inner][part] / math.sqrt(SMALL.head_width) for one in both])
             share = np.exp(scores) / np.exp(scores).sum()
             taken[part] = sum(share[k] * both[k][inner:][part] for k in range(4))
-        row = row + math.tanh(0.7) * (weights["attend.out.weight"] @ taken)
+        row = row + math.tanh(2 * 0.7) * (weights["attend.out.weight"] @ taken)
         wide = np.maximum(weights["feed.1.weight"] @ normed(row), 0) ** 2
-        row = row + math.tanh(-0.4) * (weights["feed.3.weight"] @ wide)
+        row = row + math.tanh(2 * -0.4) * (weights["feed.3.weight"] @ wide)
         assert np.allclose(found[b, place].numpy(), row, atol=1e-10)
 
 

@@ -18,7 +18,8 @@ from wholegrain.downstream.captioning.settings import HeadSettings
 class GatedCrossAttention(nn.Module):
     """``y + tanh(gate) attention(y, latents)``, then ``y + tanh(gate) feed_forward(y)`` (Alayrac et al. 2022, section 2.2 and figure 4).
 
-    Both gates begin at 0, so that a decoder says at first what it says without pictures.
+    Both gates begin at 0, so that a decoder says at first what it says without pictures. A gate is tanh(s x parameter); the paper's s is 1, see
+    :attr:`~wholegrain.downstream.captioning.settings.HeadSettings.gate_speed`.
 
     Args:
         width: W, of the decoder's hidden states.
@@ -31,14 +32,21 @@ class GatedCrossAttention(nn.Module):
         self.feed = feed_forward(width, settings.expansion)
         self.attend_gate = nn.Parameter(torch.zeros(()))
         self.feed_gate = nn.Parameter(torch.zeros(()))
+        self.gate_speed = settings.gate_speed
+
+    @property
+    def gates(self) -> tuple[Tensor, Tensor]:
+        """What attention and feed-forward network are multiplied with, -1 to 1."""
+        return (self.gate_speed * self.attend_gate).tanh(), (self.gate_speed * self.feed_gate).tanh()
 
     def forward(self, y_BLW: Tensor, keys_values: KeysValues) -> Tensor:
         """Hidden states ``[B, L, W]`` that have looked; with B rows of latents, or B / n of them, each for n rows in turn (beams)."""
         times = len(y_BLW) // len(keys_values[0])
         if times > 1:
             keys_values = keys_values[0].repeat_interleave(times, 0), keys_values[1].repeat_interleave(times, 0)
-        y = y_BLW + self.attend_gate.tanh() * self.attend(y_BLW, keys_values)
-        return y + self.feed_gate.tanh() * self.feed(y)
+        attend_gate, feed_gate = self.gates
+        y = y_BLW + attend_gate * self.attend(y_BLW, keys_values)
+        return y + feed_gate * self.feed(y)
 
 
 class Captioner(nn.Module):
@@ -59,9 +67,8 @@ class Captioner(nn.Module):
 
     @property
     def gates(self) -> list[float]:
-        """tanh of every gate, attention and feed-forward in turn: 0 is a picture without influence."""
-        found = [gate for part in self.cross for gate in (part.attend_gate, part.feed_gate)]
-        return [float(torch.tanh(gate.detach())) for gate in found if isinstance(gate, Tensor)]
+        """Every gate, attention and feed-forward in turn: 0 is a picture without influence."""
+        return [float(gate.detach()) for part in self.cross if isinstance(part, GatedCrossAttention) for gate in part.gates]
 
     @contextmanager
     def shown(self, decoder: Decoder, patches_BPV: Tensor) -> Iterator[None]:

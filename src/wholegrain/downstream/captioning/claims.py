@@ -128,7 +128,9 @@ class ClaimReader:
         return 1
 
     def _unknown_heads(self, text: str) -> frozenset[int]:
-        """Where words stand that name things which no world has."""
+        """Where words stand that name things which no world has; most captions have none, and no tagger is asked."""
+        if all(word.low in self._known or not word.low[0].isalpha() for word in tokens(text)):
+            return frozenset()
         tagged = BuiltinTagger().tag([text])[0]
         heads = (tagged.words[phrase.head] for phrase in tagged.phrases)
         return frozenset(word.start for word in heads if word.low not in self._known and word.lemma not in self._known and word.low[0].isalpha())

@@ -50,6 +50,8 @@ class HeadSettings:
         heads, head_width: of every attention.
         every: cross-attention stands before each ``every``-th layer of the decoder, the first one always.
         expansion: how many times wider a feed-forward network is inside.
+        gate_speed: a gate is tanh(gate_speed x parameter). Flamingo's is 1; an optimiser that moves every parameter by about its rate needs thousands
+            of steps to open such a gate.
     """
 
     latents: int = 16
@@ -59,8 +61,10 @@ class HeadSettings:
     head_width: int = 48
     every: int = 1
     expansion: int = 4
+    gate_speed: float = 10.0
 
     def __post_init__(self) -> None:
+        require(self.gate_speed > 0, "head.gate_speed", self.gate_speed, "above 0")
         for name in ("latents", "width", "layers", "heads", "head_width", "every", "expansion"):
             require(getattr(self, name) >= 1, f"head.{name}", getattr(self, name), "1 or more")
 
