@@ -85,7 +85,7 @@ class Decoder:
 
     def logits(self, tokens_BL: Tensor) -> Tensor:
         """``[B, L, vocabulary]``: at each place, of the token that follows."""
-        return self.model(input_ids=tokens_BL, use_cache=False).logits
+        return self.model(input_ids=tokens_BL, attention_mask=torch.ones_like(tokens_BL), use_cache=False).logits
 
     def texts(self, tokens_NL: Tensor) -> list[str]:
         """What rows of tokens say, without marks."""

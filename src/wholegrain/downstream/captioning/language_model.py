@@ -56,6 +56,10 @@ def train_language_model(
 ) -> None:
     """Trains GPT-2's form on captions and writes it to ``out``, whole or not at all.
 
+    Token vectors, which are also what logits are read with, are drawn with a deviation of width^-1/2 (GPT-2's: 0.02). Captions alone never tell
+    apart words that stand in the same places, as colours do; their vectors then differ by that draw alone, and a frozen decoder in which they
+    hardly differ cannot be made to say one and not the other, whatever it is shown.
+
     Args:
         texts: captions of the training split.
         most: tokens of the longest caption, its end mark included.
@@ -71,7 +75,10 @@ def train_language_model(
         vocab_size=len(tokenizer), n_positions=most + 1, n_embd=settings.width, n_layer=settings.layers, n_head=settings.heads,
         resid_pdrop=settings.dropout, embd_pdrop=settings.dropout, attn_pdrop=settings.dropout, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
     )  # fmt: skip
-    model = GPT2LMHeadModel(config).to(device).train()
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.wte.weight.normal_(std=settings.width**-0.5)
+    model.to(device).train()
     rows = [[end, *ids, end][: most + 1] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
     rates = Optimiser(lr=settings.lr, warmup_steps=settings.warmup_steps)
@@ -81,7 +88,9 @@ def train_language_model(
             group["lr"] = learning_rate(step, settings.steps, rates)
         chosen = stream(seed, step, _ORDER).integers(len(rows), size=settings.batch)
         captions = _padded([rows[int(n)] for n in chosen], pad).to(device)
-        total, count = token_loss(model(input_ids=captions.tokens_NL[:, :-1], use_cache=False).logits, captions)
+        seen = captions.tokens_NL[:, :-1]
+        logits = model(input_ids=seen, attention_mask=torch.ones_like(seen), use_cache=False).logits  # what is padded follows, and is not seen
+        total, count = token_loss(logits, captions)
         (total / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
