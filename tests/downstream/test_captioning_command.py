@@ -133,6 +133,6 @@ def test_it_learns_to_say_what_it_sees(tmp_path):
 
 def test_pictures_without_a_caption_of_the_roles(tmp_path):
     dataset = make_dataset(tmp_path / "data", count=4)
-    assert [example.captions for example in captioned(dataset, "train", ("overview", "detail"))][0] == ("a red half",)
+    assert next(example.captions for example in captioned(dataset, "train", ("overview", "detail"))) == ("a red half",)
     with pytest.raises(UserError, match="detail, style, web"):
         captioned(dataset, "train", ("haiku",))

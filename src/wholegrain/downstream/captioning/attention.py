@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from wholegrain.downstream.captioning.settings import HeadSettings
 
@@ -36,7 +36,7 @@ class Attention(nn.Module):
     def forward(self, x_BLW: Tensor, keys_values: KeysValues) -> Tensor:
         """``[B, L, W]``: what each place of ``x`` takes from what is looked at."""
         query = self._by_head(self.query(self.norm(x_BLW)))
-        taken = F.scaled_dot_product_attention(query, *keys_values)
+        taken = functional.scaled_dot_product_attention(query, *keys_values)
         return self.out(taken.transpose(1, 2).flatten(2))
 
     def _by_head(self, x_BKI: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from wholegrain.downstream.captioning.captioner import Captioner
 from wholegrain.downstream.captioning.decoder import Captions, Decoder
@@ -72,5 +72,5 @@ def token_loss(logits_NLC: Tensor, captions: Captions) -> tuple[Tensor, float]:
     """
     wanted = captions.tokens_NL[:, 1:]
     real = real_tokens(captions.length_N - 1, wanted.shape[1])
-    each = F.cross_entropy(logits_NLC.float()[real], wanted[real], reduction="sum")
+    each = functional.cross_entropy(logits_NLC.float()[real], wanted[real], reduction="sum")
     return each, float(real.sum())
