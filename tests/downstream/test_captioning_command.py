@@ -42,6 +42,7 @@ def run(scenes, out, *options, capsys=None):
     return ended.value.code, (capsys.readouterr() if capsys else None)
 
 
+@pytest.mark.slow
 def test_from_pictures_to_table_and_page(scenes, tmp_path, capsys):
     out = tmp_path / "out"
     code, said = run(scenes, out, capsys=capsys)
@@ -68,6 +69,7 @@ def test_from_pictures_to_table_and_page(scenes, tmp_path, capsys):
     assert list(out.glob("decoder-*")) == [decoder]
 
 
+@pytest.mark.slow
 def test_a_decoder_of_a_folder_and_other_roles(scenes, tmp_path, capsys):
     decoder = write_decoder(tmp_path / "gpt2", words=["a", "cup", "red", "is", "the"], context=64)
     options = ["--decoder", str(decoder), "--roles", "relation", "overview", "--beams", "1"]
@@ -107,6 +109,7 @@ def test_the_packaged_recipe_is_whole():
     assert settings == CaptionSettings(training=settings.training)  # the file and the defaults say the same
 
 
+@pytest.mark.slow
 def test_it_learns_to_say_what_it_sees(tmp_path):
     dataset = make_dataset(tmp_path / "data")
     train, val = (captioned(dataset, split, ("web",)) for split in ("train", "val"))
@@ -118,7 +121,7 @@ def test_it_learns_to_say_what_it_sees(tmp_path):
     assert decoder.digest == load_decoder(tmp_path / "again", 6).digest  # the same captions, the same decoder
     generation = Generation(beams=2)
     assert blind_caption(decoder, generation, 6) in texts  # the language is there, the picture is not
-    training = HeadTraining(steps=150, batch=12, lr=1e-2, warmup_steps=5)
+    training = HeadTraining(steps=300, batch=12, lr=1e-2, warmup_steps=5)
     head = HeadSettings(latents=2, width=16, layers=1, heads=2, head_width=8)
     task = CaptionTask(CaptionSettings(training, small, head, CaptionData(("web",), 6), generation), decoder)
     model = make_model(dataset)
