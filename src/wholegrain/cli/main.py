@@ -53,6 +53,7 @@ GROUPS = {
         "dense": "class names against pixels and boxes: segmentation, pointing",
         "detect": "boxes of any names: a head trained on a model's patches",
         "segment": "a class for every pixel: heads trained on a model's patches",
+        "caption": "captions through a model's patches, counted word by word",
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },
