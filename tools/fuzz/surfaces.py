@@ -310,6 +310,32 @@ def recipes(rng: random.Random, folder: Path) -> None:
         Objective(load_recipe(path).terms)
 
 
+def boxes(rng: random.Random, folder: Path) -> None:
+    """Annotations of COCO's and LVIS's kind, read; then what training would be asked for, and what would be judged."""
+    from wholegrain.downstream.detection.average_precision import matched
+    from wholegrain.downstream.detection.boxes import vocabulary, without
+    from wholegrain.downstream.detection.coco import read_annotations
+    from wholegrain.downstream.detection.detect import NOTHING
+    from wholegrain.downstream.detection.task import DetectionSettings, DetectionTask
+
+    lvis = {"neg_category_ids": [2], "not_exhaustive_category_ids": [1]}
+    images = [{"id": n, "file_name": f"{n}.png", "width": 12, "height": 10, **(lvis if n else {})} for n in range(3)]
+    rows = [{"image_id": n % 3, "category_id": 1 + n % 2, "bbox": [n, 2, 3.5, 4], "iscrowd": n % 5 // 4} for n in range(6)]
+    names = [{"id": n, "name": name, "frequency": "rcf"[n % 3]} for n, name in enumerate(("hat", "red cup", "blue_fork"))]
+    for n in range(3):
+        (folder / f"{n}.png").write_bytes(picture(n))
+    path = folder / "boxes.json"
+    text = mutations.json_text(mutations.value_of(rng, {"images": images, "annotations": rows, "categories": names}))
+    path.write_bytes(mutations.bytes_of(rng, text) if rng.random() < 0.2 else text)
+    if rng.random() < 0.05:
+        mutations.put_odd(rng, path)
+    found = read_annotations(path, folder)
+    examples = without(found.pictures, found.rare or frozenset())
+    random_N = [np.random.default_rng(n) for n in range(len(examples))]
+    DetectionTask(DetectionSettings(), vocabulary(examples)).targets(examples, random_N)
+    matched(found.pictures, [NOTHING] * len(found.pictures), found.names, 10)
+
+
 def overrides(rng: random.Random, folder: Path) -> None:
     """Dotted options."""
     table = to_table(load_recipe(rng.choice(recipe_names())))
@@ -387,5 +413,5 @@ def warm(surfaces: Iterable[str]) -> None:
 
 SURFACES: dict[str, Callable[[random.Random, Path], None]] = {
     f.__name__: f
-    for f in (tables, tars, pictures, data_folders, models, search_indices, specs, recipes, overrides, checkpoints, results, degenerate)
+    for f in (tables, tars, pictures, data_folders, models, search_indices, specs, recipes, boxes, overrides, checkpoints, results, degenerate)
 }

@@ -186,6 +186,7 @@ class HeadTrainer(Generic[ExampleT, TargetsT]):
             for note in notes:
                 meters.say(note)
             self.tokens.keep([example.key for example in examples], meters.say, options.cache)
+            meters.pause()
             with Interrupts() as interrupts:
                 self._take_steps(examples, meters, interrupts, options.on_step)
         self.context.on_main_process(lambda: self.folder.save_head(self.trained.saved()))

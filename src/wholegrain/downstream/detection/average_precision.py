@@ -110,8 +110,8 @@ class Matched:
                 seen_RK = np.cumsum(weight_RN * counted_N, 1)[:, at]
                 precision_RK = np.maximum.accumulate((hits_RK / np.maximum(seen_RK, 1e-9))[:, ::-1], 1)[:, ::-1]
                 recall_RK = hits_RK / np.maximum(total_R, 1e-9)[:, None]
-                reached_RK = np.searchsorted(RECALLS, recall_RK.ravel(), "right").reshape(recall_RK.shape)
-                made[:, t] = (np.diff(reached_RK, axis=1, prepend=0) * np.where(hits_RK > 0, precision_RK, 0)).sum(1) / len(RECALLS)
+                reached_RK = np.searchsorted(RECALLS, recall_RK.ravel(), "right").reshape(recall_RK.shape) * (hits_RK > 0)
+                made[:, t] = (np.diff(reached_RK, axis=1, prepend=0) * precision_RK).sum(1) / len(RECALLS)
         return np.where(total_R[:, None] > 0, made, np.nan)
 
 

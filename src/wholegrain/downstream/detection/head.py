@@ -38,15 +38,18 @@ class OwlSettings:
             its patches.
         box_layers: linear layers of the box head.
         prior: how probable every name is at every patch to begin with.
+        scale: of the logits to begin with; the code's is about 1.
     """
 
     class_token: Literal["auto", "multiply", "ignore"] = "auto"
     box_layers: int = 3
     prior: float = 0.01
+    scale: float = 20.0
 
     def __post_init__(self) -> None:
         require(1 <= self.box_layers <= 16, "head.box_layers", self.box_layers, "a whole number from 1 to 16")
         require(0 < self.prior < 1, "head.prior", self.prior, "above 0 and below 1")
+        require(1 <= self.scale <= 100, "head.scale", self.scale, "from 1 to 100")
 
 
 class Candidates(NamedTuple):
@@ -93,7 +96,8 @@ class OwlHead(nn.Module):
         for layer in (self.shift, self.scale):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.shift.bias, math.log(settings.prior / (1 - settings.prior)))
+        nn.init.constant_(self.shift.bias, math.log(settings.prior / (1 - settings.prior)) / settings.scale)
+        nn.init.constant_(self.scale.bias, settings.scale - 1)  # elu(x) + 1 is x + 1 here
 
     @classmethod
     def for_model(cls, model: Model, settings: OwlSettings) -> OwlHead:

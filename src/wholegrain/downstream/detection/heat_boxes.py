@@ -25,7 +25,7 @@ from wholegrain.towers.model import Model
 
 LARGER = 4
 """Cells a patch of the enlarged map, along each side."""
-CUTS = (0.3, 0.5, 0.7)
+CUTS = (0.3, 0.45, 0.6, 0.75, 0.9)
 """That are tried on training pictures."""
 
 

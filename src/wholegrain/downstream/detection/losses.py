@@ -93,4 +93,4 @@ class DetectionLoss:
         finds_BP = wanted_BPQ.any(-1)
         label_BP = torch.where(finds_BP, wanted_BPQ.argmax(-1), logits_BPQ.shape[-1])
         each_BP = cross_entropy(logits_BPC.flatten(0, 1), label_BP.flatten(), reduction="none").view_as(label_BP)
-        return (each_BP * torch.where(finds_BP, 1.0, self.nothing)).sum()
+        return (each_BP * torch.full_like(each_BP, self.nothing).masked_fill(finds_BP, 1.0)).sum()

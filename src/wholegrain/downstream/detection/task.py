@@ -37,7 +37,7 @@ class DetectionData:
     templates: tuple[str, ...] = ("plain",)
     negatives: int = 50
     queries: int = 100
-    detections: int = 100
+    detections: int = 300
 
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, "data.held_out", self.held_out, "from 0 to below 1")

@@ -57,13 +57,17 @@ class _Data:
 
 def detect(args: DetectArguments) -> HeadDone | None:
     """Trains and measures; ``None`` in all processes but the main one."""
-    from wholegrain.downstream.detection.average_precision import require_library
-    from wholegrain.downstream.detection.task import DetectionSettings
-    from wholegrain.downstream.settings import load_settings
-    from wholegrain.workflows.downstream import carry_out
+    from wholegrain.progress import showing
 
-    require_library()
-    settings = load_settings("detect", DetectionSettings, args.recipe, args.all_overrides)
+    with showing() as show:
+        show("loading libraries")  # torchvision alone takes seconds
+        from wholegrain.downstream.detection.average_precision import require_library
+        from wholegrain.downstream.detection.task import DetectionSettings
+        from wholegrain.downstream.settings import load_settings
+        from wholegrain.workflows.downstream import carry_out
+
+        require_library()
+        settings = load_settings("detect", DetectionSettings, args.recipe, args.all_overrides)
     return carry_out(args, partial(_work, args, settings), "detect")
 
 
