@@ -52,6 +52,7 @@ GROUPS = {
         "evaluate": "measure a model: retrieval, composition, with controls",
         "dense": "class names against pixels and boxes: segmentation, pointing",
         "detect": "boxes of any names: a head trained on a model's patches",
+        "ask": "questions about pictures: a small language model on a model's tokens",
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },

@@ -92,8 +92,7 @@ def result_of(questions: Sequence[Question], answers: Answers, said: str = "", s
     kept |= {"answer_question_only": answers.blind} | ({} if answers.exchanged is None else {"answer_shuffled": answers.exchanged})
     kinds, keys = [question.kind for question in questions], [question.key for question in questions]
     rows = Rows([question.item for question in questions], kinds, keys, value, known, shuffled, extra=kept)
-    notes = {QUESTION_ONLY: "every picture's tokens are the mean picture's"}
-    return TaskResult("ask", f"{_protocol(questions)} {said}".strip(), tuple(figures(rows, notes=notes, seed=seed)), table(rows))
+    return TaskResult("ask", f"{_protocol(questions)} {said}".strip(), tuple(figures(rows, seed=seed)), table(rows))
 
 
 def _right(questions: Sequence[Question], given: Sequence[str]) -> np.ndarray:

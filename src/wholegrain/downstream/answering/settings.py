@@ -71,7 +71,7 @@ class Decoder:
     tune: bool = False
     prompt: str = ""
     width: int = 128
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     longest: int = 8
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wholegrain.errors import UserError
-from wholegrain.files import shown
+from wholegrain.files import digest, sha256, shown
 from wholegrain.towers.sources.hf_library import quiet, transformers_for
 
 if TYPE_CHECKING:
@@ -109,3 +109,9 @@ def words_of(folder: Path, parts: tuple[str, str, str]) -> Words:
     if IMAGE not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"extra_special_tokens": [IMAGE]})
     return Words(tokenizer, parts, False)
+
+
+def folder_digest(folder: Path) -> str:
+    """A hash of a model's files: its configuration, weights and tokeniser."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".bin", ".model", ".txt")) if folder.is_dir() else []
+    return digest([[name, sha256(folder / name)] for name in names])
