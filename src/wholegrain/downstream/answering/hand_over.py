@@ -111,7 +111,7 @@ def image_tower_of(llava: LlavaForConditionalGeneration) -> ImageTower:
     if isinstance(vision, WholegrainTower):
         copy = WholegrainTower(WholegrainTowerConfig.from_dict(vision.config.to_dict()))
         copy.load_state_dict(vision.state_dict())
-        assert copy.tower is not None
+        assert copy.tower is not None  # made anew, with its computed buffers
         return copy.tower.eval()
     layer = llava.config.vision_feature_layer
     if vision.config.model_type != "clip_vision_model" or layer != -2:

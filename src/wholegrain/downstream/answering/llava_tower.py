@@ -56,10 +56,8 @@ class WholegrainTower(PreTrainedModel):
     def __init__(self, config: WholegrainTowerConfig) -> None:
         super().__init__(config)
         self.chosen = VisualTokens(tuple(config.parts), config.layer)
-        self.tower: ImageTower | None = None
-        if config.tower is not None:
-            tower = build_image_tower({**config.tower, "tune": "none"})
-            self.tower = EarlierTower(tower, config.image_size) if config.layer == "penultimate" else tower
+        self.tower: ImageTower | None = None if config.tower is None else _tower(config)
+        self._buffers_are_right = False
         self.post_init()
 
     def _init_weights(self, module: object) -> None:
@@ -68,9 +66,28 @@ class WholegrainTower(PreTrainedModel):
     def forward(self, pixel_values: Tensor, **_: object) -> BaseModelOutputWithPooling:
         """``[B, 3, H, W]`` to visual tokens ``[B, S, V]``, and the pooled vector ``[B, V]``."""
         assert self.tower is not None
+        if not self._buffers_are_right:
+            self._make_buffers(self.tower)
         raw = self.tower(pixel_values, needs_of(self.chosen))
         tokens_BSV = visual_tokens(raw, self.chosen)
         return BaseModelOutputWithPooling(last_hidden_state=tokens_BSV, pooler_output=raw.pooled_BV, hidden_states=(tokens_BSV,))  # type: ignore[arg-type]
+
+    def _make_buffers(self, tower: ImageTower) -> None:
+        """Computed buffers (masks, places) are in no file, and ``from_pretrained`` leaves them empty: they are those of a tower made anew."""
+        saved = tower.state_dict().keys()
+        computed = {name: buffer for name, buffer in tower.named_buffers() if name not in saved}
+        if computed:
+            assert isinstance(self.config, WholegrainTowerConfig)
+            fresh = dict(_tower(self.config).named_buffers())
+            for name, buffer in computed.items():
+                buffer.copy_(fresh[name])
+        self._buffers_are_right = True
+
+
+def _tower(config: WholegrainTowerConfig) -> ImageTower:
+    assert config.tower is not None
+    tower = build_image_tower({**config.tower, "tune": "none"})
+    return EarlierTower(tower, config.image_size) if config.layer == "penultimate" else tower
 
 
 AutoConfig.register(WholegrainTowerConfig.model_type, WholegrainTowerConfig, exist_ok=True)
