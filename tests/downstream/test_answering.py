@@ -80,7 +80,8 @@ def test_known_answers_of_a_hand_made_scene():
     assert not [about for about in answer if about[0] == "same" or "other thing" in about[1] or about[1] == ("cup",)]
     more = {words: said for (form, words), said in answer.items() if form == "more"}
     assert set(more.values()) == {"yes", "no"}
-    assert all(said == ("yes" if words[0] in ("red things", "small things", "solid things") else "no") for words, said in more.items() if "blue things" not in words[0])
+    frequent = ("red things", "small things", "solid things")
+    assert all(said == ("yes" if words[0] in frequent else "no") for words, said in more.items() if "blue things" not in words[0])
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def taught():
 
 
 def test_a_head_learns_from_the_picture_and_is_at_chance_without(taught):
-    head, task, given, questions = taught
+    head, _, given, questions = taught
     answers = answer_all(head, given, questions, 4, batch=10)
     result = result_of(questions, answers)
     assert result.figure("accuracy").value > 0.9

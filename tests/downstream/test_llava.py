@@ -162,7 +162,8 @@ def test_a_decoder_of_a_folder_is_kept_or_tuned(kind, tmp_path):
 
     make_vlm(tmp_path / "given")
     if kind == "tied":
-        text = transformers.LlamaConfig(vocab_size=43, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, tie_word_embeddings=True)
+        sizes = {"vocab_size": 43, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+        text = transformers.LlamaConfig(**sizes, tie_word_embeddings=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "given")
         transformers.LlamaForCausalLM(text).save_pretrained(tmp_path / "tied")
         tokenizer.save_pretrained(tmp_path / "tied")
@@ -176,9 +177,8 @@ def test_a_decoder_of_a_folder_is_kept_or_tuned(kind, tmp_path):
     visual = head.sees(model.raw_images(pixels(model), task.needs))
     llava = to_llava(model, head)
     asked = [*task.words.before, *[task.words.image] * visual.shape[1], *task.words.question("red ?")]
-    said = llava.generate(
-        input_ids=torch.tensor([asked]), pixel_values=model.preprocess.normalise(pixels(model))[:1], max_new_tokens=4, do_sample=False, eos_token_id=task.words.end
-    )
+    one, end = model.preprocess.normalise(pixels(model))[:1], task.words.end
+    said = llava.generate(input_ids=torch.tensor([asked]), pixel_values=one, max_new_tokens=4, do_sample=False, eos_token_id=end)
     assert task.words.texts([said[0, len(asked) :].tolist()]) == head.answers(visual[:1], ["red ?"], 4)
     _, tuned = answering(small(), VisualTokens(), Decoder(folder=task.settings.decoder.folder, tune=True))
     assert all(weight.requires_grad for weight in tuned.parameters())
@@ -204,6 +204,7 @@ def test_towers_and_folders_that_cannot_be_read_are_refused(tmp_path):
     for folder, said in (("none", "no config.json|tokeniser"), ("odd", "cannot be read|can be read")):
         with pytest.raises(UserError, match=said):
             answering(small(), VisualTokens(), Decoder(folder=str(tmp_path / folder)))
+    _, head = answering(small(), VisualTokens(("branches",)))
+    raw = small().raw_images(pixels(small()))
     with pytest.raises(UserError, match="no branches; take it out"):
-        task, head = answering(small(), VisualTokens(("branches",)))
-        head.sees(small().raw_images(pixels(small()), task.needs))
+        head.sees(raw)

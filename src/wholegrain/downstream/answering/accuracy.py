@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-NUMBERS = {word: str(n) for n, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
+NUMBERS = {word: str(n) for n, word in enumerate(("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"))} | {"none": "0"}
 ARTICLES = {"a", "an", "the"}
 _DROPPED = re.compile(r"(?<=\d),(?=\d)|['’`\"]|\.(?!\d)")
 _BREAKS = re.compile(r"[;:/\[\]()=+\\_<>@,?!{}|*-]")

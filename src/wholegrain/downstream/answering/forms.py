@@ -159,4 +159,5 @@ def _compare(facts: SceneFacts, random: np.random.Generator) -> Iterator[Candida
     if facts.total == 2:
         first, second = (facts.things * 2)[:2]
         for attribute in ("colour", "fill", "size"):
-            yield Candidate("compare", "same", ({"fill": "pattern"}.get(attribute, attribute),), YES_NO[getattr(first, attribute) == getattr(second, attribute)])
+            alike = getattr(first, attribute) == getattr(second, attribute)
+            yield Candidate("compare", "same", ({"fill": "pattern"}.get(attribute, attribute),), YES_NO[alike])

@@ -36,7 +36,9 @@ class Answers:
     exchanged: list[str] | None
 
 
-def answer_all(head: Answerer, tokens: TowerTokens, questions: Sequence[Question], longest: int, *, seed: int = 0, show: Show = nowhere, batch: int = 64) -> Answers:
+def answer_all(
+    head: Answerer, tokens: TowerTokens, questions: Sequence[Question], longest: int, *, seed: int = 0, show: Show = nowhere, batch: int = 64
+) -> Answers:
     """Asks all questions three times: of their pictures, of none, of other ones.
 
     Of none: every picture's visual tokens are the mean over all pictures that are asked about, place by place; so the decoder sees what it is used to see,

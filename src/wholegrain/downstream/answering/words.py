@@ -35,24 +35,24 @@ class Words:
     @property
     def image(self) -> int:
         """The id that stands for a token of the picture."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMAGE))
+        return _single(self.tokenizer.convert_tokens_to_ids(IMAGE))
 
     @property
     def end(self) -> int:
         """The id that ends an answer."""
-        return int(self.tokenizer.eos_token_id)
+        return _single(self.tokenizer.eos_token_id)
 
     @property
     def padding(self) -> int:
         """The id in empty places."""
         own = self.tokenizer.pad_token_id
-        return self.end if own is None else int(own)
+        return self.end if own is None else _single(own)
 
     @property
     def before(self) -> list[int]:
         """Ids before the picture: the token that begins a text, if there is one, and the prompt's."""
         start = self.tokenizer.bos_token_id
-        return ([] if start is None else [int(start)]) + self.ids(self.parts[0])
+        return ([] if start is None else [_single(start)]) + self.ids(self.parts[0])
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text without further tokens."""
@@ -70,6 +70,11 @@ class Words:
         """Answers of generated ids, each up to its end."""
         cut = [list(row[: row.index(self.end)] if self.end in row else row) for row in map(list, rows)]
         return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in cut]
+
+
+def _single(token: object) -> int:
+    assert isinstance(token, int)
+    return token
 
 
 def new_words(texts: Sequence[str], parts: tuple[str, str, str]) -> Words:

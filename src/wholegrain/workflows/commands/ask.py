@@ -98,7 +98,7 @@ def _work(args: AskArguments, settings: AskSettings, model: Model) -> HeadWork[Q
         model.image_tower = EarlierTower(model.image_tower, model.preprocess.size)
     data = _data(args, settings)
     task = AskTask(settings, data.train)
-    facts = {"dataset": str(args.data), "split": args.split, "content_hash": data.pictures.content_hash}
+    facts: dict[str, object] = {"dataset": str(args.data), "split": args.split, "content_hash": data.pictures.content_hash}
     facts |= {"questions": None if args.questions is None else str(args.questions), "asked": _digest(data.test)}
     return HeadWork(task, data.pictures, data.train, partial(_measure, args, data, task), facts)
 
@@ -180,5 +180,6 @@ def _cards(data: _Data, answers: Answers, seed: int) -> list[AnswerCard]:
         size = shown_size((0.0, 0.0, float(pixels.shape[1]), float(pixels.shape[0])), SIDE)
         expected = " / ".join(dict.fromkeys(question.answers))
         uri = data_uri(seen_part(pixels, side=SIDE))
-        cards.append(AnswerCard(uri, *size, question.key, question.text, question.kind, answers.given[n], expected, answers.blind[n], right[n]))
+        said = (question.text, question.kind, answers.given[n], expected, answers.blind[n], right[n])
+        cards.append(AnswerCard(uri, size[0], size[1], question.key, *said))
     return cards
