@@ -54,6 +54,7 @@ GROUPS = {
         "detect": "boxes of any names: a head trained on a model's patches",
         "segment": "a class for every pixel: heads trained on a model's patches",
         "caption": "captions through a model's patches, counted word by word",
+        "ask": "questions about pictures: a small language model on a model's tokens",
         "audit": "what a model misses on your own photos, without training",
         "compare": "models on the same items: paired differences, p values",
     },

@@ -137,9 +137,8 @@ def _pooled(output: Any) -> Tensor:
 
 
 def _clip(transformers: ModuleType, model: Model, tower: OpenClipImageTower, text: OpenClipTextTower) -> PreTrainedModel:
-    own = tower.config()["model"]
-    vision_cfg, text_cfg = own["vision_cfg"], text.config()["model"]["text_cfg"]
-    _same_or_refuse(vision_cfg, CLIPVisionCfg, _VISION, "image")
+    text_cfg = text.config()["model"]["text_cfg"]
+    _same_or_refuse(tower.config()["model"]["vision_cfg"], CLIPVisionCfg, _VISION, "image")
     widths = model.head.widths
     for part, wrong in (
         ("a bias", model.bias is not None),
@@ -151,23 +150,48 @@ def _clip(transformers: ModuleType, model: Model, tower: OpenClipImageTower, tex
     ):
         if wrong:
             raise UserError(f"transformers' CLIPModel has no place for {part}; export to open_clip or onnx")
-    vision = CLIPVisionCfg(**vision_cfg)
-    width, layers = vision.width, len(tower.net.transformer.resblocks)
+    layers = len(tower.net.transformer.resblocks)
     config = transformers.CLIPConfig(
         projection_dim=widths.shared,
         text_config=_text_config(model, text) | {"projection_dim": widths.shared},
-        vision_config={
-            **_sizes(width, layers, width // vision.head_width, vision.mlp_ratio, vision.norm_kwargs, 1e-5),
-            "image_size": model.preprocess.size,
-            "patch_size": vision.patch_size,
-            "hidden_act": _act(own["quick_gelu"], vision.act_kwargs),
-            "projection_dim": widths.shared,
-        },
+        vision_config=_clip_vision(tower, model.preprocess.size) | {"projection_dim": widths.shared},
     )
     made = transformers.CLIPModel(config)
     state = {**_prefixed(tower.net, weight_names.clip_image(layers), made), **_text_state(text, made)}
     state |= {"visual_projection.weight": model.head.image.get_parameter("weight"), "text_projection.weight": model.head.text.get_parameter("weight")}
     return _loaded(made, {**state, "logit_scale": model.log_scale})
+
+
+def _clip_vision(tower: OpenClipImageTower, size: int) -> Config:
+    own = tower.config()["model"]
+    vision = CLIPVisionCfg(**own["vision_cfg"])
+    layers = len(tower.net.transformer.resblocks)
+    return {
+        **_sizes(vision.width, layers, vision.width // vision.head_width, vision.mlp_ratio, vision.norm_kwargs, 1e-5),
+        "image_size": size,
+        "patch_size": vision.patch_size,
+        "hidden_act": _act(own["quick_gelu"], vision.act_kwargs),
+    }
+
+
+def clip_vision_model(tower: OpenClipImageTower, size: int) -> PreTrainedModel:
+    """An image tower alone as transformers' ``CLIPVisionModel``, on the CPU, in float32 and in eval mode.
+
+    Args:
+        size: of its pictures.
+
+    Raises:
+        UserError: transformers is missing, or a part that the class does not have.
+    """
+    transformers = transformers_for("exporting to transformers")
+    if tower.branches is not None or tower.mlp_branches is not None:
+        raise UserError("transformers' CLIPVisionModel has no place for branches; export to onnx or wholegrain")
+    _same_or_refuse(tower.config()["model"]["vision_cfg"], CLIPVisionCfg, _VISION, "image")
+    made = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**_clip_vision(tower, size)))
+    pairs = weight_names.clip_image(len(tower.net.transformer.resblocks))
+    nested = hasattr(made, "vision_model")  # transformers 4 and early 5
+    named = pairs if nested else [(ours, tuple(name.removeprefix("vision_model.") for name in theirs)) for ours, theirs in pairs]
+    return _loaded(made, _prefixed(tower.net, named, made))
 
 
 def _siglip(transformers: ModuleType, model: Model, tower: TimmImageTower, text: OpenClipTextTower) -> PreTrainedModel:

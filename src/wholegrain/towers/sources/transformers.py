@@ -127,16 +127,7 @@ def _clip_parts(
     folder: Path, config: Any, state: dict[str, Tensor], pad_id: int
 ) -> tuple[ImageTower, OpenClipTextTower, Head]:
     vision, text, shared = config.vision_config, config.text_config, int(config.projection_dim)
-    sizes = {
-        "image_size": _square(folder, vision.image_size),
-        "patch_size": _square(folder, vision.patch_size),
-        "head_width": vision.hidden_size // vision.num_attention_heads,
-    }
-    quick, act = _activation(folder, vision.hidden_act)
-    built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {**sizes, **_transformer(vision), **act}, "text_cfg": {}}
-    image_tower = build_bounded(lambda: build_open_clip_image({"kind": "open_clip", "model": built}), *_most(folder, state))
-    assert isinstance(image_tower, OpenClipImageTower)
-    _fill(image_tower.net, state, weight_names.clip_image(vision.num_hidden_layers), folder)
+    image_tower = clip_image_tower(folder, vision, state, shared)
     end = text.eos_token_id
     if not isinstance(end, int):
         raise UserError(f"{folder}: eos_token_id is {end!r}; the text tower needs one end token")
@@ -147,6 +138,30 @@ def _clip_parts(
     for side, name in ((head.image, "visual_projection"), (head.text, "text_projection")):
         _fill(side, state, [(("weight",), (f"{name}.weight",))], folder)
     return image_tower, text_tower, head
+
+
+def clip_image_tower(folder: Path, vision: CLIPVisionConfig, state: dict[str, Tensor], shared: int = 512) -> OpenClipImageTower:
+    """The image tower of ``CLIPModel`` or ``CLIPVisionModel``.
+
+    Args:
+        folder: for sentences: where it is from.
+        state: its weights, whose names begin with ``vision_model.``.
+        shared: width of the model's projection, which is no part of the tower.
+
+    Raises:
+        UserError: settings that the tower here does not have, weights that are missing.
+    """
+    sizes = {
+        "image_size": _square(folder, vision.image_size),
+        "patch_size": _square(folder, vision.patch_size),
+        "head_width": vision.hidden_size // vision.num_attention_heads,
+    }
+    quick, act = _activation(folder, vision.hidden_act)
+    built = {"embed_dim": shared, "quick_gelu": quick, "vision_cfg": {**sizes, **_transformer(vision), **act}, "text_cfg": {}}
+    image_tower = build_bounded(lambda: build_open_clip_image({"kind": "open_clip", "model": built}), *_most(folder, state))
+    assert isinstance(image_tower, OpenClipImageTower)
+    _fill(image_tower.net, state, weight_names.clip_image(vision.num_hidden_layers), folder)
+    return image_tower
 
 
 def _siglip_parts(
