@@ -11,10 +11,14 @@ from PIL import Image
 from wholegrain.cli import main as cli
 from wholegrain.data.scenes.build import SceneCounts, build_scenes
 from wholegrain.data.scenes.world import World
+from wholegrain.downstream.detection.boxes import BoxedPicture
+from wholegrain.downstream.detection.detect import Detections
+from wholegrain.downstream.detection.measure import Judge
 from wholegrain.evaluation.result import load_results
 from wholegrain.text.trained import train_tokenizer
 from wholegrain.towers.io import save_model
 from wholegrain.towers.sources.small import SmallConfig, small_model
+from wholegrain.workflows.commands.detect import _drawn
 
 QUICK = ("--steps", "6", "--batch", "8", "--device", "cpu", "--training.warmup_steps", "2", "--training.save_every", "2")
 
@@ -61,6 +65,7 @@ def test_detect_trains_measures_and_goes_on(type_in, place, tmp_path):
     assert page.count("<article>") == 10
     assert len(re.findall('<rect class="true"', page)) == len(results[0].items)
     assert page.index("<article>") < page.index("The figures")  # pictures first
+    assert {"right", "wrong", "open"} >= set(re.findall(r'<rect class="(\w+)"', page)) - {"true", "halo"} != set()
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").iterdir() if file.suffix != ""}
     assert type_in(*command)[0] == 0
     assert before == {file: file.stat().st_mtime_ns for file in before}  # nothing is done twice
@@ -92,6 +97,21 @@ def test_what_is_refused_before_anything_is_written(type_in, tmp_path, words, sa
     assert code == 2
     assert said in complaint
     assert not (tmp_path / "run").exists()
+
+
+def test_boxes_are_drawn_as_what_they_are():
+    """Right, wrong, and what nobody marked; as many as there are marked ones, the surest, and none on top of another."""
+    own = ((0.0, 0.0, 10.0, 10.0), (30.0, 30.0, 40.0, 40.0), (50.0, 50.0, 60.0, 60.0))
+    picture = BoxedPicture("a", (64, 64), own, ("red cup", "blue hat", "red cup"), unsure=("teal fork",))
+    box = np.array([[0, 0, 10, 10], [0, 0, 11, 10], [20, 20, 28, 28], [30, 30, 40, 40], [50.0, 50, 60, 60]])
+    found = Detections(box, np.array([0.9, 0.85, 0.8, 0.7, 0.6]), np.array([0, 1, 2, 0, 0]))
+    drawn = _drawn(picture, found, Judge([picture], ("red cup", "blue hat", "teal fork"), frozenset({"red cup"})))
+    assert [(one.mark, one.label, one.rare) for one in drawn] == [
+        ("right", "red cup", False),
+        ("open", "teal fork", True),
+        ("wrong", "red cup", False),
+    ]
+    assert (drawn[1].x, drawn[1].width) == (20 / 64, 8 / 64)
 
 
 @pytest.mark.slow

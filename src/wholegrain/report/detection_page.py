@@ -20,7 +20,7 @@ class DrawnBox:
     Attributes:
         x, y, width, height: 0..1.
         label: its name.
-        mark: ``true`` (marked), or ``right`` or ``wrong`` (found).
+        mark: ``true`` (marked); or of a found one ``right``, ``wrong``, or ``open``: nobody says whether the name is there.
         score: of a found one.
         rare: the name was never trained.
     """

@@ -196,6 +196,7 @@ def _drawn(picture: BoxedPicture, found: Detections, judge: Judge) -> list[Drawn
     for k, iou_M in zip(kept, iou_KM, strict=True):
         name = judge.names[int(found.label_K[k])]
         right = any(iou >= 0.5 and other == name for iou, other in zip(iou_M, picture.names, strict=True))
+        mark = "right" if right else "open" if name in picture.unsure or not picture.judged(name) else "wrong"
         place, score = _place(found.box_K4[k], picture.size), float(found.score_K[k])
-        drawn.append(DrawnBox(*place, name, "right" if right else "wrong", score, name not in judge.trained))
+        drawn.append(DrawnBox(*place, name, mark, score, name not in judge.trained))
     return drawn
