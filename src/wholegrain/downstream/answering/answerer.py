@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Answerer(nn.Module):
         real_BT = torch.ones(inputs_BTD.shape[:2], dtype=torch.long, device=device)
         for number, row in enumerate(rows):  # padding stands between picture and question
             real_BT[number, first : first + length - len(row)] = 0
-        made: Any = self.llava.generate(
+        made = cast(Any, self.llava).generate(
             inputs_embeds=inputs_BTD, attention_mask=real_BT, max_new_tokens=longest, do_sample=False, pad_token_id=pad, eos_token_id=self.words.end
         )  # fmt: skip
         return self.words.texts(made.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class EarlierTower(ImageTower):
     def forward(self, pixels_BCHW: Tensor, needs: frozenset[str] = NOTHING, kept_BK: Tensor | None = None) -> RawImage:
         """See :class:`ImageTower`."""
         caught: list[Tensor] = []
-        handle = self.tower.transformer_blocks()[-2].register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+        handle = self.tower.transformer_blocks()[-2].register_forward_hook(lambda _module, _inputs, output: caught.append(cast(Tensor, output)))
         try:
             raw = self.tower(pixels_BCHW, needs, kept_BK)
         finally:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -60,7 +60,7 @@ def to_llava(model: Model, head: Answerer) -> LlavaForConditionalGeneration:
     )
     with quiet(transformers):
         made = transformers.LlavaForConditionalGeneration(config)
-    made.resize_token_embeddings(head.llava.get_input_embeddings().weight.shape[0])
+    made.resize_token_embeddings(cast(nn.Embedding, head.llava.get_input_embeddings()).num_embeddings)
     own = {name: value.detach().float().cpu() for name, value in head.llava.state_dict().items() if ".vision_tower." not in name}
     missing, odd = made.load_state_dict(own, strict=False)
     assert not odd

@@ -88,9 +88,10 @@ def _answers(row: JsonTable, where: str) -> tuple[str, ...]:
     if given is None or given == "":
         return (_text(row, ("answer", "answers"), where),)
     texts = [one.get("answer") if isinstance(one, dict) else one for one in given] if isinstance(given, list) else []
-    if not texts or not all(isinstance(text, str) and text.strip() and len(text) <= LONGEST for text in texts):
+    found = tuple(text.strip() for text in texts if isinstance(text, str) and text.strip() and len(text) <= LONGEST)
+    if not found or len(found) < len(texts):
         raise UserError(f"The answers of {where} are {str(given)[:80]}, which is no list of texts; {MEND}.")
-    return tuple(text.strip() for text in texts)
+    return found
 
 
 def _text(row: JsonTable, names: tuple[str, ...], where: str) -> str:

@@ -157,7 +157,7 @@ def _measure(
     )
     results = [result_of(data.test, answers, said, args.seed)]
     if args.save_llava is not None:
-        show("writing the LLaVA")
+        show("writing the LLaVA", 0, 0)
         save_llava(model, head, args.save_llava)
     return results, answering_page(args.model, args.data.resolve().name, _cards(data, answers, args.seed), results[0])
 
