@@ -72,7 +72,7 @@ class Decoder:
     def pad(self) -> int:
         """What rows are filled up with behind their end; never looked at."""
         found = self.tokenizer.pad_token_id
-        return self.end if found is None else int(found)
+        return found if isinstance(found, int) else self.end
 
     def captions(self, texts: Sequence[str], most: int) -> Captions:
         """Captions of ``most`` tokens at most, the end mark counted and the start mark not; longer ones lose their end, and its mark."""
@@ -125,16 +125,17 @@ def _read(folder: Path) -> tuple[PreTrainedModel, dict[str, Sequence[object]], P
     """Model, what of it was missing, and tokeniser."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    loaded = AutoModelForCausalLM.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
     )
-    return model, report, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    assert isinstance(loaded, tuple)
+    return *loaded, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def _assembled(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Decoder:
     end = tokenizer.eos_token_id
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else end
-    if start is None or end is None:
+    if not (isinstance(start, int) and isinstance(end, int)):
         raise UserError(f"The tokeniser of {shown(folder)} has no end mark (eos_token); state one in its tokenizer_config.json.")
     config = model.config.get_text_config()
     lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == config.num_hidden_layers]
@@ -142,7 +143,7 @@ def _assembled(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokeni
         raise UserError(f"The layers of the {config.model_type} model in {shown(folder)} are not found; give one in the form of GPT-2 or Llama.")
     files = sorted([*folder.glob("*.safetensors"), folder / "config.json", *folder.glob("tokenizer.json")])
     return Decoder(
-        model, tokenizer, tuple(lists[0]), int(config.hidden_size), int(start), int(end), digest([sha256(file) for file in files])[:16]
+        model, tokenizer, tuple(lists[0]), int(config.hidden_size), start, end, digest([sha256(file) for file in files])[:16]
     )
 
 
@@ -152,7 +153,9 @@ def _check(folder: Path, decoder: Decoder, most: int) -> None:
     context = getattr(decoder.model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and context < most + 1:
         raise UserError(f"The model in {shown(folder)} reads {context} tokens at most; lower data.max_tokens to {context - 1} (now {most}).")
-    rows = decoder.model.get_input_embeddings().weight.shape[0]
+    table = decoder.model.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
+    rows = len(table)
     if len(decoder.tokenizer) > rows:
         raise UserError(f"The tokeniser of {shown(folder)} has {len(decoder.tokenizer):,} tokens and its model {rows:,}; they do not belong together.")
     tokens = torch.tensor([[decoder.start, 0, 1], [decoder.start, 0, 2]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from wholegrain.downstream.captioning.decoder import Decoder
 from wholegrain.downstream.captioning.settings import Generation
 from wholegrain.downstream.pictures import TowerTokens
 from wholegrain.progress import Show, nowhere
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+
+class _Generates(Protocol):
+    """What is asked of a model of transformers here; its own type of ``generate`` cannot be met."""
+
+    def generate(self, *, input_ids: Tensor, attention_mask: Tensor, generation_config: GenerationConfig) -> object: ...
 
 
 @torch.no_grad()
@@ -38,7 +48,7 @@ def continuations(decoder: Decoder, rows: int, generation: Generation, most: int
         pad_token_id=decoder.pad,
         **search,
     )
-    found = decoder.model.generate(input_ids=start, attention_mask=torch.ones_like(start), generation_config=config)
+    found = cast(_Generates, decoder.model).generate(input_ids=start, attention_mask=torch.ones_like(start), generation_config=config)
     assert isinstance(found, Tensor)
     return found[:, 1:].cpu()
 

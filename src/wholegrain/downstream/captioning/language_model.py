@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from wholegrain.downstream.captioning.decoder import Captions, require_transformers
 from wholegrain.downstream.captioning.settings import DecoderSettings
@@ -70,7 +71,7 @@ def train_language_model(
 
     seed_everything(seed)
     tokenizer = train_tokenizer(texts, settings.vocabulary)
-    end, pad = int(tokenizer.convert_tokens_to_ids(END)), int(tokenizer.convert_tokens_to_ids(PAD))
+    end, pad = (tokenizer.get_vocab()[mark] for mark in (END, PAD))
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=most + 1, n_embd=settings.width, n_layer=settings.layers, n_head=settings.heads,
         resid_pdrop=settings.dropout, embd_pdrop=settings.dropout, attn_pdrop=settings.dropout, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
@@ -78,7 +79,7 @@ def train_language_model(
     model = GPT2LMHeadModel(config)
     with torch.no_grad():
         model.transformer.wte.weight.normal_(std=settings.width**-0.5)
-    model.to(device).train()
+    nn.Module.to(model, device).train()
     rows = [[end, *ids, end][: most + 1] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
     rates = Optimiser(lr=settings.lr, warmup_steps=settings.warmup_steps)
@@ -101,7 +102,8 @@ def train_language_model(
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with folder_aside(out) as part, quiet(transformers):
-            model.to("cpu").save_pretrained(part)
+            nn.Module.to(model, torch.device("cpu"))
+            model.save_pretrained(part)
             tokenizer.save_pretrained(part)
             write_json(part / "training.json", {"captions": len(texts), "seed": seed, "loss_first": first, "loss_last": last, **vars(settings)})
 

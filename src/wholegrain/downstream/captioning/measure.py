@@ -83,7 +83,7 @@ def pictures_of(dataset: Dataset, examples: Sequence[CaptionExample]) -> Picture
     return Pictures(examples, said, truths, reader)
 
 
-def captioning_result(pictures: Pictures, captions: Sequence[str], blind: str, protocol: str, seed: int = 0) -> TaskResult:
+def captioning_result(pictures: Pictures, captions: list[str], blind: str, protocol: str, seed: int = 0) -> TaskResult:
     """Figures with intervals over pictures.
 
     Args:

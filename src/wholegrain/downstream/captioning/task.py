@@ -47,7 +47,7 @@ class CaptionTask:
 
     def make_head(self, model: Model) -> Captioner:
         """A new captioner with its gates at 0."""
-        self.decoder.model.to(model.device)
+        nn.Module.to(self.decoder.model, model.device)
         return Captioner(model.image_tower.width, self.decoder.width, len(self.decoder.layers), self.settings.head)
 
     def targets(self, examples: Sequence[CaptionExample], random: Sequence[np.random.Generator]) -> CaptionTargets:

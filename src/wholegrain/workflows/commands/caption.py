@@ -172,7 +172,7 @@ def _measure(
     return [result], caption_page(args.model, args.data.resolve().name, cards, blind, result)
 
 
-def _cards(dataset: Dataset, pictures: Pictures, captions: Sequence[str], seed: int) -> list[CaptionCard]:
+def _cards(dataset: Dataset, pictures: Pictures, captions: list[str], seed: int) -> list[CaptionCard]:
     """Some pictures at random with their captions, wrong words marked."""
     from wholegrain.report.caption_page import SIDE, CaptionCard, marked
     from wholegrain.report.pictures import data_uri, seen_part, shown_size
