@@ -170,8 +170,12 @@ def test_a_visit_from_end_to_end(served, tmp_path):
 
 
 def violations_at_rest(page):
-    """Gradio pales what it is about to write anew, so it is waited for."""
-    page.wait_for_function("document.querySelector('.pending') === null")
+    """Gradio pales what it is about to write anew, so it is waited for, and for what follows from that."""
+    quiet = 0
+    while quiet < 5:
+        page.wait_for_function("document.querySelector('.pending') === null")
+        time.sleep(0.1)
+        quiet = quiet + 1 if page.locator(".pending").count() == 0 else 0
     return browsing.violations(page)
 
 
