@@ -45,10 +45,13 @@ def test_what_is_read(folder):
     assert one.boxes == ((1.0, 2.0, 11.0, 22.0), (35.0, 25.0, 40.0, 30.0))  # cut at the edge
     assert (one.names, one.crowd) == (("tennis racket", "hat"), (False, True))
     assert (two.key, two.names, two.boxes, two.absent) == ("val2017/a.png", ("cup",), ((0.0, 0.0, 5.0, 9.5),), ())  # nothing without area
-    files = FilePictures(folder, [path])
+    keys = ["b.png", "val2017/a.png"]
+    files = FilePictures(folder, [path], keys)
     assert files.pixels("val2017/a.png").shape == (30, 40, 3)
-    other = FilePictures(folder, [written(folder, document() | {"info": {"new": 1}}, "other.json")])
+    other = FilePictures(folder, [written(folder, document() | {"info": {"new": 1}}, "other.json")], keys)
     assert files.content_hash != other.content_hash
+    Image.new("RGB", (40, 30), "red").save(folder / "b.png", compress_level=0)
+    assert FilePictures(folder, [path], keys).content_hash != files.content_hash
 
 
 def test_without_lvis_keys_annotations_are_exhaustive(folder):

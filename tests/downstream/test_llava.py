@@ -9,6 +9,7 @@ from open_clip_towers import clip_and_config
 from tiny_vlm import make_vlm
 
 from wholegrain.data.preprocess import Preprocess
+from wholegrain.downstream.answering.answerer import language_model
 from wholegrain.downstream.answering.balance import Question
 from wholegrain.downstream.answering.earlier_tower import EarlierTower
 from wholegrain.downstream.answering.hand_over import image_tower_of, save_llava, to_llava
@@ -182,6 +183,22 @@ def test_a_decoder_of_a_folder_is_kept_or_tuned(kind, tmp_path):
     assert task.words.texts([said[0, len(asked) :].tolist()]) == head.answers(visual[:1], ["red ?"], 4)
     _, tuned = answering(small(), VisualTokens(), Decoder(folder=task.settings.decoder.folder, tune=True))
     assert all(weight.requires_grad for weight in tuned.parameters())
+
+
+@pytest.mark.parametrize(("kind", "said"), [("cut", "lacks weights"), ("both ways", "is not causal|has a bias"), ("bias", "has a bias")])
+def test_decoders_that_would_answer_at_random_are_refused(kind, said, tmp_path):
+    import transformers
+
+    sizes = {"vocab_size": 43, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if kind == "cut":
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text((tmp_path / "config.json").read_text().replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+    elif kind == "both ways":
+        transformers.BertLMHeadModel(transformers.BertConfig(**sizes)).save_pretrained(tmp_path)
+    else:
+        transformers.PhiForCausalLM(transformers.PhiConfig(**sizes)).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=said):
+        language_model(tmp_path)
 
 
 def test_towers_and_folders_that_cannot_be_read_are_refused(tmp_path):

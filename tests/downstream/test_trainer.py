@@ -5,11 +5,13 @@ import math
 import signal
 
 import gloo
+import numpy as np
 import pytest
 import torch
 from colour_head import ColourSettings, ColourTask, examples_of
 from tiny_training import make_dataset, make_model
 
+from wholegrain.downstream.pictures import TowerTokens, prepared_model
 from wholegrain.downstream.settings import HeadTraining, load_settings, to_toml
 from wholegrain.downstream.task import Term
 from wholegrain.downstream.trainer import HeadOptions, train_head
@@ -49,6 +51,34 @@ def kill_at(step):
             raise Killed
 
     return on_step
+
+
+class Plain:
+    """Pictures of one colour under names that other data have, too."""
+
+    def __init__(self, value):
+        self.value, self.content_hash = value, f"plain {value}"
+
+    def pixels(self, key):
+        return np.full((16, 16, 3), self.value, np.uint8)
+
+
+def test_kept_features_of_other_pictures_with_the_same_names_are_not_taken(dataset, tmp_path):
+    model = prepared_model(make_model(dataset), "whole", "none")
+    said = []
+    for value in (10, 200, 10):
+        tokens = TowerTokens(model, Plain(value), frozenset({"patches"}))
+        tokens.keep(["0001.jpg", "0002.jpg"], said.append, tmp_path)
+        fresh = TowerTokens(model, Plain(value), frozenset({"patches"})).raw(["0001.jpg"])
+        assert torch.allclose(tokens.raw(["0001.jpg"]).patches_BPV, fresh.patches_BPV, atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert any("read from" in line for line in said)
+
+
+def test_a_tuned_tower_is_in_eval_mode_behind_the_training(dataset, tmp_path):
+    model = make_model(dataset)
+    train_head(ColourTask(settings(tune="all")), model, dataset, examples_of(dataset), HeadOptions(tmp_path / "run", quiet=True), HERE)
+    assert not model.image_tower.training
 
 
 @pytest.mark.parametrize(("tune", "precision"), [("none", "fp32"), ("all", "fp32"), ("last:1", "fp32"), ("all", "bf16")])

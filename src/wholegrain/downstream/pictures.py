@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wholegrain.downstream.task import PictureData, View
 from wholegrain.errors import UserError
+from wholegrain.files import digest
 from wholegrain.progress import Show, each, nowhere
 from wholegrain.towers.base import RawImage
 from wholegrain.towers.model import Model
@@ -54,6 +55,7 @@ class TowerTokens:
         """Encodes these pictures once, where the tower is frozen and the features fit into memory. The bits depend on the keys' order alone."""
         if self.model.image_frozen:
             once = list(dict.fromkeys(keys))
+            cache = cache and cache / digest(self.pictures.content_hash)[:16]  # keys may be names of files, alike in two data sets
             self._kept = encode_images_once(self.model, self.pictures, once, self.needs, self.precision, say=say, cache=cache)
 
     def pixels(self, keys: Sequence[str]) -> Tensor | None:
@@ -88,12 +90,14 @@ class TowerTokens:
             self.model.image_tower.train(was_training)
 
 
-def read_ahead(tokens: TowerTokens, parts: Sequence[Sequence[str]]) -> Iterator[tuple[Sequence[str], Tensor | None]]:
+def read_ahead(tokens: TowerTokens, parts: Iterable[Sequence[str]]) -> Iterator[tuple[Sequence[str], Tensor | None]]:
     """Each part of keys with its pixels (:meth:`TowerTokens.pixels`), which a thread reads one part ahead."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(tokens.pixels, parts[0]) if parts else None
-        for number, part in enumerate(parts):
-            assert waiting is not None
-            pixels = waiting.result()
-            waiting = pool.submit(tokens.pixels, parts[number + 1]) if number + 1 < len(parts) else None
-            yield part, pixels
+        before: tuple[Sequence[str], Future[Tensor | None]] | None = None
+        for part in parts:
+            now = part, pool.submit(tokens.pixels, part)
+            if before is not None:
+                yield before[0], before[1].result()
+            before = now
+        if before is not None:
+            yield before[0], before[1].result()

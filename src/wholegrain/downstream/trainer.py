@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
 from typing import Generic
 
@@ -140,7 +141,8 @@ def train_head(
         else:
             context.on_main_process(lambda: folder.begin(to_toml(task.settings), options.origin))
             HeadTrainer(task, trained, TowerTokens(model, pictures, task.needs, settings.precision), folder, context).fit(examples, options)
-    return head.eval(), folder
+    trained.eval()  # the tuned tower, too
+    return head, folder
 
 
 def _check(settings: HeadTraining, examples: int, context: DistributedContext) -> None:
@@ -199,8 +201,8 @@ class HeadTrainer(Generic[ExampleT, TargetsT]):
     def _take_steps(self, examples: Sequence[ExampleT], meters: Meters, interrupts: Interrupts, on_step: OnStep | None) -> None:
         settings, context = self.settings, self.context
         plan = Plan([str(number) for number in range(len(examples))], settings.batch, settings.seed)
-        mine = [plan.batch(step)[context.rank :: context.world_size] for step in range(self.step, settings.steps)]
-        keys = [[examples[int(number)].key for number, _ in part] for part in mine]
+        mine, again = tee(plan.batch(step)[context.rank :: context.world_size] for step in range(self.step, settings.steps))
+        keys = ([examples[int(number)].key for number, _ in part] for part in again)
         saver, every = Saver(self.folder.checkpoints, 1, context), settings.save_every or settings.steps
         self.trained.train()
         began = time.perf_counter()

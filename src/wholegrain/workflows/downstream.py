@@ -31,6 +31,7 @@ class HeadWork(Generic[ExampleT, TargetsT]):
         pictures, examples: to train on.
         measure: the trained head on top of the model -> results, and an HTML page of them.
         facts: kept beside the results, such as ``dataset`` and ``split``.
+        after: what is done behind the results every time, also where they lay there already.
     """
 
     task: HeadTask[ExampleT, TargetsT]
@@ -38,6 +39,7 @@ class HeadWork(Generic[ExampleT, TargetsT]):
     examples: Sequence[ExampleT]
     measure: Callable[[nn.Module, Model, Show], tuple[list[TaskResult], str]]
     facts: dict[str, object]
+    after: Callable[[nn.Module, Model, Show], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,4 +83,6 @@ def _measured(
             found, html = work.measure(head, model, show)
             write_page(page, html)
             folder.save_results(found, facts)
+        if work.after is not None:
+            work.after(head, model, show)
     return HeadDone(found, folder.path, page)

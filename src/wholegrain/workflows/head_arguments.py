@@ -10,6 +10,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from wholegrain.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeadArguments:
@@ -49,7 +51,13 @@ class HeadArguments:
 
     @property
     def all_overrides(self) -> list[str]:
-        """Of the recipe: ``overrides``, and the options that are short for some."""
+        """Of the recipe: ``overrides``, and the options that are short for some.
+
+        Raises:
+            UserError: the seed is given by its key, where the folder and resamples would not see it.
+        """
+        if any(override.partition("=")[0].split()[0] == "--training.seed" for override in self.overrides):
+            raise UserError("The seed is given as --training.seed; give it as --seed, which names the folder, too.")
         short = {"steps": self.steps, "batch": self.batch, "lr": self.lr, "tune": self.tune, "seed": self.seed}
         return [*self.overrides, *(f"--training.{name}={value}" for name, value in short.items() if value is not None)]
 

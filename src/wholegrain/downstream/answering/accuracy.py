@@ -14,17 +14,18 @@ _BREAKS = re.compile(r"[;:/\[\]()=+\\_<>@,?!{}|*-]")
 def normalised(answer: str) -> str:
     """Lower case, without articles and punctuation, number words as digits.
 
-    As VQA's official evaluation (``vqaEval.py`` of GT-Vision-Lab/VQA, ``processPunctuation`` and ``processDigitArticle``), in three points otherwise:
+    As VQA's official evaluation (``vqaEval.py`` of GT-Vision-Lab/VQA, ``processPunctuation`` and ``processDigitArticle``), in four points otherwise:
     a hyphen, a vertical line, braces, a star and an exclamation mark break words as well; apostrophes go on both sides, where the official list puts
-    them into 120 contractions; and the same is done to what is given and to what is right, always, where officially what is right is
-    normalised only if the people disagree.
+    them into 120 contractions; an answer that is nothing but an article is left as it is; and the same is done to what is given and to what is right,
+    always, where officially what is right is normalised only if the people disagree.
 
     Example:
         >>> normalised("The two dogs."), normalised("1,000"), normalised("don't"), normalised("2.5")
         ('2 dogs', '1000', 'dont', '2.5')
     """
     words = _BREAKS.sub(" ", _DROPPED.sub("", answer.lower())).split()
-    return " ".join(NUMBERS.get(word, word) for word in words if word not in ARTICLES)
+    kept = [word for word in words if word not in ARTICLES] or words  # "A" may be an answer of its own
+    return " ".join(NUMBERS.get(word, word) for word in kept)
 
 
 def accuracy(given: str, answers: Sequence[str]) -> float:

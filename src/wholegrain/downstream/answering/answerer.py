@@ -142,14 +142,28 @@ def language_model(folder: Path) -> tuple[Any, Any]:
         raise UserError(f"{shown(folder)} is no folder of a model of Hugging Face (it has no config.json); give one, or leave out --decoder.")
     try:
         with quiet(transformers):
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-            if config.model_type == "llava":
-                made = transformers.LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
-                return made.model.language_model, made.lm_head
-            made = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            of_llava = config.model_type == "llava"
+            kind = transformers.LlavaForConditionalGeneration if of_llava else transformers.AutoModelForCausalLM
+            how = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True, **({} if of_llava else {"trust_remote_code": False})}
+            made, report = kind.from_pretrained(folder, **how)
     except Exception as error:  # transformers raises many things
         problem = (str(error).splitlines() or [""])[0][:160]
         raise UserError(
             f"No causal language model can be read from {shown(folder)} ({type(error).__name__}: {problem}); give the folder of one."
         ) from None
-    return made.base_model, made.get_output_embeddings()
+    network, output = (made.model.language_model, made.lm_head) if of_llava else (made.base_model, made.get_output_embeddings())
+    _check(folder, network.eval(), output, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])))
+    return network, output
+
+
+@torch.no_grad()
+def _check(folder: Path, network: Any, output: Any, lacking: Sequence[str]) -> None:
+    """Refuses what would answer at random: missing weights, an output layer with more than a matrix, a model that sees what follows."""
+    if lacking:
+        raise UserError(f"{shown(folder)} lacks weights of its model, such as {lacking[0]}; get the complete model.")
+    if getattr(output, "bias", None) is not None:
+        raise UserError(f"The output layer of {shown(folder)} has a bias, which that of a LLaVA has not; give a model like Llama.")
+    first, other = network(input_ids=torch.tensor([[0, 1, 2], [0, 1, 3]])).last_hidden_state
+    if not torch.allclose(first[:2], other[:2], atol=1e-4):
+        raise UserError(f"The model in {shown(folder)} is not causal: what follows changes what it says before; give one like Llama.")

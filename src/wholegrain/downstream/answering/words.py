@@ -105,7 +105,7 @@ def words_of(folder: Path, parts: tuple[str, str, str]) -> Words:
     transformers = transformers_for(NEEDS)
     try:
         with quiet(transformers):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many things
         problem = (str(error).splitlines() or [""])[0][:160]
         raise UserError(f"The tokeniser of {shown(folder)} cannot be read ({type(error).__name__}: {problem}); get the complete model.") from None

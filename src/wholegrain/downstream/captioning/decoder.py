@@ -126,10 +126,10 @@ def _read(folder: Path) -> tuple[PreTrainedModel, dict[str, Sequence[object]], P
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded = AutoModelForCausalLM.from_pretrained(
-        str(folder), local_files_only=True, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+        str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False, torch_dtype=torch.float32, output_loading_info=True
     )
     assert isinstance(loaded, tuple)
-    return *loaded, AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return *loaded, AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 def _assembled(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Decoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from wholegrain.downstream.settings import HeadTraining, require
@@ -103,6 +104,7 @@ class Generation:
     def __post_init__(self) -> None:
         for name in ("beams", "batch"):
             require(getattr(self, name) >= 1, f"generation.{name}", getattr(self, name), "1 or more")
+        require(math.isfinite(self.length_penalty), "generation.length_penalty", self.length_penalty, "a finite number")
 
 
 @dataclass(frozen=True)

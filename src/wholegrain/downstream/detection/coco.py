@@ -8,7 +8,7 @@ cut at the picture's edges; those without an area (COCO has a few) are left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -18,7 +18,7 @@ import numpy as np
 from wholegrain.data.pictures import read_rgb
 from wholegrain.downstream.detection.boxes import Box, BoxedPicture
 from wholegrain.errors import UserError
-from wholegrain.files import read_json, sha256, shown
+from wholegrain.files import digest, read_json, sha256, shown
 
 MEND = "correct it, or get the annotations again"
 MOST_BYTES = 2**31
@@ -75,14 +75,16 @@ class FilePictures:
     Args:
         folder: of the pictures.
         annotations: the files.
+        keys: the pictures' names.
 
     Attributes:
-        content_hash: of the files of annotations; pictures are known by their names.
+        content_hash: of the files of annotations, and of the pictures' names and sizes in bytes.
     """
 
-    def __init__(self, folder: Path, annotations: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, annotations: Sequence[Path], keys: Iterable[str]) -> None:
         self.folder = folder
-        self.content_hash = " ".join(sha256(path, MEND) for path in annotations)
+        sizes = digest([[key, (folder / key).stat().st_size] for key in sorted(set(keys))])
+        self.content_hash = " ".join([*(sha256(path, MEND) for path in annotations), sizes])
 
     def pixels(self, key: str) -> np.ndarray:
         """uint8 RGB ``[H, W, 3]``. Raises :class:`UserError` for a picture that is not there or cannot be read."""

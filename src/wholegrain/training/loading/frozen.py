@@ -249,6 +249,7 @@ def _with_progress(chunks: Iterable[Item], total: int, what: str, say: Say) -> I
 
 def _allowed() -> float:
     try:
-        return SHARE_OF_MEMORY * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return SHARE_OF_MEMORY * free / int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes of this machine each keep their own
     except (ValueError, OSError, AttributeError):
         return 2**31

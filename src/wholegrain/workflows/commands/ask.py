@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,7 +50,7 @@ class AskArguments(HeadArguments):
     @property
     def all_overrides(self) -> list[str]:
         """With the decoder's folder."""
-        return [*super().all_overrides, *([] if self.decoder is None else [f"--decoder.folder={self.decoder}"])]
+        return [*super().all_overrides, *([] if self.decoder is None else [f"--decoder.folder={json.dumps(str(self.decoder))}"])]
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,17 @@ def _work(args: AskArguments, settings: AskSettings, model: Model) -> HeadWork[Q
     task = AskTask(settings, data.train)
     facts: dict[str, object] = {"dataset": str(args.data), "split": args.split, "content_hash": data.pictures.content_hash}
     facts |= {"questions": None if args.questions is None else str(args.questions), "asked": _digest(data.test)}
-    return HeadWork(task, data.pictures, data.train, partial(_measure, args, data, task), facts)
+    after = None if args.save_llava is None else partial(_save_llava, args.save_llava)
+    return HeadWork(task, data.pictures, data.train, partial(_measure, args, data, task), facts, after)
+
+
+def _save_llava(folder: Path, head: nn.Module, model: Model, show: Show) -> None:
+    from wholegrain.downstream.answering.answerer import Answerer
+    from wholegrain.downstream.answering.hand_over import save_llava
+
+    assert isinstance(head, Answerer)
+    show("writing the LLaVA", 0, 0)
+    save_llava(model, head, folder)
 
 
 def _digest(questions: Sequence[Question]) -> str:
@@ -140,7 +151,6 @@ def _measure(
 ) -> tuple[list[TaskResult], str]:
     """The result, and the page."""
     from wholegrain.downstream.answering.answerer import Answerer
-    from wholegrain.downstream.answering.hand_over import save_llava
     from wholegrain.downstream.answering.measure import answer_all, result_of
     from wholegrain.downstream.pictures import TowerTokens
     from wholegrain.report.answering_page import answering_page
@@ -156,9 +166,6 @@ def _measure(
         f"{settings.training.steps:,} steps of {settings.training.batch} on {len(data.train):,} questions, seed {settings.training.seed}."
     )
     results = [result_of(data.test, answers, said, args.seed)]
-    if args.save_llava is not None:
-        show("writing the LLaVA", 0, 0)
-        save_llava(model, head, args.save_llava)
     return results, answering_page(args.model, args.data.resolve().name, _cards(data, answers, args.seed), results[0])
 
 

@@ -99,7 +99,8 @@ def _data(args: DetectArguments) -> _Data:
     if args.annotations is None or args.train_annotations is None:
         raise UserError("Give both --annotations (to measure on) and --train-annotations; or neither, with a prepared data set.")
     train, test = (read_annotations(path, args.data) for path in (args.train_annotations, args.annotations))
-    files = FilePictures(args.data, (args.train_annotations, args.annotations))
+    keys = (picture.key for picture in (*train.pictures, *test.pictures))
+    files = FilePictures(args.data, (args.train_annotations, args.annotations), keys)
     rare = test.rare if test.rare is not None else train.rare
     return _Data(files, train.pictures, test.pictures, tuple(dict.fromkeys((*test.names, *train.names))), rare)
 
