@@ -125,8 +125,8 @@ class Batch:
         crops = [view.crops_B4.numpy(force=True) for view in self.views]
         if self.phrases is not None:
             numbers |= {f"phrases.{name}": v.numpy(force=True) for name, v in vars(self.phrases).items()}
-        names = self.pairing.roles, self.pairing.kinds
-        return _arrived, (pixels, crops, numbers, pairing, *names, self.keys, self.texts, self.cut, self.broken)
+        words = {"roles": self.pairing.roles, "kinds": self.pairing.kinds, "keys": self.keys, "texts": self.texts}
+        return _arrived, (pixels, crops, numbers, pairing, words, self.cut, self.broken)
 
     def laid_out(self, text_U: TextFeatures, place_U: Tensor | None = None) -> TextFeatures:
         """The features of the N texts, with their phrases, from those of the U distinct texts.
@@ -185,21 +185,18 @@ def _arrived(
     crops: list[np.ndarray],
     numbers: dict[str, np.ndarray],
     pairing: dict[str, np.ndarray],
-    roles: tuple[str, ...],
-    kinds: tuple[str, ...],
-    keys: tuple[str, ...],
-    texts: tuple[str, ...],
+    words: dict[str, tuple[str, ...]],
     cut: int,
     broken: tuple[tuple[str, str], ...],
 ) -> Batch:
     """The inverse of ``Batch.__reduce__``."""
-    pairs = Pairing(**{name: torch.from_numpy(values) for name, values in pairing.items()}, roles=roles, kinds=kinds)
+    pairs = Pairing(**{name: torch.from_numpy(values) for name, values in pairing.items()}, roles=words["roles"], kinds=words["kinds"])
     looks = taken(pixels) if isinstance(pixels, tuple) else pixels
     views = tuple(View(look, torch.from_numpy(crop)) for look, crop in zip(looks, crops, strict=True))
     tensors = {name: torch.from_numpy(values) for name, values in numbers.items()}
     of_phrases = {name.removeprefix("phrases."): tensors.pop(name) for name in list(tensors) if name.startswith("phrases.")}
     phrases = PhraseRows(**of_phrases) if of_phrases else None
-    return Batch(views, pairing=pairs, keys=keys, texts=texts, cut=cut, broken=broken, phrases=phrases, place=None, **tensors)
+    return Batch(views, pairing=pairs, keys=words["keys"], texts=words["texts"], cut=cut, broken=broken, phrases=phrases, place=None, **tensors)
 
 
 Phrases = Callable[[Sequence[str]], Sequence[Sequence[str]]]

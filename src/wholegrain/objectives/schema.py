@@ -44,8 +44,7 @@ class CaptionDraw:
         sentences: least and greatest number of random sentences, out of all captions of these roles, that make up a text; (0, 0) draws
             whole captions. Where one sentence makes a text, none comes twice in a step before all have come. These texts have no
             negatives, follow the whole captions, and are always ``count``.
-        lead: so many first sentences of each whole caption that the step has drawn for this image and these roles take, at most ``count``
-            of them, as a text of its own without negatives; 0 draws captions.
+        lead: so many first sentences of each drawn whole caption of these roles, at most ``count`` of them, as a text without negatives.
         units: parts of the whole captions that the step has drawn for this image and these roles take, each with its false version: what a
             hard negative of the caption changes, with whole noun phrases at both ends (an entity, or two and their relation).
         of_twins: of an image with a twin (``data.twin_share``) those captions alone that are false of the twin, if these roles have such.

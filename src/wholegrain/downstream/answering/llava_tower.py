@@ -7,7 +7,7 @@ whose one hidden state are the visual tokens (``vision_feature_layer = -1``, ``v
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
@@ -51,7 +51,7 @@ class WholegrainTower(PreTrainedModel):
 
     config_class = WholegrainTowerConfig
     main_input_name = "pixel_values"
-    _no_split_modules: list[str] = []  # noqa: RUF012
+    _no_split_modules: ClassVar[list[str]] = []
 
     def __init__(self, config: WholegrainTowerConfig) -> None:
         super().__init__(config)

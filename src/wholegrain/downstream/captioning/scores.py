@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import string
 from collections.abc import Sequence
 
@@ -17,7 +18,7 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def require_scorer() -> None:
     """Raises :class:`UserError` where pycocoevalcap is not installed."""
     try:
-        import pycocoevalcap.cider.cider  # noqa: F401
+        importlib.import_module("pycocoevalcap.cider.cider")
     except ImportError:
         raise UserError(NEEDED) from None
 

@@ -11,6 +11,7 @@ to that).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ MISSING = 'Average precision needs the package faster-coco-eval; install it: pip
 def require_library() -> None:
     """Raises :class:`UserError` where faster-coco-eval is not installed."""
     try:
-        import faster_coco_eval  # noqa: F401
+        importlib.import_module("faster_coco_eval")
     except ImportError:
         raise UserError(f"{MISSING}.") from None
 
