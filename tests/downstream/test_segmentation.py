@@ -1,6 +1,7 @@
 """Segmentation: class maps of scenes and folders, heads against loops in float64, counts against label maps, the command from end to end."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -79,6 +80,16 @@ def test_regions_of_records_are_the_classes_of_the_map(scenes):
             inside = labels[decode_mask(region.mask, record.size)]
             assert len(np.unique(inside)) == 1
             assert region.phrase.endswith(names[inside[0]])
+
+
+def test_scenes_of_another_version_are_refused_in_one_sentence(scenes, tmp_path):
+    shutil.copytree(scenes.folder, tmp_path / "scenes")
+    path = tmp_path / "scenes" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for world, said in ((manifest["world"] | {"tilt": 3}, "states its world wrongly"), (manifest["world"] | {"hash": "0"}, "of another version")):
+        path.write_text(json.dumps(manifest | {"world": world}))
+        with pytest.raises(UserError, match=said):
+            labelled_pictures(tmp_path / "scenes").keys("test")
 
 
 def test_a_folder_with_background_and_ignored_edge(folder):

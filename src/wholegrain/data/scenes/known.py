@@ -8,6 +8,22 @@ from wholegrain.data.scenes.draw import draw, png
 from wholegrain.data.scenes.world import CROWDED, SPARSE, Scene, World, draw_scene
 from wholegrain.errors import UserError
 from wholegrain.files import shown
+from wholegrain.structure import StructureError, structure
+
+
+def world_of(dataset: Dataset) -> World | None:
+    """The world whose scenes a data set has; ``None`` for other data.
+
+    Raises:
+        UserError: the manifest says that these are scenes and does not say of which world.
+    """
+    if dataset.manifest.get("source") != "scenes":
+        return None
+    stated = {key: value for key, value in dict(dataset.manifest.get("world") or {}).items() if key != "hash"}
+    try:
+        return structure(stated, World)
+    except StructureError as problem:
+        raise UserError(f"The manifest of {shown(dataset.folder)} states its world wrongly ({problem}); make the scenes again.") from None
 
 
 def known_scenes(dataset: Dataset, split: str) -> dict[str, Scene]:
@@ -19,8 +35,8 @@ def known_scenes(dataset: Dataset, split: str) -> dict[str, Scene]:
     Raises:
         UserError: another version's scenes, which this one would draw otherwise.
     """
-    world = World(**{name: value for name, value in dataset.manifest["world"].items() if name != "hash"})
-    if dataset.manifest["world"].get("hash") != world.hash:
+    world = world_of(dataset)
+    if world is None or dataset.manifest["world"].get("hash") != world.hash:
         raise UserError(f"{shown(dataset.folder)} holds scenes of another version of Wholegrain; draw them again: wholegrain scenes.")
     wanted, found = set(dataset.keys(split)), dict[str, Scene]()
     for index in range(int(dataset.manifest["counts"].get(_COUNT[split], 0)) if split in _COUNT else 0):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from wholegrain.data.dataset import Dataset
+from wholegrain.data.scenes.known import world_of
 from wholegrain.downstream.captioning.claims import ClaimReader, Span
 from wholegrain.downstream.captioning.examples import CaptionExample
-from wholegrain.downstream.captioning.scene_truth import KINDS, SceneTruth, judge, judged_figures, truth_of, world_of
+from wholegrain.downstream.captioning.scene_truth import KINDS, SceneTruth, judge, judged_figures, truth_of
 from wholegrain.downstream.captioning.scores import cider, k_precisions
 from wholegrain.evaluation.result import TaskResult
 from wholegrain.evaluation.statistics.rows import Rows, figures, table

@@ -24,12 +24,8 @@ from typing import Literal
 
 import numpy as np
 
-from wholegrain.data.dataset import Dataset
 from wholegrain.data.record import Record
-from wholegrain.data.scenes.world import World
 from wholegrain.downstream.captioning.claims import ClaimReader, Claims, SaidRelation, Span
-from wholegrain.errors import UserError
-from wholegrain.structure import StructureError, structure
 
 Kind = Literal["hallucinated_objects", "wrong_attributes", "wrong_numbers", "wrong_relations", "wrong_background"]
 KINDS: tuple[Kind, ...] = ("hallucinated_objects", "wrong_attributes", "wrong_numbers", "wrong_relations", "wrong_background")
@@ -76,21 +72,6 @@ class Judgement:
         shares = {kind: len(self.wrong[kind]) / self.judged[kind] if self.judged[kind] else np.nan for kind in KINDS}
         true = self.named > 0 and not any(self.wrong.values())
         return {**shares, "left_out": len(self.left_out) / self.nouns, "wholly_true": float(true)}
-
-
-def world_of(dataset: Dataset) -> World | None:
-    """The world whose scenes a data set has; ``None`` for other data.
-
-    Raises:
-        UserError: the manifest says that these are scenes and does not say of which world.
-    """
-    if dataset.manifest.get("source") != "scenes":
-        return None
-    stated = {key: value for key, value in dict(dataset.manifest.get("world") or {}).items() if key != "hash"}
-    try:
-        return structure(stated, World)
-    except StructureError as problem:
-        raise UserError(f"The manifest of {dataset.folder} states its world wrongly ({problem}); make the scenes again.") from None
 
 
 def truth_of(record: Record, reader: ClaimReader) -> SceneTruth | None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from wholegrain.data.dataset import Dataset
 from wholegrain.data.scenes.draw import masks
-from wholegrain.data.scenes.known import known_scenes
+from wholegrain.data.scenes.known import known_scenes, world_of
 from wholegrain.data.scenes.world import Scene, World
 from wholegrain.data.split import split_by_key
 from wholegrain.errors import UserError
@@ -67,12 +67,13 @@ def labelled_pictures(data: Path) -> LabelledPictures:
     if not (data / "manifest.json").exists():
         return FolderPictures(data)
     dataset = Dataset(data)
-    if dataset.manifest.get("source") != "scenes":
+    world = world_of(dataset)
+    if world is None:
         raise UserError(
             f"{shown(data)} is a prepared data set without a class for every pixel; give scenes (wholegrain scenes), or a folder of images/, "
             "masks/ (PNG of class ids) and classes.json."
         )
-    return ScenePictures(dataset)
+    return ScenePictures(dataset, world)
 
 
 def class_names(classes: ClassSet) -> tuple[str, ...]:
@@ -87,9 +88,8 @@ class ScenePictures:
     gives the same bytes, and with them every thing's exact mask.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.world = World(**{name: value for name, value in dataset.manifest["world"].items() if name != "hash"})
+    def __init__(self, dataset: Dataset, world: World) -> None:
+        self.dataset, self.world = dataset, world
         nouns, numbers = self.world.nouns, tuple(range(1, 1 + len(self.world.nouns)))
         self.classes = ClassSet(nouns, tuple((noun,) for noun in nouns), numbers, (True,) * len(nouns), background=0)
         self._of_noun = dict(zip(nouns, numbers, strict=True))
