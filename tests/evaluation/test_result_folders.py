@@ -93,6 +93,13 @@ def test_other_tasks_of_the_same_model_and_data_stay(here):
     assert [r.task for r in load_results(here / "r")[0]] == ["a"]
 
 
+def test_the_calibration_of_a_result_goes_with_it(here):
+    facts = {"weights": "w", "content_hash": "h", "split": "test", "seed": 0}
+    keep_results([result("a"), result("a_calibration"), result("b_calibration")], here / "r", facts)
+    keep_results([result("a", (1, 1, 1, 1))], here / "r", facts)
+    assert {r.task for r in load_results(here / "r")[0]} == {"a", "b_calibration"}
+
+
 def test_a_file_in_the_way_is_named_before_anything_is_measured(here):
     (here / "file").write_text("x")
     with pytest.raises(UserError, match="file is a file"):

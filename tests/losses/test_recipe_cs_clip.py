@@ -42,6 +42,7 @@ def test_a_unit_has_whole_noun_phrases_at_its_ends(false, unit, foil):
 def test_where_no_phrase_follows_and_what_has_no_unit():
     assert unit_and_foil("A dog runs.", [(6, 10, "runs", "sleeps")]) == ("A dog runs", "A dog sleeps")
     assert unit_and_foil(TEXT, []) is None
+    assert unit_and_foil("a cup.", [(5, 6, ".", "!")]) is None  # the same words
     assert unit_and_foil(TEXT, [(11, 14, "blue", "green")]) is None  # this is not what stands there
     assert unit_and_foil(TEXT, [(11, 14, "red", "green"), (11, 18, "red cup", "mug")]) is None
 

@@ -112,7 +112,8 @@ def upright_rgb(image: bytes) -> np.ndarray:
     pixels_HWC = decode_rgb(image)
     turn = 1
     with suppress(BrokenPictureError), open_picture(image) as header:
-        turn = header.getexif().get(ExifTags.Base.Orientation, 1)
+        if header.format != "TIFF":  # which Pillow turns as it decodes
+            turn = header.getexif().get(ExifTags.Base.Orientation, 1)
     return _turned(pixels_HWC, turn)
 
 

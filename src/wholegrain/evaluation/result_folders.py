@@ -66,7 +66,7 @@ def keep_results(results: Sequence[TaskResult], folder: Path, facts: JsonTable) 
         except UserError:  # damaged, so it is made anew
             old, meta = [], {}
         if facts.get("weights") and all(meta.get(name) == facts.get(name) for name in SAME):
-            done = {result.task for result in results}
+            done = {name for result in results for name in (result.task, f"{result.task}_calibration")}  # which is made of the former's items
             others = [result for result in old if result.task not in done]
             for name in BY_TASK:
                 before = {task: value for task, value in (meta.get(name) or {}).items() if task not in done}

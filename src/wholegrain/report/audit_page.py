@@ -229,11 +229,14 @@ def _hero(model: PatchModel, dataset: EvaluatedData, fooled: Sequence[Card], lin
 
 def _maps(model: PatchModel, dataset: EvaluatedData, key: str, phrases: Sequence[str]) -> list[Card]:
     """A map for each phrase by each of the model's read-outs. Raises :class:`NotSupportedError` for a model without patches."""
-    pixels, seen = dataset.pixels(key), model.preprocess.visible_box(*dataset.record(key).size)
+    pixels, ways = dataset.pixels(key), [read_out.name for read_out in default_read_outs(model)] if phrases else []
+    maps = {way: patch_maps(model, [pixels], list(phrases), read_out=way)[0] for way in ways}
+    if not maps:
+        return []
+    seen = model.preprocess.visible_box(*dataset.record(key).size)  # which a model without patches need not have
     return [
         {"phrase": phrase, "read_out": way, "low": float(m.min()), "high": float(m.max()), "uri": data_uri(overlay(pixels, m, seen=seen), 70)}
-        for way in [read_out.name for read_out in default_read_outs(model)] if phrases
-        for phrase, m in zip(phrases, patch_maps(model, [pixels], list(phrases), read_out=way)[0], strict=True)
+        for way in ways for phrase, m in zip(phrases, maps[way], strict=True)
     ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_a_picture_is_read_as_everywhere(tmp_path):
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
 def test_a_photo_is_read_upright_as_the_browser_shows_it(tmp_path, turn, kind):
     lying = Image.fromarray(np.kron([[20, 200], [90, 140], [250, 40]], np.ones((16, 16))).astype(np.uint8)).convert("RGB")
     exif = Image.Exif()

@@ -38,7 +38,7 @@ def unit_and_foil(caption: str, edits: Sequence[Edit]) -> tuple[str, str] | None
     for at, until, _, new in ordered:
         foil, place = foil + caption[place:at] + new, until
     unit, foil = (text.strip().rstrip(".,;:!?").rstrip() for text in (caption[start:end], foil + caption[place:end]))
-    return (unit, foil) if unit and foil else None
+    return (unit, foil) if unit and foil and unit != foil else None
 
 
 @lru_cache(maxsize=2**14)

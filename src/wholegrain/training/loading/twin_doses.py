@@ -14,7 +14,8 @@ def pairs_of(keys: Sequence[str], twin_of: Mapping[str, str]) -> np.ndarray:
     pairs = []
     for key, index in index_of.items():
         other = index_of.get(twin_of.get(key, ""), -1)
-        if other >= 0 and other != index and not {index, other} & used:
+        mutual = twin_of.get(twin_of.get(key, "")) == key  # an image of several twins belongs to the last of them
+        if other >= 0 and other != index and mutual and not {index, other} & used:
             used |= {index, other}
             pairs.append((index, other))
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)

@@ -165,7 +165,9 @@ def evaluate(args: EvaluateArguments) -> Evaluated | None:
     results += _averages(average, found, left_out)
     overlap, trained_on = describe_overlap(results, training_pictures(args.model))
     facts["model"] = f"{args.model}{scored_as}"
-    facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": {result.task: result.task for result in found}}
+    asked = {result.task for result in found}
+    datasets = {result.task: name for result in results if (name := result.task.removesuffix("_calibration")) in asked}
+    facts |= {"trained_on": trained_on, "weights": weights_of(loaded), "datasets": datasets}
     return Evaluated(results, left_out, overlap, out, facts, args)
 
 
