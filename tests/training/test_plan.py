@@ -9,6 +9,7 @@ import pytest
 from wholegrain.data.layout import Layout
 from wholegrain.errors import UserError
 from wholegrain.training.loading.plan import Plan
+from wholegrain.training.loading.twin_doses import pairs_of
 
 KEYS = [f"k{number:03d}" for number in range(103)]
 
@@ -145,3 +146,8 @@ def test_twins_in_a_mixture_keep_dose_and_shares():
 def test_weights_must_be_above_zero():
     with pytest.raises(UserError, match="above 0"):
         Plan(layout_of(60, 43, weights=(1, 0)), 10, 0)
+
+
+def test_an_image_of_several_twins_is_paired_with_the_last_alone():
+    twin_of = {"A": "C", "B": "A", "C": "A"}  # of the twins (A, B) and then (C, A)
+    assert pairs_of(["B", "A", "C"], twin_of).tolist() == [[1, 2]]
