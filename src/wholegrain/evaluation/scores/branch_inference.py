@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from wholegrain.errors import UserError
-from wholegrain.evaluation.contract import EvaluatedModel, ImagePreprocess, TextEncoder
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
+from wholegrain.evaluation.scores.wrapper import ModelWrapper
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.suggest import closest
 from wholegrain.towers.identity import model_digest
@@ -72,7 +73,7 @@ def parse_inference(text: str) -> tuple[str, int | None]:
     return name, int(branch)
 
 
-class BranchInference:
+class BranchInference(ModelWrapper):
     """A multi-branch model that scores pairs by its branches in another way than their mean; for everything else it is the model that it wraps.
 
     Args:
@@ -102,28 +103,9 @@ class BranchInference:
             raise UserError("selector needs the branch that it selects, as selector:0; choose_branch finds it on development data.")
         if branch is not None and branch >= count:
             raise UserError(f"The model has the branches 0 to {count - 1}, and {how!r} asks for another one.")
-        self.model, self.how, self.branch = model, how, branch
+        super().__init__(model)
+        self.how, self.branch = how, branch
         self._scores = (lambda branches, text: unit(branches[:, branch]) @ text.T) if branch is not None else INFERENCE[name]
-
-    def __getattr__(self, name: str) -> object:
-        if name == "model":  # of an object that is being copied
-            raise AttributeError(name)
-        return getattr(self.__dict__["model"], name)
-
-    @property
-    def preprocess(self) -> ImagePreprocess:
-        """The model's."""
-        return self.model.preprocess
-
-    @property
-    def tokenizer(self) -> TextEncoder:
-        """The model's."""
-        return self.model.tokenizer
-
-    def to(self, device: torch.device | str) -> BranchInference:
-        """Moves the model."""
-        self.model = getattr(self.model, "to", lambda _: self.model)(device)
-        return self
 
     @property
     def scored_by(self) -> str:
@@ -135,13 +117,9 @@ class BranchInference:
         """Of the model: its features are the same however they are scored, and are kept once."""
         return model_digest(self.model)
 
-    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = frozenset()) -> ImageFeatures:
-        """As the model's."""
-        return self.model.encode_images(pixels_BCHW, needs)
-
     def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = frozenset()) -> TextFeatures:
-        """As the model's."""
-        return self.model.encode_texts(tokens_NL, length_N, needs - {"branches"})
+        """As the model's: int64 ``[N, L]`` and ``[N]``; texts have no branches."""
+        return super().encode_texts(tokens_NL, length_N, needs - {"branches"})
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """``[B, N]``, see the module; needs ``branches_BHD``."""

@@ -22,13 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from wholegrain.data.batch import Phrases
 from wholegrain.errors import UserError
-from wholegrain.evaluation.contract import EvaluatedModel, ImagePreprocess, TextEncoder
+from wholegrain.evaluation.contract import EvaluatedModel
 from wholegrain.evaluation.scores.similarity import index_vectors, unit
+from wholegrain.evaluation.scores.wrapper import ModelWrapper
 from wholegrain.features import ImageFeatures, TextFeatures
 from wholegrain.losses.whole_and_grain import grain
 from wholegrain.text.words.phrases import NounPhrases
@@ -81,7 +81,7 @@ class GrainOptions:
         return WholeAndGrain(model, self.weight, self.temperature, NounPhrases(SpacyTagger(self.pipeline)))
 
 
-class WholeAndGrain:
+class WholeAndGrain(ModelWrapper):
     """A model that scores pairs by whole and grain; for everything else it is the model that it wraps.
 
     Args:
@@ -99,34 +99,17 @@ class WholeAndGrain:
     """
 
     score_needs = frozenset({"patches", "phrases"})
+    own_needs = frozenset({"phrases"})
+    """Encoded by :func:`wholegrain.evaluation.features.encode.encode_texts`, which has the words."""
 
     def __init__(self, model: EvaluatedModel, weight: float = 1.0, temperature: float = 0.1, phrases: Phrases | None = None) -> None:
         if getattr(model, "score", None) is not None:
             raise UserError("The model scores pairs jointly already, so there is no whole to add a grain to; leave the grain out.")
         if not 0 <= weight < float("inf") or not 0 < temperature < float("inf"):
             raise UserError(f"The grain's weight is {weight} and its temperature {temperature}; use 0 or more, and more than 0.")
-        self.model, self.weight, self.temperature = model, weight, temperature
+        super().__init__(model)
+        self.weight, self.temperature = weight, temperature
         self.phrases_of: Phrases = NounPhrases() if phrases is None else phrases
-
-    def __getattr__(self, name: str) -> object:
-        if name == "model":  # of an object that is being copied
-            raise AttributeError(name)
-        return getattr(self.__dict__["model"], name)
-
-    @property
-    def preprocess(self) -> ImagePreprocess:
-        """The model's."""
-        return self.model.preprocess
-
-    @property
-    def tokenizer(self) -> TextEncoder:
-        """The model's."""
-        return self.model.tokenizer
-
-    def to(self, device: torch.device | str) -> WholeAndGrain:
-        """Moves the model."""
-        self.model = self.model.to(device)  # pyright: ignore[reportAttributeAccessIssue]
-        return self
 
     @property
     def scored_by(self) -> str:
@@ -138,14 +121,6 @@ class WholeAndGrain:
         """Of the model; phrases are texts of their own in a cache of features, but which phrases a text has is part of them."""
         probe = self.phrases_of(["a small red cup left of the two blue suns that a man holds", "no dogs, not a cat", "a photo of a top"])
         return f"{model_digest(self.model)} {probe}"
-
-    def encode_images(self, pixels_BCHW: Tensor, needs: frozenset[str] = frozenset()) -> ImageFeatures:
-        """As the model's."""
-        return self.model.encode_images(pixels_BCHW, needs - {"phrases"})
-
-    def encode_texts(self, tokens_NL: Tensor, length_N: Tensor, needs: frozenset[str] = frozenset()) -> TextFeatures:
-        """As the model's; phrases are encoded by :func:`wholegrain.evaluation.features.encode.encode_texts`, which has the words."""
-        return self.model.encode_texts(tokens_NL, length_N, needs - {"phrases"})
 
     def score(self, image: ImageFeatures, text: TextFeatures) -> Tensor:
         """``[B, N]``, see the module; needs ``patches_BPD`` and ``phrases_NKD``."""
