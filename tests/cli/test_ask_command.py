@@ -1,20 +1,15 @@
 """``wholegrain ask`` as it is typed, on tiny scenes: results, page, going on, refusals, own questions, a decoder of a folder."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from scenes_and_model import make_place, typed
 from tiny_vlm import make_vlm
 
-from wholegrain.cli import main as cli
-from wholegrain.data.scenes.build import SceneCounts, build_scenes
-from wholegrain.data.scenes.world import World
 from wholegrain.evaluation.result import load_results
-from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.io import save_model
-from wholegrain.towers.sources.small import SmallConfig, small_model
 
 KINDS = ("--data.kinds", '["exists","compare"]')
 QUICK = ("--steps", "4", "--batch", "8", "--device", "cpu", "--training.warmup_steps", "2", "--training.save_every", "2",
@@ -24,26 +19,13 @@ QUICK = ("--steps", "4", "--batch", "8", "--device", "cpu", "--training.warmup_s
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with ``scenes`` and ``model``."""
-    folder = tmp_path_factory.mktemp("place")
-    data = build_scenes(folder / "scenes", World(), SceneCounts(40, 0, 30, 0, 0), workers=1)
-    texts = [caption.text for record in data.records("train") for caption in record.captions]
-    torch.manual_seed(0)
-    sizes = {"image_size": 32, "patch": 8, "image_width": 16, "image_layers": 2, "heads": 2, "text_width": 16, "text_layers": 1}
-    save_model(small_model(SmallConfig(**sizes, context=16, width=12), train_tokenizer(texts, 200, 16)), folder / "model")
-    return folder
+    return make_place(tmp_path_factory.mktemp("place"), 40, 30, image_layers=2)
 
 
 @pytest.fixture
 def type_in(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-
-    def run(*words):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main(list(map(str, words)))
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
+    return partial(typed, capsys)
 
 
 @pytest.mark.slow

@@ -2,22 +2,17 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from scenes_and_model import make_place, typed
 
-from wholegrain.cli import main as cli
-from wholegrain.data.scenes.build import SceneCounts, build_scenes
-from wholegrain.data.scenes.world import World
 from wholegrain.downstream.detection.boxes import BoxedPicture
 from wholegrain.downstream.detection.detect import Detections
 from wholegrain.downstream.detection.measure import Judge
 from wholegrain.evaluation.result import load_results
-from wholegrain.text.trained import train_tokenizer
-from wholegrain.towers.io import save_model
-from wholegrain.towers.sources.small import SmallConfig, small_model
 from wholegrain.workflows.commands.detect import _drawn
 
 QUICK = ("--steps", "6", "--batch", "8", "--device", "cpu", "--training.warmup_steps", "2", "--training.save_every", "2")
@@ -26,26 +21,13 @@ QUICK = ("--steps", "6", "--batch", "8", "--device", "cpu", "--training.warmup_s
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with ``scenes`` and ``model``."""
-    folder = tmp_path_factory.mktemp("place")
-    data = build_scenes(folder / "scenes", World(), SceneCounts(24, 0, 10, 0, 0), workers=1)
-    texts = [caption.text for record in data.records("train") for caption in record.captions]
-    torch.manual_seed(0)
-    sizes = {"image_size": 32, "patch": 8, "image_width": 16, "image_layers": 1, "heads": 2, "text_width": 16, "text_layers": 1}
-    save_model(small_model(SmallConfig(**sizes, context=16, width=12), train_tokenizer(texts, 200, 16)), folder / "model")
-    return folder
+    return make_place(tmp_path_factory.mktemp("place"), 24, 10)
 
 
 @pytest.fixture
 def type_in(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
-
-    def run(*words):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main(list(map(str, words)))
-        return (end.value.code or 0, *capsys.readouterr())
-
-    return run
+    return partial(typed, capsys)
 
 
 @pytest.mark.slow
